@@ -1,0 +1,74 @@
+# Every habit of this house; `make help` lists them.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYTHONDONTWRITEBYTECODE :=
+
+RUST_SOURCES := $(shell find native -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
+
+.PHONY: help setup demo check test bench proto docs clean lock native check-rust check-python
+
+help: ## list the habits
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.built ## make .venv with everything locked, build the native half, leave .venv/bin/buildnet
+
+$(VENV)/.packages: requirements/runtime.lock requirements/dev.lock
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not here; install Python 3.11 or name one: make PYTHON=python3.12"; exit 1; }
+	@command -v cargo >/dev/null || { echo "cargo is not here; install Rust 1.88 or later"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --require-hashes -r requirements/runtime.lock -r requirements/dev.lock
+	@touch $@
+
+$(VENV)/.built: $(VENV)/.packages $(RUST_SOURCES) pyproject.toml
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --release --locked --quiet
+	@touch $@
+
+native: ## build the native half unoptimised, for a quick turn while editing Rust
+	cargo build --locked -p buildnet-py --features pyo3/extension-module
+	cp target/debug/lib_native.so src/buildnet/_native.abi3.so
+
+demo: setup ## compile a real C project on BuildNET, three times, and prove one result
+	@$(BIN)/python -m demo
+
+check: check-rust check-python ## formats, lints, types, layers, generated code, stubs
+
+check-rust:
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
+
+check-python: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest buildnet._native --mypy-config-file pyproject.toml
+	PYTHONPATH=src $(BIN)/lint-imports
+	$(BIN)/python proto/generate.py --check
+
+test: setup ## every test: Rust, Python, flows over real sockets, third-party clients
+	cargo test --locked --workspace --quiet
+	tests/clients/install.sh
+	$(BIN)/pytest
+
+bench: setup ## print each figure beside its peer or physical limit
+	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+proto: $(VENV)/.packages ## generate Rust and Python from proto/
+	$(BIN)/python proto/generate.py
+
+docs: setup ## check that what the documentation shows is what happens
+	$(BIN)/pytest tests/docs -q
+
+lock: ## resolve dependencies anew into requirements/*.lock and Cargo.lock
+	$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/pip install --quiet pip-tools
+	cd requirements && ../$(VENV)/lock/bin/pip-compile --quiet --generate-hashes --strip-extras --no-header \
+		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options -o runtime.lock ../pyproject.toml
+	cd requirements && ../$(VENV)/lock/bin/pip-compile --quiet --generate-hashes --strip-extras --no-header --allow-unsafe \
+		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options -o dev.lock dev.in
+	cargo update
+
+clean: ## remove what was built
+	rm -rf target $(VENV) dist src/buildnet/_native*.so
+	find src tests bench -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+//! Nothing is compiled from here: `cargo vendor` brings the sources.

@@ -1,0 +1,224 @@
+//! The HTTP side of the port: Bazel's `/cas/HASH` and `/ac/HASH`, below an optional instance name, and `/status`.
+//!
+//! A CAS body must be what its name says. An AC body is stored untouched; one that is an ActionResult is returned only
+//! while it is complete. The name has no size, so these entries are apart from those written over gRPC.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use buildnet_formats::{Digest, Hasher, NativeError};
+use buildnet_store::Store;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, BodyStream, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use tonic::body::Body;
+
+use crate::bytestream::on_disk;
+use crate::status::http_status_of;
+
+const ENTRY_BYTES_MAX: usize = 64 << 20;
+const CHUNK_BYTES: usize = 512 << 10;
+
+/// What the HTTP side stands on.
+pub(crate) struct HttpCache {
+    pub(crate) store: Arc<Store>,
+    pub(crate) started: Instant,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Cas,
+    Entry,
+}
+
+impl HttpCache {
+    pub(crate) async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        let path = percent_encoding::percent_decode_str(request.uri().path()).decode_utf8_lossy().into_owned();
+        if path == "/status" {
+            return self.status(request.method());
+        }
+        let Some((kind, instance, hash)) = parse(&path) else {
+            return refusal(
+                StatusCode::NOT_FOUND,
+                "nothing is served at this path; caches are at /cas/HASH and /ac/HASH, and /status is a status",
+            );
+        };
+        let method = request.method().clone();
+        let done = match (&method, kind) {
+            (&Method::GET | &Method::HEAD, Kind::Cas) => self.read_blob(hash, method == Method::HEAD),
+            (&Method::GET | &Method::HEAD, Kind::Entry) => self.read_entry(&instance, &hash),
+            (&Method::PUT, Kind::Cas) => self.write_blob(hash, request).await,
+            (&Method::PUT, Kind::Entry) => self.write_entry(instance, hash, request).await,
+            _ => return refusal(StatusCode::METHOD_NOT_ALLOWED, "use GET, HEAD or PUT"),
+        };
+        match done {
+            Ok(response) => response,
+            Err(error) => refusal(http_status_of(&error), &error.message),
+        }
+    }
+
+    fn status(&self, method: &Method) -> Response<Body> {
+        if method != Method::GET && method != Method::HEAD {
+            return refusal(StatusCode::METHOD_NOT_ALLOWED, "use GET");
+        }
+        let facts: Vec<String> =
+            self.store.statistics().iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+        let text = format!(
+            "{{\"version\":\"{}\",\"uptime_s\":{},\"store\":{{{}}}}}\n",
+            env!("CARGO_PKG_VERSION"),
+            self.started.elapsed().as_secs(),
+            facts.join(",")
+        );
+        respond(StatusCode::OK, "application/json", Bytes::from(text))
+    }
+
+    fn read_blob(&self, hash: [u8; 32], head: bool) -> Result<Response<Body>, NativeError> {
+        let digest = self.store.find_by_hash(&hash).ok_or_else(|| NativeError::not_found("blob", hex(&hash)))?;
+        let response = Response::builder()
+            .header(header::CONTENT_TYPE, "application/octet-stream")
+            .header(header::CONTENT_LENGTH, digest.size_bytes());
+        let broken = |e: http::Error| NativeError::internal(e.to_string());
+        if head {
+            return response.body(Body::empty()).map_err(broken);
+        }
+        let reader = self.store.reader(&digest, 0, None)?;
+        let store = Arc::clone(&self.store);
+        // A blob that turns out rotten ends the body early: the client sees fewer bytes than were announced.
+        let frames = futures_util::stream::try_unfold((store, reader), |(store, mut reader)| async move {
+            let size = usize::try_from(reader.remaining()).unwrap_or(usize::MAX).min(CHUNK_BYTES);
+            let step = on_disk(size, move || {
+                let chunk = store.next_chunk(&mut reader, CHUNK_BYTES)?;
+                Ok((store, reader, chunk))
+            });
+            let (store, reader, chunk) = step.await?;
+            Ok::<_, tonic::Status>(chunk.map(|data| (Frame::data(data), (store, reader))))
+        });
+        response.body(Body::new(StreamBody::new(frames))).map_err(broken)
+    }
+
+    fn read_entry(&self, instance: &str, hash: &[u8; 32]) -> Result<Response<Body>, NativeError> {
+        let value = self.store.get_entry_by_hash(instance, hash)?;
+        let value = value.ok_or_else(|| NativeError::not_found("entry", hex(hash)))?;
+        Ok(respond(StatusCode::OK, "application/octet-stream", value))
+    }
+
+    async fn write_blob(&self, hash: [u8; 32], request: Request<Incoming>) -> Result<Response<Body>, NativeError> {
+        let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+        let mut body = BodyStream::new(request.into_body());
+        match announced {
+            Some(size) => {
+                let digest = Digest::new(hash, size);
+                if self.store.contains(&digest) {
+                    // The body is read to its end, so that the connection can be used again.
+                    while let Some(frame) = body.next().await {
+                        frame.map_err(broken_off)?;
+                    }
+                    return Ok(respond(StatusCode::OK, "text/plain", Bytes::new()));
+                }
+                let mut writer = self.store.writer(digest)?;
+                while let Some(frame) = body.next().await {
+                    if let Ok(data) = frame.map_err(broken_off)?.into_data() {
+                        writer.write(&data)?;
+                    }
+                }
+                writer.commit()?;
+            }
+            None => {
+                let mut data = Vec::new();
+                while let Some(frame) = body.next().await {
+                    if let Ok(more) = frame.map_err(broken_off)?.into_data() {
+                        check_size(data.len() + more.len())?;
+                        data.extend_from_slice(&more);
+                    }
+                }
+                let mut hasher = Hasher::new();
+                hasher.update(&data);
+                let actual = hasher.finish();
+                self.store.put_expected(&Digest::new(hash, actual.size_bytes()), &data)?;
+            }
+        }
+        Ok(respond(StatusCode::OK, "text/plain", Bytes::new()))
+    }
+
+    async fn write_entry(
+        &self,
+        instance: String,
+        hash: [u8; 32],
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, NativeError> {
+        let announced: Option<usize> =
+            request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+        check_size(announced.unwrap_or(0))?;
+        let limited = http_body_util::Limited::new(request.into_body(), ENTRY_BYTES_MAX);
+        let data = limited.collect().await.map_err(broken_off)?.to_bytes();
+        self.store.put_entry_by_hash(&instance, &hash, &data)?;
+        Ok(respond(StatusCode::OK, "text/plain", Bytes::new()))
+    }
+}
+
+fn check_size(size: usize) -> Result<(), NativeError> {
+    if size > ENTRY_BYTES_MAX {
+        return Err(NativeError::too_large(
+            format!("a body of {size} bytes is over the limit of {ENTRY_BYTES_MAX}"),
+            ENTRY_BYTES_MAX as u64,
+        ));
+    }
+    Ok(())
+}
+
+fn broken_off(error: impl std::fmt::Display) -> NativeError {
+    NativeError::invalid("body", format!("the body broke off: {error}"))
+}
+
+/// `{/instance}/cas/HASH` or `{/instance}/ac/HASH`.
+fn parse(path: &str) -> Option<(Kind, String, [u8; 32])> {
+    let (rest, name) = path.rsplit_once('/')?;
+    let (instance, kind) = rest.rsplit_once('/')?;
+    let kind = match kind {
+        "cas" => Kind::Cas,
+        "ac" => Kind::Entry,
+        _ => return None,
+    };
+    let digest = Digest::from_parts(name, 0).ok()?;
+    Some((kind, instance.trim_start_matches('/').to_owned(), *digest.hash()))
+}
+
+fn hex(hash: &[u8; 32]) -> String {
+    Digest::new(*hash, 0).hex()
+}
+
+fn respond(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Body> {
+    let mut response = Response::new(Body::new(Full::new(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    response
+}
+
+fn refusal(status: StatusCode, message: &str) -> Response<Body> {
+    respond(status, "text/plain; charset=utf-8", Bytes::from(format!("{message}\n")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn paths_name_a_cache_an_instance_and_a_hash() {
+        let hash = Digest::of(b"x").hex();
+        for (path, instance) in [("/cas/", ""), ("/a/b/ac/", "a/b")] {
+            assert_eq!(parse(&format!("{path}{hash}")).unwrap().1, instance);
+        }
+        assert!(parse("/cas/123").is_none());
+        assert!(parse(&format!("/other/{hash}")).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn no_path_panics(path: String) {
+            let _ = parse(&path);
+        }
+    }
+}

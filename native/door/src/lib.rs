@@ -1,0 +1,14 @@
+//! One port: gRPC over h2c and HTTP/1.1. Calls that move bytes end here, every other one is handed on in batches.
+//! The door decides nothing, and none of its threads waits for Python.
+
+mod bridge;
+mod bytestream;
+mod codec;
+mod execution;
+mod http_cache;
+mod server;
+mod services;
+mod status;
+
+pub use bridge::{Event, Hub, Kind, MESSAGE_COST_BYTES, MetadataValue, Op, WINDOW_BYTES};
+pub use server::{Door, DoorOptions};

@@ -1,0 +1,17 @@
+//! Formats decide what bytes mean. Pure: no I/O, no clock, no global state; every parser of outside bytes is here.
+
+mod digest;
+mod error;
+mod resource;
+mod validate;
+
+#[allow(missing_docs, clippy::all, rustdoc::all)]
+pub mod wire;
+
+pub use digest::{Digest, Hasher};
+pub use error::{FieldValue, NativeError};
+pub use resource::{ReadName, WriteName};
+pub use validate::{
+    DEPTH_MAX, DIRECTORIES_MAX, MESSAGE_BYTES_MAX, check_digest_function, decode_action, decode_command,
+    decode_directory, symlink_target_stays,
+};

@@ -1,0 +1,219 @@
+//! Link and InputTree as Python sees them. Every method blocks with the interpreter lock released.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use buildnet_dial::{DialError, InputTree, Link, LinkOptions, Moved, Source};
+use buildnet_formats::{Digest, FieldValue, NativeError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+
+use crate::error::raise;
+use crate::store::{PyStore, digests, texts};
+
+const READ_BYTES_MAX: u64 = 64 << 20;
+
+fn native(error: DialError) -> NativeError {
+    let message = error.to_string();
+    match error {
+        DialError::Native(error) => error,
+        DialError::Url(_) => NativeError::invalid("url", message),
+        DialError::Invalid(_) => NativeError::invalid("inputs", message),
+        DialError::Local { .. } => NativeError::invalid("path", message),
+        DialError::Down { url, .. } => NativeError::new("node_down", message).with("url", FieldValue::Text(url)),
+        DialError::Missing(digests) => {
+            NativeError::new("blobs_missing", message).with("digests", FieldValue::Texts(digests))
+        }
+        DialError::Refused { code, .. } => NativeError::new(code, message),
+        DialError::Mismatch(digest) => NativeError::new("digest_mismatch", message)
+            .with("expected", FieldValue::Text(digest))
+            .with("blame", FieldValue::Text("peer".to_owned())),
+    }
+}
+
+/// A file by its path, or bytes in memory.
+#[derive(FromPyObject)]
+enum PySource {
+    Bytes(Vec<u8>),
+    Path(PathBuf),
+}
+
+/// A Merkle tree of local files and bytes in memory.
+#[pyclass(name = "InputTree", module = "buildnet._native", frozen)]
+pub struct PyInputTree(InputTree);
+
+#[pymethods]
+impl PyInputTree {
+    #[new]
+    fn new(py: Python<'_>, entries: Vec<(String, PySource)>) -> PyResult<Self> {
+        let entries = entries
+            .into_iter()
+            .map(|(dest, source)| {
+                let source = match source {
+                    PySource::Bytes(data) => Source::Bytes(data.into()),
+                    PySource::Path(path) => Source::Path(path),
+                };
+                (dest, source)
+            })
+            .collect();
+        py.detach(|| InputTree::build(entries)).map(Self).map_err(|e| raise(native(e)))
+    }
+
+    #[getter]
+    fn root(&self) -> String {
+        self.0.root().to_string()
+    }
+
+    #[getter]
+    fn file_count(&self) -> usize {
+        self.0.file_count()
+    }
+
+    #[getter]
+    fn size_bytes(&self) -> u64 {
+        self.0.size_bytes()
+    }
+}
+
+/// An outbound connection that moves blobs.
+#[pyclass(name = "Link", module = "buildnet._native", frozen)]
+pub struct PyLink(Mutex<Option<Arc<Link>>>);
+
+impl PyLink {
+    fn with<T: Send>(
+        &self,
+        py: Python<'_>,
+        call: impl FnOnce(&Link) -> Result<T, DialError> + Send,
+    ) -> PyResult<T> {
+        let link = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+            .ok_or_else(|| raise(NativeError::internal("the link is closed")))?;
+        py.detach(|| call(&link)).map_err(|e| raise(native(e)))
+    }
+}
+
+fn facts(py: Python<'_>, moved: Moved) -> PyResult<Bound<'_, PyDict>> {
+    let facts = PyDict::new(py);
+    facts.set_item("asked", moved.asked)?;
+    facts.set_item("blobs", moved.blobs)?;
+    facts.set_item("bytes", moved.bytes)?;
+    Ok(facts)
+}
+
+#[pymethods]
+impl PyLink {
+    #[new]
+    #[pyo3(signature = (url, *, instance = "", connect_timeout_s = 5.0))]
+    fn new(url: &str, instance: &str, connect_timeout_s: f64) -> PyResult<Self> {
+        let options = LinkOptions {
+            instance: instance.to_owned(),
+            connect_timeout: Duration::try_from_secs_f64(connect_timeout_s)
+                .map_err(|e| raise(NativeError::invalid("connect_timeout_s", e.to_string())))?,
+            ..LinkOptions::default()
+        };
+        let link = Link::new(url, options).map_err(|e| raise(native(e)))?;
+        Ok(Self(Mutex::new(Some(Arc::new(link)))))
+    }
+
+    #[allow(clippy::needless_pass_by_value)]
+    fn find_missing(&self, py: Python<'_>, digests: Vec<String>) -> PyResult<Vec<String>> {
+        let digests = self::digests(&digests).map_err(raise)?;
+        self.with(py, |link| link.find_missing(&digests)).map(|m| texts(&m))
+    }
+
+    fn put_bytes(&self, py: Python<'_>, data: Vec<u8>) -> PyResult<String> {
+        self.with(py, |link| link.put_bytes(data.into())).map(|d| d.to_string())
+    }
+
+    #[allow(clippy::needless_pass_by_value)]
+    fn put_file(&self, py: Python<'_>, path: PathBuf) -> PyResult<String> {
+        self.with(py, |link| link.put_file(&path)).map(|d| d.to_string())
+    }
+
+    #[pyo3(signature = (digest, size_bytes_max = READ_BYTES_MAX))]
+    fn get_bytes<'py>(&self, py: Python<'py>, digest: &str, size_bytes_max: u64) -> PyResult<Bound<'py, PyBytes>> {
+        let digest: Digest = digest.parse().map_err(raise)?;
+        let data = self.with(py, |link| link.get_bytes(&digest, size_bytes_max))?;
+        Ok(PyBytes::new(py, &data))
+    }
+
+    #[pyo3(signature = (digest, dest, executable = false))]
+    #[allow(clippy::needless_pass_by_value)]
+    fn get_file(&self, py: Python<'_>, digest: &str, dest: PathBuf, executable: bool) -> PyResult<()> {
+        let digest: Digest = digest.parse().map_err(raise)?;
+        self.with(py, |link| link.get_file(&digest, &dest, executable))
+    }
+
+    fn push_tree<'py>(&self, py: Python<'py>, tree: &Bound<'py, PyInputTree>) -> PyResult<Bound<'py, PyDict>> {
+        let tree = tree.get();
+        let moved = self.with(py, |link| link.push_tree(&tree.0))?;
+        facts(py, moved)
+    }
+
+    #[allow(clippy::needless_pass_by_value)]
+    fn push_blobs<'py>(
+        &self,
+        py: Python<'py>,
+        store: &Bound<'py, PyStore>,
+        digests: Vec<String>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let store = store.get().open().map_err(raise)?;
+        let digests = self::digests(&digests).map_err(raise)?;
+        let moved = self.with(py, |link| link.push_blobs(&store, &digests))?;
+        facts(py, moved)
+    }
+
+    #[allow(clippy::needless_pass_by_value)]
+    fn fetch_blobs<'py>(
+        &self,
+        py: Python<'py>,
+        store: &Bound<'py, PyStore>,
+        digests: Vec<String>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let store = store.get().open().map_err(raise)?;
+        let digests = self::digests(&digests).map_err(raise)?;
+        let moved = self.with(py, |link| link.fetch_blobs(&store, &digests))?;
+        facts(py, moved)
+    }
+
+    fn fetch_tree<'py>(
+        &self,
+        py: Python<'py>,
+        store: &Bound<'py, PyStore>,
+        root: &str,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let store = store.get().open().map_err(raise)?;
+        let root: Digest = root.parse().map_err(raise)?;
+        let moved = self.with(py, |link| link.fetch_tree(&store, &root))?;
+        facts(py, moved)
+    }
+
+    #[allow(clippy::needless_pass_by_value)]
+    fn pull_directory<'py>(&self, py: Python<'py>, root: &str, dest: PathBuf) -> PyResult<Bound<'py, PyDict>> {
+        let root: Digest = root.parse().map_err(raise)?;
+        let moved = self.with(py, |link| link.pull_directory(&root, &dest))?;
+        facts(py, moved)
+    }
+
+    #[allow(clippy::needless_pass_by_value)]
+    fn pull_tree<'py>(&self, py: Python<'py>, tree: &str, dest: PathBuf) -> PyResult<Bound<'py, PyDict>> {
+        let tree: Digest = tree.parse().map_err(raise)?;
+        let moved = self.with(py, |link| link.pull_tree(&tree, &dest))?;
+        facts(py, moved)
+    }
+
+    fn close(&self, py: Python<'_>) {
+        let link = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        py.detach(|| drop(link));
+    }
+}
+
+/// Add the classes to the module.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<PyInputTree>()?;
+    module.add_class::<PyLink>()
+}

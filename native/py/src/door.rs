@@ -1,0 +1,139 @@
+//! Door as Python sees it: events come out as tuples, decisions go in as tuples.
+//!
+//! Events: `(0, id, method, body | None, metadata, timeout_s | None, peer)`, `(1, id, body)`, `(2, id)`, `(3, id)`,
+//! `(4, id, bytes)`, `(5,)`: call, message, half-close, cancel, credit, drained.
+//! Decisions: `(id, 0, body)`, `(id, 1, body)`, `(id, 2, None)`, `(id, 3, (code, text, details))`, `(id, 4, bytes)`:
+//! reply, message, end, fail, ack.
+
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+use buildnet_door::{Door, DoorOptions, Event, Hub, Kind, MetadataValue, Op};
+use buildnet_formats::NativeError;
+use bytes::Bytes;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
+
+use crate::error::raise;
+use crate::store::PyStore;
+
+/// One listening port.
+#[pyclass(name = "Door", module = "buildnet._native", frozen)]
+pub struct PyDoor {
+    hub: Arc<Hub>,
+    door: Door,
+}
+
+#[pymethods]
+impl PyDoor {
+    #[new]
+    #[pyo3(signature = (store, methods, *, threads = 1, message_size_bytes_max = 16 << 20, execution = true))]
+    fn new(
+        store: &Bound<'_, PyStore>,
+        methods: Vec<(String, String)>,
+        threads: usize,
+        message_size_bytes_max: usize,
+        execution: bool,
+    ) -> PyResult<Self> {
+        let methods = methods
+            .into_iter()
+            .map(|(path, kind)| {
+                let kind = match kind.as_str() {
+                    "unary" => Kind::Unary,
+                    "server_stream" => Kind::ServerStream,
+                    "bidi" => Kind::Bidi,
+                    other => return Err(PyValueError::new_err(format!("{other:?} is not a kind of method"))),
+                };
+                Ok((path, kind))
+            })
+            .collect::<PyResult<Vec<_>>>()?;
+        let hub = Hub::new(methods).map_err(|e| raise(NativeError::internal(e.to_string())))?;
+        let hub = Arc::new(hub);
+        let options = DoorOptions { threads, message_size_bytes_max, execution };
+        let store = store.get().open().map_err(raise)?;
+        let door = Door::new(store, Arc::clone(&hub), &options);
+        Ok(Self { hub, door })
+    }
+
+    #[getter]
+    fn fd(&self) -> RawFd {
+        self.hub.fd()
+    }
+
+    fn start(&self, py: Python<'_>, listen: &str) -> PyResult<String> {
+        py.detach(|| self.door.start(listen)).map(|address| address.to_string()).map_err(raise)
+    }
+
+    fn drain<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let events = PyList::empty(py);
+        for event in self.hub.drain() {
+            events.append(tuple_of(py, event)?)?;
+        }
+        Ok(events)
+    }
+
+    fn submit(&self, ops: Vec<(u64, u8, Bound<'_, PyAny>)>) -> PyResult<()> {
+        let ops = ops.into_iter().map(|(id, op, payload)| Ok((id, op_of(op, &payload)?)));
+        self.hub.submit(ops.collect::<PyResult<Vec<_>>>()?);
+        Ok(())
+    }
+
+    fn stop(&self) {
+        self.door.stop();
+    }
+
+    fn close(&self, py: Python<'_>) {
+        py.detach(|| self.door.close());
+    }
+
+    fn statistics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let (calls, open, batches) = self.hub.counts();
+        let facts = PyDict::new(py);
+        facts.set_item("calls", calls)?;
+        facts.set_item("calls_open", open)?;
+        facts.set_item("batches", batches)?;
+        Ok(facts)
+    }
+}
+
+fn tuple_of(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyTuple>> {
+    match event {
+        Event::Call { id, method, body, metadata, timeout_s, peer } => {
+            let pairs = PyList::empty(py);
+            for (key, value) in metadata {
+                match value {
+                    MetadataValue::Text(text) => pairs.append((key, text))?,
+                    MetadataValue::Binary(data) => pairs.append((key, PyBytes::new(py, &data)))?,
+                }
+            }
+            let body = body.map(|body| PyBytes::new(py, &body));
+            (0u8, id, method, body, pairs, timeout_s, peer).into_pyobject(py)
+        }
+        Event::Message { id, body } => (1u8, id, PyBytes::new(py, &body)).into_pyobject(py),
+        Event::HalfClose { id } => (2u8, id).into_pyobject(py),
+        Event::Cancel { id } => (3u8, id).into_pyobject(py),
+        Event::Credit { id, bytes } => (4u8, id, bytes).into_pyobject(py),
+        Event::Drained => (5u8,).into_pyobject(py),
+    }
+}
+
+fn op_of(op: u8, payload: &Bound<'_, PyAny>) -> PyResult<Op> {
+    let body = || -> PyResult<Bytes> { Ok(Bytes::copy_from_slice(payload.cast::<PyBytes>()?.as_bytes())) };
+    Ok(match op {
+        0 => Op::Reply(body()?),
+        1 => Op::Message(body()?),
+        2 => Op::End,
+        3 => {
+            let (code, text, details): (i32, String, Vec<u8>) = payload.extract()?;
+            Op::Fail(Hub::failure(code, text, details.into()))
+        }
+        4 => Op::Ack(payload.extract()?),
+        other => return Err(PyValueError::new_err(format!("{other} is not a decision"))),
+    })
+}
+
+/// Add the class to the module.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<PyDoor>()
+}

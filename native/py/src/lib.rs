@@ -1,0 +1,20 @@
+//! The one crate that names PyO3: it translates between Python and the crates below, and holds no logic.
+
+use pyo3::prelude::*;
+
+mod dial;
+mod door;
+mod error;
+mod process;
+mod stage;
+mod store;
+
+#[pymodule]
+fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    error::register(module)?;
+    store::register(module)?;
+    dial::register(module)?;
+    door::register(module)?;
+    process::register(module)?;
+    stage::register(module)
+}

@@ -1,0 +1,260 @@
+//! The supervisor (pid 1 of the action's namespace) and the command it starts; both end with the worker.
+//!
+//! Runs after clone in a copy of a process with other threads: no allocation, no locks, no panics. It holds none of the
+//! worker's descriptors. Nothing that the command started outlives it.
+
+use std::os::fd::AsRawFd;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+
+use libc::{c_int, c_void};
+
+use super::mounts;
+use super::orders::Orders;
+use super::report::{Failure, Report, Stage};
+use super::sys::{self, Errno};
+
+const EXEC_BUSY_TRIES: u32 = 200;
+
+/// What the command's first steps leave for the supervisor: they share memory until exec.
+struct Start<'a> {
+    orders: &'a Orders,
+    stage: AtomicU32,
+    errno: AtomicI32,
+}
+
+/// Never returns: sets the sandbox up, runs the command, reports.
+pub(crate) fn supervise(orders: &Orders) -> ! {
+    let status = orders.fds.status.as_raw_fd();
+    let report = match prepare(orders).and_then(|signals| run(orders, signals)) {
+        Ok(wait_status) => Report::ended(wait_status),
+        Err(failure) => Report::failed(failure),
+    };
+    // When the worker is gone there is nobody to tell.
+    let _ = sys::write(status, report.as_bytes());
+    sys::exit(0)
+}
+
+/// Returns the descriptor that tells of ended children.
+fn prepare(orders: &Orders) -> Result<RawFd, Failure> {
+    sys::set_signal_mask(true);
+    adopt(orders).map_err(|errno| (Stage::Session, errno))?;
+    stdio_only(orders).map_err(|errno| (Stage::Descriptors, errno))?;
+    if let Some(identity) = &orders.identity {
+        identity.write().map_err(|errno| (Stage::Identity, errno))?;
+    }
+    // The copy of the worker's memory holds what the action must not read through /proc/1/mem.
+    sys::prctl(libc::PR_SET_DUMPABLE, 0).map_err(|errno| (Stage::Privileges, errno))?;
+    if let Some(mounts) = &orders.mounts {
+        // SAFETY: plain number.
+        unsafe { libc::umask(0) };
+        mounts::enter(mounts)?;
+    }
+    if orders.namespaces & libc::CLONE_NEWNET != 0 {
+        sys::raise_loopback().map_err(|errno| (Stage::Loopback, errno))?;
+    }
+    if orders.namespaces & libc::CLONE_NEWUTS != 0 {
+        // SAFETY: eight bytes of a literal.
+        unsafe { libc::sethostname(c"buildnet".as_ptr(), 8) };
+    }
+    sys::child_signal_fd().map_err(|errno| (Stage::Signals, errno))
+}
+
+/// Leave the terminal and tie the lifetimes together.
+fn adopt(orders: &Orders) -> Result<(), Errno> {
+    // SAFETY: no arguments; EPERM would mean that it already leads a group.
+    unsafe { libc::setsid() };
+    if in_pid_namespace(orders) {
+        return sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong);
+    }
+    // Without a pid namespace a killed supervisor would leave orphans: it stays, sees the control pipe close and
+    // kills them. Orphans come to it instead of to the host's init.
+    sys::prctl(libc::PR_SET_CHILD_SUBREAPER, 1)
+}
+
+fn in_pid_namespace(orders: &Orders) -> bool {
+    orders.namespaces & libc::CLONE_NEWPID != 0 && sys::getpid() == 1
+}
+
+fn stdio_only(orders: &Orders) -> Result<(), Errno> {
+    let stdin = orders.fds.stdin.as_raw_fd();
+    for standard in 0..3 {
+        sys::dup_to(stdin, standard)?;
+    }
+    sys::close_all_but(3, &orders.keep)
+}
+
+/// Returns the command's wait status once it and all that it started are gone.
+fn run(orders: &Orders, signals: RawFd) -> Result<c_int, Failure> {
+    let command = spawn(orders)?;
+    for fd in [&orders.fds.stdin, &orders.fds.stdout, &orders.fds.stderr] {
+        // Else the pipes would never end.
+        sys::close(fd.as_raw_fd());
+    }
+    for group in &orders.fds.groups {
+        sys::close(group.as_raw_fd());
+    }
+    let _ = sys::write(orders.fds.status.as_raw_fd(), Report::started().as_bytes());
+    let wait_status = watch(orders, signals, command);
+    kill_all(orders, command);
+    Ok(wait_status)
+}
+
+/// Start the command as vfork would, on a stack of its own: no second copy of the worker's page tables.
+fn spawn(orders: &Orders) -> Result<libc::pid_t, Failure> {
+    let start = Start {
+        orders,
+        stage: AtomicU32::new(0),
+        errno: AtomicI32::new(0),
+    };
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    let argument = (&raw const start).cast_mut().cast::<c_void>();
+    // SAFETY: the child runs `command_main` on its own stack while this thread is suspended; it ends in exec or exit.
+    let pid = unsafe { libc::clone(command_main, orders.stack_top(), flags, argument) };
+    if pid < 0 {
+        return Err((Stage::Clone, sys::errno()));
+    }
+    match Stage::of(start.stage.load(Ordering::SeqCst)) {
+        None => Ok(pid),
+        Some(stage) => {
+            let _ = sys::wait_any(true);
+            Err((stage, start.errno.load(Ordering::SeqCst)))
+        }
+    }
+}
+
+extern "C" fn command_main(argument: *mut c_void) -> c_int {
+    // SAFETY: `spawn` passes a Start that lives until this process execs or exits.
+    let start = unsafe { &*argument.cast::<Start<'_>>() };
+    let (stage, errno) = become_command(start.orders);
+    start.errno.store(errno, Ordering::SeqCst);
+    start.stage.store(stage as u32, Ordering::SeqCst);
+    sys::exit(127)
+}
+
+/// Returns only when it could not become the command.
+fn become_command(orders: &Orders) -> Failure {
+    match confine(orders) {
+        Ok(()) => (Stage::Exec, exec(orders)),
+        Err(failure) => failure,
+    }
+}
+
+fn confine(orders: &Orders) -> Result<(), Failure> {
+    let descriptors = |errno| (Stage::Descriptors, errno);
+    let privileges = |errno| (Stage::Privileges, errno);
+    // SAFETY: no arguments; a fresh process never leads a group, so it cannot fail.
+    unsafe { libc::setsid() };
+    for group in &orders.fds.groups {
+        sys::write(group.as_raw_fd(), b"0").map_err(|errno| (Stage::Cgroup, errno))?;
+    }
+    let fds = &orders.fds;
+    for (from, to) in [(&fds.stdin, 0), (&fds.stdout, 1), (&fds.stderr, 2)] {
+        sys::dup_to(from.as_raw_fd(), to).map_err(descriptors)?;
+    }
+    sys::close_all_but(3, &[]).map_err(descriptors)?;
+    for &(resource, soft, hard) in &orders.limits {
+        sys::set_limit(resource, soft, hard).map_err(|errno| (Stage::Limits, errno))?;
+    }
+    // SAFETY: plain number.
+    unsafe { libc::umask(0o022) };
+    sys::chdir(&orders.cwd).map_err(|errno| (Stage::Directory, errno))?;
+    sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).map_err(privileges)?;
+    sys::drop_capabilities().map_err(privileges)?;
+    // After the credentials: changing them clears it (prctl(2)).
+    sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong).map_err(privileges)?;
+    sys::reset_signals();
+    Ok(())
+}
+
+/// As execvp(3): a candidate that is absent or forbidden does not end the search.
+fn exec(orders: &Orders) -> Errno {
+    let mut answer = libc::ENOENT;
+    for path in &orders.candidates {
+        let mut tries = 0;
+        loop {
+            // SAFETY: all strings and both arrays are NUL- or NULL-terminated and outlive the call.
+            unsafe { libc::execve(path.as_ptr(), orders.argv.as_ptr(), orders.env.as_ptr()) };
+            // A process just cloned elsewhere may still hold a staged program open for writing, for a moment.
+            tries += 1;
+            if sys::errno() != libc::ETXTBSY || tries > EXEC_BUSY_TRIES {
+                break;
+            }
+            sys::nap_ms(1);
+        }
+        match sys::errno() {
+            libc::ENOENT | libc::ENOTDIR => {}
+            libc::EACCES => answer = libc::EACCES,
+            errno => return errno,
+        }
+    }
+    answer
+}
+
+/// Reap until the command itself has ended; kill everything when the worker says so or is gone.
+fn watch(orders: &Orders, signals: RawFd, command: libc::pid_t) -> c_int {
+    let mut polled = [orders.fds.control.as_raw_fd(), signals].map(|fd| libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    });
+    loop {
+        while let Some((pid, wait_status)) = sys::wait_any(false) {
+            if pid == command {
+                return wait_status;
+            }
+        }
+        // SAFETY: the array has two entries.
+        unsafe { libc::poll(polled.as_mut_ptr(), 2, -1) };
+        if polled[0].revents != 0 {
+            polled[0].fd = -1;
+            polled[0].revents = 0;
+            sys::kill(-command, libc::SIGKILL);
+            kill_others(orders);
+        }
+        let mut taken = [0u8; size_of::<libc::signalfd_siginfo>()];
+        // Signals that come while it waits merge into one; reaping above looks at all children anyway.
+        while sys::read(signals, &mut taken).is_ok() {}
+    }
+}
+
+/// After the command: whatever it left behind.
+fn kill_all(orders: &Orders, command: libc::pid_t) {
+    sys::kill(-command, libc::SIGKILL);
+    loop {
+        let known = kill_others(orders);
+        // Without a list of children, waiting could be for ever; what is dead already is still reaped.
+        if sys::wait_any(known).is_none() {
+            return;
+        }
+    }
+}
+
+/// SIGKILL to all that this process supervises. False when it cannot know them.
+fn kill_others(orders: &Orders) -> bool {
+    if in_pid_namespace(orders) {
+        sys::kill(-1, libc::SIGKILL);
+        return true;
+    }
+    let Ok(fd) = sys::open(c"/proc/thread-self/children", libc::O_RDONLY, 0) else {
+        return false;
+    };
+    let mut text = [0u8; 4096];
+    let read = sys::read(fd, &mut text).unwrap_or(0);
+    sys::close(fd);
+    let mut pid: libc::pid_t = 0;
+    for &byte in text.iter().take(read) {
+        if byte.is_ascii_digit() {
+            pid = pid
+                .saturating_mul(10)
+                .saturating_add(libc::pid_t::from(byte - b'0'));
+        } else {
+            // A number cut at the end of the buffer is dropped: the next round sees it whole.
+            if pid > 1 {
+                sys::kill(pid, libc::SIGKILL);
+            }
+            pid = 0;
+        }
+    }
+    true
+}

@@ -1,0 +1,246 @@
+//! Run one command so that it cannot change the host, cannot outlive the worker, and cannot pass its bounds unseen.
+//!
+//! worker thread (`watch`) --clone--> supervisor, pid 1 of the action's namespaces (`init`) --vfork--> the command.
+//! It decides no policy: which bounds and which isolation come with the `Plan`; what was really used goes into the `Outcome`.
+
+mod cgroup;
+mod init;
+mod logs;
+mod mounts;
+mod orders;
+mod plan;
+mod probe;
+mod report;
+mod sys;
+mod watch;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+
+use crate::error::{self, Result};
+
+use cgroup::{Group, Hierarchies};
+use logs::Log;
+use orders::{ChildFds, Limit, Orders, OrdersOf};
+use watch::{ParentFds, Setting, Shared, Watch};
+
+pub use plan::{Isolation, Outcome, Plan};
+pub use probe::probe_isolation;
+
+const THREAD_STACK_BYTES: usize = 512 << 10;
+
+/// A piece of a stream: 1 for stdout or 2 for stderr, the offset of its first byte, its bytes.
+pub type LogPiece = (u8, u64, Vec<u8>);
+
+/// One running command and everything it starts. Dropping it kills them.
+#[derive(Debug)]
+pub struct Process {
+    shared: Arc<Shared>,
+}
+
+impl Process {
+    /// Returns once the program runs.
+    ///
+    /// # Errors
+    /// `not_found` when there is no such program, `invalid_request` for a malformed plan, `sandbox_failed` when the
+    /// sandbox cannot be made, `storage_full` when the log files cannot.
+    pub fn start(plan: &Plan) -> Result<Self> {
+        plan.validate()?;
+        let group = Group::make(&plan.cgroup_name, plan.memory_bytes, plan.pids_max)
+            .map_err(|error| error::sandbox(format!("cannot make a control group: {error}")))?;
+        let (orders, fds, shared) = prepare(plan, group.as_ref())?;
+        let setting = setting(plan, orders.namespaces, group.as_ref());
+        let (starter, started) = sync_channel(1);
+        let watch = Watch::new(Arc::clone(&shared), setting, group, fds, starter);
+        std::thread::Builder::new()
+            .name("buildnet-action".to_owned())
+            .stack_size(THREAD_STACK_BYTES)
+            .spawn(move || watch.run(orders))
+            .map_err(|error| error::sandbox(format!("cannot start a thread: {error}")))?;
+        let process = Self { shared };
+        match started.recv() {
+            Ok(result) => result.map(|()| process),
+            Err(_) => Err(error::sandbox("the thread of the action ended")),
+        }
+    }
+
+    /// Readable when there is new output (`read_logs` quiets that) and, for good, once the command has ended.
+    pub fn fd(&self) -> RawFd {
+        self.shared.event.as_raw_fd()
+    }
+
+    /// What was printed since the last call, at most `bytes_max` of it in all; the rest raises the event again.
+    ///
+    /// # Errors
+    /// `sandbox_failed` when the log files cannot be read.
+    pub fn read_logs(&self, bytes_max: usize) -> Result<Vec<LogPiece>> {
+        sys::clear_event(&self.shared.event);
+        let mut pieces = Vec::new();
+        let mut left = bytes_max;
+        for (stream, log) in [1, 2].into_iter().zip(&self.shared.logs) {
+            let read = log.read_new(left);
+            let (offset, data) =
+                read.map_err(|error| error::io("read", Path::new("the action's log"), &error))?;
+            left -= data.len();
+            if !data.is_empty() {
+                pieces.push((stream, offset, data));
+            }
+        }
+        // The end stays signalled for good: a caller that polled just before it would otherwise never wake.
+        let ended = self.shared.state().outcome.is_some();
+        if ended || self.shared.logs.iter().any(Log::has_new) {
+            sys::raise_event(&self.shared.event);
+        }
+        Ok(pieces)
+    }
+
+    /// None while it runs.
+    pub fn poll(&self) -> Option<Outcome> {
+        self.shared.state().outcome.clone()
+    }
+
+    /// End the command and all it started, at once; the first reason given is the outcome's.
+    pub fn kill(&self, reason: &str) {
+        let mut state = self.shared.state();
+        if state.kill.is_none() {
+            state.kill = Some(reason.to_owned());
+        }
+        drop(state);
+        sys::raise_event(&self.shared.wake);
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill("killed");
+    }
+}
+
+/// Files, pipes and orders; everything that can fail before a process exists.
+fn prepare(plan: &Plan, group: Option<&Group>) -> Result<(Orders, ParentFds, Arc<Shared>)> {
+    let logs = [
+        Log::create(&plan.stdout_path)?,
+        Log::create(&plan.stderr_path)?,
+    ];
+    let broken = |error: io::Error| error::sandbox(format!("cannot make pipes: {error}"));
+    let (parent, child) = pipes(group).map_err(broken)?;
+    let namespaces = match plan.isolation {
+        Isolation::Namespaces => probe::Found::here().flags(plan.network),
+        Isolation::Process => 0,
+    };
+    let mounts = if namespaces == 0 {
+        None
+    } else {
+        Some(orders::plan_mounts(
+            &plan.writable,
+            &plan.hidden,
+            &plan.tmp,
+        )?)
+    };
+    let orders = Orders::new(OrdersOf {
+        argv: &plan.argv,
+        env: &plan.env,
+        cwd: &plan.cwd,
+        namespaces,
+        mounts,
+        limits: rlimits(plan, group),
+        fds: child,
+    })?;
+    let shared = Arc::new(Shared::new(logs).map_err(broken)?);
+    Ok((orders, parent, shared))
+}
+
+fn pipes(group: Option<&Group>) -> io::Result<(ParentFds, ChildFds)> {
+    let (stdout, stdout_child) = sys::pipe()?;
+    let (stderr, stderr_child) = sys::pipe()?;
+    let (status, status_child) = sys::pipe()?;
+    let (control_child, control) = sys::pipe()?;
+    sys::set_nonblocking(&stdout)?;
+    sys::set_nonblocking(&stderr)?;
+    let parent = ParentFds {
+        stdout,
+        stderr,
+        status,
+        control,
+    };
+    let child = ChildFds {
+        stdin: sys::above_stdio(File::open("/dev/null")?.into())?,
+        stdout: stdout_child,
+        stderr: stderr_child,
+        status: status_child,
+        control: control_child,
+        groups: group.map_or_else(|| Ok(Vec::new()), Group::entrances)?,
+    };
+    Ok((parent, child))
+}
+
+/// Resource limits of each process: those asked for that no group keeps, and no core files.
+fn rlimits(plan: &Plan, group: Option<&Group>) -> Vec<Limit> {
+    let mut limits = vec![(libc::RLIMIT_CORE as u32, 0, 0)];
+    if let Some(cpu_s) = plan.cpu_s {
+        // SIGXCPU first, SIGKILL a second later for those that catch it.
+        limits.push((libc::RLIMIT_CPU as u32, cpu_s, cpu_s.saturating_add(1)));
+    }
+    if let Some(bytes) = plan
+        .memory_bytes
+        .filter(|_| !group.is_some_and(Group::bounds_memory))
+    {
+        // Not RLIMIT_AS: runtimes reserve far more address space than they use.
+        limits.push((libc::RLIMIT_DATA as u32, bytes, bytes));
+    }
+    if let Some(count) = plan.pids_max.filter(|_| limits_pids_by_user(group)) {
+        limits.push((libc::RLIMIT_NPROC as u32, count, count));
+    }
+    limits
+}
+
+/// RLIMIT_NPROC does not bind root (setrlimit(2)), and a group is exact where there is one.
+fn limits_pids_by_user(group: Option<&Group>) -> bool {
+    // SAFETY: cannot fail.
+    !group.is_some_and(Group::bounds_pids) && unsafe { libc::geteuid() } != 0
+}
+
+fn setting(plan: &Plan, namespaces: libc::c_int, group: Option<&Group>) -> Setting {
+    let by_group = Hierarchies::here().name();
+    let memory = match plan.memory_bytes {
+        None => "unset",
+        Some(_) if group.is_some_and(Group::bounds_memory) => by_group,
+        Some(_) => "rlimit",
+    };
+    let pids = match plan.pids_max {
+        None => "unset",
+        Some(_) if group.is_some_and(Group::bounds_pids) => by_group,
+        Some(_) if limits_pids_by_user(group) => "rlimit",
+        Some(_) => "none",
+    };
+    let cpu = if plan.cpu_s.is_some() {
+        "rlimit"
+    } else {
+        "unset"
+    };
+    let program = plan
+        .argv
+        .first()
+        .map(|word| String::from_utf8_lossy(word).into_owned());
+    Setting {
+        program: program.unwrap_or_default(),
+        isolation: if namespaces == 0 {
+            "process"
+        } else {
+            "namespaces"
+        },
+        network: if namespaces & libc::CLONE_NEWNET == 0 {
+            "host"
+        } else {
+            "none"
+        },
+        limits: [("memory", memory), ("pids", pids), ("cpu", cpu)],
+        log_size_bytes_max: plan.log_size_bytes_max,
+        timeout: plan.timeout,
+        cpu_s: plan.cpu_s,
+    }
+}

@@ -1,0 +1,419 @@
+//! The thread that lives as long as one action: it clones it, keeps its output, enforces its time, and says how it ended.
+//!
+//! It must be one thread for the action's whole life: PR_SET_PDEATHSIG fires when the *thread* that cloned ends
+//! (prctl(2)). It never touches Python and blocks every signal, so that none meant for the worker lands here.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use crate::error::{self, Result};
+
+use buildnet_formats::{FieldValue, NativeError};
+
+use super::cgroup::Group;
+use super::init;
+use super::logs::Log;
+use super::orders::Orders;
+use super::plan::Outcome;
+use super::report::{ENDED, FAILED, REPORT_SIZE, Report, STARTED, Stage};
+use super::sys;
+
+const CHUNK_BYTES: usize = 64 << 10;
+/// A sandbox that is not up by then never will be: a mount hangs.
+const START_WAIT: Duration = Duration::from_secs(30);
+/// How long the supervisor may take to kill its action before it is killed itself (its namespace goes with it).
+const KILL_GRACE: Duration = Duration::from_secs(1);
+/// Something that escaped the kill may hold the pipes open and go on writing; nobody waits for it longer.
+const DRAIN_WAIT: Duration = Duration::from_millis(500);
+
+/// execve(2): a quarter of the stack's limit, for arguments and environment together.
+const ARGUMENTS_BYTES_MAX: u64 = 2 << 20;
+
+/// What the handle and the thread share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// For the caller's event loop: new output, or the end.
+    pub(crate) event: OwnedFd,
+    /// For the thread: look at `state`.
+    pub(crate) wake: OwnedFd,
+    pub(crate) logs: [Log; 2],
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) kill: Option<String>,
+    pub(crate) outcome: Option<Outcome>,
+}
+
+impl Shared {
+    pub(crate) fn new(logs: [Log; 2]) -> io::Result<Self> {
+        Ok(Self {
+            event: sys::event_fd()?,
+            wake: sys::event_fd()?,
+            logs,
+            state: Mutex::default(),
+        })
+    }
+
+    /// Every change of State is one assignment: a panic elsewhere cannot leave it half done.
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|lock| lock.into_inner())
+    }
+}
+
+/// What the outcome repeats of how the action was set up.
+#[derive(Debug)]
+pub(crate) struct Setting {
+    pub(crate) program: String,
+    pub(crate) isolation: &'static str,
+    pub(crate) network: &'static str,
+    pub(crate) limits: [(&'static str, &'static str); 3],
+    pub(crate) log_size_bytes_max: u64,
+    pub(crate) timeout: Duration,
+    pub(crate) cpu_s: Option<u64>,
+}
+
+/// The parent's ends of the pipes.
+pub(crate) struct ParentFds {
+    pub(crate) stdout: OwnedFd,
+    pub(crate) stderr: OwnedFd,
+    pub(crate) status: OwnedFd,
+    pub(crate) control: OwnedFd,
+}
+
+/// The thread's whole state.
+pub(crate) struct Watch {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) setting: Setting,
+    pub(crate) group: Option<Group>,
+    streams: [Option<OwnedFd>; 2],
+    status: OwnedFd,
+    control: Option<OwnedFd>,
+    starter: Option<SyncSender<Result<()>>>,
+    supervisor: libc::pid_t,
+    started: Option<Instant>,
+    ended: Option<(Report, Instant)>,
+    reason: String,
+    /// When to give up waiting: for the start, for the command, or for the supervisor.
+    deadline: Instant,
+    buffer: Vec<u8>,
+}
+
+impl Watch {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        setting: Setting,
+        group: Option<Group>,
+        fds: ParentFds,
+        starter: SyncSender<Result<()>>,
+    ) -> Self {
+        Self {
+            shared,
+            setting,
+            group,
+            streams: [Some(fds.stdout), Some(fds.stderr)],
+            status: fds.status,
+            control: Some(fds.control),
+            starter: Some(starter),
+            supervisor: 0,
+            started: None,
+            ended: None,
+            reason: String::new(),
+            deadline: Instant::now() + START_WAIT,
+            buffer: vec![0; CHUNK_BYTES],
+        }
+    }
+
+    /// The thread's body.
+    pub(crate) fn run(mut self, orders: Orders) {
+        sys::set_signal_mask(true);
+        // SAFETY: the child runs `supervise`, which is async-signal-safe and never returns.
+        match unsafe { sys::fork_into(orders.namespaces) } {
+            Ok(0) => init::supervise(&orders),
+            Ok(pid) => self.supervisor = pid,
+            Err(errno) => {
+                self.fail(Report::failed((Stage::Clone, errno)));
+                self.group = None;
+                return;
+            }
+        }
+        // The child's ends too: the pipes must end with the action.
+        drop(orders);
+        while self.step() {}
+        let wait_status = self.reap();
+        self.drain();
+        if self.started.is_some() {
+            let outcome = self.outcome(wait_status);
+            self.group = None;
+            self.shared.state().outcome = Some(outcome);
+            sys::raise_event(&self.shared.event);
+        } else {
+            self.group = None;
+            self.tell(Err(error::sandbox(
+                "the sandbox ended before it ran the program",
+            )));
+        }
+    }
+
+    /// One wait; false once the supervisor has closed its pipe, so is gone.
+    fn step(&mut self) -> bool {
+        let fd = |fd: &Option<OwnedFd>| fd.as_ref().map_or(-1, AsRawFd::as_raw_fd);
+        let [stdout, stderr] = &self.streams;
+        let wake = self.shared.wake.as_raw_fd();
+        let polled = [self.status.as_raw_fd(), fd(stdout), fd(stderr), wake];
+        let ready = poll(polled, self.deadline);
+        if ready[3] {
+            sys::clear_event(&self.shared.wake);
+            let reason = self.shared.state().kill.clone();
+            if let Some(reason) = reason {
+                self.stop(&reason);
+            }
+        }
+        for stream in [0, 1] {
+            if ready[stream + 1] {
+                self.keep_output(stream);
+            }
+        }
+        if Instant::now() >= self.deadline {
+            self.overdue();
+        }
+        !ready[0] || self.take_report()
+    }
+
+    /// The command's time is over, or the supervisor's time to obey.
+    fn overdue(&mut self) {
+        if self.control.is_some() && self.started.is_some() {
+            self.stop("timeout");
+            return;
+        }
+        self.control = None;
+        sys::kill(self.supervisor, libc::SIGKILL);
+        self.kill_group();
+        self.deadline = Instant::now() + KILL_GRACE;
+    }
+
+    /// Closing the control pipe makes the supervisor kill everything; the first reason counts.
+    fn stop(&mut self, reason: &str) {
+        if self.control.take().is_none() {
+            return;
+        }
+        self.reason = reason.to_owned();
+        self.deadline = Instant::now() + KILL_GRACE;
+        self.kill_group();
+    }
+
+    fn kill_group(&self) {
+        if let Some(group) = &self.group {
+            group.kill();
+        }
+    }
+
+    fn take_report(&mut self) -> bool {
+        let mut bytes = [0; REPORT_SIZE];
+        match sys::read(self.status.as_raw_fd(), &mut bytes) {
+            Ok(REPORT_SIZE) => {}
+            Err(libc::EINTR) => return true,
+            _ => return false,
+        }
+        let report = Report::from_bytes(&bytes);
+        match report.kind {
+            STARTED => {
+                let now = Instant::now();
+                self.started = Some(now);
+                if self.control.is_some() {
+                    self.deadline = now + self.setting.timeout;
+                }
+                self.tell(Ok(()));
+            }
+            FAILED => self.fail(report),
+            ENDED => self.ended = Some((report, Instant::now())),
+            _ => {}
+        }
+        true
+    }
+
+    fn tell(&mut self, result: Result<()>) {
+        if let Some(starter) = self.starter.take() {
+            // The starter waits for exactly one message; when it is gone nobody wants it.
+            let _ = starter.send(result);
+        }
+    }
+
+    fn fail(&mut self, report: Report) {
+        let program = self.setting.program.clone();
+        let reason = io::Error::from_raw_os_error(report.errno);
+        let error = match (Stage::of(report.stage), report.errno) {
+            (Some(Stage::Exec), libc::ENOENT) => not_found(&program),
+            (Some(Stage::Exec), libc::E2BIG) => NativeError::too_large(
+                format!("{program}: its arguments and environment are too large"),
+                ARGUMENTS_BYTES_MAX,
+            ),
+            (Some(Stage::Exec), _) => error::sandbox(format!("cannot run {program}: {reason}")),
+            _ => error::sandbox(format!(
+                "the sandbox could not {}: {reason}",
+                Stage::text(report.stage)
+            )),
+        };
+        self.tell(Err(error));
+    }
+
+    /// Move what a pipe holds to its file; past the limit the action ends, and the rest is thrown away.
+    fn keep_output(&mut self, stream: usize) -> bool {
+        let Some(pipe) = &self.streams[stream] else {
+            return false;
+        };
+        let count = match sys::read(pipe.as_raw_fd(), &mut self.buffer) {
+            Ok(0) => {
+                self.streams[stream] = None;
+                return false;
+            }
+            Ok(count) => count,
+            Err(_) => return false,
+        };
+        let [stdout, stderr] = &self.shared.logs;
+        let used = stdout.size_bytes() + stderr.size_bytes();
+        let room = self.setting.log_size_bytes_max.saturating_sub(used);
+        let kept = usize::try_from(room).unwrap_or(count).min(count);
+        let written = self.shared.logs[stream].append(&self.buffer[..kept]);
+        if kept > 0 {
+            sys::raise_event(&self.shared.event);
+        }
+        if let Err(error) = written {
+            let full = matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT));
+            self.stop(if full {
+                "storage_full"
+            } else {
+                "sandbox_failed"
+            });
+        } else if kept < count {
+            self.stop("log_limit");
+        }
+        true
+    }
+
+    fn reap(&self) -> i32 {
+        let mut status = 0;
+        // SAFETY: `status` is valid; the pid is our child, not yet reaped.
+        while unsafe { libc::waitpid(self.supervisor, &raw mut status, libc::__WALL) } < 0
+            && sys::errno() == libc::EINTR
+        {}
+        status
+    }
+
+    fn drain(&mut self) {
+        let end = Instant::now() + DRAIN_WAIT;
+        for stream in [0, 1] {
+            // The pipes do not block: an empty one whose writer lives on ends the loop.
+            while self.keep_output(stream) && Instant::now() < end {}
+        }
+    }
+
+    fn outcome(&self, supervisor_status: i32) -> Outcome {
+        let now = Instant::now();
+        let (report, end) = self.ended.unwrap_or_else(|| {
+            // The supervisor was killed, and everything with it.
+            let status = if libc::WIFSIGNALED(supervisor_status) {
+                supervisor_status
+            } else {
+                libc::SIGKILL
+            };
+            (Report::ended_unseen(status), now)
+        });
+        let (exit_code, signal) = exit_of(report.wait_status);
+        let sight = self.group.as_ref().map(Group::look).unwrap_or_default();
+        // A process starts as a copy of the worker, whose size stays in its ru_maxrss across exec (exec_mmap): for a
+        // small action the group's peak is nearer the truth.
+        let max_rss_bytes = report.max_rss_kib * 1024;
+        let max_rss_bytes = sight
+            .memory_peak_bytes
+            .map_or(max_rss_bytes, |peak| peak.min(max_rss_bytes));
+        let used_s = (report.user_us + report.system_us) as f64 / 1e6;
+        let over_cpu = self
+            .setting
+            .cpu_s
+            .is_some_and(|limit| used_s >= limit as f64 * 0.9);
+        let reason = if !self.reason.is_empty() {
+            self.reason.as_str()
+        } else if exit_code == 0 {
+            ""
+        } else if sight.memory_kills > 0 {
+            "memory"
+        } else if over_cpu && [128 + libc::SIGXCPU, 128 + libc::SIGKILL].contains(&exit_code) {
+            "cpu"
+        } else if sight.fork_refusals > 0 {
+            "pids"
+        } else {
+            ""
+        };
+        let [stdout, stderr] = &self.shared.logs;
+        Outcome {
+            exit_code,
+            signal,
+            reason: reason.to_owned(),
+            wall_s: self
+                .started
+                .map_or(0.0, |start| (end - start).as_secs_f64()),
+            user_s: report.user_us as f64 / 1e6,
+            system_s: report.system_us as f64 / 1e6,
+            max_rss_bytes,
+            isolation: self.setting.isolation,
+            network: self.setting.network,
+            limits: self.setting.limits,
+            stdout_bytes: stdout.size_bytes(),
+            stderr_bytes: stderr.size_bytes(),
+        }
+    }
+}
+
+fn not_found(program: &str) -> NativeError {
+    let message = format!(
+        "{program}: there is no such program; check the first argument and the PATH of the Command"
+    );
+    NativeError::new("not_found", message)
+        .with("kind", FieldValue::Text("program".to_owned()))
+        .with("name", FieldValue::Text(program.to_owned()))
+}
+
+/// (exit code as a shell says it, signal or 0).
+fn exit_of(wait_status: i32) -> (i32, i32) {
+    if libc::WIFSIGNALED(wait_status) {
+        let signal = libc::WTERMSIG(wait_status);
+        (128 + signal, signal)
+    } else {
+        (libc::WEXITSTATUS(wait_status), 0)
+    }
+}
+
+/// Wait until one of four descriptors is ready (negative ones never are) or the deadline has come.
+fn poll(fds: [RawFd; 4], deadline: Instant) -> [bool; 4] {
+    let mut polled = fds.map(|fd| libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    });
+    let left = deadline.saturating_duration_since(Instant::now());
+    // Rounded up, or the last millisecond would be spent spinning.
+    let left_ms = i32::try_from(left.as_millis() + 1).unwrap_or(i32::MAX);
+    // SAFETY: the array has four entries. An interrupted wait reads as nothing ready.
+    if unsafe { libc::poll(polled.as_mut_ptr(), 4, left_ms) } <= 0 {
+        return [false; 4];
+    }
+    polled.map(|one| one.revents != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_are_those_of_a_shell() {
+        assert_eq!(exit_of(0), (0, 0));
+        assert_eq!(exit_of(3 << 8), (3, 0));
+        assert_eq!(exit_of(9), (137, 9));
+        assert_eq!(exit_of(11 | 0x80), (139, 11));
+    }
+}

@@ -1,0 +1,322 @@
+//! What a result or an action refers to, at any depth, and what of it is absent. A hit is complete or it is no hit.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
+use buildnet_formats::{
+    DEPTH_MAX, DIRECTORIES_MAX, Digest, MESSAGE_BYTES_MAX, NativeError, decode_action, decode_command,
+    decode_directory, symlink_target_stays,
+};
+use bytes::Bytes;
+use prost::Message;
+
+use crate::{Origin, Store};
+
+/// Files and directories of one tree with every path counted, so that a small tree cannot unfold into a huge one.
+const PATHS_MAX: u64 = 2_000_000;
+const PAGE_DIRECTORIES_MAX: usize = 10_000;
+
+/// One reply of GetTree.
+pub struct TreePage {
+    /// Directories, parents before their children.
+    pub directories: Vec<re::Directory>,
+    /// Where the next page begins; empty at the end.
+    pub next_page_token: String,
+}
+
+/// What a walk learnt of one Directory.
+struct Seen {
+    children: Vec<Digest>,
+    entries: u64,
+}
+
+/// Digests to look for, once each.
+#[derive(Default)]
+struct Wanted {
+    order: Vec<Digest>,
+    known: HashSet<Digest>,
+}
+
+impl Wanted {
+    fn add(&mut self, digest: Digest) {
+        if self.known.insert(digest) {
+            self.order.push(digest);
+        }
+    }
+
+    fn add_message(&mut self, digest: Option<&re::Digest>, field: &'static str) -> Result<Digest, NativeError> {
+        let digest = Digest::required(digest, field)?;
+        self.add(digest);
+        Ok(digest)
+    }
+}
+
+impl Store {
+    /// The stored result of an action, if every blob that it refers to is here.
+    ///
+    /// # Errors
+    /// `state_corrupt` when the action cache cannot be read.
+    pub fn get_action_result(&self, instance: &str, action: &Digest) -> Result<Option<Bytes>, NativeError> {
+        let Some(result) = self.cache.get(instance, action)? else {
+            return Ok(None);
+        };
+        Ok(self.missing_of_result(&result)?.is_empty().then_some(result))
+    }
+
+    /// Store the exact bytes of a result.
+    ///
+    /// # Errors
+    /// `invalid_request` when they are not an ActionResult with well-formed digests; `blobs_missing` when a published
+    /// result refers to blobs that are absent. A client's own entry may dangle: it is no hit until its blobs are here.
+    pub fn put_action_result(
+        &self,
+        instance: &str,
+        action: &Digest,
+        result: &[u8],
+        origin: Origin,
+    ) -> Result<(), NativeError> {
+        let missing = self.missing_of_result(result)?;
+        if !missing.is_empty() && origin != Origin::Client {
+            return Err(NativeError::missing(&missing));
+        }
+        self.cache.put(instance, action, result, origin)
+    }
+
+    /// An entry that an HTTP client named by hash alone. Bytes that are an ActionResult must be complete; others, which
+    /// clients with formats of their own store, are returned untouched.
+    ///
+    /// # Errors
+    /// `state_corrupt` when the action cache cannot be read.
+    pub fn get_entry_by_hash(&self, instance: &str, hash: &[u8; 32]) -> Result<Option<Bytes>, NativeError> {
+        let Some(value) = self.cache.get_by_hash(instance, hash)? else {
+            return Ok(None);
+        };
+        let result = re::ActionResult::decode(value.clone()).ok().filter(|r| r.encode_to_vec() == value);
+        if result.is_some() && self.missing_of_result(&value).is_ok_and(|missing| !missing.is_empty()) {
+            return Ok(None);
+        }
+        Ok(Some(value))
+    }
+
+    /// Store an entry that an HTTP client names by hash alone, untouched.
+    ///
+    /// # Errors
+    /// `storage_full`, `state_corrupt`.
+    pub fn put_entry_by_hash(&self, instance: &str, hash: &[u8; 32], value: &[u8]) -> Result<(), NativeError> {
+        self.cache.put_by_hash(instance, hash, value)
+    }
+
+    /// Blobs that an ActionResult refers to and that are absent: files, stdout, stderr, Trees and every file in them,
+    /// root Directories and all below them.
+    ///
+    /// # Errors
+    /// `invalid_request` when the bytes, or a Tree or Directory that they refer to, are malformed.
+    pub fn missing_of_result(&self, result: &[u8]) -> Result<Vec<Digest>, NativeError> {
+        let result = re::ActionResult::decode(result)
+            .map_err(|e| NativeError::invalid("action_result", format!("the bytes are not an ActionResult: {e}")))?;
+        let mut wanted = Wanted::default();
+        for file in &result.output_files {
+            wanted.add_message(file.digest.as_ref(), "output_files.digest")?;
+        }
+        for log in [&result.stdout_digest, &result.stderr_digest].into_iter().flatten() {
+            wanted.add(Digest::from_message(log)?);
+        }
+        let mut missing = Vec::new();
+        for directory in &result.output_directories {
+            if let Some(tree) = &directory.tree_digest {
+                let tree = Digest::from_message(tree)?;
+                wanted.add(tree);
+                if self.contains(&tree) {
+                    self.want_of_tree(&tree, &mut wanted)?;
+                }
+            }
+            if let Some(root) = &directory.root_directory_digest {
+                self.walk(Digest::from_message(root)?, &mut wanted, &mut missing)?;
+            }
+        }
+        missing.extend(self.find_missing(&wanted.order)?);
+        Ok(missing)
+    }
+
+    fn want_of_tree(&self, digest: &Digest, wanted: &mut Wanted) -> Result<(), NativeError> {
+        let bytes = self.get_bytes(digest, MESSAGE_BYTES_MAX)?;
+        let tree = re::Tree::decode(bytes)
+            .map_err(|e| NativeError::invalid("tree_digest", format!("{digest} is not a Tree: {e}")))?;
+        for directory in tree.root.iter().chain(&tree.children) {
+            for file in &directory.files {
+                wanted.add_message(file.digest.as_ref(), "tree_digest")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Check an action before it is queued, and name every blob that it needs and that is absent: the Action, its
+    /// Command, and its whole input tree.
+    ///
+    /// # Errors
+    /// `invalid_request` when any of them is malformed, the tree is deeper than [`DEPTH_MAX`] levels or unfolds into too
+    /// many paths.
+    pub fn missing_of_action(&self, action: &Digest) -> Result<Vec<Digest>, NativeError> {
+        if !self.contains(action) {
+            return Ok(vec![*action]);
+        }
+        let decoded = decode_action(&self.get_bytes(action, MESSAGE_BYTES_MAX)?)?;
+        let command = Digest::required(decoded.command_digest.as_ref(), "command_digest")?;
+        let mut missing = Vec::new();
+        if self.contains(&command) {
+            decode_command(&self.get_bytes(&command, MESSAGE_BYTES_MAX)?)?;
+        } else {
+            missing.push(command);
+        }
+        let mut wanted = Wanted::default();
+        let root = Digest::required(decoded.input_root_digest.as_ref(), "input_root_digest")?;
+        self.walk(root, &mut wanted, &mut missing)?;
+        missing.extend(self.find_missing(&wanted.order)?);
+        Ok(missing)
+    }
+
+    /// Walk the Directories below `root`, breadth first: files go to `wanted`, absent Directories to `missing`.
+    fn walk(&self, root: Digest, wanted: &mut Wanted, missing: &mut Vec<Digest>) -> Result<(), NativeError> {
+        let mut seen: HashMap<Digest, Arc<Seen>> = HashMap::new();
+        let mut order = Vec::new();
+        let mut level = vec![root];
+        let mut queued = HashSet::from([root]);
+        let mut depth = 0;
+        while !level.is_empty() {
+            if depth > DEPTH_MAX {
+                return Err(too_deep(&root));
+            }
+            let mut next = Vec::new();
+            for digest in level {
+                if !self.contains(&digest) {
+                    missing.push(digest);
+                    continue;
+                }
+                let directory = decode_directory(&self.get_bytes(&digest, MESSAGE_BYTES_MAX)?)?;
+                for file in &directory.files {
+                    wanted.add_message(file.digest.as_ref(), "files.digest")?;
+                }
+                if let Some(link) = directory.symlinks.iter().find(|l| !symlink_target_stays(&l.target, depth)) {
+                    return Err(NativeError::invalid(
+                        "input_root_digest",
+                        format!("the symlink {:?} to {:?} leaves the input root", link.name, link.target),
+                    ));
+                }
+                let mut children = Vec::with_capacity(directory.directories.len());
+                for child in &directory.directories {
+                    let child = Digest::required(child.digest.as_ref(), "directories.digest")?;
+                    children.push(child);
+                    if queued.insert(child) {
+                        next.push(child);
+                    }
+                }
+                let entries = (directory.files.len() + directory.symlinks.len()) as u64;
+                seen.insert(digest, Arc::new(Seen { children, entries }));
+                order.push(digest);
+            }
+            if queued.len() > DIRECTORIES_MAX {
+                return Err(NativeError::invalid(
+                    "input_root_digest",
+                    format!("the tree {root} has over {DIRECTORIES_MAX} directories"),
+                ));
+            }
+            level = next;
+            depth += 1;
+        }
+        check_unfolded(root, &seen)
+    }
+
+    /// Directories below `root` in pages: parents first, once each, absent children passed over (REAPI GetTree).
+    ///
+    /// # Errors
+    /// `not_found` when the root itself is absent; `invalid_request` for a token that is not one of ours.
+    pub fn tree_page(
+        &self,
+        root: &Digest,
+        page_size: usize,
+        page_token: &str,
+        bytes_max: usize,
+    ) -> Result<TreePage, NativeError> {
+        if !self.contains(root) {
+            return Err(NativeError::not_found("blob", root.to_string()));
+        }
+        let skip: usize = match page_token {
+            "" => 0,
+            token => token
+                .parse()
+                .map_err(|_| NativeError::invalid("page_token", format!("{token:?} is not a page token of ours")))?,
+        };
+        let limit = if page_size == 0 { PAGE_DIRECTORIES_MAX } else { page_size.min(PAGE_DIRECTORIES_MAX) };
+        let mut queue = std::collections::VecDeque::from([*root]);
+        let mut queued = HashSet::from([*root]);
+        let mut page = TreePage { directories: Vec::new(), next_page_token: String::new() };
+        let (mut passed, mut bytes) = (0, 0);
+        while let Some(digest) = queue.pop_front() {
+            if !self.contains(&digest) {
+                continue;
+            }
+            let encoded = self.get_bytes(&digest, MESSAGE_BYTES_MAX)?;
+            let directory = re::Directory::decode(encoded.clone())
+                .map_err(|e| NativeError::invalid("root_digest", format!("{digest} is not a Directory: {e}")))?;
+            if passed >= skip {
+                let full = page.directories.len() >= limit || bytes + encoded.len() > bytes_max;
+                if full && !page.directories.is_empty() {
+                    page.next_page_token = passed.to_string();
+                    return Ok(page);
+                }
+                bytes += encoded.len();
+            }
+            for child in &directory.directories {
+                let child = Digest::required(child.digest.as_ref(), "directories.digest")?;
+                if queued.len() < DIRECTORIES_MAX && queued.insert(child) {
+                    queue.push_back(child);
+                }
+            }
+            if passed >= skip {
+                page.directories.push(directory);
+            }
+            passed += 1;
+        }
+        Ok(page)
+    }
+}
+
+/// A Directory that is shared by many paths is stored once and staged many times: bound the paths and their depth.
+fn check_unfolded(root: Digest, seen: &HashMap<Digest, Arc<Seen>>) -> Result<(), NativeError> {
+    let mut done: HashMap<Digest, (u64, usize)> = HashMap::with_capacity(seen.len());
+    let mut stack = vec![(root, false)];
+    while let Some((digest, expanded)) = stack.pop() {
+        let Some(here) = seen.get(&digest) else { continue };
+        if done.contains_key(&digest) {
+            continue;
+        }
+        if !expanded {
+            stack.push((digest, true));
+            stack.extend(here.children.iter().filter(|c| !done.contains_key(*c)).map(|c| (*c, false)));
+            continue;
+        }
+        let (mut paths, mut height) = (1 + here.entries, 0);
+        for child in &here.children {
+            if let Some((below, levels)) = done.get(child) {
+                paths = paths.saturating_add(*below);
+                height = height.max(levels + 1);
+            }
+        }
+        if height > DEPTH_MAX {
+            return Err(too_deep(&root));
+        }
+        if paths > PATHS_MAX {
+            return Err(NativeError::invalid(
+                "input_root_digest",
+                format!("the tree {root} unfolds into more than {PATHS_MAX} paths"),
+            ));
+        }
+        done.insert(digest, (paths, height));
+    }
+    Ok(())
+}
+
+fn too_deep(root: &Digest) -> NativeError {
+    NativeError::invalid("input_root_digest", format!("the tree {root} is nested deeper than {DEPTH_MAX} levels"))
+}

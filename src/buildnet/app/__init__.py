@@ -1,0 +1,1 @@
+"""Configuration and the wiring of each role; no logic of its own."""

@@ -1,0 +1,125 @@
+"""What each role is told at its start, checked before anything opens. The only reader of the environment."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from buildnet.errors import InvalidRequest, NodeDown
+
+DEFAULT_LISTEN = "127.0.0.1:8980"
+DURABILITIES = ("process", "power")
+
+
+@dataclass(frozen=True, slots=True)
+class ControllerConfig:
+    """One controller with its door and, unless told otherwise, one local worker.
+
+    `durability` is what an acknowledged write survives: `process` the kill of any process, `power` also the loss of
+    power (every acknowledgement waits for an fsync).
+    """
+
+    state: Path
+    listen: str = DEFAULT_LISTEN
+    slots: int = 1
+    worker: bool = True
+    durability: str = "process"
+
+    def __post_init__(self) -> None:
+        if self.durability not in DURABILITIES:
+            raise InvalidRequest(
+                f"durability {self.durability!r} is not known; use {' or '.join(DURABILITIES)}",
+                field="durability",
+            )
+        _check_slots(self.slots)
+        _check_loopback(self.listen)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRunConfig:
+    """One worker that dials the controller at `url`."""
+
+    url: str
+    state: Path
+    slots: int = 1
+
+    def __post_init__(self) -> None:
+        _check_slots(self.slots)
+
+
+def _check_slots(slots: int) -> None:
+    if not 1 <= slots <= 1024:
+        raise InvalidRequest(f"slots must be from 1 to 1024, not {slots}", field="slots")
+
+
+def _check_loopback(listen: str) -> None:
+    host, separator, port = listen.rpartition(":")
+    if not separator or not port.isdigit() or int(port) > 65535:
+        raise InvalidRequest(
+            f"{listen!r} is not an address to listen on; write HOST:PORT, for example {DEFAULT_LISTEN}",
+            field="listen",
+        )
+    try:
+        loopback = ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        loopback = host == "localhost"
+    if not loopback:
+        raise InvalidRequest(
+            f"refusing to listen on {listen}: callers beyond this machine must authenticate, and authentication is "
+            "not built yet; listen on 127.0.0.1 and reach it through an SSH tunnel",
+            field="listen",
+        )
+
+
+def default_slots() -> int:
+    """One slot for each processor this process may use."""
+    return max(1, len(os.sched_getaffinity(0)))
+
+
+def default_state_dir() -> Path:
+    """$BUILDNET_STATE, else $XDG_STATE_HOME/buildnet, else ~/.local/state/buildnet."""
+    if explicit := os.environ.get("BUILDNET_STATE"):
+        return Path(explicit)
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "buildnet"
+
+
+def server_url(explicit: str | None, state: Path | None) -> str:
+    """Where the server is: the argument, BUILDNET_URL, or what the state directory's controller announced.
+
+    Raises:
+        NodeDown: none of them names one.
+    """
+    if explicit:
+        return explicit
+    if state is None and (url := os.environ.get("BUILDNET_URL")):
+        return url
+    directory = state or default_state_dir()
+    try:
+        announced = json.loads((directory / "controller.json").read_text())
+        return str(announced["url"])
+    except (OSError, ValueError, KeyError) as error:
+        raise NodeDown(
+            f"no running BuildNET found in {directory}; start one with: buildnet up, or name one with --url",
+            url="",
+        ) from error
+
+
+def child_environment() -> Mapping[str, str]:
+    """The environment for a worker process that this one starts."""
+    return dict(os.environ)
+
+
+def log_level() -> str:
+    """$BUILDNET_LOG, default warning."""
+    return os.environ.get("BUILDNET_LOG", "warning").upper()
+
+
+def log_json() -> bool:
+    """Logs are JSON unless a person watches."""
+    return not sys.stderr.isatty()

@@ -1,0 +1,77 @@
+"""Keep one worker process beside a controller: start it, start it again when it dies, stop it with the controller."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from buildnet.app.config import child_environment
+
+log = logging.getLogger(__name__)
+
+_RESTART_DELAY_S = 0.5
+_RESTART_DELAY_MAX_S = 30.0
+_LASTED_S = 60.0
+_STOP_GRACE_S = 10.0
+
+
+async def supervise(
+    url: str,
+    state: Path,
+    slots: int,
+    stop: asyncio.Event,
+    *,
+    monotonic_s: Callable[[], float],
+) -> None:
+    """Run `buildnet join` as a child until `stop` is set, then let it drain and end it."""
+    delay_s = _RESTART_DELAY_S
+    while not stop.is_set():
+        started_s = monotonic_s()
+        child = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "buildnet.cli.main",
+            "join",
+            url,
+            "--state",
+            str(state),
+            "--slots",
+            str(slots),
+            "--quiet",
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            env=child_environment(),
+            # Ctrl-C in a terminal reaches the whole group; the controller decides when its worker stops.
+            start_new_session=True,
+        )
+        await _first(child.wait(), stop.wait())
+        if stop.is_set():
+            await _end(child)
+            return
+        log.warning("the local worker ended with code %s; starting it again", child.returncode)
+        delay_s = _RESTART_DELAY_S if monotonic_s() - started_s > _LASTED_S else delay_s * 2
+        await _first(asyncio.sleep(min(delay_s, _RESTART_DELAY_MAX_S)), stop.wait())
+
+
+async def _end(child: asyncio.subprocess.Process) -> None:
+    if child.returncode is not None:
+        return
+    child.send_signal(signal.SIGTERM)
+    try:
+        await asyncio.wait_for(child.wait(), _STOP_GRACE_S)
+    except TimeoutError:
+        child.kill()
+        await child.wait()
+
+
+async def _first(*waits: Awaitable[object]) -> None:
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()

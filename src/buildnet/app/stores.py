@@ -1,0 +1,41 @@
+"""The native store behind the ports of the rooms; its blocking calls run in threads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from buildnet._native import Store
+from buildnet.model.action import ActionKey
+from buildnet.wire.native import translated
+
+
+class NativeStores:
+    """BlobStore and ActionCache over one native Store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def missing_of_result(self, result: bytes) -> Sequence[str]:
+        """See BlobStore."""
+        with translated():
+            return await asyncio.to_thread(self._store.missing_of_result, result)
+
+    async def get(self, key: ActionKey) -> bytes | None:
+        """See ActionCache."""
+        with translated():
+            return await asyncio.to_thread(
+                self._store.get_action_result, key.instance, key.digest.text
+            )
+
+    async def put(self, key: ActionKey, result: bytes, entry_index: int) -> None:
+        """See ActionCache."""
+        with translated():
+            await asyncio.to_thread(
+                self._store.put_action_result, key.instance, key.digest.text, result, entry_index
+            )
+
+    def read(self, digest: str) -> bytes:
+        """A small blob that the door has just admitted; from the page cache, so not worth a thread."""
+        with translated():
+            return self._store.get_bytes(digest)

@@ -1,0 +1,1 @@
+"""gRPC services: translate, authorise, call a room, and nothing else."""

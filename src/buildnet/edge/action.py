@@ -1,0 +1,136 @@
+"""ActionService: what runs and what ran, by operation id, and what it prints while it runs."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+
+from buildnet.edge.bridge import Call, Method
+from buildnet.edge.logs import LogBook
+from buildnet.errors import BuildNetError, NotFound
+from buildnet.model.digest import Digest
+from buildnet.scheduler.service import Operation, Scheduler
+from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
+from buildnet.wire._gen.buildnet.v1 import action_pb2
+from buildnet.wire.actions import Described, digest_message, digest_of
+
+_ACTION = "/buildnet.v1.ActionService/"
+_LIST_MAX = 1000
+_ARGUMENTS_SHOWN = 8
+_DESCRIBED_MAX = 20_000
+_STORED_CHUNK_BYTES = 256 << 10
+
+_STATES = {
+    "queued": action_pb2.ACTION_STATE_QUEUED,
+    "executing": action_pb2.ACTION_STATE_EXECUTING,
+    "completed": action_pb2.ACTION_STATE_COMPLETED,
+}
+
+
+class Descriptions:
+    """What was asked for, by operation id; bounded, the oldest are forgotten."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[str, Described] = OrderedDict()
+
+    def add(self, operation_id: str, described: Described) -> None:
+        """Remember one."""
+        self._known[operation_id] = described
+        while len(self._known) > _DESCRIBED_MAX:
+            self._known.popitem(last=False)
+
+    def get(self, operation_id: str) -> Described | None:
+        """What is remembered of it."""
+        return self._known.get(operation_id)
+
+
+class ActionService:
+    """What runs and what ran."""
+
+    def __init__(
+        self, scheduler: Scheduler, logs: LogBook, descriptions: Descriptions, read: Callable[[str], bytes]
+    ) -> None:
+        self._scheduler = scheduler
+        self._logs = logs
+        self._descriptions = descriptions
+        self._read = read
+
+    def methods(self) -> dict[str, Method]:
+        """What this service answers, by path."""
+        pb = action_pb2
+        return {
+            _ACTION + "ListActions": Method(
+                "unary", self.list_actions, pb.ListActionsRequest, pb.ListActionsResponse
+            ),
+            _ACTION + "GetAction": Method(
+                "unary", self.get_action, pb.GetActionRequest, pb.ActionSummary
+            ),
+            _ACTION + "StreamLogs": Method(
+                "server_stream", self.stream_logs, pb.StreamLogsRequest, pb.LogRecord
+            ),
+            _ACTION + "CancelAction": Method(
+                "unary", self.cancel_action, pb.CancelActionRequest, pb.CancelActionResponse
+            ),
+        }
+
+    def list_actions(
+        self, request: action_pb2.ListActionsRequest, call: Call
+    ) -> action_pb2.ListActionsResponse:
+        """Operations, newest first."""
+        limit = min(request.page_size or 100, _LIST_MAX)
+        start = int(request.page_token) if request.page_token.isdigit() else 0
+        wanted = set(request.states)
+        chosen = [
+            summary
+            for summary in map(self._summary, self._scheduler.operations())
+            if (not wanted or summary.state in wanted)
+            and (not request.filter_instance_name or summary.instance_name == request.instance_name)
+        ]
+        answer = action_pb2.ListActionsResponse(actions=chosen[start : start + limit])
+        if start + limit < len(chosen):
+            answer.next_page_token = str(start + limit)
+        return answer
+
+    def get_action(
+        self, request: action_pb2.GetActionRequest, call: Call
+    ) -> action_pb2.ActionSummary:
+        """One operation by its id or the beginning of it."""
+        return self._summary(self._find(request.id))
+
+    def cancel_action(
+        self, request: action_pb2.CancelActionRequest, call: Call
+    ) -> action_pb2.CancelActionResponse:
+        """Stop one operation."""
+        self._scheduler.cancel(self._find(request.id).id)
+        return action_pb2.CancelActionResponse()
+
+    async def stream_logs(
+        self, request: action_pb2.StreamLogsRequest, call: Call
+    ) -> AsyncIterator[action_pb2.LogRecord]:
+        """Live output while the action runs; the stored output once it has ended."""
+        operation = self._of_logs(request)
+        sent = {1: 0, 2: 0}
+        while operation.progress.stage != "completed":
+            fence = operation.fence
+            if fence is None:
+                if not request.follow:
+                    return
+                await operation.wait_news()
+                continue
+            reader = self._logs.reader(fence)
+            sent = {1: 0, 2: 0}
+            while not reader.ended:
+                for chunk in reader.read_nowait():
+                    sent[chunk.stream] = chunk.offset + len(chunk.data)
+                    yield action_pb2.LogRecord(
+                        stream=chunk.stream,
+                        offset=chunk.offset,
+                        data=chunk.data,
+                        gap=chunk.gap,
+                    )
+                if not request.follow:
+                    return
+                await reader.wait_news()
+            await operation.wait_news()
+        for record in self._stored(operation, sent):
+            yield record

@@ -1,0 +1,284 @@
+"""Python's end of the door: a batch of events in, a batch of replies out. It knows no service and no policy.
+
+One bad event or reply never loses its batch. A call's task is cancelled when its caller is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, cast
+
+from google.protobuf.message import DecodeError
+
+from buildnet._native import Door, Store
+from buildnet.errors import BuildNetError
+from buildnet.wire.native import translated
+
+log = logging.getLogger(__name__)
+
+Kind = Literal["unary", "server_stream", "bidi"]
+Failure = tuple[int, str, bytes]
+
+_WINDOW_BYTES: Final = 64 << 10
+_MESSAGE_COST_BYTES: Final = 16
+_CALL, _MESSAGE, _HALF_CLOSE, _CANCEL, _CREDIT, _DRAINED = range(6)
+_REPLY, _SEND, _END, _FAIL, _ACK = range(5)
+_CANCELLED: Final[Failure] = (1, "the call was cancelled", b"")
+_INVALID_ARGUMENT: Final = 3
+_INTERNAL: Final[Failure] = (13, "internal error; the server's log has the details", b"")
+_STOPPING: Final[Failure] = (14, "the server is stopping", b"")
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One method: how its messages flow, who answers, and the types of its messages.
+
+    A unary handler takes (request, Call) and returns the reply, plainly or as an awaitable. A server-streaming one is
+    an async generator over the same; a bidi one gets an async iterator of requests.
+    """
+
+    kind: Kind
+    handler: Callable[[Any, Call], Any]
+    request: type[Any]
+    response: type[Any]
+
+
+@dataclass(slots=True)
+class Call:
+    """What is known of a call beside its messages. `timeout_s` is what was left when it came."""
+
+    id: int
+    peer: str
+    metadata: list[tuple[str, str | bytes]]
+    timeout_s: float | None
+
+
+class _Stream:
+    """Flow control of one stream: room for what is sent, acknowledgement of what is taken."""
+
+    def __init__(self, bridge: Bridge, call_id: int, method: Method) -> None:
+        self._bridge = bridge
+        self._id = call_id
+        self._method = method
+        self._room = _WINDOW_BYTES
+        self._inbox: deque[bytes] = deque()
+        self._ended = False
+        self._taken = 0
+        self._has_room = asyncio.Event()
+        self._has_news = asyncio.Event()
+
+    def credit(self, size_bytes: int) -> None:
+        self._room += size_bytes
+        if self._room > 0:
+            self._has_room.set()
+
+    def message(self, body: bytes) -> None:
+        self._inbox.append(body)
+        self._has_news.set()
+
+    def end(self) -> None:
+        self._ended = True
+        self._has_news.set()
+
+    async def send(self, body: bytes) -> None:
+        while self._room <= 0:
+            self._has_room.clear()
+            await self._has_room.wait()
+        self._room -= len(body) + _MESSAGE_COST_BYTES
+        self._bridge.emit((self._id, _SEND, body))
+
+    async def requests(self) -> AsyncIterator[Any]:
+        decode = self._method.request.FromString
+        while True:
+            while self._inbox:
+                body = self._inbox.popleft()
+                # A message larger than the window was let through alone, at the window's price.
+                self._taken += min(len(body) + _MESSAGE_COST_BYTES, _WINDOW_BYTES)
+                if self._taken >= _WINDOW_BYTES // 2:
+                    self._bridge.emit((self._id, _ACK, self._taken))
+                    self._taken = 0
+                yield decode(body)
+            if self._ended:
+                return
+            self._has_news.clear()
+            await self._has_news.wait()
+
+
+class Bridge:
+    """The door with Python's handlers behind it."""
+
+    def __init__(
+        self,
+        store: Store,
+        methods: Mapping[str, Method],
+        to_status: Callable[[BuildNetError], Failure],
+        *,
+        threads: int = 1,
+        execution: bool = True,
+    ) -> None:
+        self._methods = list(methods.values())
+        self._to_status = to_status
+        self._door = Door(
+            store,
+            [(path, method.kind) for path, method in methods.items()],
+            threads=threads,
+            execution=execution,
+        )
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._streams: dict[int, _Stream] = {}
+        self._outbox: list[tuple[int, int, Any]] = []
+        self._flushing = False
+        self._drained = asyncio.Event()
+
+    async def serve(self, listen: str) -> str:
+        """Listen, and return the address with the port that was taken.
+
+        Raises:
+            PortInUse: the address is taken.
+            InvalidRequest: it cannot be listened on.
+        """
+        self._loop = asyncio.get_running_loop()
+        with translated():
+            address = await asyncio.to_thread(self._door.start, listen)
+        self._loop.add_reader(self._door.fd, self._on_wake)
+        return address
+
+    async def stop(self, grace_s: float) -> None:
+        """Accept no more, let open calls end for `grace_s`, then end them with UNAVAILABLE."""
+        self._door.stop()
+        try:
+            await asyncio.wait_for(self._drained.wait(), grace_s)
+        except TimeoutError:
+            for call_id, task in list(self._tasks.items()):
+                self.emit((call_id, _FAIL, _STOPPING))
+                task.cancel()
+            if self._tasks:
+                await asyncio.wait(self._tasks.values(), timeout=grace_s)
+            self._flush()
+        finally:
+            self._loop.remove_reader(self._door.fd)
+            await asyncio.to_thread(self._door.close)
+
+    def statistics(self) -> dict[str, int]:
+        """Counts of calls and batches."""
+        return {**self._door.statistics(), "tasks": len(self._tasks), "streams": len(self._streams)}
+
+    def emit(self, op: tuple[int, int, Any]) -> None:
+        """Queue one decision for the end of this turn of the loop."""
+        self._outbox.append(op)
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        outbox, self._outbox = self._outbox, []
+        if outbox:
+            self._door.submit(outbox)
+
+    def _on_wake(self) -> None:
+        for event in self._door.drain():
+            try:
+                self._on_event(event)
+            except Exception:  # noqa: BLE001 - one bad event must not lose its batch
+                log.exception("an event of the door could not be handled")
+                if len(event) > 1:
+                    self.emit((event[1], _FAIL, _INTERNAL))
+
+    def _on_event(self, event: tuple[Any, ...]) -> None:
+        match event[0]:
+            case 0:  # _CALL
+                self._on_call(*event[1:])
+            case 1:  # _MESSAGE
+                if (stream := self._streams.get(event[1])) is not None:
+                    stream.message(event[2])
+            case 2:  # _HALF_CLOSE
+                if (stream := self._streams.get(event[1])) is not None:
+                    stream.end()
+            case 3:  # _CANCEL
+                # A task cancelled before its first step never reaches its `finally`: forget it here.
+                self._streams.pop(event[1], None)
+                if (task := self._tasks.pop(event[1], None)) is not None:
+                    task.cancel()
+            case 4:  # _CREDIT
+                if (stream := self._streams.get(event[1])) is not None:
+                    stream.credit(event[2])
+            case 5:  # _DRAINED
+                self._drained.set()
+
+    def _on_call(
+        self,
+        call_id: int,
+        index: int,
+        body: bytes | None,
+        metadata: list[tuple[str, str | bytes]],
+        timeout_s: float | None,
+        peer: str,
+    ) -> None:
+        method = self._methods[index]
+        call = Call(call_id, peer, metadata, timeout_s)
+        if method.kind == "unary":
+            try:
+                answer = method.handler(method.request.FromString(body), call)
+            except Exception as error:  # noqa: BLE001 - every failure becomes a status
+                self.emit((call_id, _FAIL, self._failure(error)))
+                return
+            if inspect.isawaitable(answer):
+                self._spawn(call_id, self._unary(call_id, answer))
+            else:
+                self.emit((call_id, _REPLY, answer.SerializeToString()))
+            return
+        stream = self._streams[call_id] = _Stream(self, call_id, method)
+        try:
+            argument = method.request.FromString(body) if body is not None else stream.requests()
+            replies = method.handler(argument, call)
+        except Exception as error:  # noqa: BLE001 - every failure becomes a status
+            self._streams.pop(call_id, None)
+            self.emit((call_id, _FAIL, self._failure(error)))
+            return
+        self._spawn(call_id, self._stream(call_id, stream, replies))
+
+    def _spawn(self, call_id: int, work: Any) -> None:
+        # The bridge holds every task by its call, and a call's end ends its task.
+        self._tasks[call_id] = self._loop.create_task(work)
+
+    async def _unary(self, call_id: int, answer: Awaitable[Any]) -> None:
+        try:
+            reply = await answer
+            self.emit((call_id, _REPLY, reply.SerializeToString()))
+        except asyncio.CancelledError:
+            self.emit((call_id, _FAIL, _CANCELLED))
+        except Exception as error:  # noqa: BLE001 - every failure becomes a status
+            self.emit((call_id, _FAIL, self._failure(error)))
+        finally:
+            self._tasks.pop(call_id, None)
+
+    async def _stream(self, call_id: int, stream: _Stream, replies: AsyncIterator[Any]) -> None:
+        try:
+            async for reply in replies:
+                await stream.send(reply.SerializeToString())
+            self.emit((call_id, _END, None))
+        except asyncio.CancelledError:
+            self.emit((call_id, _FAIL, _CANCELLED))
+        except Exception as error:  # noqa: BLE001 - every failure becomes a status
+            self.emit((call_id, _FAIL, self._failure(error)))
+        finally:
+            self._tasks.pop(call_id, None)
+            self._streams.pop(call_id, None)
+            # The generator's own `finally` runs now, not when it is collected.
+            await cast(AsyncGenerator[Any, None], replies).aclose()
+
+    def _failure(self, error: Exception) -> Failure:
+        if isinstance(error, BuildNetError):
+            if error.code == "internal":
+                log.error("a call failed inside", exc_info=error)
+            return self._to_status(error)
+        if isinstance(error, DecodeError):
+            return (_INVALID_ARGUMENT, "the request cannot be decoded", b"")
+        log.error("a call failed inside", exc_info=error)
+        return _INTERNAL

@@ -1,0 +1,183 @@
+"""Execution and Operations of REAPI over the scheduler. The door has admitted every request that comes here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import contextmanager
+from collections.abc import Iterator
+
+from buildnet.edge.bridge import Call, Method
+from buildnet.edge.status import status_of
+from buildnet.errors import InvalidRequest, NotFound, Unimplemented
+from buildnet.model.action import Outcome, Wanted
+from buildnet.ports import Progress
+from buildnet.scheduler.service import Operation, Scheduler
+from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
+from buildnet.wire._gen.google.longrunning import operations_pb2
+from buildnet.wire._gen.google.protobuf import empty_pb2
+from buildnet.wire._gen.google.rpc import status_pb2
+from buildnet.wire.actions import Described, wanted_of
+from buildnet.wire.operations import operation_of
+
+_EXECUTION = "/build.bazel.remote.execution.v2.Execution/"
+_OPERATIONS = "/google.longrunning.Operations/"
+_LIST_MAX = 1000
+
+Read = Callable[[str], bytes]
+
+
+class ExecutionService:
+    """Execute, WaitExecution and the Operations that go with them.
+
+    An operation's name is its id under `operations/`, below the instance name when there is one.
+    """
+
+    def __init__(
+        self, scheduler: Scheduler, read: Read, describe: Callable[[str, Described], None]
+    ) -> None:
+        self._scheduler = scheduler
+        self._read = read
+        self._describe = describe
+
+    def methods(self) -> dict[str, Method]:
+        """What this service answers, by path."""
+        op = operations_pb2
+        return {
+            _EXECUTION + "Execute": Method(
+                "server_stream", self.execute, re.ExecuteRequest, op.Operation
+            ),
+            _EXECUTION + "WaitExecution": Method(
+                "server_stream", self.wait, re.WaitExecutionRequest, op.Operation
+            ),
+            _OPERATIONS + "GetOperation": Method(
+                "unary", self.get, op.GetOperationRequest, op.Operation
+            ),
+            _OPERATIONS + "ListOperations": Method(
+                "unary", self.list, op.ListOperationsRequest, op.ListOperationsResponse
+            ),
+            _OPERATIONS + "CancelOperation": Method(
+                "unary", self.cancel, op.CancelOperationRequest, empty_pb2.Empty
+            ),
+            _OPERATIONS + "DeleteOperation": Method(
+                "unary", self.delete, op.DeleteOperationRequest, empty_pb2.Empty
+            ),
+            _OPERATIONS + "WaitOperation": Method(
+                "unary", self.wait_operation, op.WaitOperationRequest, op.Operation
+            ),
+        }
+
+    async def execute(
+        self, request: re.ExecuteRequest, call: Call
+    ) -> AsyncIterator[operations_pb2.Operation]:
+        """Queue or join the action and follow it until it is completed."""
+        wanted, described = wanted_of(request.instance_name, request, self._read)
+        progress: asyncio.Queue[Progress] = asyncio.Queue()
+        operation_id = self._scheduler.submit(wanted, progress.put_nowait)
+        self._describe(operation_id, described)
+        async for message in self._follow(operation_id, wanted, progress, request):
+            yield message
+
+    async def wait(
+        self, request: re.WaitExecutionRequest, call: Call
+    ) -> AsyncIterator[operations_pb2.Operation]:
+        """Follow an operation that an earlier Execute began; its present state comes at once."""
+        operation = self._find(request.name)
+        progress: asyncio.Queue[Progress] = asyncio.Queue()
+        self._scheduler.follow(operation.id, progress.put_nowait)
+        async for message in self._follow(operation.id, operation.wanted, progress, None):
+            yield message
+
+    async def _follow(
+        self,
+        operation_id: str,
+        wanted: Wanted,
+        progress: asyncio.Queue[Progress],
+        inline: re.ExecuteRequest | None,
+    ) -> AsyncIterator[operations_pb2.Operation]:
+        name = _name(wanted.key.instance, operation_id)
+        with self._unfollowed(operation_id, progress):
+            while True:
+                news = await progress.get()
+                yield operation_of(name, wanted.key.digest, news, _status, inline, self._read)
+                if news.stage == "completed":
+                    return
+
+    @contextmanager
+    def _unfollowed(self, operation_id: str, progress: asyncio.Queue[Progress]) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self._scheduler.unfollow(operation_id, progress.put_nowait)
+
+    def get(self, request: operations_pb2.GetOperationRequest, call: Call) -> operations_pb2.Operation:
+        """The present state of one operation."""
+        operation = self._find(request.name)
+        return self._message(operation)
+
+    def list(
+        self, request: operations_pb2.ListOperationsRequest, call: Call
+    ) -> operations_pb2.ListOperationsResponse:
+        """The newest operations; no filter is known."""
+        if request.filter:
+            raise Unimplemented("ListOperations knows no filter yet; leave it empty", missing="filter")
+        limit = min(request.page_size or _LIST_MAX, _LIST_MAX)
+        try:
+            start = int(request.page_token or "0")
+        except ValueError as error:
+            raise InvalidRequest("the page token is not one of ours", field="page_token") from error
+        known = list(self._scheduler.operations())
+        page = known[start : start + limit]
+        answer = operations_pb2.ListOperationsResponse()
+        answer.operations.extend(self._message(operation) for operation in page)
+        if start + limit < len(known):
+            answer.next_page_token = str(start + limit)
+        return answer
+
+    def cancel(
+        self, request: operations_pb2.CancelOperationRequest, call: Call
+    ) -> empty_pb2.Empty:
+        """Ask an operation to stop; its followers are told CANCELLED."""
+        self._scheduler.cancel(self._find(request.name).id)
+        return empty_pb2.Empty()
+
+    def delete(
+        self, request: operations_pb2.DeleteOperationRequest, call: Call
+    ) -> empty_pb2.Empty:
+        """Not built: finished operations are forgotten by themselves."""
+        raise Unimplemented(
+            "DeleteOperation is not built: finished operations are forgotten after ten minutes",
+            missing="DeleteOperation",
+        )
+
+    async def wait_operation(
+        self, request: operations_pb2.WaitOperationRequest, call: Call
+    ) -> operations_pb2.Operation:
+        """Not built: WaitExecution streams the same news."""
+        raise Unimplemented(
+            "WaitOperation is not built; follow the operation with WaitExecution", missing="WaitOperation"
+        )
+
+    def _find(self, name: str) -> Operation:
+        operation = self._scheduler.find_operation(name.rsplit("operations/", 1)[-1])
+        if operation is None or _name(operation.wanted.key.instance, operation.id) != name:
+            raise NotFound(
+                f"no operation is called {name!r}; it may have ended long ago: execute again",
+                kind="operation",
+                name=name,
+            )
+        return operation
+
+    def _message(self, operation: Operation) -> operations_pb2.Operation:
+        name = _name(operation.wanted.key.instance, operation.id)
+        return operation_of(name, operation.wanted.key.digest, operation.progress, _status)
+
+
+def _name(instance: str, operation_id: str) -> str:
+    return f"{instance}/operations/{operation_id}" if instance else f"operations/{operation_id}"
+
+
+def _status(outcome: Outcome) -> status_pb2.Status:
+    if outcome.code == "ok":
+        return status_pb2.Status()
+    return status_of(outcome.code, outcome.message, outcome.missing)

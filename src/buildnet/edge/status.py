@@ -1,0 +1,76 @@
+"""The one map from the error tree to gRPC status; a test demands a row for every code.
+
+Permanent errors are never INTERNAL or UNAVAILABLE: Go clients repeat those five times.
+"""
+
+from __future__ import annotations
+
+from buildnet.errors import BuildNetError
+from buildnet.wire._gen.google.rpc import error_details_pb2, status_pb2
+
+OK, CANCELLED, INVALID_ARGUMENT, DEADLINE_EXCEEDED, NOT_FOUND = 0, 1, 3, 4, 5
+PERMISSION_DENIED, RESOURCE_EXHAUSTED, FAILED_PRECONDITION = 7, 8, 9
+ABORTED, OUT_OF_RANGE, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS = 10, 11, 12, 13, 14, 15
+
+GRPC_CODES: dict[str, int] = {
+    "ok": OK,
+    "invalid_request": INVALID_ARGUMENT,
+    "not_found": NOT_FOUND,
+    "forbidden": PERMISSION_DENIED,
+    "unimplemented": UNIMPLEMENTED,
+    "too_large": RESOURCE_EXHAUSTED,
+    "out_of_range": OUT_OF_RANGE,
+    "blobs_missing": FAILED_PRECONDITION,
+    "output_invalid": FAILED_PRECONDITION,
+    "lease_lost": ABORTED,
+    "overloaded": RESOURCE_EXHAUSTED,
+    "storage_full": RESOURCE_EXHAUSTED,
+    "node_down": UNAVAILABLE,
+    "no_capable_worker": FAILED_PRECONDITION,
+    "deadline_passed": DEADLINE_EXCEEDED,
+    "cancelled": CANCELLED,
+    "digest_mismatch": INVALID_ARGUMENT,
+    "bad_signature": INVALID_ARGUMENT,
+    "ledger_corrupt": DATA_LOSS,
+    "sandbox_failed": FAILED_PRECONDITION,
+    "state_corrupt": DATA_LOSS,
+    "state_newer": FAILED_PRECONDITION,
+    "state_locked": FAILED_PRECONDITION,
+    "port_in_use": FAILED_PRECONDITION,
+    "internal": INTERNAL,
+}
+
+_OVERLOADED_RETRY_S = 1
+
+
+def status_of(
+    code: str, message: str, missing: tuple[str, ...] = (), field: str = ""
+) -> status_pb2.Status:
+    """A google.rpc.Status with the details that REAPI names.
+
+    Missing blobs become one PreconditionFailure violation each, `MISSING` and `blobs/HASH/SIZE` (REAPI Execute).
+    """
+    status = status_pb2.Status(code=GRPC_CODES.get(code, INTERNAL), message=message)
+    if missing:
+        failure = error_details_pb2.PreconditionFailure()
+        for digest in missing:
+            failure.violations.add(type="MISSING", subject=f"blobs/{digest}")
+        status.details.add().Pack(failure)
+    if field and status.code == INVALID_ARGUMENT:
+        request = error_details_pb2.BadRequest()
+        request.field_violations.add(field=field, description=message)
+        status.details.add().Pack(request)
+    if code == "overloaded":
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.seconds = _OVERLOADED_RETRY_S
+        status.details.add().Pack(retry)
+    info = error_details_pb2.ErrorInfo(reason=code, domain="buildnet")
+    status.details.add().Pack(info)
+    return status
+
+
+def to_status(error: BuildNetError) -> tuple[int, str, bytes]:
+    """Code, text and serialised google.rpc.Status of an error that leaves as the status of a call."""
+    missing = tuple(error.fields.get("digests", ())) if error.code == "blobs_missing" else ()
+    status = status_of(error.code, error.message, missing, str(error.fields.get("field", "")))
+    return status.code, status.message, status.SerializeToString()

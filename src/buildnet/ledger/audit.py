@@ -1,0 +1,214 @@
+"""Verify a ledger from its files alone, trusting nothing but the verifier's key. Reads a copy; changes nothing.
+
+Beyond what the entries, the tree and the signatures say, it requires that no byte of the database is without a meaning:
+rows are in their one encoding and unused space is zero, so that an altered byte is found wherever it is. It cannot find
+a whole directory that was replaced by an older copy of itself: keep a checkpoint elsewhere and pass it as `known`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from buildnet.errors import BadSignature, InvalidRequest, LedgerCorrupt, NotFound
+from buildnet.ledger import files, tree
+from buildnet.ledger.checkpoint import Checkpoint, Verifier
+from buildnet.ledger.pages import check_pages
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was verified: `root` in hex, `kinds` how many entries of each kind."""
+
+    size: int
+    root: str
+    key: str
+    kinds: dict[str, int]
+    seconds: float
+
+
+def verify(state: Path, known: str | None = None) -> Report:
+    """Verify the ledger of a state directory (or a ledger's own directory), also while a server runs.
+
+    Args:
+        state: the state directory.
+        known: a checkpoint that was kept elsewhere; the ledger must be its continuation.
+
+    Raises:
+        NotFound: there is no ledger.
+        LedgerCorrupt: it is not what it was; `where` says where.
+    """
+    started = time.perf_counter()
+    directory = state / "ledger" if (state / "ledger").is_dir() else state
+    if not (directory / files.DATABASE).exists():
+        raise NotFound(f"there is no ledger in {directory}", kind="ledger", name=str(directory))
+    with tempfile.TemporaryDirectory(prefix="buildnet-audit-") as scratch:
+        copy = Path(scratch)
+        # The notes first: the database may grow meanwhile, and must then be their continuation.
+        note = _text(directory / files.CHECKPOINT)
+        key = _text(directory / files.VERIFIER_KEY)
+        for suffix in ("", "-wal"):
+            source = directory / (files.DATABASE + suffix)
+            if source.exists():
+                shutil.copyfile(source, copy / source.name)
+        report = _verify_copy(copy, key, note, known)
+    return Report(*report, seconds=time.perf_counter() - started)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode()
+    except FileNotFoundError:
+        raise LedgerCorrupt(f"{path} is absent", where=path.name) from None
+    except UnicodeDecodeError as error:
+        raise LedgerCorrupt(f"{path} is not text", where=path.name) from error
+
+
+def _verify_copy(
+    copy: Path, key: str, note: str, known: str | None
+) -> tuple[int, str, str, dict[str, int]]:
+    try:
+        verifier = Verifier.parse(key.removesuffix("\n"))
+        if verifier.text + "\n" != key:
+            raise InvalidRequest("the key's file is not in its one form", field="key")
+    except InvalidRequest as error:
+        raise LedgerCorrupt(f"{files.VERIFIER_KEY}: {error}", where=files.VERIFIER_KEY) from error
+    head = _open(verifier, note, files.CHECKPOINT)
+    try:
+        connection = sqlite3.connect(copy / files.DATABASE, isolation_level=None)
+        try:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            _check_database(connection)
+            writer = _check_writers(connection)
+            kinds = _check_rows(connection, verifier, head, known)
+            size = sum(kinds.values())
+            root = _root(connection, size)
+        finally:
+            connection.close()
+    except sqlite3.DatabaseError as error:
+        raise LedgerCorrupt(f"the database is damaged: {error}", where=files.DATABASE) from error
+    check_pages((copy / files.DATABASE).read_bytes(), writer)
+    return size, root.hex(), verifier.text, dict(kinds)
+
+
+def _open(verifier: Verifier, note: str, where: str) -> Checkpoint:
+    try:
+        checkpoint = verifier.open(note)
+    except BadSignature as error:
+        raise LedgerCorrupt(f"{where}: {error}", where=where) from error
+    if note.partition("\n\n")[2].count("\n") != 1 or not note.endswith("\n"):
+        raise LedgerCorrupt(f"{where}: the note is not in its one form", where=where)
+    return checkpoint
+
+
+def _check_database(connection: sqlite3.Connection) -> None:
+    found = connection.execute("PRAGMA integrity_check").fetchall()
+    if found != [("ok",)]:
+        raise LedgerCorrupt(f"the database is damaged: {found[0][0]}", where=files.DATABASE)
+    with_reference = sqlite3.connect(":memory:", isolation_level=None)
+    try:
+        with_reference.execute(f"PRAGMA page_size = {files.PAGE_BYTES}")
+        files.create(with_reference)
+        query = "SELECT type, name, tbl_name, rootpage, sql FROM sqlite_schema ORDER BY rowid"
+        expected = with_reference.execute(query).fetchall()
+    finally:
+        with_reference.close()
+    if connection.execute(query).fetchall() != expected:
+        raise LedgerCorrupt("the database's schema is not the ledger's", where="schema")
+
+
+def _check_writers(connection: sqlite3.Connection) -> str:
+    versions = [row[0] for row in connection.execute("SELECT sqlite_version FROM writer ORDER BY number")]
+    if not versions or not all(isinstance(version, bytes) for version in versions):
+        raise LedgerCorrupt("nobody is named who wrote the database", where="writer")
+    return bytes(versions[-1]).decode(errors="replace")
+
+
+def _check_rows(
+    connection: sqlite3.Connection, verifier: Verifier, head: Checkpoint, known: str | None
+) -> Counter[str]:
+    """Walk leaves, nodes and checkpoints side by side, in bounded memory."""
+    frontier = tree.Frontier()
+    nodes = connection.execute("SELECT position, hash FROM node ORDER BY position")
+    notes = connection.execute("SELECT size, note FROM checkpoint ORDER BY size")
+    kept = None if known is None else _open(verifier, known, "known checkpoint")
+    kinds: Counter[str] = Counter()
+    place, signed = 0, 0
+    next_note = notes.fetchone()
+    for seq, body in connection.execute("SELECT seq, body FROM leaf ORDER BY seq"):
+        where = f"entry {frontier.size}"
+        if seq != frontier.size or not isinstance(body, bytes):
+            raise LedgerCorrupt(f"{where} is absent or not in its place", where=where)
+        kinds[_kind(body, where)] += 1
+        for complete in frontier.append(tree.leaf_hash(body)):
+            if nodes.fetchone() != (place, complete):
+                raise LedgerCorrupt(f"{where} is not what the tree says", where=where)
+            place += 1
+        if next_note is not None and next_note[0] == frontier.size:
+            if not isinstance(next_note[1], bytes):
+                raise LedgerCorrupt(f"the checkpoint of {next_note[0]} is not a note", where="checkpoint")
+            _same(_open(verifier, next_note[1].decode(errors="replace"), f"checkpoint {frontier.size}"), frontier)
+            signed = frontier.size
+            next_note = notes.fetchone()
+        for expected in (head, kept):
+            if expected is not None and expected.size == frontier.size:
+                _same(expected, frontier)
+    if next_note is not None or nodes.fetchone() is not None:
+        raise LedgerCorrupt("the tree or its checkpoints go on after the last entry", where="tail")
+    if signed != frontier.size:
+        raise LedgerCorrupt("the last entries are under no checkpoint", where="tail")
+    for expected in (head, kept):
+        if expected is not None and expected.size > frontier.size:
+            raise LedgerCorrupt(
+                f"the ledger holds {frontier.size} entries, a checkpoint says {expected.size}: its tail is lost",
+                where="tail",
+            )
+    return kinds
+
+
+def _same(checkpoint: Checkpoint, frontier: tree.Frontier) -> None:
+    if checkpoint.root != frontier.root() or checkpoint.size != frontier.size:
+        raise LedgerCorrupt(
+            f"the entries do not have the root that the checkpoint of {frontier.size} signs",
+            where=f"checkpoint {frontier.size}",
+        )
+
+
+def _kind(body: bytes, where: str) -> str:
+    try:
+        value = json.loads(body)
+        again = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        kind = value["kind"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise LedgerCorrupt(f"{where} is not an event", where=where) from error
+    if again != body or not isinstance(kind, str):
+        raise LedgerCorrupt(f"{where} is not in its one form", where=where)
+    return kind
+
+
+def _root(connection: sqlite3.Connection, size: int) -> bytes:
+    def node(level: int, index: int) -> bytes:
+        place = (tree.position(level, index),)
+        return bytes(connection.execute("SELECT hash FROM node WHERE position = ?", place).fetchone()[0])
+
+    return tree.Frontier.load(size, node).root()
+
+
+def iterate(state: Path) -> Iterator[tuple[int, bytes]]:
+    """Entries of a ledger whose server does not run, in order."""
+    path = (state / "ledger" if (state / "ledger").is_dir() else state) / files.DATABASE
+    if not path.exists():
+        raise NotFound(f"there is no ledger in {path.parent}", kind="ledger", name=str(path.parent))
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        for seq, body in connection.execute("SELECT seq, body FROM leaf ORDER BY seq"):
+            yield seq, bytes(body)
+    finally:
+        connection.close()

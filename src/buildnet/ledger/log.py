@@ -1,0 +1,299 @@
+"""The ledger's one writer: entries, tree nodes and a signed checkpoint in one transaction, or none of them.
+
+An append is acknowledged once its transaction is committed. Whoever comes meanwhile shares the next transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from buildnet.errors import LedgerCorrupt, NotFound, OutOfRange, Overloaded, StateCorrupt, StorageFull, TooLarge
+from buildnet.ledger import files, tree
+from buildnet.ledger.checkpoint import Checkpoint, Signer, Verifier
+from buildnet.model.entry import Entry
+
+T = TypeVar("T")
+
+WAITING_MAX = 100_000
+_BATCH_MAX = 4096
+_READ_AT_ONCE = 500
+
+
+def load_or_create_key(path: Path) -> Signer:
+    """The key at `path`, made at first use with mode 0600. It is never logged.
+
+    Raises:
+        StateCorrupt: the file does not hold a key.
+    """
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    try:
+        seed = bytes.fromhex(path.read_text().strip())
+        key = Ed25519PrivateKey.from_private_bytes(seed)
+    except FileNotFoundError:
+        key = Ed25519PrivateKey.generate()
+        temporary = path.with_name(path.name + ".new")
+        temporary.unlink(missing_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(key.private_bytes_raw().hex() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except ValueError as error:
+        raise StateCorrupt(f"{path} does not hold a key; restore it from a copy", path=str(path)) from error
+    origin = f"buildnet.local/ledger/{key.public_key().public_bytes_raw().hex()[:16]}"
+    return Signer(origin, key)
+
+
+class LedgerLog:
+    """An open ledger. Appending belongs to one event loop; reading runs in threads."""
+
+    def __init__(self, directory: Path, signer: Signer, connection: sqlite3.Connection, durability: str) -> None:
+        self._directory = directory
+        self._signer = signer
+        self._connection = connection
+        self._power = durability == "power"
+        self._thread = ThreadPoolExecutor(1, "buildnet-ledger")
+        self._readers = ThreadPoolExecutor(1, "buildnet-ledger-read")
+        self._reader: sqlite3.Connection | None = None
+        self._waiting: list[tuple[list[bytes], asyncio.Future[int]]] = []
+        self._flusher: asyncio.Task[None] | None = None
+        self._grown = asyncio.Event()
+        self._frontier = self._load()
+        self.size = self._frontier.size
+
+    @classmethod
+    def open(cls, directory: Path, signer: Signer, durability: str) -> LedgerLog:
+        """Open or create the ledger in `directory`.
+
+        Raises:
+            StateNewer, StateCorrupt: it cannot be opened.
+            LedgerCorrupt: it is not what its own checkpoint says; `ledger verify` says more.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        log = cls(directory, signer, files.open_database(directory, durability), durability)
+        log._note_writer()
+        return log
+
+    @property
+    def verifier(self) -> Verifier:
+        """The key that checkpoints are verified with."""
+        return self._signer.verifier
+
+    def _node(self, level: int, index: int) -> bytes:
+        return _node_of(self._connection, level, index)
+
+    def _load(self) -> tree.Frontier:
+        row = self._connection.execute("SELECT max(seq) FROM leaf").fetchone()
+        size = 0 if row[0] is None else row[0] + 1
+        frontier = tree.Frontier.load(size, self._node)
+        path = self._directory / files.CHECKPOINT
+        if path.exists():
+            known = self.verifier.open(path.read_text())
+            if known.size > size:
+                raise LedgerCorrupt(
+                    f"the ledger in {self._directory} holds {size} entries, its checkpoint says {known.size}: it lost its "
+                    "tail; restore it from a copy, or move the directory aside to begin a new ledger",
+                    where="checkpoint",
+                )
+        return frontier
+
+    def _note_writer(self) -> None:
+        version = sqlite3.sqlite_version.encode()
+        last = self._connection.execute("SELECT sqlite_version FROM writer ORDER BY number DESC LIMIT 1").fetchone()
+        if last is None or last[0] != version:
+            self._connection.execute("INSERT INTO writer (sqlite_version) VALUES (?)", (version,))
+        (self._directory / files.VERIFIER_KEY).write_text(self.verifier.text + "\n")
+
+    async def append(self, entries: Sequence[Entry]) -> int:
+        """See ports.Ledger.
+
+        Raises:
+            TooLarge: an entry is over BODY_BYTES_MAX; none is written.
+            Overloaded: WAITING_MAX appends wait already.
+            StorageFull: the disk is full; none is written.
+        """
+        bodies = [entry.encode() for entry in entries]
+        for body in bodies:
+            if len(body) > files.BODY_BYTES_MAX:
+                raise TooLarge(
+                    f"a ledger entry of {len(body)} bytes is over the limit", limit_bytes=files.BODY_BYTES_MAX
+                )
+        if len(self._waiting) >= WAITING_MAX:
+            raise Overloaded("the ledger cannot keep up; try again later", limit=WAITING_MAX)
+        loop = asyncio.get_running_loop()
+        first: asyncio.Future[int] = loop.create_future()
+        self._waiting.append((bodies, first))
+        if self._flusher is None or self._flusher.done():
+            self._flusher = loop.create_task(self._flush())
+        return await asyncio.shield(first)
+
+    async def _flush(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            batch, self._waiting = self._waiting[:_BATCH_MAX], self._waiting[_BATCH_MAX:]
+            bodies = [body for group, _ in batch for body in group]
+            try:
+                first = await loop.run_in_executor(self._thread, self._commit, bodies)
+            except Exception as error:  # every waiter is told what happened to its append
+                for _, waiter in batch:
+                    if not waiter.done():
+                        waiter.set_exception(error)
+                continue
+            for group, waiter in batch:
+                if not waiter.done():
+                    waiter.set_result(first)
+                first += len(group)
+            self.size = first
+            self._grown.set()
+            self._grown = asyncio.Event()
+
+    def _commit(self, bodies: list[bytes]) -> int:
+        first = self._frontier.size
+        frontier = self._frontier.copy()
+        place = 2 * first - first.bit_count()
+        leaves, nodes = [], []
+        for body in bodies:
+            leaves.append((frontier.size, body))
+            for complete in frontier.append(tree.leaf_hash(body)):
+                nodes.append((place, complete))
+                place += 1
+        checkpoint = Checkpoint(self._signer.verifier.name, frontier.size, frontier.root())
+        note = self._signer.sign(checkpoint)
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                self._connection.executemany("INSERT INTO leaf (seq, body) VALUES (?, ?)", leaves)
+                self._connection.executemany("INSERT INTO node (position, hash) VALUES (?, ?)", nodes)
+                self._connection.execute(
+                    "INSERT INTO checkpoint (size, note) VALUES (?, ?)", (frontier.size, note.encode())
+                )
+                self._connection.execute("COMMIT")
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+        except sqlite3.OperationalError as error:
+            if "full" in str(error):
+                raise StorageFull(f"the ledger cannot be written: {error}; make room") from error
+            raise StateCorrupt(f"the ledger cannot be written: {error}", path=str(self._directory)) from error
+        self._frontier = frontier
+        self._write_note(note)
+        return first
+
+    def _write_note(self, note: str) -> None:
+        path = self._directory / files.CHECKPOINT
+        temporary = path.with_name("checkpoint.new")
+        with temporary.open("w") as file:
+            file.write(note)
+            if self._power:
+                file.flush()
+                os.fsync(file.fileno())
+        temporary.replace(path)
+
+    # Reading.
+
+    async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read_now, work)
+
+    def _read_now(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        if self._reader is None:
+            path = self._directory / files.DATABASE
+            self._reader = sqlite3.connect(f"file:{path}?mode=ro", uri=True, check_same_thread=False)
+        return work(self._reader)
+
+    async def get(self, index: int) -> bytes:
+        """The body of one entry.
+
+        Raises:
+            NotFound: there is none.
+        """
+        bodies = await self.read(index, 1)
+        if not bodies:
+            raise NotFound(f"the ledger has no entry {index}; it has {self.size}", kind="entry", name=str(index))
+        return bodies[0]
+
+    async def read(self, start: int, count: int) -> list[bytes]:
+        """Bodies from `start` on, at most `count` of them."""
+
+        def rows(connection: sqlite3.Connection) -> list[bytes]:
+            query = "SELECT body FROM leaf WHERE seq >= ? ORDER BY seq LIMIT ?"
+            return [bytes(row[0]) for row in connection.execute(query, (start, count))]
+
+        return await self._read(rows)
+
+    async def tail(self, start: int, *, follow: bool) -> AsyncIterator[tuple[int, bytes]]:
+        """Entries with their indices from `start` on; with `follow`, also those to come."""
+        while True:
+            grown = self._grown
+            while start < self.size:
+                for body in await self.read(start, _READ_AT_ONCE):
+                    yield start, body
+                    start += 1
+            if not follow:
+                return
+            await grown.wait()
+
+    async def checkpoint(self, size: int = 0) -> str:
+        """The signed note of the newest checkpoint, or of the one of `size` entries.
+
+        Raises:
+            NotFound: no checkpoint has that size.
+        """
+
+        def note(connection: sqlite3.Connection) -> str | None:
+            query = "SELECT note FROM checkpoint WHERE size = ? OR ? = 0 ORDER BY size DESC LIMIT 1"
+            row = connection.execute(query, (size, size)).fetchone()
+            return None if row is None else bytes(row[0]).decode()
+
+        found = await self._read(note)
+        if found is None:
+            raise NotFound(f"the ledger has no checkpoint of size {size}", kind="checkpoint", name=str(size))
+        return found
+
+    async def prove_inclusion(self, index: int, size: int) -> list[bytes]:
+        """The audit path of an entry in the tree of `size` entries.
+
+        Raises:
+            OutOfRange: there is no such entry or size.
+        """
+        if not 0 <= index < size <= self.size:
+            raise OutOfRange(f"there is no entry {index} among {size}; the ledger has {self.size}", offset=index)
+        return await self._read(lambda c: tree.prove_inclusion(index, size, lambda n, i: _node_of(c, n, i)))
+
+    async def prove_consistency(self, older: int, newer: int) -> list[bytes]:
+        """That the first `older` entries begin the first `newer`.
+
+        Raises:
+            OutOfRange: unless 1 <= older <= newer <= size.
+        """
+        if not 1 <= older <= newer <= self.size:
+            raise OutOfRange(f"no proof leads from {older} to {newer}; the ledger has {self.size}", offset=older)
+        return await self._read(lambda c: tree.prove_consistency(older, newer, lambda n, i: _node_of(c, n, i)))
+
+    async def close(self) -> None:
+        """Finish what waits, and fold the write-ahead log into the database."""
+        if self._flusher is not None:
+            await self._flusher
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        self._thread.shutdown()
+        self._readers.shutdown()
+        if self._reader is not None:
+            self._reader.close()
+        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._connection.close()
+
+
+def _node_of(connection: sqlite3.Connection, level: int, index: int) -> bytes:
+    row = connection.execute("SELECT hash FROM node WHERE position = ?", (tree.position(level, index),)).fetchone()
+    if row is None:
+        raise LedgerCorrupt(f"the tree's node {level}/{index} is absent", where=f"node {level}/{index}")
+    return bytes(row[0])

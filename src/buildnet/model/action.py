@@ -1,0 +1,81 @@
+"""What one action is to the rooms: its identity, what it requires, and how it ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from buildnet.model.digest import Digest
+
+Properties = frozenset[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ActionKey:
+    """Identity of one action's result: the instance name and the digest of the Action's exact bytes."""
+
+    instance: str
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One request to have an action's result.
+
+    `requirements` are the platform properties of the Action (else of the Command), each of which a worker must offer.
+    `timeout_s` is already bounded by the server's maximum. `priority`: lower runs sooner (REAPI ExecutionPolicy).
+    """
+
+    key: ActionKey
+    requirements: Properties
+    timeout_s: float
+    priority: int = 0
+    do_not_cache: bool = False
+    skip_cache_lookup: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A fenced assignment of one action to one worker. Only the newest fence of an action may publish."""
+
+    fence: int
+    key: ActionKey
+    worker: str
+    attempt: int
+    timeout_s: float
+
+
+Code = Literal[
+    "ok",
+    "invalid_request",
+    "blobs_missing",
+    "output_invalid",
+    "deadline_passed",
+    "cancelled",
+    "too_large",
+    "storage_full",
+    "sandbox_failed",
+    "node_down",
+    "no_capable_worker",
+    "overloaded",
+    "internal",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an attempt ended.
+
+    `result` holds the exact bytes of an ActionResult; it is there when `code` is "ok" (whatever the exit code was)
+    and may be there otherwise, to carry the logs of a command that was stopped. `missing` lists digest texts when
+    `code` is "blobs_missing". `worker` is the node that ran it, "" when none did.
+    """
+
+    code: str
+    result: bytes | None
+    message: str = ""
+    worker: str = ""
+    exit_code: int = 0
+    missing: tuple[str, ...] = ()
+    cached: bool = False
+    entry_index: int | None = None

@@ -1,0 +1,54 @@
+"""A digest names content: function, hash and size together. It never says where the bytes are."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+from buildnet.errors import InvalidRequest
+
+_TEXT = re.compile(r"([0-9a-f]{64})/(0|[1-9][0-9]{0,18})")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Digest:
+    """A REAPI Digest (build.bazel.remote.execution.v2.Digest) under SHA-256.
+
+    Shapes: `hash` 64 lower-case hex digits; `size_bytes` >= 0.
+    Size is part of the identity: right hash with wrong size is another digest (REAPI section Digest).
+    """
+
+    hash: str
+    size_bytes: int
+
+    @property
+    def text(self) -> str:
+        """`hash/size`, the form that crosses the native boundary and the command line."""
+        return f"{self.hash}/{self.size_bytes}"
+
+    @classmethod
+    def parse(cls, text: str) -> Digest:
+        """Parse `hash/size`.
+
+        Raises:
+            InvalidRequest: the text is anything else.
+        """
+        match = _TEXT.fullmatch(text)
+        if match is None:
+            raise InvalidRequest(
+                f"{text!r} is not a digest; write HASH/SIZE with 64 lower-case hex digits",
+                field="digest",
+            )
+        return cls(match[1], int(match[2]))
+
+    @classmethod
+    def of(cls, data: bytes) -> Digest:
+        """The digest of bytes in memory."""
+        return cls(hashlib.sha256(data).hexdigest(), len(data))
+
+    def __str__(self) -> str:
+        return self.text
+
+
+EMPTY = Digest.of(b"")

@@ -1,0 +1,28 @@
+"""One event for the ledger."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+Value = str | int | bool | list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A significant event: `kind` is dotted (`action.published`), `at_unix_ms` is the controller's clock.
+
+    Kinds so far: controller.started, node.joined, node.left, action.submitted, action.assigned, action.published,
+    action.failed, action.cancelled. Values are strings, integers, booleans and lists of strings: no floats, so that
+    one event has one encoding.
+    """
+
+    kind: str
+    at_unix_ms: int
+    fields: Mapping[str, Value] = field(default_factory=dict)
+
+    def encode(self) -> bytes:
+        """The leaf's exact bytes: JSON, UTF-8, sorted keys, no white space (docs/design/ledger.md)."""
+        body = {"at_unix_ms": self.at_unix_ms, "kind": self.kind, "v": 1, **self.fields}
+        return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()

@@ -1,0 +1,100 @@
+"""Every Protocol the rooms talk through, on one page. Rooms import this, never each other.
+
+A port says what its caller may rely on; each has one contract suite in tests/contract, run against every
+implementation and every fake of buildnet.testing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from buildnet.model.action import ActionKey, Lease, Outcome
+from buildnet.model.entry import Entry
+
+
+class Clock(Protocol):
+    """Time as an argument."""
+
+    def now_unix_ms(self) -> int:
+        """Wall clock, for people and ledger entries."""
+        ...
+
+    def monotonic_s(self) -> float:
+        """For deadlines."""
+        ...
+
+
+class ActionCache(Protocol):
+    """Results by action. A hit is complete: every blob it references is present (REAPI GetActionResult)."""
+
+    async def get(self, key: ActionKey) -> bytes | None:
+        """The exact bytes of the stored ActionResult, or None when absent or incomplete."""
+        ...
+
+    async def put(self, key: ActionKey, result: bytes, entry_index: int) -> None:
+        """Store a result that the ledger already holds at `entry_index`.
+
+        Raises:
+            BlobsMissing: the result references blobs that are absent; nothing is stored.
+        """
+        ...
+
+
+class BlobStore(Protocol):
+    """What the control side asks of the CAS; bytes themselves stay in the native half."""
+
+    async def missing_of_result(self, result: bytes) -> Sequence[str]:
+        """Digest texts that an ActionResult references, at any depth, and that are absent."""
+        ...
+
+
+class Ledger(Protocol):
+    """The append-only, tamper-evident log."""
+
+    async def append(self, entries: Sequence[Entry]) -> int:
+        """Return the index of the first entry once all are durable under a signed checkpoint.
+
+        Repeat: not safe; each call appends again.
+        """
+        ...
+
+
+class WorkerLink(Protocol):
+    """A live session to one worker. Methods never block and never raise: a dead session is reported as a loss."""
+
+    def assign(self, lease: Lease) -> None:
+        """Ask the worker to run."""
+        ...
+
+    def cancel(self, fence: int, reason: str) -> None:
+        """Ask the worker to stop and forget; safe for a fence that it does not know."""
+        ...
+
+    def settle(self, fence: int) -> None:
+        """Tell the worker that its Done was taken (or refused for good): it need not repeat it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a follower of an operation is told. `stage` is queued, executing or completed (REAPI ExecutionStage)."""
+
+    stage: str
+    outcome: Outcome | None = None
+    worker: str = ""
+    position: int | None = None
+
+
+Follower = Callable[[Progress], None]
+
+
+class Publisher(Protocol):
+    """The one way a result becomes visible: blobs durable, entry committed, cache written, then told."""
+
+    def publish(
+        self, lease: Lease, outcome: Outcome, *, cacheable: bool
+    ) -> Awaitable[Outcome]:
+        """Return the outcome to tell, with its `entry_index`; a result that lost its blobs comes back as an error."""
+        ...

@@ -1,0 +1,204 @@
+"""What a command may touch is declared, and a plan promises no more than its backend enforces.
+Pure: starts nothing.
+
+Effects are declared as platform properties `effect:NAME=LEVEL`. What is not declared gets the least
+that this house can give: no network where the kernel allows it, and a plan that says `advisory`
+where it does not. What is declared is enforced or refused, never quietly weakened.
+
+| property | levels | undeclared |
+|---|---|---|
+| `effect:network` | `none`: no interface but loopback; `ambient`: the machine's network | `none` |
+| `effect:read` | `ambient`: the machine's files beside the inputs | `ambient` |
+| `effect:write` | `declared`: only declared outputs are kept | `declared` |
+| `effect:clock`, `effect:random` | `ambient`: the machine's own | `ambient` |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal
+
+from buildnet.errors import InvalidRequest, SandboxFailed
+from buildnet.model.action import Properties
+
+Isolation = Literal["namespaces", "process"]
+Assurance = Literal["enforced", "advisory"]
+
+EFFECT_PREFIX: Final = "effect:"
+_LEVELS: Final[Mapping[str, frozenset[str]]] = {
+    "network": frozenset({"none", "ambient"}),
+    "read": frozenset({"ambient"}),
+    "write": frozenset({"declared"}),
+    "clock": frozenset({"ambient"}),
+    "random": frozenset({"ambient"}),
+}
+# The full vocabulary of the design; a level that exists and is not built is refused otherwise than
+# one that does not.
+_KNOWN_LEVELS: Final = frozenset({"none", "virtual", "declared", "budgeted", "ambient"})
+
+SEARCH_PATH: Final = ("/usr/local/bin", "/usr/bin", "/bin")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one command may use. None: as much as the machine has.
+
+    `memory_bytes` and `pids_max` are of the whole action, `cpu_s` of each process,
+    `log_size_bytes_max` of stdout and stderr together.
+    """
+
+    memory_bytes: int | None = None
+    pids_max: int | None = 1024
+    cpu_s: float | None = None
+    log_size_bytes_max: int = 64 << 20
+
+    def within(self, memory_bytes: int) -> Limits:
+        """These limits on a machine with so much memory: no command may have more than there is."""
+        return replace(self, memory_bytes=min(self.memory_bytes or memory_bytes, memory_bytes))
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What a worker runs commands with. `private_network`: a command can be kept from the machine's
+    network.
+    """
+
+    isolation: Isolation
+    private_network: bool
+
+
+def means_of(probe: Mapping[str, bool], wanted: str | None = None) -> Means:
+    """Choose the backend: the one wanted, else the strongest that the kernel's probe allows.
+
+    Raises:
+        SandboxFailed: namespaces are wanted and the kernel refuses them.
+    """
+    namespaces = probe.get("namespaces", False)
+    if wanted == "namespaces" and not namespaces:
+        raise SandboxFailed(
+            "this kernel refuses unprivileged namespaces; allow them "
+            "(kernel.unprivileged_userns_clone=1) or accept isolation 'process'"
+        )
+    if wanted == "process" or not namespaces:
+        return Means("process", private_network=False)
+    return Means("namespaces", private_network=probe.get("network_namespace", False))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How to run one command.
+
+    `env` is exactly what the Command says (REAPI Command.environment_variables): nothing of the
+    worker's own leaks in. `assurance` is `enforced` when every effect of `effects` is, and
+    `advisory` when the command is trusted to keep to some of them.
+    """
+
+    argv: tuple[str, ...]
+    env: tuple[tuple[str, str], ...]
+    isolation: Isolation
+    network: bool
+    timeout_s: float
+    limits: Limits
+    effects: Mapping[str, str] = field(default_factory=dict)
+    assurance: Assurance = "enforced"
+
+
+def offered_effects(means: Means) -> Properties:
+    """Every `effect:` property that a worker with these means can enforce."""
+    return frozenset(
+        (EFFECT_PREFIX + name, level)
+        for name, levels in _LEVELS.items()
+        for level in levels
+        if _enforced(name, level, means)
+    )
+
+
+def plan_of(
+    argv: Sequence[str],
+    env: Sequence[tuple[str, str]],
+    properties: Properties,
+    means: Means,
+    limits: Limits,
+    timeout_s: float,
+) -> Plan:
+    """Decide how to run a command.
+
+    Raises:
+        InvalidRequest: no arguments, a name or argument that no process can be given, or an unknown
+        effect.
+        SandboxFailed: an effect is declared at a level that this worker cannot enforce.
+    """
+    _check(argv, env)
+    declared = _declared(properties)
+    for name, level in declared.items():
+        if not _enforced(name, level, means):
+            raise SandboxFailed(
+                f"{EFFECT_PREFIX}{name}={level} cannot be enforced by isolation "
+                f"{means.isolation!r} on this worker; declare another level of "
+                f"{' or '.join(sorted(_LEVELS[name]))}, or use a worker that offers it"
+            )
+    effects = {"network": "none", "read": "ambient", "write": "declared"} | declared
+    enforced = all(_enforced(name, level, means) for name, level in effects.items())
+    return Plan(
+        argv=tuple(argv),
+        env=tuple(env),
+        isolation=means.isolation,
+        network=effects["network"] == "ambient",
+        timeout_s=timeout_s,
+        limits=limits,
+        effects=effects,
+        assurance="enforced" if enforced else "advisory",
+    )
+
+
+def _enforced(name: str, level: str, means: Means) -> bool:
+    if level not in _LEVELS[name]:
+        return False
+    return not (name == "network" and level == "none" and not means.private_network)
+
+
+def _declared(properties: Properties) -> dict[str, str]:
+    declared: dict[str, str] = {}
+    for key, level in sorted(properties):
+        if not key.startswith(EFFECT_PREFIX):
+            continue
+        name = key.removeprefix(EFFECT_PREFIX)
+        if name not in _LEVELS or level not in _KNOWN_LEVELS:
+            raise InvalidRequest(
+                f"{key}={level} is not an effect; effects are {', '.join(sorted(_LEVELS))} at one "
+                f"of {', '.join(sorted(_KNOWN_LEVELS))}",
+                field="platform.properties",
+            )
+        if declared.setdefault(name, level) != level:
+            raise InvalidRequest(
+                f"{key} is declared twice, as {declared[name]} and {level}; declare it once",
+                field="platform.properties",
+            )
+    return declared
+
+
+def _check(argv: Sequence[str], env: Sequence[tuple[str, str]]) -> None:
+    if not argv or not argv[0]:
+        raise InvalidRequest("the command has no arguments; the first is the program", field="command.arguments")
+    if any("\0" in argument for argument in argv):
+        raise InvalidRequest("an argument holds a NUL byte", field="command.arguments")
+    for name, value in env:
+        if not name or "=" in name or "\0" in name or "\0" in value:
+            raise InvalidRequest(
+                f"{name!r} cannot name an environment variable, or its value holds a NUL byte",
+                field="command.environment_variables",
+            )
+
+
+def search_path(env: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    """Directories to look in for a program named without a slash: PATH of the Command, else the
+    usual ones.
+
+    REAPI 2.3: a bare name is looked up in the PATH of the *Command's* environment. A relative or
+    empty entry would mean the working directory, which is full of inputs; as in POSIX it does.
+    """
+    for name, value in reversed(env):
+        if name == "PATH":
+            return tuple(entry or "." for entry in value.split(":"))
+    return SEARCH_PATH

@@ -1,0 +1,1 @@
+"""Scheduling in three rings: core decides, service applies, the edge translates."""

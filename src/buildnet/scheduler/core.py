@@ -1,0 +1,613 @@
+"""The scheduler's core: `step(event) -> effects`. No I/O, no clock, no randomness, no loop; every id may be stale.
+
+What it promises, and what tests/explore shows to break when the mechanism is switched off:
+an action that may be cached is published at most once at a time (join, fence); fences only rise; nobody is told a result
+before it is published; a worker's death strands nobody (requeue, lease deadlines); a worker is told until it hears
+(settle).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal
+
+from buildnet.model.action import ActionKey, Lease, Outcome, Wanted
+from buildnet.model.node import WorkerOffer
+
+EntryState = Literal["looking", "queued", "leased", "publishing"]
+
+# Failures that say more about the node than about the action: tried again on another one.
+_RETRIED: Final = frozenset({"sandbox_failed", "node_down", "storage_full", "internal", "cancelled"})
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What bounds the scheduler. `attempts_max` counts assignments of one entry, whoever lost them.
+
+    What a lost worker offered counts as offered for `absent_worker_s` more: it may return.
+    """
+
+    queue_length_max: int = 100_000
+    attempts_max: int = 5
+    lease_s: float = 4.0
+    publications_max: int = 2
+    absent_worker_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Mechanisms:
+    """Switched off one at a time by the explorer; production never passes another than the default."""
+
+    join: bool = True
+    look_again: bool = True
+    fence: bool = True
+    requeue: bool = True
+    settle: bool = True
+
+
+# Events.
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """A client asks for an action's result under a fresh operation id."""
+
+    operation: str
+    wanted: Wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The answer to Lookup; `outcome` is None for a miss."""
+
+    entry: int
+    outcome: Outcome | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerUp:
+    """A worker's session began; it still runs the attempts of these fences."""
+
+    offer: WorkerOffer
+    running: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLost:
+    """A worker's session ended; it may still be running."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """A worker takes no more."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """A worker lives and runs these fences."""
+
+    worker: str
+    fences: tuple[int, ...]
+    now_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """Execution has begun."""
+
+    worker: str
+    fence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """An attempt ended."""
+
+    worker: str
+    fence: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The answer to Publish: what to tell."""
+
+    entry: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """A client wants its operation to stop."""
+
+    operation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passed."""
+
+    now_s: float
+
+
+Event = (
+    Want | Found | WorkerUp | WorkerLost | Drain | Heartbeat | Accepted | Done | Published | Cancel | Tick
+)
+
+
+# Effects.
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """Ask the action cache, then send Found."""
+
+    entry: int
+    key: ActionKey
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    """Give the lease to its worker."""
+
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Tell a worker that an attempt is not wanted."""
+
+    worker: str
+    fence: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """Tell a worker that its Done need not be repeated."""
+
+    worker: str
+    fence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Make a result visible, then send Published."""
+
+    entry: int
+    lease: Lease
+    outcome: Outcome
+    cacheable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Tell a follower where its operation stands; completed exactly once."""
+
+    operation: str
+    stage: Literal["queued", "executing", "completed"]
+    outcome: Outcome | None = None
+    worker: str = ""
+    fence: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Write an entry to the ledger; nobody waits for it."""
+
+    kind: str
+    lease: Lease | None
+    key: ActionKey
+    outcome: Outcome | None = None
+
+
+Effect = Lookup | Assign | Stop | Settle | Publish | Tell | Record
+
+
+@dataclass(slots=True)
+class _Entry:
+    """One wanted action and everybody who waits for it."""
+
+    id: int
+    wanted: Wanted
+    followers: list[str]
+    state: EntryState
+    lookers: int = 0
+    demanded: bool = False
+    lease: Lease | None = None
+    deadline_s: float = 0.0
+    attempts: int = 0
+    publications: int = 0
+    avoid: str = ""
+
+
+@dataclass(slots=True)
+class _Worker:
+    """A worker whose session is open."""
+
+    offer: WorkerOffer
+    fences: set[int] = field(default_factory=set)
+    draining: bool = False
+
+    @property
+    def free(self) -> int:
+        return 0 if self.draining else self.offer.slots - len(self.fences)
+
+
+def matches(wanted: Wanted, offer: WorkerOffer) -> bool:
+    """Whether the worker offers every required name and value (REAPI Platform: all must hold)."""
+    return wanted.requirements <= offer.properties
+
+
+class SchedulerCore:
+    """All state of the scheduler. Not thread-safe: one loop owns it."""
+
+    def __init__(
+        self, limits: Limits, *, fence_first: int = 1, mechanisms: Mechanisms = Mechanisms()
+    ) -> None:
+        self.limits = limits
+        self._on = mechanisms
+        self._fence_next = fence_first
+        self._entry_next = 1
+        self.now_s = 0.0
+        self.entries: dict[int, _Entry] = {}
+        self.workers: dict[str, _Worker] = {}
+        self._absent: dict[str, tuple[WorkerOffer, float]] = {}
+        self._by_key: dict[ActionKey, int] = {}
+        self._by_fence: dict[int, int] = {}
+        self._by_operation: dict[str, int] = {}
+        # (priority, entry id): lower first, then first come. Entries that left the queue are passed over when met.
+        self._queue: list[tuple[int, int]] = []
+        self._queued = 0
+
+    @property
+    def queue_length(self) -> int:
+        """Entries that wait for a worker."""
+        return self._queued
+
+    def next_deadline_s(self) -> float | None:
+        """When the next Tick could change anything: a lease runs out, or an absent worker is given up."""
+        leases = (w.fences for w in self.workers.values())
+        deadlines = [self.entries[self._by_fence[f]].deadline_s for fences in leases for f in fences]
+        absences = [at_s + self.limits.absent_worker_s for _, at_s in self._absent.values()]
+        return min(deadlines + absences, default=None)
+
+    def step(self, event: Event) -> list[Effect]:
+        """Apply one event. Stale, repeated and unknown ids change nothing that matters."""
+        effects: list[Effect] = []
+        handler: Callable[..., None] = self._HANDLERS[type(event)]
+        handler(self, event, effects)
+        return effects
+
+    # Clients.
+
+    def _want(self, event: Want, effects: list[Effect]) -> None:
+        wanted, operation = event.wanted, event.operation
+        if operation in self._by_operation:
+            return
+        merged = not wanted.do_not_cache and self._on.join
+        if merged and (known := self._by_key.get(wanted.key)) is not None:
+            self._join(self.entries[known], event, effects)
+            return
+        if self._queued >= self.limits.queue_length_max:
+            outcome = Outcome(
+                "overloaded", None, f"{self._queued} actions are queued already; try again later"
+            )
+            effects.append(Tell(operation, "completed", outcome))
+            return
+        entry = _Entry(self._entry_next, wanted, [operation], "looking")
+        self._entry_next += 1
+        self.entries[entry.id] = entry
+        self._by_operation[operation] = entry.id
+        if merged:
+            self._by_key[wanted.key] = entry.id
+        effects.append(Record("action.submitted", None, wanted.key))
+        effects.append(Tell(operation, "queued"))
+        if wanted.do_not_cache or wanted.skip_cache_lookup or not self._on.look_again:
+            self._enqueue(entry)
+            self._place(effects)
+        else:
+            effects.append(Lookup(entry.id, wanted.key))
+
+    def _join(self, entry: _Entry, event: Want, effects: list[Effect]) -> None:
+        entry.followers.append(event.operation)
+        self._by_operation[event.operation] = entry.id
+        # REAPI skip_cache_lookup: the result must be of an execution, which this one may share.
+        entry.demanded |= event.wanted.skip_cache_lookup
+        if event.wanted.priority < entry.wanted.priority:
+            entry.wanted = replace(entry.wanted, priority=event.wanted.priority)
+            if entry.state == "queued":
+                heapq.heappush(self._queue, (entry.wanted.priority, entry.id))
+        lease = entry.lease
+        if entry.state in ("leased", "publishing") and lease is not None:
+            effects.append(Tell(event.operation, "executing", worker=lease.worker, fence=lease.fence))
+        else:
+            effects.append(Tell(event.operation, "queued"))
+
+    def _found(self, event: Found, effects: list[Effect]) -> None:
+        entry = self.entries.get(event.entry)
+        if entry is None or entry.state != "looking":
+            return
+        if event.outcome is not None and not entry.demanded:
+            self._finish(entry, replace(event.outcome, cached=True), effects)
+            return
+        self._enqueue(entry)
+        self._place(effects)
+
+    def _cancel(self, event: Cancel, effects: list[Effect]) -> None:
+        entry_id = self._by_operation.pop(event.operation, None)
+        if entry_id is None:
+            return
+        entry = self.entries[entry_id]
+        outcome = Outcome("cancelled", None, "the operation was cancelled")
+        entry.followers.remove(event.operation)
+        effects.append(Tell(event.operation, "completed", outcome))
+        # What others still want goes on; what is being published is too late to stop.
+        if entry.followers or entry.state == "publishing":
+            return
+        if entry.lease is not None:
+            effects.append(Stop(entry.lease.worker, entry.lease.fence, "cancelled"))
+        effects.append(Record("action.cancelled", entry.lease, entry.wanted.key))
+        self._forget(entry)
+        self._place(effects)
+
+    # Workers.
+
+    def _worker_up(self, event: WorkerUp, effects: list[Effect]) -> None:
+        if event.offer.node in self.workers:
+            self._worker_lost(WorkerLost(event.offer.node), effects)
+        self.workers[event.offer.node] = _Worker(event.offer)
+        self._absent.pop(event.offer.node, None)
+        for fence in event.running:
+            # Its lease was taken back when its session ended: somebody else has, or will have, the action.
+            effects.append(Stop(event.offer.node, fence, "the lease was lost with the session"))
+        self._place(effects)
+
+    def _worker_lost(self, event: WorkerLost, effects: list[Effect]) -> None:
+        worker = self.workers.pop(event.worker, None)
+        if worker is None:
+            return
+        self._absent[event.worker] = (worker.offer, self.now_s)
+        for fence in sorted(worker.fences):
+            entry = self._of_fence(fence)
+            if entry is not None and self._on.requeue:
+                self._take_back(entry, effects)
+        self._place(effects)
+
+    def _drain(self, event: Drain, effects: list[Effect]) -> None:
+        if (worker := self.workers.get(event.worker)) is not None:
+            worker.draining = True
+
+    def _heartbeat(self, event: Heartbeat, effects: list[Effect]) -> None:
+        self.now_s = max(self.now_s, event.now_s)
+        for fence in event.fences:
+            entry = self._of_fence(fence)
+            if entry is not None and entry.lease is not None and entry.lease.worker == event.worker:
+                entry.deadline_s = self.now_s + self.limits.lease_s
+            else:
+                effects.append(Stop(event.worker, fence, "the lease was lost"))
+
+    def _accepted(self, event: Accepted, effects: list[Effect]) -> None:
+        entry = self._of_fence(event.fence)
+        if entry is None or entry.state != "leased":
+            return
+        for operation in entry.followers:
+            effects.append(Tell(operation, "executing", worker=event.worker, fence=event.fence))
+
+    def _done(self, event: Done, effects: list[Effect]) -> None:
+        entry = self._of_fence(event.fence)
+        current = (
+            entry is not None
+            and entry.state == "leased"
+            and entry.lease is not None
+            and entry.lease.worker == event.worker
+        )
+        if self._on.settle:
+            effects.append(Settle(event.worker, event.fence))
+        if not current and not self._on.fence:
+            entry = self._unfenced(event, effects)
+            current = entry is not None
+        if not current or entry is None or entry.lease is None:
+            return
+        lease = entry.lease
+        self._release(entry)
+        entry.lease = lease
+        if event.outcome.code == "ok":
+            entry.state = "publishing"
+            entry.publications += 1
+            cacheable = not entry.wanted.do_not_cache
+            effects.append(Publish(entry.id, lease, event.outcome, cacheable))
+        elif event.outcome.code in _RETRIED and entry.attempts < self.limits.attempts_max:
+            entry.avoid = event.worker
+            entry.lease = None
+            self._enqueue(entry)
+            for operation in entry.followers:
+                effects.append(Tell(operation, "queued"))
+        else:
+            effects.append(Record("action.failed", lease, entry.wanted.key, event.outcome))
+            self._finish(entry, event.outcome, effects)
+        self._place(effects)
+
+    def _unfenced(self, event: Done, effects: list[Effect]) -> _Entry | None:
+        """What a scheduler without fences would do: believe any worker. Reached by the explorer alone."""
+        for entry in self.entries.values():
+            if entry.state in ("leased", "publishing") and entry.lease is not None:
+                return entry
+        return None
+
+    def _published(self, event: Published, effects: list[Effect]) -> None:
+        entry = self.entries.get(event.entry)
+        if entry is None or entry.state != "publishing":
+            return
+        lost = event.outcome.code == "blobs_missing"
+        if lost and entry.publications < self.limits.publications_max:
+            # The blobs went between Done and publication: run it once more.
+            entry.lease = None
+            self._enqueue(entry)
+            self._place(effects)
+            return
+        self._finish(entry, event.outcome, effects)
+
+    def _tick(self, event: Tick, effects: list[Effect]) -> None:
+        self.now_s = max(self.now_s, event.now_s)
+        gone = [n for n, (_, at_s) in self._absent.items() if self._is_gone(at_s)]
+        for node in gone:
+            del self._absent[node]
+        if not self._on.requeue:
+            return
+        late = [
+            entry
+            for entry in self.entries.values()
+            if entry.state == "leased" and entry.deadline_s <= self.now_s
+        ]
+        for entry in late:
+            assert entry.lease is not None
+            effects.append(Stop(entry.lease.worker, entry.lease.fence, "the lease ran out"))
+            self._take_back(entry, effects)
+        if late or gone:
+            self._place(effects)
+
+    def _is_gone(self, lost_at_s: float) -> bool:
+        return self.now_s - lost_at_s >= self.limits.absent_worker_s
+
+    # Entries.
+
+    def _of_fence(self, fence: int) -> _Entry | None:
+        entry_id = self._by_fence.get(fence)
+        return None if entry_id is None else self.entries[entry_id]
+
+    def _enqueue(self, entry: _Entry) -> None:
+        entry.state = "queued"
+        self._queued += 1
+        heapq.heappush(self._queue, (entry.wanted.priority, entry.id))
+
+    def _place(self, effects: list[Effect]) -> None:
+        """Lease queued entries to workers that offer what they require, first by priority, then by age."""
+        free = sum(worker.free for worker in self.workers.values())
+        passed: list[tuple[int, int]] = []
+        while free > 0 and self._queue:
+            ticket = heapq.heappop(self._queue)
+            entry = self.entries.get(ticket[1])
+            if entry is None or entry.state != "queued" or entry.wanted.priority != ticket[0]:
+                continue
+            worker = self._choose(entry)
+            if worker is not None:
+                self._lease(entry, worker, effects)
+                free -= 1
+            elif self._hopeless(entry):
+                self._queued -= 1
+                self._finish(entry, self._unmet(entry.wanted), effects)
+            else:
+                passed.append(ticket)
+        for ticket in passed:
+            heapq.heappush(self._queue, ticket)
+
+    def _choose(self, entry: _Entry) -> _Worker | None:
+        able = [w for w in self.workers.values() if w.free > 0 and matches(entry.wanted, w.offer)]
+        # The least busy, and not the one that has just failed at it, unless there is no other.
+        return min(
+            able,
+            key=lambda w: (w.offer.node == entry.avoid, len(w.fences) / w.offer.slots, w.offer.node),
+            default=None,
+        )
+
+    def _hopeless(self, entry: _Entry) -> bool:
+        present = (worker.offer for worker in self.workers.values())
+        absent = (offer for offer, _ in self._absent.values())
+        return not any(matches(entry.wanted, offer) for offer in (*present, *absent))
+
+    def _unmet(self, wanted: Wanted) -> Outcome:
+        offered = frozenset[tuple[str, str]]().union(
+            *(worker.offer.properties for worker in self.workers.values())
+        )
+        unmet = sorted(wanted.requirements - offered) or sorted(wanted.requirements)
+        words = ", ".join(f"{name}={value}" for name, value in unmet)
+        return Outcome(
+            "no_capable_worker",
+            None,
+            f"none of the {len(self.workers)} workers that joined offers {words}; "
+            "change the action's platform properties, or join a worker that does",
+        )
+
+    def _lease(self, entry: _Entry, worker: _Worker, effects: list[Effect]) -> None:
+        entry.attempts += 1
+        lease = Lease(
+            self._fence_next,
+            entry.wanted.key,
+            worker.offer.node,
+            entry.attempts,
+            entry.wanted.timeout_s,
+        )
+        self._fence_next += 1
+        self._queued -= 1
+        entry.state, entry.lease = "leased", lease
+        entry.deadline_s = self.now_s + self.limits.lease_s
+        worker.fences.add(lease.fence)
+        self._by_fence[lease.fence] = entry.id
+        effects.append(Assign(lease))
+        effects.append(Record("action.assigned", lease, entry.wanted.key))
+
+    def _release(self, entry: _Entry) -> None:
+        """End the entry's lease; its fence is stale from now on."""
+        if entry.lease is None:
+            return
+        self._by_fence.pop(entry.lease.fence, None)
+        if (worker := self.workers.get(entry.lease.worker)) is not None:
+            worker.fences.discard(entry.lease.fence)
+        entry.lease = None
+
+    def _take_back(self, entry: _Entry, effects: list[Effect]) -> None:
+        lease = entry.lease
+        self._release(entry)
+        if lease is not None:
+            entry.avoid = lease.worker
+        if entry.attempts >= self.limits.attempts_max:
+            outcome = Outcome(
+                "node_down",
+                None,
+                f"{entry.attempts} workers were lost while they ran this action; it may be what kills them",
+            )
+            effects.append(Record("action.failed", lease, entry.wanted.key, outcome))
+            self._finish(entry, outcome, effects)
+            return
+        self._enqueue(entry)
+        for operation in entry.followers:
+            effects.append(Tell(operation, "queued"))
+
+    def _finish(self, entry: _Entry, outcome: Outcome, effects: list[Effect]) -> None:
+        for operation in entry.followers:
+            self._by_operation.pop(operation, None)
+            effects.append(Tell(operation, "completed", outcome, worker=outcome.worker))
+        entry.followers = []
+        if entry.state == "queued":
+            # Its ticket is passed over when it is met.
+            entry.state = "looking"
+        self._forget(entry)
+
+    def _forget(self, entry: _Entry) -> None:
+        if entry.state == "queued":
+            self._queued -= 1
+        self._release(entry)
+        del self.entries[entry.id]
+        if self._by_key.get(entry.wanted.key) == entry.id:
+            del self._by_key[entry.wanted.key]
+
+    _HANDLERS: Final[dict[type, Callable[..., None]]] = {
+        Want: _want,
+        Found: _found,
+        WorkerUp: _worker_up,
+        WorkerLost: _worker_lost,
+        Drain: _drain,
+        Heartbeat: _heartbeat,
+        Accepted: _accepted,
+        Done: _done,
+        Published: _published,
+        Cancel: _cancel,
+        Tick: _tick,
+    }

@@ -1,0 +1,66 @@
+"""The one way a result becomes visible: blobs durable, entry committed, cache written, then the client is told.
+
+The one meeting point of scheduler, ledger and action cache. It refuses to write a cache entry that the ledger does
+not hold, and to log a result whose blobs are not there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+from buildnet.errors import BlobsMissing, BuildNetError
+from buildnet.model.action import Lease, Outcome
+from buildnet.model.entry import Entry, Value
+from buildnet.ports import ActionCache, BlobStore, Clock, Ledger
+
+
+class OrderedPublisher:
+    """Publisher over a BlobStore, a Ledger and an ActionCache."""
+
+    def __init__(self, blobs: BlobStore, ledger: Ledger, cache: ActionCache, clock: Clock) -> None:
+        self._blobs = blobs
+        self._ledger = ledger
+        self._cache = cache
+        self._clock = clock
+
+    async def publish(self, lease: Lease, outcome: Outcome, *, cacheable: bool) -> Outcome:
+        """Make one attempt's result visible, in the order of the law.
+
+        Only an exit code of zero is cached: a failing command may fail for a passing reason (REAPI allows either).
+
+        Raises:
+            BlobsMissing: the worker said Done before its blobs were here; nothing was written.
+            BuildNetError: the ledger or the cache refused; nothing is visible.
+        """
+        assert outcome.result is not None
+        missing = await self._blobs.missing_of_result(outcome.result)
+        if missing:
+            raise BlobsMissing(
+                f"the result of {lease.key.digest} lacks {len(missing)} of its blobs", digests=list(missing)
+            )
+        cached = cacheable and outcome.exit_code == 0
+        index = await self._ledger.append([self._entry(lease, outcome, cached=cached)])
+        if cached:
+            await self._cache.put(lease.key, outcome.result, index)
+        return replace(outcome, entry_index=index)
+
+    def _entry(self, lease: Lease, outcome: Outcome, *, cached: bool) -> Entry:
+        assert outcome.result is not None
+        fields: dict[str, Value] = {
+            "action": lease.key.digest.text,
+            "instance": lease.key.instance,
+            "worker": lease.worker,
+            "fence": lease.fence,
+            "attempt": lease.attempt,
+            "exit_code": outcome.exit_code,
+            "cached": cached,
+            "result_sha256": hashlib.sha256(outcome.result).hexdigest(),
+        }
+        return Entry("action.published", self._clock.now_unix_ms(), fields)
+
+
+def publication_error(error: BuildNetError) -> Outcome:
+    """The outcome to tell when publication failed: the client must not see an unaudited result."""
+    missing = tuple(error.fields.get("digests", ())) if isinstance(error, BlobsMissing) else ()
+    return Outcome(code=error.code, result=None, message=error.message, missing=missing)

@@ -1,0 +1,259 @@
+"""The scheduler as a service: it feeds the core, applies its effects, and remembers operations. One loop owns it.
+
+It decides nothing: every decision is `core.step`. A lookup or publication that fails never strands a follower.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from buildnet.errors import BuildNetError
+from buildnet.model.action import Lease, Outcome, Wanted
+from buildnet.model.entry import Entry, Value
+from buildnet.model.node import WorkerOffer
+from buildnet.ports import ActionCache, Clock, Follower, Progress, Publisher, WorkerLink
+from buildnet.scheduler import core
+
+log = logging.getLogger(__name__)
+
+OPERATIONS_KEPT_MAX = 10_000
+OPERATIONS_KEPT_S = 600.0
+
+Recorder = Callable[[Entry], None]
+
+
+@dataclass(slots=True)
+class Operation:
+    """One client's request, from Want until ten minutes after it completed."""
+
+    id: str
+    wanted: Wanted
+    submitted_at_unix_ms: int
+    progress: Progress = field(default_factory=lambda: Progress("queued"))
+    fence: int | None = None
+    completed_at_unix_ms: int | None = None
+    completed_at_s: float = 0.0
+    followers: list[Follower] = field(default_factory=list)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def wait_changed(self) -> None:
+        """Return at the next change."""
+        await self.changed.wait()
+
+
+class Scheduler:
+    """Submit, follow and cancel operations; join, hear and lose workers."""
+
+    def __init__(
+        self,
+        *,
+        cache: ActionCache,
+        publisher: Publisher,
+        record: Recorder,
+        clock: Clock,
+        new_id: Callable[[], str],
+        attempt_ended: Callable[[int], None] = lambda fence: None,
+        limits: core.Limits = core.Limits(),  # noqa: B008 - frozen
+        fence_first: int = 1,
+    ) -> None:
+        self._core = core.SchedulerCore(limits, fence_first=fence_first)
+        self._cache = cache
+        self._publisher = publisher
+        self._record = record
+        self._clock = clock
+        self._new_id = new_id
+        self._attempt_ended = attempt_ended
+        self._links: dict[str, WorkerLink] = {}
+        self._operations: OrderedDict[str, Operation] = OrderedDict()
+        self._tasks: asyncio.TaskGroup | None = None
+        self._deadline_changed = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until cancelled: hold the tasks of lookups and publications, and tick when a deadline comes."""
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            while True:
+                self._deadline_changed.clear()
+                deadline_s = self._core.next_deadline_s()
+                now_s = self._clock.monotonic_s()
+                if deadline_s is not None and deadline_s <= now_s:
+                    self._step(core.Tick(now_s))
+                    continue
+                timeout_s = None if deadline_s is None else deadline_s - now_s
+                try:
+                    async with asyncio.timeout(timeout_s):
+                        await self._deadline_changed.wait()
+                except TimeoutError:
+                    self._step(core.Tick(self._clock.monotonic_s()))
+
+    # Clients.
+
+    def submit(self, wanted: Wanted, follower: Follower) -> str:
+        """Ask for a result; `follower` hears of every change, now and later. Returns the operation's id."""
+        operation = Operation(self._new_id(), wanted, self._clock.now_unix_ms())
+        operation.followers.append(follower)
+        self._operations[operation.id] = operation
+        self._forget_old()
+        self._step(core.Want(operation.id, wanted))
+        return operation.id
+
+    def follow(self, operation_id: str, follower: Follower) -> None:
+        """Hear of an operation's present state at once and of its changes later. Unknown ids are a bug."""
+        operation = self._operations[operation_id]
+        operation.followers.append(follower)
+        follower(operation.progress)
+
+    def unfollow(self, operation_id: str, follower: Follower) -> None:
+        """Hear no more. The operation goes on: a client that went away may come back and wait."""
+        operation = self._operations.get(operation_id)
+        if operation is not None and follower in operation.followers:
+            operation.followers.remove(follower)
+
+    def cancel(self, operation_id: str) -> None:
+        """Stop an operation; one that has ended stays as it ended."""
+        self._step(core.Cancel(operation_id))
+
+    def find_operation(self, operation_id: str) -> Operation | None:
+        """An operation by its id."""
+        return self._operations.get(operation_id)
+
+    def operations(self) -> Iterator[Operation]:
+        """What is known, newest first."""
+        return reversed(self._operations.values())
+
+    # Workers.
+
+    def worker_joined(self, offer: WorkerOffer, link: WorkerLink, running: tuple[int, ...]) -> None:
+        """A session began."""
+        self._links[offer.node] = link
+        self._step(core.WorkerUp(offer, running))
+
+    def worker_lost(self, node: str) -> None:
+        """A session ended."""
+        self._links.pop(node, None)
+        self._step(core.WorkerLost(node))
+
+    def heartbeat(self, node: str, fences: tuple[int, ...]) -> None:
+        """A worker lives."""
+        self._step(core.Heartbeat(node, fences, self._clock.monotonic_s()))
+
+    def accepted(self, node: str, fence: int) -> None:
+        """A worker has begun an attempt."""
+        self._step(core.Accepted(node, fence))
+
+    def done(self, node: str, fence: int, outcome: Outcome) -> None:
+        """A worker has ended an attempt."""
+        self._attempt_ended(fence)
+        self._step(core.Done(node, fence, outcome))
+
+    def drain(self, node: str) -> None:
+        """A worker takes no more."""
+        self._step(core.Drain(node))
+
+    def statistics(self) -> dict[str, int]:
+        """Counts for a status page."""
+        return {
+            "queued": self._core.queue_length,
+            "entries": len(self._core.entries),
+            "workers": len(self._core.workers),
+            "operations": len(self._operations),
+        }
+
+    # Effects.
+
+    def _step(self, event: core.Event) -> None:
+        # Leases that begin now must not begin at an older time.
+        self._core.now_s = max(self._core.now_s, self._clock.monotonic_s())
+        for effect in self._core.step(event):
+            self._apply(effect)
+        self._deadline_changed.set()
+
+    def _apply(self, effect: core.Effect) -> None:
+        match effect:
+            case core.Tell():
+                self._tell(effect)
+            case core.Lookup():
+                self._spawn(self._lookup(effect))
+            case core.Publish():
+                self._spawn(self._publish(effect))
+            case core.Assign(lease=lease):
+                if (link := self._links.get(lease.worker)) is not None:
+                    link.assign(lease)
+            case core.Stop():
+                self._attempt_ended(effect.fence)
+                if (link := self._links.get(effect.worker)) is not None:
+                    link.cancel(effect.fence, effect.reason)
+            case core.Settle():
+                if (link := self._links.get(effect.worker)) is not None:
+                    link.settle(effect.fence)
+            case core.Record():
+                self._record(_entry_of(effect, self._clock.now_unix_ms()))
+
+    def _spawn(self, work: object) -> None:
+        assert self._tasks is not None, "run() serves"
+        self._tasks.create_task(work)  # type: ignore[arg-type]
+
+    async def _lookup(self, effect: core.Lookup) -> None:
+        outcome = None
+        try:
+            result = await self._cache.get(effect.key)
+            if result is not None:
+                outcome = Outcome("ok", result)
+        except BuildNetError as error:
+            # A cache that cannot be read is a miss: the action runs, and the cause is in the log.
+            log.warning("the action cache could not be read: %s", error)
+        self._step(core.Found(effect.entry, outcome))
+
+    async def _publish(self, effect: core.Publish) -> None:
+        try:
+            outcome = await self._publisher.publish(
+                effect.lease, effect.outcome, cacheable=effect.cacheable
+            )
+        except BuildNetError as error:
+            missing = tuple(error.fields.get("digests", ())) if error.code == "blobs_missing" else ()
+            outcome = Outcome(error.code, None, error.message, effect.lease.worker, missing=missing)
+        except Exception:  # noqa: BLE001 - a follower must hear of every end
+            log.exception("publication failed inside")
+            outcome = Outcome("internal", None, "publication failed; the server's log has the details")
+        self._step(core.Published(effect.entry, outcome))
+
+    def _tell(self, effect: core.Tell) -> None:
+        operation = self._operations.get(effect.operation)
+        if operation is None or operation.completed_at_unix_ms is not None:
+            return
+        operation.progress = Progress(effect.stage, effect.outcome, effect.worker)
+        operation.fence = effect.fence
+        if effect.stage == "completed":
+            operation.completed_at_unix_ms = self._clock.now_unix_ms()
+            operation.completed_at_s = self._clock.monotonic_s()
+        for follower in list(operation.followers):
+            follower(operation.progress)
+        operation.changed.set()
+        operation.changed = asyncio.Event()
+
+    def _forget_old(self) -> None:
+        horizon_s = self._clock.monotonic_s() - OPERATIONS_KEPT_S
+        while self._operations:
+            oldest = next(iter(self._operations.values()))
+            ended = oldest.completed_at_unix_ms is not None
+            crowded = len(self._operations) > OPERATIONS_KEPT_MAX
+            if not ended or (oldest.completed_at_s > horizon_s and not crowded):
+                return
+            del self._operations[oldest.id]
+
+
+def _entry_of(effect: core.Record, now_unix_ms: int) -> Entry:
+    fields: dict[str, Value] = {
+        "action": effect.key.digest.text,
+        "instance": effect.key.instance,
+    }
+    lease: Lease | None = effect.lease
+    if lease is not None:
+        fields |= {"worker": lease.worker, "fence": lease.fence, "attempt": lease.attempt}
+    if effect.outcome is not None:
+        fields |= {"error": effect.outcome.code, "message": effect.outcome.message[:1000]}
+    return Entry(effect.kind, now_unix_ms, fields)

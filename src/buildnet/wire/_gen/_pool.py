@@ -1,0 +1,5 @@
+"""The descriptor pool of the generated modules."""
+
+from google.protobuf import descriptor_pool
+
+POOL = descriptor_pool.DescriptorPool()

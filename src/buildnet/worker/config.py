@@ -1,0 +1,87 @@
+"""What a worker is told at its start, checked before anything opens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from buildnet.errors import InvalidRequest
+from buildnet.sandbox.policy import Limits
+
+SLOTS_MAX = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """One worker.
+
+    Args:
+        url: the controller's door, `grpc://HOST:PORT`, `http://HOST:PORT` or `HOST:PORT`.
+        state: the worker's own directory: its identity, its CAS and its scratch space.
+        slots: attempts that may run at once.
+        version: of this program; the controller refuses another.
+        hostname: for people.
+        limits: what one command may use; the timeout comes with each lease.
+        isolation: the strongest backend to use, `namespaces` or `process`; None for the best that
+            the kernel allows.
+        hidden: directories that no command may look into, where namespaces are to be had; the
+            worker's own state is always among them.
+        properties: offered to requirements, besides those found out by the worker itself.
+        durability: of the worker's own CAS; a cache of the controller's, so never more than
+            `process`.
+        settle_timeout_s: how long a draining worker without a session waits to hand over its last
+            results.
+        stop_timeout_s: how long a worker that was told to stop now waits for attempts that are
+            stuck, in a transfer for example, before it leaves them behind.
+    """
+
+    url: str
+    state: Path
+    slots: int = 1
+    version: str = ""
+    hostname: str = ""
+    limits: Limits = field(default_factory=Limits)
+    isolation: str | None = None
+    hidden: tuple[Path, ...] = ()
+    properties: frozenset[tuple[str, str]] = frozenset()
+    durability: str = "process"
+    settle_timeout_s: float = 10.0
+    stop_timeout_s: float = 5.0
+    backoff_first_s: float = 0.1
+    backoff_max_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.slots <= SLOTS_MAX:
+            raise InvalidRequest(f"slots must be from 1 to {SLOTS_MAX}, not {self.slots}", field="slots")
+        if self.isolation not in (None, "namespaces", "process"):
+            raise InvalidRequest(
+                f"isolation {self.isolation!r} is not known; use namespaces or process",
+                field="isolation",
+            )
+        _ = self.target
+
+    @property
+    def target(self) -> str:
+        """`HOST:PORT` as grpc dials it.
+
+        Raises:
+            InvalidRequest: the URL is not one that a worker can dial.
+        """
+        url = self.url if "://" in self.url else f"grpc://{self.url}"
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            host, port = None, None
+        else:
+            if parts.scheme in ("grpcs", "https"):
+                raise InvalidRequest(
+                    f"{self.url}: TLS is not built yet; use grpc:// through an SSH tunnel",
+                    field="url",
+                )
+            if parts.scheme not in ("grpc", "http") or parts.path not in ("", "/"):
+                host = None
+        if not host or not port:
+            raise InvalidRequest(f"{self.url!r} is not a controller's address; write grpc://HOST:PORT", field="url")
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,376 @@
+"""An attempt is fetched, staged, run, collected and offered; whatever happens, its scratch is
+removed.
+
+It refuses to report a result before every blob of it is at the controller, and never lets an
+exception be the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor as Threads
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, TypeVar
+
+from google.protobuf.message import DecodeError
+
+from buildnet._native import Link, NativeError, Store, collect, remove_tree, stage
+from buildnet.errors import (
+    BlobsMissing,
+    BuildNetError,
+    Cancelled,
+    InvalidRequest,
+    InvariantBroken,
+    NotFound,
+    SandboxFailed,
+    StorageFull,
+    from_code,
+)
+from buildnet.model.action import Outcome, Properties
+from buildnet.model.digest import Digest
+from buildnet.ports import Clock
+from buildnet.sandbox import Ending, Place, Running, Sandbox
+from buildnet.sandbox.policy import Limits, Means, Plan, plan_of
+from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
+from buildnet.wire.actions import digest_message, digest_of
+from buildnet.wire.native import translated
+from buildnet.worker.attempt import Handle
+from buildnet.worker.lease_book import Assignment
+from buildnet.worker.program import check_program
+
+_T = TypeVar("_T")
+_log = logging.getLogger(__name__)
+_MESSAGE_SIZE_BYTES_MAX: Final = 4 << 20
+
+_LIMIT_REMEDIES: Final = {
+    "memory": (
+        "used more memory than the worker allows ({memory_bytes} bytes); make it smaller or use a larger worker"
+    ),
+    "pids": "started more processes than the worker allows ({pids_max}); let it start fewer",
+    "cpu": "used more processor time than the worker allows ({cpu_s} s); split it",
+    "log_limit": ("printed more than the worker keeps ({log_size_bytes_max} bytes); write to an output file instead"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """An Action and its Command, decoded."""
+
+    action: re.Action
+    command: re.Command
+    command_bytes: bytes
+
+    @property
+    def properties(self) -> Properties:
+        """Platform properties; Action.platform wins over the deprecated Command.platform (REAPI
+        2.2).
+        """
+        holder = self.action if self.action.HasField("platform") else self.command
+        return frozenset((p.name, p.value) for p in holder.platform.properties)
+
+    @property
+    def environment(self) -> list[tuple[str, str]]:
+        """The Command's variables in their order."""
+        return [(v.name, v.value) for v in self.command.environment_variables]
+
+
+@dataclass(slots=True)
+class _Times:
+    """Wall-clock moments of ExecutedActionMetadata, in milliseconds since 1970, by field name."""
+
+    clock: Clock
+    at_unix_ms: dict[str, int] = field(default_factory=dict)
+
+    def mark(self, name: str) -> None:
+        self.at_unix_ms[f"{name}_timestamp"] = self.clock.now_unix_ms()
+
+    def write(self, metadata: re.ExecutedActionMetadata) -> None:
+        for name, unix_ms in self.at_unix_ms.items():
+            getattr(metadata, name).FromMilliseconds(unix_ms)
+
+
+class Executor:
+    """Runs attempts on this machine.
+
+    Args:
+        store: the worker's own CAS.
+        link: to the controller's CAS.
+        sandbox: the backend that runs commands.
+        scratch: a directory on the same file system as the store, one sub-directory for each fence.
+        means: what `sandbox` can enforce.
+        limits: what one command may use.
+        hidden: directories that no command may look into.
+        threads: where blocking native calls wait.
+        clock: for timestamps.
+        node: written into every result (REAPI ExecutedActionMetadata.worker).
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        link: Link,
+        sandbox: Sandbox,
+        scratch: Path,
+        means: Means,
+        limits: Limits,
+        hidden: tuple[Path, ...],
+        threads: Threads,
+        clock: Clock,
+        node: str,
+    ) -> None:
+        self._store = store
+        self._link = link
+        self._sandbox = sandbox
+        self._scratch = scratch
+        self._means = means
+        self._limits = limits
+        self._hidden = tuple(str(path) for path in hidden)
+        self._threads = threads
+        self._clock = clock
+        self._node = node
+
+    def clear_scratch(self) -> None:
+        """Remove what a killed worker left behind. Blocks."""
+        self._scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for leftover in self._scratch.iterdir():
+            with translated():
+                remove_tree(str(leftover))
+
+    async def run(self, assignment: Assignment, handle: Handle) -> Outcome:
+        """Run one attempt to its end; every failure is an Outcome."""
+        place = self._scratch / f"{assignment.fence:016x}"
+        try:
+            with _native_and_disk_errors():
+                outcome = await self._attempt(assignment, handle, place)
+        except BuildNetError as error:
+            outcome = _failure(error)
+        except Exception as error:  # noqa: BLE001 - one attempt's bug must not end the others; it is told and logged
+            _log.exception("attempt %016x failed in the worker itself", assignment.fence)
+            outcome = _failure(InvariantBroken(f"the worker failed: {error!r}"))
+        try:
+            with _native_and_disk_errors():
+                await self._in_thread(lambda: remove_tree(str(place)))
+        except BuildNetError as error:
+            _log.warning("%s could not be removed: %s", place, error.message)
+        return outcome
+
+    async def _attempt(self, assignment: Assignment, handle: Handle, place: Path) -> Outcome:
+        times = _Times(self._clock)
+        times.mark("worker_start")
+        times.mark("input_fetch_start")
+        described = await self._in_thread(lambda: self._fetch(assignment.key.digest))
+        _unless_stopped(handle)
+        root = place / "root"
+        await self._in_thread(lambda: self._stage(described, place))
+        times.mark("input_fetch_completed")
+        _unless_stopped(handle)
+        command = described.command
+        plan = plan_of(
+            command.arguments,
+            described.environment,
+            described.properties,
+            self._means,
+            self._limits,
+            assignment.timeout_s,
+        )
+        cwd = root / command.working_directory
+        check_program(plan, cwd)
+        times.mark("execution_start")
+        ending = await self._execute(plan, self._place_of(place, cwd, assignment.fence), handle)
+        times.mark("execution_completed")
+        if handle.stop_reason is not None:
+            raise Cancelled(f"stopped: {handle.stop_reason}")
+        times.mark("output_upload_start")
+        result, failure = await self._in_thread(lambda: self._collect(described, place, ending))
+        times.mark("output_upload_completed")
+        times.mark("worker_completed")
+        self._describe(result, ending, times)
+        return _outcome(result, failure or _limit_failure(ending, plan), self._node)
+
+    def _fetch(self, digest: Digest) -> Described:
+        """Bring the action and all it needs into the worker's own store, or say everything that is
+        missing.
+        """
+        self._link.fetch_blobs(self._store, [digest.text])
+        action = _decoded(re.Action, self._read(digest), "action_digest")
+        missing: list[str] = []
+        command_digest = digest_of(action.command_digest)
+        root = digest_of(action.input_root_digest).text
+        fetches: tuple[Callable[[], object], ...] = (
+            lambda: self._link.fetch_blobs(self._store, [command_digest.text]),
+            lambda: self._link.fetch_tree(self._store, root),
+        )
+        for fetch in fetches:
+            try:
+                fetch()
+            except NativeError as error:
+                if error.code != BlobsMissing.code:
+                    raise
+                missing.extend(error.fields.get("digests", ()))
+        if missing:
+            unique = sorted(set(missing))
+            raise BlobsMissing(f"{len(unique)} inputs are missing; upload them and ask again", digests=unique)
+        command_bytes = self._read(command_digest)
+        return Described(action, _decoded(re.Command, command_bytes, "command_digest"), command_bytes)
+
+    def _read(self, digest: Digest) -> bytes:
+        return self._store.get_bytes(digest.text, _MESSAGE_SIZE_BYTES_MAX)
+
+    def _stage(self, described: Described, place: Path) -> None:
+        # A fence is used once; what is here was left by a worker that was killed while its scratch
+        # was being cleared.
+        remove_tree(str(place))
+        (place / "tmp").mkdir(parents=True, mode=0o700)
+        root = digest_of(described.action.input_root_digest).text
+        stage(self._store, root, str(place / "root"), described.command_bytes)
+
+    async def _execute(self, plan: Plan, place: Place, handle: Handle) -> Ending:
+        try:
+            with translated():
+                running = await self._in_thread(lambda: self._sandbox.start(plan, place))
+        except NotFound as error:
+            # It was there for the worker, but its interpreter is not, or the sandbox hides it.
+            raise InvalidRequest(error.message, field="command.arguments") from error
+        loop = asyncio.get_running_loop()
+        loop.add_reader(running.fd, handle.news.set)
+        try:
+            return await _follow(running, handle)
+        finally:
+            loop.remove_reader(running.fd)
+            # Cancelled from outside: nothing may go on running unseen. After a normal end this does
+            # nothing.
+            running.kill("killed")
+
+    def _collect(
+        self, described: Described, place: Path, ending: Ending
+    ) -> tuple[re.ActionResult, BuildNetError | None]:
+        """Store and push outputs and logs. An output that breaks the Command's rules still leaves
+        the logs.
+        """
+        result = re.ActionResult()
+        digests: list[str] = []
+        failure: BuildNetError | None = None
+        if not ending.reason:
+            try:
+                collected, digests = collect(self._store, str(place / "root"), described.command_bytes)
+                result = re.ActionResult.FromString(collected)
+            except NativeError as error:
+                failure = from_code(error.code, error.message, **error.fields)
+        for name in ("stdout", "stderr"):
+            path = place / name
+            if path.exists() and path.stat().st_size:
+                text = self._store.put_file(str(path))
+                digests.append(text)
+                getattr(result, f"{name}_digest").CopyFrom(digest_message(Digest.parse(text)))
+        self._link.push_blobs(self._store, digests)
+        return result, failure
+
+    def _describe(self, result: re.ActionResult, ending: Ending, times: _Times) -> None:
+        result.exit_code = ending.exit_code
+        metadata = result.execution_metadata
+        metadata.worker = self._node
+        times.write(metadata)
+        # The clock that the timeout is measured with (REAPI virtual_execution_duration).
+        metadata.virtual_execution_duration.FromNanoseconds(round(ending.wall_s * 1e9))
+
+    def _place_of(self, place: Path, cwd: Path, fence: int) -> Place:
+        return Place(
+            root=str(place / "root"),
+            cwd=str(cwd),
+            tmp=str(place / "tmp"),
+            stdout_path=str(place / "stdout"),
+            stderr_path=str(place / "stderr"),
+            name=f"{fence:016x}",
+            hidden=self._hidden,
+        )
+
+    async def _in_thread(self, call: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+
+
+async def _follow(running: Running, handle: Handle) -> Ending:
+    """Pass logs on as they come, until the command has ended and its last log is read."""
+    told_to_stop = False
+    while True:
+        handle.news.clear()
+        ending = running.poll()
+        chunks = running.read_logs()
+        for stream, offset, data in chunks:
+            handle.log(stream, offset, data)
+        if ending is not None and not chunks:
+            return ending
+        if handle.stop_reason is not None and not told_to_stop:
+            told_to_stop = True
+            running.kill("killed")
+        if chunks:
+            # More may wait, but other attempts' heartbeats come first.
+            await asyncio.sleep(0)
+            continue
+        await handle.news.wait()
+
+
+def _unless_stopped(handle: Handle) -> None:
+    if handle.stop_reason is not None:
+        raise Cancelled(f"stopped before it ran: {handle.stop_reason}")
+
+
+_M = TypeVar("_M", re.Action, re.Command)
+
+
+def _decoded(kind: type[_M], data: bytes, field_name: str) -> _M:
+    try:
+        return kind.FromString(data)
+    except DecodeError as error:
+        raise InvalidRequest(f"{field_name} does not name a {kind.__name__}", field=field_name) from error
+
+
+def _limit_failure(ending: Ending, plan: Plan) -> BuildNetError | None:
+    """The error of a command that was stopped, with what would help."""
+    if not ending.reason:
+        return None
+    if ending.reason == "timeout":
+        return from_code(
+            "deadline_passed",
+            f"the command ran for its whole timeout of {plan.timeout_s:g} s and was stopped; give it a longer timeout",
+            timeout_s=plan.timeout_s,
+        )
+    if ending.reason == "killed":
+        return Cancelled("the command was stopped")
+    if ending.reason == "storage_full":
+        return StorageFull("the worker's disk was full while the command printed; free some space")
+    if ending.reason == "sandbox_failed":
+        return SandboxFailed("the worker could not keep what the command printed")
+    limits = {name: getattr(plan.limits, name) for name in plan.limits.__slots__}
+    return from_code(
+        "too_large",
+        "the command " + _LIMIT_REMEDIES[ending.reason].format(**limits),
+        limit=ending.reason,
+    )
+
+
+def _outcome(result: re.ActionResult, failure: BuildNetError | None, node: str) -> Outcome:
+    data = result.SerializeToString(deterministic=True)
+    if failure is None:
+        return Outcome("ok", data, worker=node, exit_code=result.exit_code)
+    return Outcome(failure.code, data, failure.message, worker=node, exit_code=result.exit_code)
+
+
+def _failure(error: BuildNetError) -> Outcome:
+    return Outcome(error.code, None, error.message, missing=tuple(error.fields.get("digests", ())))
+
+
+@contextmanager
+def _native_and_disk_errors() -> Iterator[None]:
+    """Native errors and a full disk leave as errors of the tree."""
+    try:
+        with translated():
+            yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull(f"the worker's disk is full: {error}; free some space") from error
+        raise

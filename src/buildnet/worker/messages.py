@@ -1,0 +1,133 @@
+"""The worker's words as messages of FleetService.Join, and the controller's as events of the lease
+book.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final, cast
+
+from buildnet.errors import InvalidRequest
+from buildnet.model.action import ActionKey, Outcome, Properties
+from buildnet.model.digest import Digest
+from buildnet.wire._gen.buildnet.v1 import fleet_pb2
+from buildnet.wire.actions import digest_message, digest_of
+from buildnet.worker.config import WorkerConfig
+from buildnet.worker.identity import Identity
+from buildnet.worker.lease_book import (
+    Assigned,
+    Assignment,
+    CancelAsked,
+    DrainAsked,
+    Event,
+    Settled,
+    TellAccepted,
+    TellDone,
+    TellDraining,
+)
+
+LOG_CHUNK_BYTES_MAX: Final = 64 << 10
+# A door takes messages of 4 MiB; a Done that no session can carry would be repeated for ever.
+DONE_BYTES_MAX: Final = (4 << 20) - (64 << 10)
+_UNKNOWN = 2
+
+
+def hello_of(
+    config: WorkerConfig, identity: Identity, properties: Properties, held: Iterable[Assignment]
+) -> fleet_pb2.JoinRequest:
+    """The first message of a session."""
+    message = fleet_pb2.JoinRequest()
+    hello = message.hello
+    hello.node_id, hello.boot_id = identity.node, identity.boot
+    hello.version, hello.hostname, hello.slots = config.version, config.hostname, config.slots
+    for name, value in sorted(properties):
+        hello.properties.add(name=name, value=value)
+    for assignment in held:
+        running = hello.running.add(fence=assignment.fence)
+        running.action_digest.CopyFrom(digest_message(assignment.key.digest))
+    return message
+
+
+def heartbeat_of(running: Iterable[Assignment]) -> fleet_pb2.JoinRequest:
+    """Renews the leases of what runs."""
+    message = fleet_pb2.JoinRequest()
+    message.heartbeat.SetInParent()
+    message.heartbeat.fences.extend(assignment.fence for assignment in running)
+    return message
+
+
+def told(effect: TellAccepted | TellDone | TellDraining) -> fleet_pb2.JoinRequest:
+    """The message that an effect asks to send."""
+    match effect:
+        case TellAccepted():
+            message = fleet_pb2.JoinRequest()
+            message.accepted.fence = effect.fence
+            return message
+        case TellDraining():
+            message = fleet_pb2.JoinRequest()
+            message.draining.SetInParent()
+            return message
+        case TellDone():
+            return _done_of(effect.fence, effect.outcome)
+
+
+def _done_of(fence: int, outcome: Outcome) -> fleet_pb2.JoinRequest:
+    message = fleet_pb2.JoinRequest()
+    done = message.done
+    done.fence = fence
+    if outcome.code != "ok":
+        done.error_code = outcome.code
+        # The slug is what counts; its gRPC code is for the controller's one map to choose.
+        done.status.code = _UNKNOWN
+        done.status.message = outcome.message
+    if outcome.result is not None:
+        done.result = outcome.result
+    for text in outcome.missing:
+        done.missing.append(digest_message(Digest.parse(text)))
+    if message.ByteSize() > DONE_BYTES_MAX:
+        size = message.ByteSize()
+        return _done_of(
+            fence,
+            Outcome(
+                "too_large",
+                None,
+                f"the result's own message has {size} bytes, over the limit of {DONE_BYTES_MAX}; "
+                "declare a directory as the output instead of its many files",
+            ),
+        )
+    return message
+
+
+def log_messages(fence: int, stream: int, offset: int, data: bytes) -> Iterator[fleet_pb2.JoinRequest]:
+    """Log chunks of bounded size."""
+    for start in range(0, len(data), LOG_CHUNK_BYTES_MAX):
+        message = fleet_pb2.JoinRequest()
+        log = message.log
+        log.fence, log.offset = fence, offset + start
+        log.stream = cast("fleet_pb2.LogStream", stream)
+        log.data = data[start : start + LOG_CHUNK_BYTES_MAX]
+        yield message
+
+
+def event_of(message: fleet_pb2.JoinResponse) -> Event:
+    """What a message of the controller means to the lease book.
+
+    Raises:
+        InvalidRequest: it is malformed, or cannot come within a session.
+    """
+    match message.WhichOneof("message"):
+        case "assign":
+            assign = message.assign
+            key = ActionKey(assign.instance_name, digest_of(assign.action_digest))
+            timeout_s = assign.timeout.seconds + assign.timeout.nanos / 1e9
+            if timeout_s <= 0:
+                raise InvalidRequest("an Assign without a timeout", field="assign.timeout")
+            return Assigned(Assignment(assign.fence, key, timeout_s, assign.attempt))
+        case "cancel":
+            return CancelAsked(message.cancel.fence, message.cancel.reason)
+        case "settled":
+            return Settled(message.settled.fence)
+        case "drain":
+            return DrainAsked()
+        case other:
+            raise InvalidRequest(f"{other} cannot come within a session", field="message")

@@ -1,0 +1,92 @@
+"""Puts a worker together and takes it apart again. No logic of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+from buildnet._native import Link, Store, probe_isolation
+from buildnet.ports import Clock
+from buildnet.sandbox import Sandbox
+from buildnet.sandbox.namespaces import NamespaceSandbox
+from buildnet.sandbox.policy import Isolation, means_of
+from buildnet.sandbox.process import ProcessSandbox
+from buildnet.wire.native import translated
+from buildnet.worker.config import WorkerConfig
+from buildnet.worker.executor import Executor
+from buildnet.worker.identity import Randomness, identity_of, offered
+from buildnet.worker.session import Ready, Session
+
+_SANDBOXES: dict[Isolation, type[NamespaceSandbox] | type[ProcessSandbox]] = {
+    "namespaces": NamespaceSandbox,
+    "process": ProcessSandbox,
+}
+
+
+async def run_worker(
+    config: WorkerConfig,
+    *,
+    clock: Clock,
+    rng: Randomness,
+    stop: asyncio.Event,
+    stop_now: asyncio.Event | None = None,
+    ready: Ready | None = None,
+) -> None:
+    """Work for the controller at `config.url` until told to stop.
+
+    Args:
+        config: what to do and where.
+        clock: for timestamps and the age of connections.
+        rng: for identities and for the spread of reconnections.
+        stop: set it to drain: no new leases, finish what runs, hand over, leave.
+        stop_now: set it to kill what runs and leave; the controller runs it elsewhere.
+        ready: called with the controller's id each time a session has begun.
+
+    Raises:
+        InvalidRequest: the controller refused the very first Hello.
+        StateCorrupt: the state directory is damaged.
+        StateLocked: another worker uses it.
+        SandboxFailed: the isolation that was asked for is not to be had.
+    """
+    config.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with translated():
+        means = means_of(probe_isolation(), config.isolation)
+        store = Store(str(config.state / "cas"), config.durability)
+    try:
+        identity = identity_of(config.state, rng)
+        with translated():
+            link = Link(f"grpc://{config.target}")
+        # One more than slots, so that a cancelled attempt's clean-up never waits for another's
+        # upload.
+        threads = ThreadPoolExecutor(config.slots + 1, thread_name_prefix="attempt")
+        try:
+            executor = Executor(
+                store,
+                link,
+                _sandbox(means.isolation),
+                config.state / "scratch",
+                means,
+                config.limits.within(_memory_bytes()),
+                (config.state, *config.hidden),
+                threads,
+                clock,
+                identity.node,
+            )
+            await asyncio.get_running_loop().run_in_executor(threads, executor.clear_scratch)
+            properties = offered(means, config.properties)
+            session = Session(config, identity, properties, executor, clock=clock, rng=rng, ready=ready)
+            await session.run(stop, stop_now or asyncio.Event())
+        finally:
+            link.close()
+            threads.shutdown(wait=False, cancel_futures=True)
+    finally:
+        store.close()
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _sandbox(isolation: Isolation) -> Sandbox:
+    return _SANDBOXES[isolation]()

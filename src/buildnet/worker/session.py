@@ -1,0 +1,294 @@
+"""The worker dials out and keeps one session to its controller, for ever. It owns no policy: the
+lease book decides.
+
+A session that breaks ends no attempt: the next one reports what is held and repeats what is not
+settled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final, TypeAlias
+
+import grpc.aio
+
+from buildnet.errors import BuildNetError, InvalidRequest
+from buildnet.model.action import Outcome, Properties
+from buildnet.ports import Clock
+from buildnet.wire._gen.buildnet.v1 import fleet_pb2
+from buildnet.worker import lease_book, messages
+from buildnet.worker.attempt import Handle, Runner
+from buildnet.worker.backoff import Backoff
+from buildnet.worker.config import WorkerConfig
+from buildnet.worker.identity import Identity, Randomness
+from buildnet.worker.lease_book import Assignment, Book
+from buildnet.worker.outbox import Outbox
+
+_log = logging.getLogger(__name__)
+_JOIN: Final = "/buildnet.v1.FleetService/Join"
+_JOIN_TIMEOUT_S: Final = 10.0
+_LEAVE_TIMEOUT_S: Final = 2.0
+_HEARTBEAT_INTERVAL_DEFAULT_S: Final = 1.0
+_OPTIONS: Final = [
+    # A path that swallows packets is noticed within 15 s.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    # Reconnecting is this module's, with its own delays; a pooled connection would add grpc's.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_retries", 0),
+    ("grpc.enable_http_proxy", 0),
+]
+# Repeating a first Hello that was refused for one of these would be refused for ever.
+_REFUSALS: Final = {
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.FAILED_PRECONDITION,
+}
+
+_Call: TypeAlias = "grpc.aio.StreamStreamCall[fleet_pb2.JoinRequest, fleet_pb2.JoinResponse]"
+Ready = Callable[[str], None]
+"""Told the controller's id each time a session begins."""
+
+
+class Session:
+    """One worker's conversation with its controller, over as many connections as it takes."""
+
+    def __init__(
+        self,
+        config: WorkerConfig,
+        identity: Identity,
+        properties: Properties,
+        runner: Runner,
+        *,
+        clock: Clock,
+        rng: Randomness,
+        ready: Ready | None = None,
+    ) -> None:
+        self._config = config
+        self._identity = identity
+        self._properties = properties
+        self._runner = runner
+        self._clock = clock
+        self._ready = ready
+        self._backoff = Backoff(config.backoff_first_s, config.backoff_max_s, rng)
+        self._book = Book()
+        self._handles: dict[int, Handle] = {}
+        self._attempts: set[asyncio.Task[None]] = set()
+        self._outbox = Outbox()
+        self._slots = asyncio.Semaphore(config.slots)
+        self._leaving = asyncio.Event()
+        self._owing = asyncio.Event()
+        self._ever_joined = False
+        self._refused: InvalidRequest | None = None
+        self._tasks: asyncio.TaskGroup
+
+    async def run(self, stop: asyncio.Event, stop_now: asyncio.Event) -> None:
+        """Serve until told to stop and nothing is owed any more.
+
+        Raises:
+            InvalidRequest: the controller refused the very first Hello.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            watching = [
+                tasks.create_task(self._when(stop, lease_book.DrainAsked())),
+                tasks.create_task(self._when(stop_now, lease_book.StopAsked())),
+                tasks.create_task(self._give_up_settling()),
+                tasks.create_task(self._give_up_stopping(stop_now)),
+            ]
+            talking = tasks.create_task(self._keep_talking())
+            await self._leaving.wait()
+            # The session says goodbye by itself; a peer that does not listen is not waited for.
+            await asyncio.wait({talking}, timeout=_LEAVE_TIMEOUT_S)
+            for task in (talking, *watching, *self._attempts):
+                task.cancel()
+        if self._refused is not None:
+            raise self._refused
+        for fence in self._book.unsettled:
+            _log.warning("left without handing over the result of fence %016x", fence)
+
+    async def _when(self, asked: asyncio.Event, event: lease_book.Event) -> None:
+        await asked.wait()
+        self._apply(event)
+
+    async def _give_up_settling(self) -> None:
+        """Leave a controller that stays away: whoever asked this worker to drain does not wait for
+        ever.
+        """
+        while True:
+            await self._owing.wait()
+            await asyncio.sleep(self._config.settle_timeout_s)
+            if self._owing.is_set():
+                self._apply(lease_book.StopAsked())
+
+    async def _give_up_stopping(self, stop_now: asyncio.Event) -> None:
+        await stop_now.wait()
+        await asyncio.sleep(self._config.stop_timeout_s)
+        for fence in self._book.running:
+            _log.warning("left fence %016x behind, which did not stop in time", fence)
+        self._leaving.set()
+        self._outbox.close()
+
+    # The book and what follows from it.
+
+    def _apply(self, event: lease_book.Event) -> None:
+        self._book, effects = lease_book.step(self._book, event)
+        for effect in effects:
+            match effect:
+                case lease_book.Start():
+                    self._start(effect.assignment)
+                case lease_book.Kill():
+                    self._handles[effect.fence].stop(effect.reason)
+                case _:
+                    self._outbox.put(messages.told(effect))
+        book = self._book
+        if book.draining and not book.running and not book.joined:
+            self._owing.set()
+        else:
+            self._owing.clear()
+        if book.free_to_leave:
+            self._leaving.set()
+            self._outbox.close()
+
+    def _start(self, assignment: Assignment) -> None:
+        fence = assignment.fence
+        handle = Handle(lambda stream, offset, data: self._log(fence, stream, offset, data))
+        self._handles[fence] = handle
+        attempt = self._tasks.create_task(self._attempt(assignment, handle))
+        self._attempts.add(attempt)
+        attempt.add_done_callback(self._attempts.discard)
+
+    async def _attempt(self, assignment: Assignment, handle: Handle) -> None:
+        fence = assignment.fence
+        async with self._slots:
+            if handle.stop_reason is None:
+                self._apply(lease_book.Begun(fence))
+                outcome = await self._runner.run(assignment, handle)
+            else:
+                outcome = Outcome("cancelled", None, handle.stop_reason)
+        del self._handles[fence]
+        self._apply(lease_book.Finished(fence, outcome))
+
+    def _log(self, fence: int, stream: int, offset: int, data: bytes) -> None:
+        if self._book.joined:
+            for message in messages.log_messages(fence, stream, offset, data):
+                self._outbox.put_log(message)
+
+    # Connections.
+
+    async def _keep_talking(self) -> None:
+        while not self._leaving.is_set():
+            began_s = self._clock.monotonic_s()
+            reason = await self._connect()
+            if self._leaving.is_set():
+                return
+            self._backoff.lasted(self._clock.monotonic_s() - began_s)
+            delay_s = self._backoff.next_s()
+            _log.warning("no session with %s (%s); trying again in %.1f s", self._config.url, reason, delay_s)
+            try:
+                await asyncio.wait_for(self._leaving.wait(), delay_s)
+            except TimeoutError:
+                continue
+
+    async def _connect(self) -> str:
+        """Hold one session; return why it ended."""
+        try:
+            async with grpc.aio.insecure_channel(self._config.target, options=_OPTIONS) as channel:
+                call: _Call = channel.stream_stream(
+                    _JOIN,
+                    request_serializer=fleet_pb2.JoinRequest.SerializeToString,
+                    response_deserializer=fleet_pb2.JoinResponse.FromString,
+                )(None)
+                async with asyncio.timeout(_JOIN_TIMEOUT_S):
+                    interval_s = await self._join(call)
+                try:
+                    return await self._converse(call, interval_s)
+                finally:
+                    self._apply(lease_book.Lost())
+        except TimeoutError:
+            return f"no welcome within {_JOIN_TIMEOUT_S:g} s"
+        except grpc.aio.AioRpcError as error:
+            reason = error.details() or error.code().name
+            if not self._ever_joined and error.code() in _REFUSALS:
+                self._refuse(reason)
+            return reason
+        except InvalidRequest as error:
+            if not self._ever_joined:
+                self._refuse(error.message)
+            return error.message
+
+    def _refuse(self, reason: str) -> None:
+        self._refused = InvalidRequest(f"{self._config.url} refused this worker: {reason}", field="hello")
+        self._leaving.set()
+
+    async def _join(self, call: _Call) -> float:
+        """Say Hello, take the Welcome; return the heartbeat interval in seconds."""
+        hello = messages.hello_of(self._config, self._identity, self._properties, self._book.held)
+        with suppress(asyncio.InvalidStateError):
+            # Already over: reading says why.
+            await call.write(hello)
+        first = await call.read()
+        if not isinstance(first, fleet_pb2.JoinResponse) or not first.HasField("welcome"):
+            raise InvalidRequest(
+                "it answered Hello with something other than Welcome; is it a BuildNET controller?",
+                field="welcome",
+            )
+        welcome = first.welcome
+        self._outbox = Outbox()
+        self._ever_joined = True
+        self._apply(lease_book.Joined(welcome.controller_id))
+        if self._ready is not None:
+            self._ready(welcome.controller_id)
+        interval = welcome.heartbeat_interval
+        return interval.seconds + interval.nanos / 1e9 or _HEARTBEAT_INTERVAL_DEFAULT_S
+
+    async def _converse(self, call: _Call, interval_s: float) -> str:
+        reading = asyncio.ensure_future(self._read(call))
+        tasks = {
+            reading,
+            asyncio.ensure_future(self._write(call)),
+            asyncio.ensure_future(self._beat(interval_s)),
+        }
+        waiting = set(tasks)
+        try:
+            # The writer may end first, for goodbye or because the stream broke: then the reader
+            # meets the end, with its reason.
+            while reading in waiting:
+                ended, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for task in ended:
+                    task.result()
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return "the controller ended it"
+
+    async def _read(self, call: _Call) -> None:
+        while isinstance(message := await call.read(), fleet_pb2.JoinResponse):
+            try:
+                event = messages.event_of(message)
+            except BuildNetError as error:
+                # A newer controller may say what this worker does not know; its lease will run out.
+                _log.warning("ignored a message of the controller: %s", error.message)
+                continue
+            self._apply(event)
+
+    async def _write(self, call: _Call) -> None:
+        try:
+            while (message := await self._outbox.get()) is not None:
+                await call.write(message)
+            await call.done_writing()
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            # The stream is over; the reader meets the same end with its reason.
+            return
+
+    async def _beat(self, interval_s: float) -> None:
+        while True:
+            await asyncio.sleep(interval_s)
+            self._outbox.put(messages.heartbeat_of(self._book.wanted))

@@ -1,0 +1,107 @@
+"""Fixtures that start the real thing on free loopback ports and always stop it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "buildnet.cli.main"]
+READY_TIMEOUT_S = 30
+STOP_TIMEOUT_S = 20
+
+
+@dataclass
+class Role:
+    """One process of ours: a controller or a worker."""
+
+    process: subprocess.Popen[str]
+    ready: dict[str, Any]
+
+    @property
+    def url(self) -> str:
+        return str(self.ready["url"])
+
+    def stop(self) -> int:
+        """End it as a person would, and return its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(STOP_TIMEOUT_S)
+        finally:
+            if self.process.poll() is None:
+                self.process.kill()
+                self.process.wait()
+            if self.process.stdout is not None:
+                self.process.stdout.close()
+
+    def kill(self) -> None:
+        """End it as a power switch would."""
+        self.process.kill()
+        self.process.wait()
+
+
+@dataclass
+class House:
+    """Starts controllers and workers below one directory."""
+
+    directory: Path
+    roles: list[Role] = field(default_factory=list)
+
+    def _start(self, *arguments: str) -> Role:
+        process = subprocess.Popen(
+            [*COMMAND, *arguments, "--json"],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "BUILDNET_STATE": str(self.directory / "nowhere")},
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            raise AssertionError(f"{arguments} ended with {process.wait()} before it was ready")
+        role = Role(process, json.loads(line))
+        self.roles.append(role)
+        return role
+
+    def up(self, *arguments: str, name: str = "controller", listen: str = "127.0.0.1:0") -> Role:
+        """Start a controller and wait for its ready line."""
+        state = self.directory / name
+        return self._start("up", "--state", str(state), "--listen", listen, *arguments)
+
+    def join(self, url: str, *arguments: str, name: str = "worker") -> Role:
+        """Start a worker and wait until it has joined."""
+        return self._start("join", url, "--state", str(self.directory / name), *arguments)
+
+    def close(self) -> None:
+        """Stop all of them, workers first."""
+        for role in reversed(self.roles):
+            role.stop()
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    """A place to start roles in."""
+    house = House(tmp_path)
+    try:
+        yield house
+    finally:
+        house.close()
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Role]:
+    """One controller with one local worker, shared by the tests of a module."""
+    house = House(tmp_path_factory.mktemp("house"))
+    try:
+        yield house.up("--slots", "2")
+    finally:
+        house.close()

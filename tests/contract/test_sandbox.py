@@ -1,0 +1,296 @@
+"""What every backend of buildnet.sandbox does alike, run against each that this kernel allows."""
+
+from __future__ import annotations
+
+import select
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from buildnet._native import NativeError, probe_isolation, remove_tree
+from buildnet.sandbox import Ending, Place, Running, Sandbox
+from buildnet.sandbox.namespaces import NamespaceSandbox
+from buildnet.sandbox.policy import Limits, Plan
+from buildnet.sandbox.process import ProcessSandbox
+
+BACKENDS: dict[str, type[NamespaceSandbox] | type[ProcessSandbox]] = {
+    "namespaces": NamespaceSandbox,
+    "process": ProcessSandbox,
+}
+
+
+@dataclass
+class Ran:
+    """A command that has ended."""
+
+    ending: Ending
+    stdout: bytes
+    stderr: bytes
+    live: list[tuple[int, int, bytes]] = field(default_factory=list)
+
+
+@dataclass
+class Bench:
+    """One backend and a place to run in."""
+
+    sandbox: Sandbox
+    directory: Path
+    started: list[Running] = field(default_factory=list)
+
+    @property
+    def place(self) -> Place:
+        d = self.directory
+        return Place(
+            root=str(d / "root"),
+            cwd=str(d / "root"),
+            tmp=str(d / "tmp"),
+            stdout_path=str(d / "stdout"),
+            stderr_path=str(d / "stderr"),
+            name=f"test-{id(self):x}-{len(self.started)}",
+        )
+
+    def plan(self, *argv: str, **changes: object) -> Plan:
+        plan = Plan(
+            argv=argv,
+            env=(("PATH", "/usr/bin:/bin"),),
+            isolation=self.sandbox.isolation,  # type: ignore[arg-type]
+            network=False,
+            timeout_s=20.0,
+            limits=Limits(log_size_bytes_max=1 << 20),
+        )
+        return replace(plan, **changes)  # type: ignore[arg-type]
+
+    def start(self, plan: Plan) -> Running:
+        running = self.sandbox.start(plan, self.place)
+        self.started.append(running)
+        return running
+
+    def run(self, *argv: str, **changes: object) -> Ran:
+        return self.finish(self.start(self.plan(*argv, **changes)))
+
+    def sh(self, script: str, **changes: object) -> Ran:
+        return self.run("/bin/sh", "-c", script, **changes)
+
+    def finish(self, running: Running) -> Ran:
+        live: list[tuple[int, int, bytes]] = []
+        deadline_s = time.monotonic() + 30
+        while True:
+            ending = running.poll()
+            chunks = running.read_logs()
+            live += chunks
+            if ending is not None and not chunks:
+                break
+            if not chunks:
+                left_s = deadline_s - time.monotonic()
+                assert left_s > 0, "the command did not end"
+                select.select([running.fd], [], [], left_s)
+        d = self.directory
+        return Ran(ending, (d / "stdout").read_bytes(), (d / "stderr").read_bytes(), live)
+
+
+@contextmanager
+def bench_of(isolation: str, directory: Path) -> Iterator[Bench]:
+    if isolation == "namespaces" and not probe_isolation()["namespaces"]:
+        pytest.skip("this kernel refuses namespaces")
+    (directory / "root").mkdir()
+    (directory / "tmp").mkdir()
+    bench = Bench(BACKENDS[isolation](), directory)
+    yield bench
+    for running in bench.started:
+        running.kill("killed")
+    remove_tree(str(directory / "root"))
+
+
+@pytest.fixture(params=sorted(BACKENDS))
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    with bench_of(request.param, tmp_path) as bench:
+        yield bench
+
+
+@pytest.fixture
+def confined(tmp_path: Path) -> Iterator[Bench]:
+    with bench_of("namespaces", tmp_path) as bench:
+        yield bench
+
+
+def test_it_runs_the_arguments_in_the_place_and_tells_the_exit_code(bench: Bench) -> None:
+    ran = bench.sh("pwd; echo oops >&2; exit 3")
+    assert (ran.ending.exit_code, ran.ending.reason) == (3, "")
+    assert ran.stdout.decode().strip() == bench.place.cwd
+    assert ran.stderr == b"oops\n"
+    assert ran.ending.isolation == bench.sandbox.isolation
+    assert ran.ending.wall_s > 0
+
+
+def test_the_environment_is_exactly_the_plans(bench: Bench) -> None:
+    ran = bench.run("/usr/bin/env", env=(("A", "1"), ("B", "x y")))
+    assert sorted(ran.stdout.decode().splitlines()) == ["A=1", "B=x y"]
+
+
+def test_there_is_nothing_to_read_on_stdin(bench: Bench) -> None:
+    assert bench.sh("cat").stdout == b""
+
+
+def test_what_it_writes_in_its_root_stays(bench: Bench) -> None:
+    assert bench.sh("mkdir -p a/b && echo hi > a/b/out").ending.exit_code == 0
+    assert (bench.directory / "root/a/b/out").read_text() == "hi\n"
+
+
+def test_logs_come_while_it_runs_in_order_and_whole(bench: Bench) -> None:
+    running = bench.start(bench.plan("/bin/sh", "-c", "seq 2000; seq 2000 >&2; seq 9"))
+    ran = bench.finish(running)
+    for number, text in ((1, ran.stdout), (2, ran.stderr)):
+        position = 0
+        for stream, offset, data in ran.live:
+            if stream == number:
+                assert offset == position
+                position += len(data)
+        assert b"".join(d for s, _, d in ran.live if s == number) == text
+    assert (ran.ending.stdout_bytes, ran.ending.stderr_bytes) == (len(ran.stdout), len(ran.stderr))
+
+
+def test_the_first_log_does_not_wait_for_the_end(bench: Bench) -> None:
+    running = bench.start(bench.plan("/bin/sh", "-c", "echo first; sleep 30"))
+    while not (chunks := running.read_logs()):
+        assert running.poll() is None
+        ready, _, _ = select.select([running.fd], [], [], 10)
+        assert ready
+    assert chunks == [(1, 0, b"first\n")]
+    running.kill("killed")
+    assert bench.finish(running).ending.reason == "killed"
+
+
+def test_a_signal_is_told_as_shells_do(bench: Bench) -> None:
+    ending = bench.sh("kill -SEGV $$").ending
+    assert (ending.exit_code, ending.reason) == (128 + 11, "")
+
+
+def test_it_is_stopped_when_its_time_is_over(bench: Bench) -> None:
+    ran = bench.sh("echo before; sleep 30; echo after", timeout_s=0.3)
+    assert ran.ending.reason == "timeout"
+    assert ran.stdout == b"before\n"
+    assert ran.ending.wall_s < 10
+
+
+def test_too_much_output_stops_it_and_is_cut(bench: Bench) -> None:
+    ran = bench.sh("yes", limits=Limits(log_size_bytes_max=1 << 16))
+    assert ran.ending.reason == "log_limit"
+    assert len(ran.stdout) <= 1 << 16
+
+
+def test_too_much_memory_stops_it(bench: Bench) -> None:
+    program = "b = bytearray(600 << 20); print(len(b))"
+    limits = Limits(memory_bytes=100 << 20)
+    ran = bench.run(sys.executable, "-S", "-c", program, limits=limits)
+    assert ran.ending.reason == "memory" or ran.ending.exit_code != 0
+    assert b"629145600" not in ran.stdout
+
+
+def test_a_fork_bomb_is_bounded(bench: Bench) -> None:
+    bomb = "import os\nwhile True:\n  try: os.fork()\n  except OSError: os._exit(9)"
+    ran = bench.run(sys.executable, "-S", "-c", bomb, limits=Limits(pids_max=40), timeout_s=5.0)
+    assert ran.ending.reason in ("pids", "timeout", "")
+    assert ran.ending.exit_code != 0 or ran.ending.reason
+    assert ran.ending.wall_s < 20
+
+
+def test_nothing_it_started_outlives_it(bench: Bench) -> None:
+    mark = "98765.4321"
+    ran = bench.sh(f"sleep {mark} & (setsid sleep {mark} &) ; exit 0")
+    assert ran.ending.exit_code == 0
+    assert not list(running_with(mark))
+
+
+def test_kill_ends_it_with_all_that_it_started(bench: Bench) -> None:
+    mark = "87654.3219"
+    script = f"sleep {mark} & setsid sleep {mark} & echo up; wait"
+    running = bench.start(bench.plan("/bin/sh", "-c", script))
+    while not running.read_logs():
+        select.select([running.fd], [], [], 10)
+    running.kill("killed")
+    running.kill("killed")
+    assert bench.finish(running).ending.reason == "killed"
+    assert not list(running_with(mark))
+
+
+def test_a_program_that_is_not_there_starts_nothing(bench: Bench) -> None:
+    with pytest.raises(NativeError, match="no-such-program"):
+        bench.run("no-such-program")
+
+
+def test_a_backend_refuses_another_ones_plan(bench: Bench) -> None:
+    other = "process" if bench.sandbox.isolation == "namespaces" else "namespaces"
+    with pytest.raises(Exception, match="was given to"):
+        bench.run("/bin/true", isolation=other)
+
+
+INTERFACES = "tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' '"
+
+
+@pytest.mark.parametrize(("network", "check"), [(False, set.__eq__), (True, set.__le__)])
+def test_the_network_is_there_only_when_granted(
+    confined: Bench, network: bool, check: Callable[[set[str], set[str]], bool]
+) -> None:
+    assert check({"lo"}, set(confined.sh(INTERFACES, network=network).stdout.decode().split()))
+
+
+def test_loopback_works_without_a_network(confined: Bench) -> None:
+    program = (
+        "import socket; s = socket.create_server(('127.0.0.1', 0));"
+        "socket.create_connection(s.getsockname()); print('ok')"
+    )
+    assert confined.run(sys.executable, "-S", "-c", program).stdout == b"ok\n"
+
+
+def test_tmp_is_its_own(confined: Bench) -> None:
+    ran = confined.sh("ls -A /tmp | grep -v '^pytest' ; echo hi > /tmp/mine; cat /tmp/mine")
+    assert ran.stdout.endswith(b"hi\n")
+    assert not Path("/tmp/mine").exists()
+
+
+def test_the_machine_is_read_only(confined: Bench) -> None:
+    outside = confined.directory / "outside"
+    outside.mkdir()
+    ran = confined.sh(f"echo x > {outside}/x; echo x > /etc/buildnet-was-here; exit 0")
+    assert not list(outside.iterdir())
+    assert not Path("/etc/buildnet-was-here").exists()
+    assert ran.stderr
+
+
+def test_hidden_directories_appear_empty(confined: Bench) -> None:
+    secrets = confined.directory / "secrets"
+    secrets.mkdir()
+    (secrets / "key").write_text("secret")
+    place = replace(confined.place, hidden=(str(secrets),))
+    running = confined.sandbox.start(confined.plan("/bin/sh", "-c", f"ls {secrets}; cat {secrets}/key"), place)
+    confined.started.append(running)
+    assert confined.finish(running).stdout == b""
+
+
+def test_its_own_root_may_lie_below_what_is_hidden(confined: Bench) -> None:
+    place = replace(confined.place, hidden=(str(confined.directory),))
+    running = confined.sandbox.start(confined.plan("/bin/sh", "-c", "echo hi > out; ls .."), place)
+    confined.started.append(running)
+    assert confined.finish(running).stdout == b"root\n"
+    assert (confined.directory / "root" / "out").read_text() == "hi\n"
+
+
+def test_it_sees_no_process_but_its_own(confined: Bench) -> None:
+    ran = confined.sh("echo /proc/[0-9]*")
+    assert len(ran.stdout.split()) <= 4
+
+
+def running_with(mark: str) -> Iterator[str]:
+    """Processes of this machine whose arguments hold `mark`."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            arguments = (process / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if mark.encode() in arguments:
+            yield process.name

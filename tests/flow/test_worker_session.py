@@ -1,0 +1,332 @@
+"""One worker's session over real sockets: repeats, breaks, drains. Attempts are scripted."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import grpc
+import pytest
+
+from buildnet.errors import InvalidRequest
+from buildnet.model.action import Outcome
+from buildnet.model.digest import Digest
+from buildnet.testing.attempts import ScriptedRunner
+from buildnet.testing.controller import FakeController, FakeSession
+from buildnet.worker import messages
+from buildnet.worker.config import WorkerConfig
+from buildnet.worker.identity import Identity
+from buildnet.worker.session import Session
+
+OK = Outcome("ok", b"result", exit_code=0)
+IDENTITY = Identity("n" * 32, "b" * 32)
+
+
+class Clock:
+    """Real enough for the age of connections."""
+
+    def now_unix_ms(self) -> int:
+        return 0
+
+    def monotonic_s(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+class Worker:
+    """A session under test."""
+
+    def __init__(self, url: str, state: Path, *, stubborn: bool = False, slots: int = 2) -> None:
+        self.config = WorkerConfig(
+            url,
+            state,
+            slots=slots,
+            version="0.1.0",
+            hostname="here",
+            backoff_first_s=0.01,
+            backoff_max_s=0.05,
+            settle_timeout_s=0.2,
+            stop_timeout_s=0.3,
+        )
+        self.runner = ScriptedRunner(stubborn=stubborn)
+        self.stop = asyncio.Event()
+        self.stop_now = asyncio.Event()
+        self.joined: list[str] = []
+        self.task: asyncio.Task[None]
+
+    async def run(self) -> None:
+        session = Session(
+            self.config,
+            IDENTITY,
+            frozenset({("os", "linux")}),
+            self.runner,
+            clock=Clock(),
+            rng=random.Random(1),
+            ready=self.joined.append,
+        )
+        await session.run(self.stop, self.stop_now)
+
+
+@asynccontextmanager
+async def started(url: str, state: Path, **options: bool | int) -> AsyncIterator[Worker]:
+    worker = Worker(url, state, **options)  # type: ignore[arg-type]
+    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        worker.task = tasks.create_task(worker.run())
+        yield worker
+        worker.stop_now.set()
+
+
+@pytest.fixture
+async def controller() -> AsyncIterator[FakeController]:
+    controller = FakeController()
+    await controller.start()
+    yield controller
+    await controller.stop()
+
+
+async def done(session: FakeSession) -> messages.fleet_pb2.Done:
+    message = await session.receive()
+    assert message.WhichOneof("message") == "done", message
+    return message.done
+
+
+async def accepted(session: FakeSession) -> int:
+    message = await session.receive()
+    assert message.WhichOneof("message") == "accepted", message
+    return int(message.accepted.fence)
+
+
+async def test_a_worker_says_what_it_is_and_runs_what_it_is_given(controller: FakeController, tmp_path: Path) -> None:
+    async with started(controller.url, tmp_path) as worker:
+        session = await controller.session()
+        hello = session.hello
+        assert (hello.node_id, hello.boot_id) == (IDENTITY.node, IDENTITY.boot)
+        assert (hello.slots, hello.version, hello.hostname) == (2, "0.1.0", "here")
+        assert [(p.name, p.value) for p in hello.properties] == [("os", "linux")]
+        assert not hello.running
+        session.assign(7)
+        assert await accepted(session) == 7
+        assert worker.joined == ["controller-1"]
+        assert await session.heartbeat() == (7,)
+        worker.runner.finish(7, OK)
+        answer = await done(session)
+        assert (answer.fence, answer.error_code, answer.result) == (7, "", b"result")
+        assert await session.heartbeat() == ()
+        session.settle(7)
+        session.assign(8)
+        assert await accepted(session) == 8
+        assert await session.heartbeat() == (8,)
+
+
+async def test_a_repeated_assign_runs_once(controller: FakeController, tmp_path: Path) -> None:
+    async with started(controller.url, tmp_path) as worker:
+        session = await controller.session()
+        session.assign(7)
+        session.assign(7)
+        assert await accepted(session) == 7
+        worker.runner.finish(7, OK)
+        await done(session)
+        session.assign(7)
+        assert (await done(session)).fence == 7
+        assert worker.runner.begun == [7]
+
+
+async def test_only_as_many_attempts_run_as_there_are_slots(controller: FakeController, tmp_path: Path) -> None:
+    async with started(controller.url, tmp_path, slots=1) as worker:
+        session = await controller.session()
+        session.assign(1)
+        session.assign(2)
+        assert await accepted(session) == 1
+        assert set(await session.heartbeat()) == {1, 2}
+        assert worker.runner.begun == [1]
+        worker.runner.finish(1, OK)
+        assert (await done(session)).fence == 1
+        assert await accepted(session) == 2
+
+
+async def test_a_broken_session_ends_no_attempt_and_is_told_what_it_missed(
+    controller: FakeController, tmp_path: Path
+) -> None:
+    async with started(controller.url, tmp_path) as worker:
+        session = await controller.session()
+        session.assign(1)
+        session.assign(2)
+        assert {await accepted(session), await accepted(session)} == {1, 2}
+        await controller.stop()
+        worker.runner.finish(1, OK)
+        await controller.start()
+        session = await controller.session()
+        assert {running.fence for running in session.hello.running} == {1, 2}
+        assert await accepted(session) == 2
+        assert (await done(session)).fence == 1
+        # Not settled: the session after it hears it again.
+        session.end()
+        session = await controller.session()
+        assert await accepted(session) == 2
+        assert (await done(session)).fence == 1
+        session.settle(1)
+        worker.runner.finish(2, OK)
+        assert (await done(session)).fence == 2
+        assert worker.runner.begun == [1, 2]
+
+
+async def test_a_worker_waits_for_a_controller_that_is_not_there_yet(tmp_path: Path) -> None:
+    controller = FakeController()
+    await controller.start()
+    await controller.stop()
+    async with started(controller.url, tmp_path) as worker:
+        await controller.start()
+        await controller.session()
+        assert not worker.task.done()
+        await controller.stop()
+
+
+async def test_cancel_stops_an_attempt_and_reports_nothing(controller: FakeController, tmp_path: Path) -> None:
+    async with started(controller.url, tmp_path) as worker:
+        session = await controller.session()
+        session.cancel(99)
+        session.assign(1)
+        assert await accepted(session) == 1
+        session.cancel(1, "nobody waits")
+        session.assign(2)
+        assert await accepted(session) == 2
+        worker.runner.finish(2, OK)
+        assert (await done(session)).fence == 2
+        assert worker.runner.stopped == [(1, "nobody waits")]
+
+
+async def test_draining_finishes_hands_over_and_leaves(controller: FakeController, tmp_path: Path) -> None:
+    async with started(controller.url, tmp_path) as worker:
+        session = await controller.session()
+        session.assign(1)
+        assert await accepted(session) == 1
+        worker.stop.set()
+        assert (await session.receive()).WhichOneof("message") == "draining"
+        worker.runner.finish(1, OK)
+        assert (await done(session)).fence == 1
+        assert not worker.task.done()
+        session.settle(1)
+        await worker.task
+        await session.ended.wait()
+
+
+async def test_the_controller_may_ask_a_worker_to_leave(controller: FakeController, tmp_path: Path) -> None:
+    async with started(controller.url, tmp_path) as worker:
+        session = await controller.session()
+        session.drain()
+        assert (await session.receive()).WhichOneof("message") == "draining"
+        await worker.task
+
+
+async def test_stopping_now_kills_and_reports_nothing(controller: FakeController, tmp_path: Path) -> None:
+    async with started(controller.url, tmp_path) as worker:
+        session = await controller.session()
+        session.assign(1)
+        assert await accepted(session) == 1
+        worker.stop.set()
+        worker.stop_now.set()
+        await worker.task
+        assert worker.runner.stopped == [(1, "the worker is stopping")]
+        assert (await session.receive()).WhichOneof("message") == "draining"
+        await session.ended.wait()
+        assert session._received.empty()
+
+
+async def test_an_attempt_that_is_stuck_does_not_keep_a_worker_from_stopping(
+    controller: FakeController, tmp_path: Path
+) -> None:
+    async with started(controller.url, tmp_path, stubborn=True) as worker:
+        session = await controller.session()
+        session.assign(1)
+        assert await accepted(session) == 1
+        worker.stop_now.set()
+        await worker.task
+
+
+async def test_a_draining_worker_does_not_wait_for_ever_for_its_controller(
+    controller: FakeController, tmp_path: Path
+) -> None:
+    async with started(controller.url, tmp_path) as worker:
+        session = await controller.session()
+        session.assign(1)
+        assert await accepted(session) == 1
+        await controller.stop()
+        worker.runner.finish(1, OK)
+        worker.stop.set()
+        await worker.task
+
+
+async def test_a_worker_that_never_reached_anybody_stops_at_once(tmp_path: Path) -> None:
+    async with started("grpc://127.0.0.1:1", tmp_path) as worker:
+        worker.stop.set()
+        await worker.task
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED])
+async def test_a_first_hello_that_is_refused_ends_the_worker_with_the_reason(
+    controller: FakeController, tmp_path: Path, code: grpc.StatusCode
+) -> None:
+    controller.refusal = (code, "install the same version on both")
+    worker = Worker(controller.url, tmp_path)
+    with pytest.raises(InvalidRequest, match="install the same version on both"):
+        await asyncio.wait_for(worker.run(), 10)
+
+
+async def test_a_later_refusal_is_waited_out(controller: FakeController, tmp_path: Path) -> None:
+    async with started(controller.url, tmp_path) as worker:
+        session = await controller.session()
+        controller.refusal = (grpc.StatusCode.INVALID_ARGUMENT, "not now")
+        session.end()
+        await session.ended.wait()
+        controller.refusal = None
+        await controller.session()
+        assert not worker.task.done()
+
+
+async def test_messages_that_a_worker_does_not_know_are_passed_over(controller: FakeController, tmp_path: Path) -> None:
+    async with started(controller.url, tmp_path):
+        session = await controller.session()
+        session.send(messages.fleet_pb2.JoinResponse())
+        bad = messages.fleet_pb2.JoinResponse()
+        bad.assign.fence = 3
+        bad.assign.action_digest.hash = "nonsense"
+        session.send(bad)
+        session.assign(4, timeout_s=0)
+        session.assign(5)
+        assert await accepted(session) == 5
+
+
+async def test_logs_are_passed_on_and_never_hold_up_what_matters(controller: FakeController, tmp_path: Path) -> None:
+    async with started(controller.url, tmp_path) as worker:
+        session = await controller.session()
+        session.assign(1)
+        assert await accepted(session) == 1
+        log = worker.runner.handles[1].log
+        size = 8 << 20
+        log(1, 0, b"x" * size)
+        log(2, 0, b"late")
+        worker.runner.finish(1, OK)
+        seen = bytearray()
+        while (message := await session.receive()).WhichOneof("message") == "log":
+            assert len(message.log.data) <= messages.LOG_CHUNK_BYTES_MAX
+            assert message.log.offset == len(seen) or message.log.stream == 2
+            seen += message.log.data if message.log.stream == 1 else b""
+        assert message.done.fence == 1
+        assert 0 < len(seen) < size
+
+
+def test_a_result_that_no_session_could_carry_becomes_an_error_that_one_can() -> None:
+    outcome = replace(OK, result=b"x" * (5 << 20))
+    message = messages.told(messages.TellDone(1, outcome))
+    assert message.done.error_code == "too_large"
+    assert message.ByteSize() < 1024
+
+
+def test_every_missing_blob_is_named() -> None:
+    texts = tuple(Digest.of(bytes([n])).text for n in range(200))
+    outcome = Outcome("blobs_missing", None, "missing", missing=texts)
+    message = messages.told(messages.TellDone(1, outcome))
+    assert tuple(f"{d.hash}/{d.size_bytes}" for d in message.done.missing) == texts

@@ -1,0 +1,148 @@
+"""Declared effects to plans: enforced or refused, never weakened."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from buildnet.errors import InvalidRequest, SandboxFailed
+from buildnet.sandbox.policy import (
+    Isolation,
+    Limits,
+    Means,
+    Plan,
+    means_of,
+    offered_effects,
+    plan_of,
+    search_path,
+)
+
+MEANS = {
+    "namespaces": Means("namespaces", private_network=True),
+    "process": Means("process", private_network=False),
+}
+
+
+def plan(*properties: tuple[str, str], isolation: str = "namespaces") -> Plan:
+    return plan_of(["true"], [("A", "1")], frozenset(properties), MEANS[isolation], Limits(), 5.0)
+
+
+def test_no_network_unless_declared() -> None:
+    assert not plan().network
+    assert plan().assurance == "enforced"
+    assert plan(("effect:network", "ambient")).network
+
+
+def test_without_namespaces_the_default_is_only_advisory() -> None:
+    assert plan(isolation="process").assurance == "advisory"
+    assert plan(("effect:network", "ambient"), isolation="process").assurance == "enforced"
+
+
+def test_a_declared_effect_is_enforced_or_refused() -> None:
+    assert plan(("effect:network", "none")).assurance == "enforced"
+    with pytest.raises(SandboxFailed, match="effect:network=none cannot be enforced"):
+        plan(("effect:network", "none"), isolation="process")
+    with pytest.raises(SandboxFailed, match="another level of ambient"):
+        plan(("effect:clock", "virtual"))
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [
+        [("effect:network", "off")],
+        [("effect:teleport", "none")],
+        [("effect:network", "none"), ("effect:network", "ambient")],
+    ],
+)
+def test_what_is_no_effect_is_named(properties: list[tuple[str, str]]) -> None:
+    with pytest.raises(InvalidRequest, match="effect:"):
+        plan(*properties)
+
+
+@pytest.mark.parametrize("isolation", ["namespaces", "process"])
+def test_what_a_worker_offers_it_also_plans(isolation: str) -> None:
+    for offer in offered_effects(MEANS[isolation]):
+        assert plan(offer, isolation=isolation).effects[offer[0].removeprefix("effect:")] == offer[1]
+    assert (("effect:network", "none") in offered_effects(MEANS[isolation])) == (isolation == "namespaces")
+
+
+def test_namespaces_without_a_private_network_are_only_advisory() -> None:
+    means = means_of({"namespaces": True, "network_namespace": False})
+    assert plan_of(["a"], [], frozenset(), means, Limits(), 1.0).assurance == "advisory"
+    assert ("effect:network", "none") not in offered_effects(means)
+
+
+def test_no_command_gets_more_memory_than_there_is() -> None:
+    assert Limits().within(100).memory_bytes == 100
+    assert Limits(memory_bytes=50).within(100).memory_bytes == 50
+    assert Limits(memory_bytes=500).within(100).memory_bytes == 100
+
+
+def test_the_environment_is_exactly_the_commands() -> None:
+    assert plan().env == (("A", "1"),)
+
+
+@pytest.mark.parametrize(
+    ("argv", "env"),
+    [
+        ([], []),
+        ([""], []),
+        (["a", "b\0c"], []),
+        (["a"], [("", "x")]),
+        (["a"], [("A=B", "x")]),
+        (["a"], [("A", "x\0")]),
+    ],
+)
+def test_what_no_process_can_be_given_is_refused(argv: list[str], env: list[tuple[str, str]]) -> None:
+    with pytest.raises(InvalidRequest):
+        plan_of(argv, env, frozenset(), MEANS["namespaces"], Limits(), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("namespaces", "wanted", "got"),
+    [
+        (True, None, "namespaces"),
+        (False, None, "process"),
+        (True, "process", "process"),
+        (True, "namespaces", "namespaces"),
+    ],
+)
+def test_the_strongest_isolation_is_taken(namespaces: bool, wanted: str | None, got: Isolation) -> None:
+    probe = {"namespaces": namespaces, "network_namespace": True}
+    assert means_of(probe, wanted) == MEANS[got]
+
+
+def test_an_isolation_that_is_not_to_be_had_is_refused() -> None:
+    with pytest.raises(SandboxFailed, match="namespaces"):
+        means_of({"namespaces": False}, "namespaces")
+
+
+def test_a_bare_name_is_looked_up_in_the_commands_own_path() -> None:
+    assert search_path([("PATH", "/a::/b")]) == ("/a", ".", "/b")
+    assert "/usr/bin" in search_path([("HOME", "/x")])
+
+
+@given(
+    st.lists(st.text(max_size=5), max_size=3),
+    st.lists(st.tuples(st.text(max_size=5), st.text(max_size=5)), max_size=3),
+    st.frozensets(
+        st.tuples(
+            st.sampled_from(["effect:network", "effect:clock", "effect:x", "os"]),
+            st.sampled_from(["none", "ambient", "virtual", ""]),
+        ),
+        max_size=3,
+    ),
+    st.sampled_from(["namespaces", "process"]),
+)
+def test_any_input_is_planned_or_refused_in_words(
+    argv: list[str],
+    env: list[tuple[str, str]],
+    properties: frozenset[tuple[str, str]],
+    isolation: str,
+) -> None:
+    with suppress(InvalidRequest, SandboxFailed):
+        made = plan_of(argv, env, properties, MEANS[isolation], Limits(), 1.0)
+        assert made.network == (("effect:network", "ambient") in properties)
