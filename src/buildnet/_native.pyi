@@ -103,7 +103,17 @@ def remove_tree(path: str) -> None: ...
 
 @final
 class Process:
-    """One running command and everything it starts."""
+    """One running command and everything it starts; dropping it kills them.
+
+    `plan`: argv, env, cwd, writable, hidden (optional: directories that appear empty), tmp, stdout_path, stderr_path,
+    log_size_bytes_max (both streams together), timeout_s, memory_bytes, pids_max, cpu_s (None: unbounded), network,
+    isolation ("namespaces" or "process"), cgroup_name. Paths are absolute.
+
+    `poll` gives exit_code, signal, reason ("", timeout, memory, pids, cpu, log_limit, storage_full, sandbox_failed, or
+    what `kill` was told), wall_s, user_s, system_s, max_rss_bytes, isolation and network ("none" or "host") as really
+    used, limits (memory, pids, cpu: cgroup1, cgroup2, rlimit, none or unset), stdout_bytes, stderr_bytes. `fd` stays
+    readable once it has ended.
+    """
 
     @staticmethod
     def start(plan: Mapping[str, Any]) -> Process: ...

@@ -28,18 +28,14 @@ ISOLATIONS = ["namespaces", "process"]
 PROBE = probe_isolation()
 SOURCE = str(Path(buildnet.__file__).parent.parent)
 
-needs_namespaces = pytest.mark.skipif(
-    not PROBE["namespaces"], reason="this kernel or user cannot make namespaces"
-)
+needs_namespaces = pytest.mark.skipif(not PROBE["namespaces"], reason="this kernel or user cannot make namespaces")
 needs_network_namespace = pytest.mark.skipif(
     not (PROBE["namespaces"] and PROBE["network_namespace"]), reason="no network namespaces here"
 )
 needs_memory_group = pytest.mark.skipif(
     not PROBE["cgroup_memory"], reason="no memory control group can be written here"
 )
-needs_pids_group = pytest.mark.skipif(
-    not PROBE["cgroup_pids"], reason="no pids control group can be written here"
-)
+needs_pids_group = pytest.mark.skipif(not PROBE["cgroup_pids"], reason="no pids control group can be written here")
 
 
 class Ended:
@@ -192,18 +188,14 @@ def test_program_is_looked_up(run: Callable[..., Ended], tmp_path: Path, isolati
 
 
 @pytest.mark.parametrize("program", ["no-such-program", "./no-such", "/no/such", "sub/x"])
-def test_absent_program_is_not_found(
-    run: Callable[..., Ended], isolation: str, program: str
-) -> None:
+def test_absent_program_is_not_found(run: Callable[..., Ended], isolation: str, program: str) -> None:
     with pytest.raises(NativeError, match="no such program") as raised:
         run(program, isolation=isolation)
     assert raised.value.code == "not_found"
     assert program in raised.value.message
 
 
-def test_forbidden_program_is_a_sandbox_error(
-    run: Callable[..., Ended], tmp_path: Path, isolation: str
-) -> None:
+def test_forbidden_program_is_a_sandbox_error(run: Callable[..., Ended], tmp_path: Path, isolation: str) -> None:
     (tmp_path / "root").mkdir()
     (tmp_path / "root/data").write_text("not a program")
     with pytest.raises(NativeError, match="Permission denied") as raised:
@@ -286,18 +278,14 @@ def wait_for_end(pidfds: list[int]) -> None:
 @needs_memory_group
 def test_memory_is_bounded(run: Callable[..., Ended], isolation: str) -> None:
     # tail keeps the last line: here all of it.
-    ended = run(
-        "sh", "-c", "head -c 400M /dev/zero | tail", memory_bytes=64 << 20, isolation=isolation
-    )
+    ended = run("sh", "-c", "head -c 400M /dev/zero | tail", memory_bytes=64 << 20, isolation=isolation)
     assert (ended.reason, ended.exit_code) == ("memory", 137)
     assert ended.limits["memory"].startswith("cgroup")
 
 
 @needs_memory_group
 def test_memory_within_the_bound_is_free(run: Callable[..., Ended], isolation: str) -> None:
-    ended = run(
-        "sh", "-c", "head -c 16M /dev/zero | tail", memory_bytes=256 << 20, isolation=isolation
-    )
+    ended = run("sh", "-c", "head -c 16M /dev/zero | tail", memory_bytes=256 << 20, isolation=isolation)
     assert (ended.reason, ended.exit_code, ended.stdout_bytes) == ("", 0, 16 << 20)
     assert 16 << 20 <= ended.max_rss_bytes <= 256 << 20
 
@@ -363,9 +351,7 @@ def test_network_is_absent(run: Callable[..., Ended], listener: int) -> None:
     assert b"ConnectionRefusedError" in ended.stderr
 
 
-def test_network_is_there_when_asked_for(
-    run: Callable[..., Ended], listener: int, isolation: str
-) -> None:
+def test_network_is_there_when_asked_for(run: Callable[..., Ended], listener: int, isolation: str) -> None:
     ended = run(*connect(listener), network=True, isolation=isolation)
     assert (ended.stdout, ended.network) == (b"connected\n", "host")
 
@@ -459,9 +445,7 @@ def test_log_is_bounded(run: Callable[..., Ended], tmp_path: Path, isolation: st
 
 
 def test_log_at_the_limit_is_kept_whole(run: Callable[..., Ended], isolation: str) -> None:
-    ended = run(
-        "sh", "-c", "printf 12345; printf 12345 >&2", log_size_bytes_max=10, isolation=isolation
-    )
+    ended = run("sh", "-c", "printf 12345; printf 12345 >&2", log_size_bytes_max=10, isolation=isolation)
     assert (ended.reason, ended.stdout, ended.stderr) == ("", b"12345", b"12345")
 
 
@@ -483,9 +467,7 @@ def test_output_arrives_while_it_runs(tmp_path: Path, isolation: str) -> None:
     assert b"".join(piece[2] for piece in pieces + process.read_logs()) == b"done\n"
 
 
-def test_daemon_does_not_outlive_its_action(
-    run: Callable[..., Ended], isolation: str, token: str
-) -> None:
+def test_daemon_does_not_outlive_its_action(run: Callable[..., Ended], isolation: str, token: str) -> None:
     # It has a session of its own and holds stdout open.
     script = f"setsid sh -c 'setsid sleep {token} & sleep {token}' & echo started"
     ended = run("sh", "-c", script, isolation=isolation)

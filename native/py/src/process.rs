@@ -38,16 +38,10 @@ impl Process {
 
     /// What was printed since the last call.
     #[pyo3(signature = (bytes_max = 1 << 20))]
-    fn read_logs<'py>(
-        &self,
-        py: Python<'py>,
-        bytes_max: usize,
-    ) -> PyResult<Vec<(u8, u64, Bound<'py, PyBytes>)>> {
+    fn read_logs<'py>(&self, py: Python<'py>, bytes_max: usize) -> PyResult<Vec<(u8, u64, Bound<'py, PyBytes>)>> {
         let pieces = py.detach(|| self.inner.read_logs(bytes_max));
         let pieces = pieces.map_err(raise)?;
-        let as_bytes = |(stream, offset, data): stage::LogPiece| {
-            (stream, offset, PyBytes::new(py, &data))
-        };
+        let as_bytes = |(stream, offset, data): stage::LogPiece| (stream, offset, PyBytes::new(py, &data));
         Ok(pieces.into_iter().map(as_bytes).collect())
     }
 
@@ -91,10 +85,7 @@ fn read_plan(plan: &Bound<'_, PyMapping>) -> PyResult<stage::Plan> {
     let isolation: String = field(plan, "isolation")?;
     Ok(stage::Plan {
         argv: words.into_iter().map(OsString::into_vec).collect(),
-        env: env
-            .into_iter()
-            .map(|(name, value)| (name.into_vec(), value.into_vec()))
-            .collect(),
+        env: env.into_iter().map(|(name, value)| (name.into_vec(), value.into_vec())).collect(),
         cwd: field(plan, "cwd")?,
         writable: field(plan, "writable")?,
         hidden: optional::<Vec<PathBuf>>(plan, "hidden")?.unwrap_or_default(),
@@ -126,10 +117,7 @@ fn field<'py, T: FromPyObjectOwned<'py>>(plan: &Bound<'py, PyMapping>, name: &st
     value.ok_or_else(|| invalid(name, "is required"))
 }
 
-fn optional<'py, T: FromPyObjectOwned<'py>>(
-    plan: &Bound<'py, PyMapping>,
-    name: &str,
-) -> PyResult<Option<T>> {
+fn optional<'py, T: FromPyObjectOwned<'py>>(plan: &Bound<'py, PyMapping>, name: &str) -> PyResult<Option<T>> {
     if !plan.contains(name)? {
         return Ok(None);
     }

@@ -46,10 +46,7 @@ fn collect<'py>(
     file_count_max: u64,
     size_bytes_max: u64,
 ) -> PyResult<(Bound<'py, PyBytes>, Vec<String>)> {
-    let limits = native::CollectLimits {
-        file_count_max,
-        size_bytes_max,
-    };
+    let limits = native::CollectLimits { file_count_max, size_bytes_max };
     let collected = py.detach(|| -> Result<_, NativeError> {
         let store: Arc<_> = store.open()?;
         let collected = native::collect(&store, &work, command, limits)?;

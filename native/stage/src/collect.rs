@@ -42,23 +42,14 @@ pub struct Collected {
 /// # Errors
 /// `output_invalid` naming the path, `invalid_request` for a Command that asks the impossible, `too_large`,
 /// `storage_full`.
-pub fn collect(
-    store: &Arc<Store>,
-    work: &Path,
-    command: &[u8],
-    limits: CollectLimits,
-) -> Result<Collected> {
+pub fn collect(store: &Arc<Store>, work: &Path, command: &[u8], limits: CollectLimits) -> Result<Collected> {
     let command = decode_command(command)?;
     let mut collector = Collector {
         store,
         work,
         command: &command,
         wanted: Wanted::of(&command)?,
-        budget: Budget {
-            limits,
-            entries: 0,
-            bytes: 0,
-        },
+        budget: Budget { limits, entries: 0, bytes: 0 },
         digests: Digests::default(),
         result: re::ActionResult::default(),
     };
@@ -68,10 +59,7 @@ pub fn collect(
             collector.output(path, asked)?;
         }
     }
-    Ok(Collected {
-        result: collector.result,
-        digests: collector.digests.list,
-    })
+    Ok(Collected { result: collector.result, digests: collector.digests.list })
 }
 
 /// Which field of the Command named an output, so what it may be.
@@ -85,7 +73,7 @@ enum Asked {
 /// `output_paths` wins over the two older fields (REAPI Command.output_paths).
 #[allow(deprecated)]
 fn asked_of(command: &re::Command) -> Vec<(&str, Asked)> {
-    fn all<'a>(paths: &'a [String], asked: Asked) -> impl Iterator<Item = (&'a str, Asked)> {
+    fn all(paths: &[String], asked: Asked) -> impl Iterator<Item = (&str, Asked)> {
         paths.iter().map(move |path| (path.as_str(), asked))
     }
     if command.output_paths.is_empty() {
@@ -202,17 +190,8 @@ impl Collector<'_> {
 
     /// The cursor stands in it.
     fn directory(&mut self, cursor: &mut Cursor, path: &str) -> Result<()> {
-        let tree = output_tree::walk(
-            self.store,
-            cursor,
-            &self.wanted,
-            &mut self.budget,
-            &mut self.digests,
-        )?;
-        let mut output = re::OutputDirectory {
-            path: path.to_owned(),
-            ..Default::default()
-        };
+        let tree = output_tree::walk(self.store, cursor, &self.wanted, &mut self.budget, &mut self.digests)?;
+        let mut output = re::OutputDirectory { path: path.to_owned(), ..Default::default() };
         if self.wanted.directories {
             for (digest, bytes) in &tree.directories {
                 self.store.put_expected(digest, bytes)?;
@@ -231,14 +210,7 @@ impl Collector<'_> {
     }
 
     #[allow(deprecated)]
-    fn symlink(
-        &mut self,
-        cursor: &Cursor,
-        name: &OsStr,
-        facts: Facts,
-        path: &str,
-        asked: Asked,
-    ) -> Result<()> {
+    fn symlink(&mut self, cursor: &Cursor, name: &OsStr, facts: Facts, path: &str, asked: Asked) -> Result<()> {
         self.budget.entry()?;
         let output = re::OutputSymlink {
             path: path.to_owned(),
@@ -305,9 +277,7 @@ fn descend(cursor: &mut Cursor, parents: &str, whole: &str) -> Result<bool> {
 /// What the system says of an output is the action's doing, unless the machine is out of means.
 pub(crate) fn broken(path: &Path, failed: &io::Error) -> NativeError {
     match failed.raw_os_error() {
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EIO) => {
-            error::io("collect", path, failed)
-        }
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EIO) => error::io("collect", path, failed),
         _ => error::output(path, format!("cannot be read: {failed}")),
     }
 }

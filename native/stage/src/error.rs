@@ -15,8 +15,7 @@ pub(crate) fn invalid(field: &str, message: impl std::fmt::Display) -> NativeErr
 /// An output that the Command does not allow; `path` is relative to the execution root.
 pub(crate) fn output(path: &Path, message: impl std::fmt::Display) -> NativeError {
     let path = path.display().to_string();
-    NativeError::new("output_invalid", format!("the output {path} {message}"))
-        .with("path", FieldValue::Text(path))
+    NativeError::new("output_invalid", format!("the output {path} {message}")).with("path", FieldValue::Text(path))
 }
 
 pub(crate) fn sandbox(message: impl Into<String>) -> NativeError {

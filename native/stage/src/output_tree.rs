@@ -34,12 +34,7 @@ impl Wanted {
     /// REAPI Command.output_node_properties and .output_directory_format.
     pub(crate) fn of(command: &re::Command) -> Result<Self> {
         use re::command::OutputDirectoryFormat as Format;
-        let mut wanted = Self {
-            mtime: false,
-            unix_mode: false,
-            tree: true,
-            directories: false,
-        };
+        let mut wanted = Self { mtime: false, unix_mode: false, tree: true, directories: false };
         for name in &command.output_node_properties {
             match name.as_str() {
                 "mtime" | "MTime" => wanted.mtime = true,
@@ -64,10 +59,7 @@ impl Wanted {
             return None;
         }
         let (seconds, nanos) = facts.mtime();
-        let mtime = prost_types::Timestamp {
-            seconds,
-            nanos: i32::try_from(nanos).unwrap_or(0),
-        };
+        let mtime = prost_types::Timestamp { seconds, nanos: i32::try_from(nanos).unwrap_or(0) };
         Some(re::NodeProperties {
             mtime: self.mtime.then_some(mtime),
             unix_mode: self.unix_mode.then_some(facts.mode() & 0o777),
@@ -124,17 +116,14 @@ pub(crate) fn walk(
             directories.push((digest, bytes));
         }
         let Some(parent) = levels.last_mut() else {
-            return Ok(OutputTree {
-                root: digest,
-                directories,
-            });
+            return Ok(OutputTree { root: digest, directories });
         };
         let left = cursor.leave();
         left.map_err(|failed| broken(cursor.path(), &failed))?;
-        parent.directory.directories.push(re::DirectoryNode {
-            name: utf8(cursor, &done.name)?,
-            digest: Some(digest.to_message()),
-        });
+        parent
+            .directory
+            .directories
+            .push(re::DirectoryNode { name: utf8(cursor, &done.name)?, digest: Some(digest.to_message()) });
     }
 }
 
@@ -181,11 +170,7 @@ fn read_level(
         }
     }
     inside.reverse();
-    Ok(Level {
-        name,
-        directory,
-        inside,
-    })
+    Ok(Level { name, directory, inside })
 }
 
 fn utf8(cursor: &Cursor, name: &OsStr) -> Result<String> {
@@ -211,4 +196,3 @@ impl OutputTree {
         Ok(encoded)
     }
 }
-

@@ -103,12 +103,7 @@ impl Cursor {
     pub(crate) fn open(root: &Path) -> io::Result<Self> {
         let fd = open_at(libc::AT_FDCWD, &name_of(root.as_os_str())?, DIRECTORY, 0)?;
         let (device, _) = facts_of(&fd)?.place();
-        Ok(Self {
-            fd,
-            device,
-            above: Vec::new(),
-            path: PathBuf::new(),
-        })
+        Ok(Self { fd, device, above: Vec::new(), path: PathBuf::new() })
     }
 
     /// Relative to the root; empty there.
@@ -239,14 +234,8 @@ impl Cursor {
         // Linux: a target is shorter than PATH_MAX.
         let mut target = vec![0u8; libc::PATH_MAX as usize];
         // SAFETY: the buffer is valid for its length.
-        let length = unsafe {
-            libc::readlinkat(
-                self.fd.as_raw_fd(),
-                name.as_ptr(),
-                target.as_mut_ptr().cast(),
-                target.len(),
-            )
-        };
+        let length =
+            unsafe { libc::readlinkat(self.fd.as_raw_fd(), name.as_ptr(), target.as_mut_ptr().cast(), target.len()) };
         if length < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -255,26 +244,13 @@ impl Cursor {
     }
 
     /// Set the times of an entry, a symlink itself included; None is the directory the cursor stands in.
-    pub(crate) fn set_mtime(
-        &self,
-        name: Option<&OsStr>,
-        seconds: i64,
-        nanos: i64,
-    ) -> io::Result<()> {
+    pub(crate) fn set_mtime(&self, name: Option<&OsStr>, seconds: i64, nanos: i64) -> io::Result<()> {
         let name = name_of(name.unwrap_or(OsStr::new(".")))?;
-        let time = libc::timespec {
-            tv_sec: seconds,
-            tv_nsec: nanos,
-        };
+        let time = libc::timespec { tv_sec: seconds, tv_nsec: nanos };
         let times = [time, time];
         // SAFETY: two times, as utimensat(2) wants.
         check(unsafe {
-            libc::utimensat(
-                self.fd.as_raw_fd(),
-                name.as_ptr(),
-                times.as_ptr(),
-                libc::AT_SYMLINK_NOFOLLOW,
-            )
+            libc::utimensat(self.fd.as_raw_fd(), name.as_ptr(), times.as_ptr(), libc::AT_SYMLINK_NOFOLLOW)
         })?;
         Ok(())
     }

@@ -51,11 +51,7 @@ fn remove(cursor: &mut Cursor, name: OsString) -> io::Result<()> {
 }
 
 /// Unlink `name`, or enter it when it is a directory: then its name comes back.
-fn take(
-    cursor: &mut Cursor,
-    name: OsString,
-    directory: Option<bool>,
-) -> io::Result<Option<OsString>> {
+fn take(cursor: &mut Cursor, name: OsString, directory: Option<bool>) -> io::Result<Option<OsString>> {
     let directory = match directory {
         Some(known) => known,
         None => match cursor.facts(&name) {
@@ -114,7 +110,7 @@ mod tests {
         fs::write(kept.join("file"), "x")?;
         symlink(&kept, tree.join("a/link"))?;
         symlink("nowhere", tree.join("a/b/dangling"))?;
-        fs::set_permissions(tree.join("a/b"), fs::Permissions::from_mode(0))?;
+        fs::set_permissions(tree.join("a/b"), fs::Permissions::from_mode(0o000))?;
         remove_tree(&tree)?;
         assert!(!tree.exists());
         assert!(kept.join("file").exists());

@@ -12,8 +12,7 @@ use std::sync::Arc;
 
 use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
 use buildnet_formats::{
-    DEPTH_MAX, DIRECTORIES_MAX, Digest, MESSAGE_BYTES_MAX, NativeError, decode_command,
-    decode_directory,
+    DEPTH_MAX, DIRECTORIES_MAX, Digest, MESSAGE_BYTES_MAX, NativeError, decode_command, decode_directory,
 };
 use buildnet_store::Store;
 
@@ -68,9 +67,7 @@ struct InputTree {
 
 impl InputTree {
     fn read(store: &Store, root: &Digest) -> Result<Self> {
-        let mut tree = Self {
-            directories: HashMap::new(),
-        };
+        let mut tree = Self { directories: HashMap::new() };
         let mut missing = tree.load(store, root)?;
         let mut files = Vec::new();
         let mut seen = HashSet::new();
@@ -157,13 +154,7 @@ impl InputTree {
         found.ok_or_else(|| NativeError::missing(&[*digest]))
     }
 
-    fn write(
-        &self,
-        store: &Store,
-        root: &Digest,
-        cursor: &mut Cursor,
-        dest: &Path,
-    ) -> Result<Staged> {
+    fn write(&self, store: &Store, root: &Digest, cursor: &mut Cursor, dest: &Path) -> Result<Staged> {
         let mut staged = Staged::default();
         let root = Arc::clone(self.directory(root)?);
         write_entries(store, cursor, &root, &mut staged, dest)?;
@@ -175,9 +166,7 @@ impl InputTree {
                 let inside = Arc::clone(self.directory(&digest)?);
                 let name = OsStr::new(&child.name);
                 let made = cursor.make(name, 0o755);
-                made.map_err(|failed| {
-                    error::io("make", &dest.join(cursor.path_of(name)), &failed)
-                })?;
+                made.map_err(|failed| error::io("make", &dest.join(cursor.path_of(name)), &failed))?;
                 staged.directories += 1;
                 write_entries(store, cursor, &inside, &mut staged, dest)?;
                 levels.push((inside, 0));
@@ -197,8 +186,8 @@ fn too_large(what: &str, limit: u64) -> NativeError {
 }
 
 fn measure_one(directory: &re::Directory, known: &HashMap<Digest, Measure>) -> Result<Measure> {
-    let mut measure = Measure::default();
-    measure.entries = (directory.files.len() + directory.symlinks.len()) as u64;
+    let mut measure =
+        Measure { entries: (directory.files.len() + directory.symlinks.len()) as u64, ..Measure::default() };
     for link in &directory.symlinks {
         measure.climb = measure.climb.max(climb_of(&link.target));
     }
@@ -272,12 +261,7 @@ impl From<io::Error> for Failure {
 }
 
 /// The kernel copies (copy_file_range, which shares extents where the filesystem can).
-fn copy_blob(
-    store: &Store,
-    digest: &Digest,
-    cursor: &Cursor,
-    node: &re::FileNode,
-) -> std::result::Result<(), Failure> {
+fn copy_blob(store: &Store, digest: &Digest, cursor: &Cursor, node: &re::FileNode) -> std::result::Result<(), Failure> {
     let name = OsStr::new(&node.name);
     let properties = node.node_properties.as_ref();
     let mode = mode_of(properties).unwrap_or(if node.is_executable { 0o755 } else { 0o644 });
@@ -297,11 +281,7 @@ fn mode_of(properties: Option<&re::NodeProperties>) -> Option<u32> {
     properties?.unix_mode.map(|mode| mode & 0o777)
 }
 
-fn set_mtime(
-    cursor: &Cursor,
-    name: Option<&OsStr>,
-    properties: Option<&re::NodeProperties>,
-) -> io::Result<()> {
+fn set_mtime(cursor: &Cursor, name: Option<&OsStr>, properties: Option<&re::NodeProperties>) -> io::Result<()> {
     let Some(mtime) = properties.and_then(|properties| properties.mtime.as_ref()) else {
         return Ok(());
     };
@@ -371,4 +351,34 @@ fn make_directories(cursor: &mut Cursor, path: &str, dest: &Path) -> Result<()> 
         left.map_err(|failed| error::io("leave", &dest.join(cursor.path()), &failed))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn climbing_is_counted_at_its_highest() {
+        for (target, climb) in [
+            ("a/b", 0),
+            ("a/..", 0),
+            ("..", 1),
+            ("a/../..", 1),
+            ("../../a", 2),
+            ("a/../../../b/c/d", 2),
+            (".//./..", 1),
+        ] {
+            assert_eq!(climb_of(target), climb, "{target}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn climbing_agrees_with_what_formats_allows(target in "[./a]{0,12}", depth in 0_usize..4) {
+            let relative = target.trim_start_matches('/');
+            let stays = buildnet_formats::symlink_target_stays(relative, depth);
+            prop_assert_eq!(climb_of(relative) <= depth, stays);
+        }
+    }
 }

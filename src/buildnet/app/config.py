@@ -42,11 +42,12 @@ class ControllerConfig:
 
 @dataclass(frozen=True, slots=True)
 class WorkerRunConfig:
-    """One worker that dials the controller at `url`."""
+    """One worker that dials the controller at `url`. Its actions find the directories `hidden` empty."""
 
     url: str
     state: Path
     slots: int = 1
+    hidden: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         _check_slots(self.slots)

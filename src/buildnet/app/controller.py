@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
+from typing import Any, Final
 
 from buildnet import __version__
 from buildnet._native import Store
@@ -15,11 +15,13 @@ from buildnet.app import state
 from buildnet.app.clock import SystemClock, random_id
 from buildnet.app.config import ControllerConfig
 from buildnet.app.local_worker import supervise
+from buildnet.app.recorder import LedgerRecorder
 from buildnet.app.stores import NativeStores
 from buildnet.edge.action import ActionService, Descriptions
-from buildnet.edge.bridge import Bridge
+from buildnet.edge.bridge import Bridge, Method
 from buildnet.edge.execution import ExecutionService
-from buildnet.edge.fleet import FleetService
+from buildnet.edge.contracts import BYTE_CALLS, DECLARED, POOL, SERVICES
+from buildnet.edge.fleet import LEASE_DURATION_S, FleetService
 from buildnet.edge.ledger import LedgerService
 from buildnet.edge.logs import LogBook
 from buildnet.edge.reflection import ReflectionService
@@ -27,9 +29,13 @@ from buildnet.edge.status import to_status
 from buildnet.edge.unbuilt import unbuilt_methods
 from buildnet.ledger.log import LedgerLog, load_or_create_key
 from buildnet.model.entry import Entry, Value
+from buildnet.scheduler.core import Limits
 from buildnet.scheduler.publish import OrderedPublisher
 from buildnet.scheduler.service import Scheduler
 from buildnet.wire.native import translated
+
+
+_GRACE_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,23 +49,90 @@ class Ready:
     slots: int
 
 
-async def run_controller(
-    config: ControllerConfig, announce: Callable[[Ready], None], stop: asyncio.Event
-) -> None:
+async def run_controller(config: ControllerConfig, announce: Callable[[Ready], None], stop: asyncio.Event) -> None:
     """Serve until `stop` is set.
 
     Raises:
         BuildNetError: the state directory or the address cannot be used.
     """
-    async with build_controller(config) as (bridge, scheduler):
-        url_address = await bridge.serve(config.listen)
-        ready = Ready(
-            url=f"grpc://{url_address}",
-            listen=url_address,
-            state=str(config.state),
-            pid=os.getpid(),
-            slots=config.slots if config.worker else 0,
+    clock = SystemClock()
+    async with build_controller(config, clock=clock) as bridge, asyncio.TaskGroup() as tasks:
+        address = await bridge.serve(config.listen)
+        try:
+            url = f"grpc://{address}"
+            slots = config.slots if config.worker else 0
+            ready = Ready(url, address, str(config.state), os.getpid(), slots)
+            if config.worker:
+                worker = supervise(url, config.state, config.slots, stop, monotonic_s=clock.monotonic_s)
+                tasks.create_task(worker)
+            with state.announced(config.state, asdict(ready)):
+                announce(ready)
+                await stop.wait()
+        finally:
+            # The local worker hands over its last results before the door closes.
+            stop.set()
+            await bridge.stop(_GRACE_S)
+
+
+@asynccontextmanager
+async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> AsyncIterator[Bridge]:
+    """Open everything a controller stands on, lowest first; close it in reverse."""
+    async with AsyncExitStack() as held:
+        directory = held.enter_context(state.opened(config.state))
+        with translated():
+            store = Store(str(directory / "cas"), config.durability)
+        held.callback(store.close)
+        signer = load_or_create_key(directory / "keys" / "ledger.key")
+        ledger = LedgerLog.open(directory / "ledger", signer, config.durability)
+        held.push_async_callback(ledger.close)
+        recorder = LedgerRecorder(ledger)
+        held.push_async_callback(recorder.close)
+        term = state.next_term(directory)
+        controller_id = random_id()
+        fields: dict[str, Value] = {"controller": controller_id, "term": term, "version": __version__}
+        await ledger.append([Entry("controller.started", clock.now_unix_ms(), fields)])
+
+        stores = NativeStores(store)
+        logs = LogBook()
+        scheduler = Scheduler(
+            cache=stores,
+            publisher=OrderedPublisher(stores, ledger, stores, clock),
+            record=recorder.record,
+            clock=clock,
+            new_id=random_id,
+            attempt_ended=logs.end,
+            limits=Limits(lease_s=LEASE_DURATION_S),
+            fence_first=(term << 32) + 1,
         )
-        with state.announced(config.state, asdict(ready)):
-            announce(ready)
-            await stop.wait()
+        await held.enter_async_context(_running(scheduler.run()))
+        descriptions = Descriptions()
+
+        def record(kind: str, facts: dict[str, str | int]) -> None:
+            recorder.record(Entry(kind, clock.now_unix_ms(), facts))
+
+        fleet = FleetService(
+            scheduler, logs, clock, controller_id=controller_id, version=__version__, record=record
+        )
+        methods: dict[str, Method] = {}
+        for service in (
+            ExecutionService(scheduler, stores.read, descriptions.add),
+            ActionService(scheduler, logs, descriptions, stores.read),
+            LedgerService(ledger),
+            fleet,
+            ReflectionService(POOL, SERVICES),
+        ):
+            methods |= service.methods()
+        methods |= unbuilt_methods(DECLARED, [*methods, *BYTE_CALLS])
+        yield Bridge(store, methods, to_status)
+
+
+@asynccontextmanager
+async def _running(work: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.Task[None]]:
+    """Run `work` beside the body, and end it with the body."""
+    task = asyncio.ensure_future(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 from buildnet.app.config import child_environment
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 _RESTART_DELAY_S = 0.5
 _RESTART_DELAY_MAX_S = 30.0
 _LASTED_S = 60.0
-_STOP_GRACE_S = 10.0
+_STOP_GRACE_S = 3.0
 
 
 async def supervise(
@@ -38,9 +38,12 @@ async def supervise(
             "join",
             url,
             "--state",
-            str(state),
+            str(state / "worker"),
             "--slots",
             str(slots),
+            # The controller's keys are nobody's input.
+            "--hide",
+            str(state),
             "--quiet",
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
@@ -60,12 +63,13 @@ async def supervise(
 async def _end(child: asyncio.subprocess.Process) -> None:
     if child.returncode is not None:
         return
-    child.send_signal(signal.SIGTERM)
-    try:
-        await asyncio.wait_for(child.wait(), _STOP_GRACE_S)
-    except TimeoutError:
-        child.kill()
-        await child.wait()
+    # First a drain, then an orderly stop that gives up what runs, then the end.
+    for insist in (child.terminate, child.terminate, child.kill):
+        insist()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(child.wait(), _STOP_GRACE_S)
+            return
+    await child.wait()
 
 
 async def _first(*waits: Awaitable[object]) -> None:

@@ -7,11 +7,10 @@ from collections.abc import AsyncIterator, Callable
 
 from buildnet.edge.bridge import Call, Method
 from buildnet.edge.logs import LogBook
-from buildnet.errors import BuildNetError, NotFound
-from buildnet.model.digest import Digest
+from buildnet.errors import NotFound
 from buildnet.scheduler.service import Operation, Scheduler
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
-from buildnet.wire._gen.buildnet.v1 import action_pb2
+from buildnet.wire._gen.buildnet.v1 import action_pb2, fleet_pb2
 from buildnet.wire.actions import Described, digest_message, digest_of
 
 _ACTION = "/buildnet.v1.ActionService/"
@@ -19,6 +18,9 @@ _LIST_MAX = 1000
 _ARGUMENTS_SHOWN = 8
 _DESCRIBED_MAX = 20_000
 _STORED_CHUNK_BYTES = 256 << 10
+# Larger logs are read as blobs, in pieces: `buildnet cas get`.
+_STORED_BYTES_MAX = 64 << 20
+_PREFIX_MIN = 4
 
 _STATES = {
     "queued": action_pb2.ACTION_STATE_QUEUED,
@@ -115,22 +117,94 @@ class ActionService:
             if fence is None:
                 if not request.follow:
                     return
-                await operation.wait_news()
+                await operation.wait_changed()
                 continue
             reader = self._logs.reader(fence)
             sent = {1: 0, 2: 0}
             while not reader.ended:
                 for chunk in reader.read_nowait():
                     sent[chunk.stream] = chunk.offset + len(chunk.data)
-                    yield action_pb2.LogRecord(
-                        stream=chunk.stream,
-                        offset=chunk.offset,
-                        data=chunk.data,
-                        gap=chunk.gap,
-                    )
+                    yield _record(chunk.stream, chunk.offset, chunk.data, gap=chunk.gap)
                 if not request.follow:
                     return
                 await reader.wait_news()
-            await operation.wait_news()
+            if operation.fence == fence and operation.progress.stage != "completed":
+                await operation.wait_changed()
         for record in self._stored(operation, sent):
             yield record
+
+    def _of_logs(self, request: action_pb2.StreamLogsRequest) -> Operation:
+        if request.id:
+            return self._find(request.id)
+        digest = digest_of(request.action_digest)
+        for operation in self._scheduler.operations():
+            if operation.wanted.key.digest == digest:
+                return operation
+        raise NotFound(f"no operation for the action {digest} is known", kind="operation", name=digest.text)
+
+    def _stored(self, operation: Operation, sent: dict[int, int]) -> list[action_pb2.LogRecord]:
+        """What the result's own logs hold beyond what was sent live."""
+        outcome = operation.progress.outcome
+        if outcome is None or outcome.result is None:
+            return []
+        result = re.ActionResult.FromString(outcome.result)
+        records = []
+        for stream, digest in ((1, result.stdout_digest), (2, result.stderr_digest)):
+            if digest.size_bytes <= sent[stream] or digest.size_bytes > _STORED_BYTES_MAX:
+                continue
+            data = self._read(digest_of(digest).text)
+            for offset in range(sent[stream], len(data), _STORED_CHUNK_BYTES):
+                piece = data[offset : offset + _STORED_CHUNK_BYTES]
+                records.append(_record(stream, offset, piece))
+        return records
+
+    def _find(self, operation_id: str) -> Operation:
+        exact = self._scheduler.find_operation(operation_id)
+        if exact is not None:
+            return exact
+        if len(operation_id) >= _PREFIX_MIN:
+            found = [o for o in self._scheduler.operations() if o.id.startswith(operation_id)]
+            if len(found) == 1:
+                return found[0]
+            if found:
+                raise NotFound(
+                    f"{len(found)} operations begin with {operation_id!r}; write more of the id",
+                    kind="operation",
+                    name=operation_id,
+                )
+        raise NotFound(
+            f"no operation is called {operation_id!r}; `buildnet actions ls` lists those that are known",
+            kind="operation",
+            name=operation_id,
+        )
+
+    def _summary(self, operation: Operation) -> action_pb2.ActionSummary:
+        outcome = operation.progress.outcome
+        described = self._descriptions.get(operation.id)
+        summary = action_pb2.ActionSummary(
+            id=operation.id,
+            action_digest=digest_message(operation.wanted.key.digest),
+            instance_name=operation.wanted.key.instance,
+            state=_STATES[operation.progress.stage],
+            worker=operation.progress.worker,
+            command_arguments=described.arguments[:_ARGUMENTS_SHOWN] if described else (),
+        )
+        summary.submitted_at.FromMilliseconds(operation.submitted_at_unix_ms)
+        if operation.completed_at_unix_ms is not None:
+            summary.completed_at.FromMilliseconds(operation.completed_at_unix_ms)
+        if outcome is not None:
+            if outcome.code != "ok":
+                cancelled = outcome.code == "cancelled"
+                summary.state = action_pb2.ACTION_STATE_CANCELLED if cancelled else action_pb2.ACTION_STATE_FAILED
+                summary.error_code = outcome.code
+                summary.message = outcome.message
+            summary.exit_code = outcome.exit_code
+            summary.cached = outcome.cached
+            if outcome.entry_index is not None:
+                summary.entry_index = outcome.entry_index
+                summary.has_entry = True
+        return summary
+
+
+def _record(stream: int, offset: int, data: bytes, *, gap: bool = False) -> action_pb2.LogRecord:
+    return action_pb2.LogRecord(stream=fleet_pb2.LogStream.Name(stream), offset=offset, data=data, gap=gap)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import contextmanager
-from collections.abc import Iterator
 
 from buildnet.edge.bridge import Call, Method
 from buildnet.edge.status import status_of
@@ -59,12 +57,6 @@ class ExecutionService:
             _OPERATIONS + "CancelOperation": Method(
                 "unary", self.cancel, op.CancelOperationRequest, empty_pb2.Empty
             ),
-            _OPERATIONS + "DeleteOperation": Method(
-                "unary", self.delete, op.DeleteOperationRequest, empty_pb2.Empty
-            ),
-            _OPERATIONS + "WaitOperation": Method(
-                "unary", self.wait_operation, op.WaitOperationRequest, op.Operation
-            ),
         }
 
     async def execute(
@@ -96,17 +88,12 @@ class ExecutionService:
         inline: re.ExecuteRequest | None,
     ) -> AsyncIterator[operations_pb2.Operation]:
         name = _name(wanted.key.instance, operation_id)
-        with self._unfollowed(operation_id, progress):
+        try:
             while True:
                 news = await progress.get()
                 yield operation_of(name, wanted.key.digest, news, _status, inline, self._read)
                 if news.stage == "completed":
                     return
-
-    @contextmanager
-    def _unfollowed(self, operation_id: str, progress: asyncio.Queue[Progress]) -> Iterator[None]:
-        try:
-            yield
         finally:
             self._scheduler.unfollow(operation_id, progress.put_nowait)
 
@@ -140,23 +127,6 @@ class ExecutionService:
         """Ask an operation to stop; its followers are told CANCELLED."""
         self._scheduler.cancel(self._find(request.name).id)
         return empty_pb2.Empty()
-
-    def delete(
-        self, request: operations_pb2.DeleteOperationRequest, call: Call
-    ) -> empty_pb2.Empty:
-        """Not built: finished operations are forgotten by themselves."""
-        raise Unimplemented(
-            "DeleteOperation is not built: finished operations are forgotten after ten minutes",
-            missing="DeleteOperation",
-        )
-
-    async def wait_operation(
-        self, request: operations_pb2.WaitOperationRequest, call: Call
-    ) -> operations_pb2.Operation:
-        """Not built: WaitExecution streams the same news."""
-        raise Unimplemented(
-            "WaitOperation is not built; follow the operation with WaitExecution", missing="WaitOperation"
-        )
 
     def _find(self, name: str) -> Operation:
         operation = self._scheduler.find_operation(name.rsplit("operations/", 1)[-1])

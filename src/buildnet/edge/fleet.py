@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from buildnet.edge.bridge import Call, Method
 from buildnet.edge.logs import LogBook
@@ -143,20 +144,22 @@ class FleetService:
                 self._record("node.left", {"node": node, "drained": int(session.draining)})
 
     async def _outgoing(
-        self, session: _Session, reader: asyncio.Future[None], ended: asyncio.Future[bool]
+        self, session: _Session, reader: asyncio.Future[Any], ended: asyncio.Future[Any]
     ) -> AsyncIterator[fleet_pb2.JoinResponse]:
-        while True:
-            getter = asyncio.ensure_future(session.outbox.get())
-            done, _ = await asyncio.wait(
-                {getter, reader, ended}, return_when=asyncio.FIRST_COMPLETED
-            )
-            if getter in done:
-                yield getter.result()
-                continue
+        getter: asyncio.Future[Any] = asyncio.ensure_future(session.outbox.get())
+        try:
+            while True:
+                done, _ = await asyncio.wait({getter, reader, ended}, return_when=asyncio.FIRST_COMPLETED)
+                if getter in done:
+                    yield getter.result()
+                    getter = asyncio.ensure_future(session.outbox.get())
+                    continue
+                if reader in done:
+                    # What the worker sent wrongly becomes the status of its session.
+                    reader.result()
+                return
+        finally:
             getter.cancel()
-            if reader in done:
-                reader.result()
-            return
 
     async def _read(
         self, session: _Session, requests: AsyncIterator[fleet_pb2.JoinRequest]

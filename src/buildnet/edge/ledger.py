@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 
 from buildnet.edge.bridge import Call, Method
-from buildnet.errors import Forbidden, InvalidRequest
+from buildnet.errors import Forbidden
 from buildnet.ledger.log import LedgerLog
 from buildnet.wire._gen.buildnet.v1 import ledger_pb2
 
@@ -44,3 +45,45 @@ class LedgerService:
     ) -> ledger_pb2.AppendResponse:
         """Refused: entries are written by the controller's own rooms."""
         raise Forbidden("the ledger is written by the controller alone")
+
+    async def tail(self, request: ledger_pb2.TailRequest, call: Call) -> AsyncIterator[ledger_pb2.LedgerEntry]:
+        """Entries in order."""
+        async for index, body in self._ledger.tail(request.from_index, follow=request.follow):
+            yield _entry(index, body)
+
+    async def get(self, request: ledger_pb2.GetRequest, call: Call) -> ledger_pb2.LedgerEntry:
+        """One entry."""
+        return _entry(request.index, await self._ledger.get(request.index))
+
+    async def prove_inclusion(
+        self, request: ledger_pb2.ProveInclusionRequest, call: Call
+    ) -> ledger_pb2.ProveInclusionResponse:
+        """One entry and its path to the root of a signed checkpoint."""
+        size = request.tree_size or self._ledger.size
+        note = await self._ledger.checkpoint(size)
+        hashes = await self._ledger.prove_inclusion(request.index, size)
+        body = await self._ledger.get(request.index)
+        return ledger_pb2.ProveInclusionResponse(
+            entry=_entry(request.index, body), hashes=hashes, checkpoint=self._note(note), tree_size=size
+        )
+
+    async def prove_consistency(
+        self, request: ledger_pb2.ProveConsistencyRequest, call: Call
+    ) -> ledger_pb2.ProveConsistencyResponse:
+        """That an older tree begins a newer one."""
+        newer = request.to_size or self._ledger.size
+        hashes = await self._ledger.prove_consistency(request.from_size, newer)
+        return ledger_pb2.ProveConsistencyResponse(hashes=hashes, to_size=newer)
+
+    async def checkpoint(self, request: ledger_pb2.GetCheckpointRequest, call: Call) -> ledger_pb2.Checkpoint:
+        """The newest checkpoint."""
+        return self._note(await self._ledger.checkpoint())
+
+    def _note(self, note: str) -> ledger_pb2.Checkpoint:
+        return ledger_pb2.Checkpoint(note=note, verifier_key=self._ledger.verifier.text)
+
+
+def _entry(index: int, body: bytes) -> ledger_pb2.LedgerEntry:
+    entry = ledger_pb2.LedgerEntry(index=index, body=body)
+    entry.at.FromMilliseconds(json.loads(body)["at_unix_ms"])
+    return entry

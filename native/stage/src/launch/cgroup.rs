@@ -5,7 +5,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -49,59 +49,55 @@ impl Hierarchies {
 
     /// The name for an outcome.
     pub(crate) fn name(&self) -> &'static str {
-        if self.version == 2 {
-            "cgroup2"
-        } else {
-            "cgroup1"
-        }
+        if self.version == 2 { "cgroup2" } else { "cgroup1" }
     }
 
     fn first(mounts: &str, own: &str) -> Self {
-        let usable = |controller: &str| {
+        let usable = |controller: &str, file: &str| {
             let dir = own_dir(mounts, own, "cgroup", controller)?;
-            can_make_group(&dir).then_some(dir)
+            can_bound(&dir, file).then_some(dir)
         };
-        let (memory, pids) = (usable("memory"), usable("pids"));
+        let memory = usable("memory", "memory.limit_in_bytes");
+        let pids = usable("pids", "pids.max");
         Self {
             version: u8::from(memory.is_some() || pids.is_some()),
             memory,
             pids,
-            cpu: usable("cpu").is_some(),
+            cpu: usable("cpu", "cpu.cfs_quota_us").is_some(),
         }
     }
 
+    /// v2 lets a group share out controllers only if it has no processes itself, which the worker's own has. The nearest
+    /// group above that lets us is used: its limits, and those above it, still hold.
     fn second(mounts: &str, own: &str) -> Option<Self> {
-        let dir = own_dir(mounts, own, "cgroup2", "")?;
-        let offered = fs::read_to_string(dir.join("cgroup.controllers")).ok()?;
-        let has = |name: &str| offered.split_whitespace().any(|word| word == name);
-        if !has("memory") && !has("pids") {
-            return None;
+        let (own_dir, mount) = own_dir_and_mount(mounts, own, "cgroup2", "")?;
+        let above = own_dir.ancestors().take_while(|dir| dir.starts_with(&mount));
+        above.map(Self::second_in).find(|found| found.version == 2)
+    }
+
+    fn second_in(dir: &Path) -> Self {
+        let usable = |file: &str| can_bound(dir, file).then(|| dir.to_owned());
+        let (memory, pids) = (usable("memory.max"), usable("pids.max"));
+        Self {
+            version: if memory.is_some() || pids.is_some() { 2 } else { 0 },
+            memory,
+            pids,
+            cpu: usable("cpu.max").is_some(),
         }
-        // cgroup v2 lets only a group without processes of its own share out controllers, unless it is the root.
-        for name in ["memory", "pids", "cpu"] {
-            if has(name) {
-                fs::write(dir.join("cgroup.subtree_control"), format!("+{name}")).ok()?;
-            }
-        }
-        let usable = |name: &str| (has(name) && can_make_group(&dir)).then(|| dir.clone());
-        Some(Self {
-            version: 2,
-            memory: usable("memory"),
-            pids: usable("pids"),
-            cpu: usable("cpu").is_some(),
-        })
     }
 }
 
 /// The directory of this process's own group in the hierarchy of `controller` (v1) or in the one of v2 (empty).
 fn own_dir(mounts: &str, own: &str, kind: &str, controller: &str) -> Option<PathBuf> {
+    own_dir_and_mount(mounts, own, kind, controller).map(|(dir, _)| dir)
+}
+
+fn own_dir_and_mount(mounts: &str, own: &str, kind: &str, controller: &str) -> Option<(PathBuf, PathBuf)> {
     // proc_pid_mountinfo(5): ... root mount-point options [optional]* - type source super-options
     let (root, point) = mounts.lines().find_map(|line| {
         let (left, right) = line.split_once(" - ")?;
         let mut right = right.split(' ');
-        let options = right
-            .nth(2)
-            .filter(|_| line.contains(&format!(" - {kind} ")))?;
+        let options = right.nth(2).filter(|_| line.contains(&format!(" - {kind} ")))?;
         let wanted = controller.is_empty() || options.split(',').any(|word| word == controller);
         let mut left = left.split(' ').skip(3);
         wanted.then_some(())?;
@@ -115,13 +111,30 @@ fn own_dir(mounts: &str, own: &str, kind: &str, controller: &str) -> Option<Path
         fields.next().filter(|_| wanted)
     })?;
     let below = path.strip_prefix(root.trim_end_matches('/')).unwrap_or("");
-    Some(Path::new(point).join(below.trim_start_matches('/')))
+    let point = PathBuf::from(point);
+    Some((point.join(below.trim_start_matches('/')), point))
 }
 
-fn can_make_group(dir: &Path) -> bool {
+/// Whether a process of ours can really enter a new group there that has this limit.
+fn can_bound(dir: &Path, file: &str) -> bool {
     let name = unique("probe");
-    let made = make(dir, &name).is_ok();
-    made && remove(dir, &name)
+    let Ok(group) = make(dir, &name) else {
+        return false;
+    };
+    let entered = group.join(file).exists() && can_enter(&group);
+    remove(dir, &name) && entered
+}
+
+fn can_enter(group: &Path) -> bool {
+    let Ok(procs) = OpenOptions::new().write(true).open(group.join("cgroup.procs")) else {
+        return false;
+    };
+    // SAFETY: the child makes one system call and exits.
+    match unsafe { sys::fork_into(0) } {
+        Ok(0) => sys::exit(i32::from(sys::write(procs.as_raw_fd(), b"0").is_err())),
+        Ok(pid) => sys::wait_for(pid) == 0,
+        Err(_) => false,
+    }
 }
 
 /// A name that no other process and no other action of this one uses.
@@ -139,19 +152,24 @@ fn make(dir: &Path, name: &str) -> io::Result<PathBuf> {
     loop {
         match fs::create_dir(&parent) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            made => {
-                if made.is_ok() && dir.join("cgroup.subtree_control").exists() {
-                    for name in ["+memory", "+pids", "+cpu"] {
-                        // A controller that is not offered is refused; the limit files tell which there are.
-                        let _ = fs::write(parent.join("cgroup.subtree_control"), name);
-                    }
-                }
-            }
+            _ => share_out(dir, &parent),
         }
         match fs::create_dir(&group) {
             Ok(()) => return Ok(group),
             Err(error) if error.kind() == io::ErrorKind::NotFound && tries < 100 => tries += 1,
             Err(error) => return Err(error),
+        }
+    }
+}
+
+/// v2 only. A controller that is not offered is refused; the limit files then tell which there are.
+fn share_out(dir: &Path, parent: &Path) {
+    if !dir.join("cgroup.subtree_control").exists() {
+        return;
+    }
+    for group in [dir, parent] {
+        for controller in ["+memory", "+pids", "+cpu"] {
+            let _ = fs::write(group.join("cgroup.subtree_control"), controller);
         }
     }
 }
@@ -183,11 +201,7 @@ pub(crate) struct Sight {
 
 impl Group {
     /// Make the group and set its limits; `Ok(None)` when there is nothing to bound or nothing to bound it with.
-    pub(crate) fn make(
-        name: &str,
-        memory_bytes: Option<u64>,
-        pids_max: Option<u64>,
-    ) -> io::Result<Option<Self>> {
+    pub(crate) fn make(name: &str, memory_bytes: Option<u64>, pids_max: Option<u64>) -> io::Result<Option<Self>> {
         let here = Hierarchies::here();
         let memory = here.memory.clone().filter(|_| memory_bytes.is_some());
         let pids = here.pids.clone().filter(|_| pids_max.is_some());
@@ -195,21 +209,12 @@ impl Group {
             return Ok(None);
         }
         sweep(memory.iter().chain(&pids));
-        let mut group = Self {
-            name: unique(name),
-            version: here.version,
-            memory: None,
-            pids: None,
-        };
+        let mut group = Self { name: unique(name), version: here.version, memory: None, pids: None };
         let result = group.fill(memory.zip(memory_bytes), pids.zip(pids_max));
         result.map(|()| Some(group))
     }
 
-    fn fill(
-        &mut self,
-        memory: Option<(PathBuf, u64)>,
-        pids: Option<(PathBuf, u64)>,
-    ) -> io::Result<()> {
+    fn fill(&mut self, memory: Option<(PathBuf, u64)>, pids: Option<(PathBuf, u64)>) -> io::Result<()> {
         if let Some((dir, bytes)) = memory {
             let group = make(&dir, &self.name)?;
             self.memory = Some((dir, group.clone()));
@@ -260,9 +265,7 @@ impl Group {
     pub(crate) fn entrances(&self) -> io::Result<Vec<OwnedFd>> {
         self.dirs()
             .map(|dir| {
-                let file = OpenOptions::new()
-                    .write(true)
-                    .open(dir.join("cgroup.procs"))?;
+                let file = OpenOptions::new().write(true).open(dir.join("cgroup.procs"))?;
                 sys::above_stdio(file.into())
             })
             .collect()
@@ -315,13 +318,8 @@ impl Drop for Group {
 fn keyed(path: &Path, key: &str) -> u64 {
     let text = fs::read_to_string(path).unwrap_or_default();
     let lines = text.lines().filter_map(|line| line.split_once(' '));
-    let value = lines
-        .filter(|(name, _)| *name == key)
-        .map(|(_, value)| value);
-    value
-        .filter_map(|value| value.parse().ok())
-        .next_back()
-        .unwrap_or(0)
+    let value = lines.filter(|(name, _)| *name == key).map(|(_, value)| value);
+    value.filter_map(|value| value.parse().ok()).next_back().unwrap_or(0)
 }
 
 /// Once per process: remove empty groups of workers that died without doing so.
@@ -329,10 +327,7 @@ fn sweep<'a>(dirs: impl Iterator<Item = &'a PathBuf>) {
     static SWEPT: OnceLock<()> = OnceLock::new();
     SWEPT.get_or_init(|| {
         for dir in dirs {
-            let entries = fs::read_dir(dir.join(PARENT))
-                .into_iter()
-                .flatten()
-                .flatten();
+            let entries = fs::read_dir(dir.join(PARENT)).into_iter().flatten().flatten();
             for name in entries.filter_map(|entry| entry.file_name().into_string().ok()) {
                 let owner = name.split('-').next().unwrap_or_default();
                 if owner.parse::<u32>().is_ok() && !Path::new("/proc").join(owner).exists() {
@@ -357,27 +352,15 @@ mod tests {
     #[test]
     fn own_group_is_found_in_each_kind_of_hierarchy() {
         let dir = |kind, controller| own_dir(MOUNTS, OWN, kind, controller);
-        assert_eq!(
-            dir("cgroup", "memory"),
-            Some("/sys/fs/cgroup/memory/a/b".into())
-        );
+        assert_eq!(dir("cgroup", "memory"), Some("/sys/fs/cgroup/memory/a/b".into()));
         assert_eq!(dir("cgroup", "cpu"), Some("/sys/fs/cgroup/cpu/".into()));
-        assert_eq!(
-            dir("cgroup2", ""),
-            Some("/sys/fs/cgroup/unified/unit".into())
-        );
+        assert_eq!(dir("cgroup2", ""), Some("/sys/fs/cgroup/unified/unit".into()));
         assert_eq!(dir("cgroup", "pids"), None);
     }
 
     #[test]
     fn damaged_tables_name_no_group() {
-        for text in [
-            "",
-            " - ",
-            "a - cgroup",
-            "1 2 3 - cgroup x memory",
-            "::\n:\n",
-        ] {
+        for text in ["", " - ", "a - cgroup", "1 2 3 - cgroup x memory", "::\n:\n"] {
             assert_eq!(own_dir(text, text, "cgroup", "memory"), None);
         }
     }

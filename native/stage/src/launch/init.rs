@@ -102,11 +102,7 @@ fn run(orders: &Orders, signals: RawFd) -> Result<c_int, Failure> {
 
 /// Start the command as vfork would, on a stack of its own: no second copy of the worker's page tables.
 fn spawn(orders: &Orders) -> Result<libc::pid_t, Failure> {
-    let start = Start {
-        orders,
-        stage: AtomicU32::new(0),
-        errno: AtomicI32::new(0),
-    };
+    let start = Start { orders, stage: AtomicU32::new(0), errno: AtomicI32::new(0) };
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
     let argument = (&raw const start).cast_mut().cast::<c_void>();
     // SAFETY: the child runs `command_main` on its own stack while this thread is suspended; it ends in exec or exit.
@@ -193,11 +189,8 @@ fn exec(orders: &Orders) -> Errno {
 
 /// Reap until the command itself has ended; kill everything when the worker says so or is gone.
 fn watch(orders: &Orders, signals: RawFd, command: libc::pid_t) -> c_int {
-    let mut polled = [orders.fds.control.as_raw_fd(), signals].map(|fd| libc::pollfd {
-        fd,
-        events: libc::POLLIN,
-        revents: 0,
-    });
+    let mut polled =
+        [orders.fds.control.as_raw_fd(), signals].map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
     loop {
         while let Some((pid, wait_status)) = sys::wait_any(false) {
             if pid == command {
@@ -245,9 +238,7 @@ fn kill_others(orders: &Orders) -> bool {
     let mut pid: libc::pid_t = 0;
     for &byte in text.iter().take(read) {
         if byte.is_ascii_digit() {
-            pid = pid
-                .saturating_mul(10)
-                .saturating_add(libc::pid_t::from(byte - b'0'));
+            pid = pid.saturating_mul(10).saturating_add(libc::pid_t::from(byte - b'0'));
         } else {
             // A number cut at the end of the buffer is dropped: the next round sees it whole.
             if pid > 1 {

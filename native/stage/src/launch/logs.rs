@@ -23,20 +23,13 @@ impl Log {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(true);
         options.mode(0o600).custom_flags(libc::O_NOFOLLOW);
-        let file = options
-            .open(path)
-            .map_err(|error| error::io("write", path, &error))?;
-        Ok(Self {
-            file,
-            written_bytes: AtomicU64::new(0),
-            read_bytes: Mutex::new(0),
-        })
+        let file = options.open(path).map_err(|error| error::io("write", path, &error))?;
+        Ok(Self { file, written_bytes: AtomicU64::new(0), read_bytes: Mutex::new(0) })
     }
 
     pub(crate) fn append(&self, data: &[u8]) -> io::Result<()> {
         (&self.file).write_all(data)?;
-        self.written_bytes
-            .fetch_add(data.len() as u64, Ordering::Release);
+        self.written_bytes.fetch_add(data.len() as u64, Ordering::Release);
         Ok(())
     }
 
@@ -46,10 +39,7 @@ impl Log {
 
     /// The next at most `bytes_max` bytes that were not read yet, with their offset.
     pub(crate) fn read_new(&self, bytes_max: usize) -> io::Result<(u64, Vec<u8>)> {
-        let mut offset = self
-            .read_bytes
-            .lock()
-            .unwrap_or_else(|lock| lock.into_inner());
+        let mut offset = self.read_bytes.lock().unwrap_or_else(|lock| lock.into_inner());
         let new = self.size_bytes().saturating_sub(*offset);
         let mut data = vec![0; usize::try_from(new).unwrap_or(bytes_max).min(bytes_max)];
         self.file.read_exact_at(&mut data, *offset)?;
@@ -59,10 +49,7 @@ impl Log {
     }
 
     pub(crate) fn has_new(&self) -> bool {
-        let offset = self
-            .read_bytes
-            .lock()
-            .unwrap_or_else(|lock| lock.into_inner());
+        let offset = self.read_bytes.lock().unwrap_or_else(|lock| lock.into_inner());
         self.size_bytes() > *offset
     }
 }
@@ -72,8 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reading_follows_writing_in_bounded_pieces()
-    -> std::result::Result<(), Box<dyn std::error::Error>> {
+    fn reading_follows_writing_in_bounded_pieces() -> std::result::Result<(), Box<dyn std::error::Error>> {
         let dir = tempfile::tempdir()?;
         let log = Log::create(&dir.path().join("stdout"))?;
         assert_eq!(log.read_new(10)?, (0, Vec::new()));

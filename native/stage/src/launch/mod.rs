@@ -83,8 +83,7 @@ impl Process {
         let mut left = bytes_max;
         for (stream, log) in [1, 2].into_iter().zip(&self.shared.logs) {
             let read = log.read_new(left);
-            let (offset, data) =
-                read.map_err(|error| error::io("read", Path::new("the action's log"), &error))?;
+            let (offset, data) = read.map_err(|error| error::io("read", Path::new("the action's log"), &error))?;
             left -= data.len();
             if !data.is_empty() {
                 pieces.push((stream, offset, data));
@@ -122,25 +121,15 @@ impl Drop for Process {
 
 /// Files, pipes and orders; everything that can fail before a process exists.
 fn prepare(plan: &Plan, group: Option<&Group>) -> Result<(Orders, ParentFds, Arc<Shared>)> {
-    let logs = [
-        Log::create(&plan.stdout_path)?,
-        Log::create(&plan.stderr_path)?,
-    ];
+    let logs = [Log::create(&plan.stdout_path)?, Log::create(&plan.stderr_path)?];
     let broken = |error: io::Error| error::sandbox(format!("cannot make pipes: {error}"));
     let (parent, child) = pipes(group).map_err(broken)?;
     let namespaces = match plan.isolation {
         Isolation::Namespaces => probe::Found::here().flags(plan.network),
         Isolation::Process => 0,
     };
-    let mounts = if namespaces == 0 {
-        None
-    } else {
-        Some(orders::plan_mounts(
-            &plan.writable,
-            &plan.hidden,
-            &plan.tmp,
-        )?)
-    };
+    let mounts =
+        if namespaces == 0 { None } else { Some(orders::plan_mounts(&plan.writable, &plan.hidden, &plan.tmp)?) };
     let orders = Orders::new(OrdersOf {
         argv: &plan.argv,
         env: &plan.env,
@@ -161,12 +150,7 @@ fn pipes(group: Option<&Group>) -> io::Result<(ParentFds, ChildFds)> {
     let (control_child, control) = sys::pipe()?;
     sys::set_nonblocking(&stdout)?;
     sys::set_nonblocking(&stderr)?;
-    let parent = ParentFds {
-        stdout,
-        stderr,
-        status,
-        control,
-    };
+    let parent = ParentFds { stdout, stderr, status, control };
     let child = ChildFds {
         stdin: sys::above_stdio(File::open("/dev/null")?.into())?,
         stdout: stdout_child,
@@ -180,20 +164,17 @@ fn pipes(group: Option<&Group>) -> io::Result<(ParentFds, ChildFds)> {
 
 /// Resource limits of each process: those asked for that no group keeps, and no core files.
 fn rlimits(plan: &Plan, group: Option<&Group>) -> Vec<Limit> {
-    let mut limits = vec![(libc::RLIMIT_CORE as u32, 0, 0)];
+    let mut limits = vec![(libc::RLIMIT_CORE, 0, 0)];
     if let Some(cpu_s) = plan.cpu_s {
         // SIGXCPU first, SIGKILL a second later for those that catch it.
-        limits.push((libc::RLIMIT_CPU as u32, cpu_s, cpu_s.saturating_add(1)));
+        limits.push((libc::RLIMIT_CPU, cpu_s, cpu_s.saturating_add(1)));
     }
-    if let Some(bytes) = plan
-        .memory_bytes
-        .filter(|_| !group.is_some_and(Group::bounds_memory))
-    {
+    if let Some(bytes) = plan.memory_bytes.filter(|_| !group.is_some_and(Group::bounds_memory)) {
         // Not RLIMIT_AS: runtimes reserve far more address space than they use.
-        limits.push((libc::RLIMIT_DATA as u32, bytes, bytes));
+        limits.push((libc::RLIMIT_DATA, bytes, bytes));
     }
     if let Some(count) = plan.pids_max.filter(|_| limits_pids_by_user(group)) {
-        limits.push((libc::RLIMIT_NPROC as u32, count, count));
+        limits.push((libc::RLIMIT_NPROC, count, count));
     }
     limits
 }
@@ -217,27 +198,12 @@ fn setting(plan: &Plan, namespaces: libc::c_int, group: Option<&Group>) -> Setti
         Some(_) if limits_pids_by_user(group) => "rlimit",
         Some(_) => "none",
     };
-    let cpu = if plan.cpu_s.is_some() {
-        "rlimit"
-    } else {
-        "unset"
-    };
-    let program = plan
-        .argv
-        .first()
-        .map(|word| String::from_utf8_lossy(word).into_owned());
+    let cpu = if plan.cpu_s.is_some() { "rlimit" } else { "unset" };
+    let program = plan.argv.first().map(|word| String::from_utf8_lossy(word).into_owned());
     Setting {
         program: program.unwrap_or_default(),
-        isolation: if namespaces == 0 {
-            "process"
-        } else {
-            "namespaces"
-        },
-        network: if namespaces & libc::CLONE_NEWNET == 0 {
-            "host"
-        } else {
-            "none"
-        },
+        isolation: if namespaces == 0 { "process" } else { "namespaces" },
+        network: if namespaces & libc::CLONE_NEWNET == 0 { "host" } else { "none" },
         limits: [("memory", memory), ("pids", pids), ("cpu", cpu)],
         log_size_bytes_max: plan.log_size_bytes_max,
         timeout: plan.timeout,

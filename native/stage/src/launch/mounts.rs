@@ -34,22 +34,10 @@ pub(crate) struct Mounts {
 }
 
 /// Device nodes that build tools use; no disk, no terminal but its own.
-const DEVICES: [&CStr; 6] = [
-    c"/dev/null",
-    c"/dev/zero",
-    c"/dev/full",
-    c"/dev/random",
-    c"/dev/urandom",
-    c"/dev/tty",
-];
+const DEVICES: [&CStr; 6] = [c"/dev/null", c"/dev/zero", c"/dev/full", c"/dev/random", c"/dev/urandom", c"/dev/tty"];
 
 /// Parts of /proc that change the machine: the kernel checks the uid there, not the capability (proc_sysctl.c).
-const PROC_SEALED: [&CStr; 4] = [
-    c"/proc/sys",
-    c"/proc/sysrq-trigger",
-    c"/proc/irq",
-    c"/proc/bus",
-];
+const PROC_SEALED: [&CStr; 4] = [c"/proc/sys", c"/proc/sysrq-trigger", c"/proc/irq", c"/proc/bus"];
 
 fn at(stage: Stage) -> impl Fn(Errno) -> Failure {
     move |errno| (stage, errno)
@@ -85,13 +73,7 @@ pub(crate) fn enter(mounts: &Mounts) -> Result<(), Failure> {
 
 fn hide(hidden: &Hidden) -> Result<(), Errno> {
     let flags = libc::MS_NOSUID | libc::MS_NODEV;
-    sys::mount(
-        c"tmpfs",
-        &hidden.path,
-        c"tmpfs",
-        flags,
-        c"mode=0755,size=1m",
-    )?;
+    sys::mount(c"tmpfs", &hidden.path, c"tmpfs", flags, c"mode=0755,size=1m")?;
     hidden.fd.set(sys::open(&hidden.path, libc::O_PATH, 0)?);
     Ok(())
 }

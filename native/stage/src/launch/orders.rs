@@ -26,10 +26,7 @@ impl StringArray {
     fn new(strings: Vec<CString>) -> Self {
         let mut pointers: Vec<_> = strings.iter().map(|text| text.as_ptr()).collect();
         pointers.push(ptr::null());
-        Self {
-            _strings: strings,
-            pointers,
-        }
+        Self { _strings: strings, pointers }
     }
 
     pub(crate) fn as_ptr(&self) -> *const *const c_char {
@@ -64,7 +61,7 @@ impl Identity {
 }
 
 /// One resource limit: which, soft, hard.
-pub(crate) type Limit = (u32, u64, u64);
+pub(crate) type Limit = (libc::__rlimit_resource_t, u64, u64);
 
 /// The child's orders.
 pub(crate) struct Orders {
@@ -105,13 +102,7 @@ impl Orders {
         let argv = argv.collect::<Result<_>>()?;
         let fds = of.fds;
         let mut keep: Vec<RawFd> = fds.groups.iter().map(AsRawFd::as_raw_fd).collect();
-        let ends = [
-            &fds.stdin,
-            &fds.stdout,
-            &fds.stderr,
-            &fds.status,
-            &fds.control,
-        ];
+        let ends = [&fds.stdin, &fds.stdout, &fds.stderr, &fds.status, &fds.control];
         keep.extend(ends.map(AsRawFd::as_raw_fd));
         keep.sort_unstable();
         Ok(Self {
@@ -199,27 +190,18 @@ pub(crate) fn plan_mounts(writable: &[PathBuf], hidden: &[PathBuf], tmp: &Path) 
     });
     let mut hidden_paths = Vec::new();
     for path in hidden.iter().filter(|path| path.is_dir()) {
-        hidden_paths.push(Hidden {
-            path: c_path("hidden", &real("hidden", path)?)?,
-            fd: Cell::new(-1),
-        });
+        hidden_paths.push(Hidden { path: c_path("hidden", &real("hidden", path)?)?, fd: Cell::new(-1) });
     }
     Ok(Mounts {
         hidden: hidden_paths,
-        tmp: tmp_targets
-            .iter()
-            .map(|target| place(&tmp, target))
-            .collect::<Result<_>>()?,
+        tmp: tmp_targets.iter().map(|target| place(&tmp, target)).collect::<Result<_>>()?,
         writable: places.collect::<Result<_>>()?,
     })
 }
 
 fn real(field: &str, path: &Path) -> Result<PathBuf> {
     if !path.is_absolute() {
-        return Err(error::invalid(
-            field,
-            format!("{} is not absolute", path.display()),
-        ));
+        return Err(error::invalid(field, format!("{} is not absolute", path.display())));
     }
     std::fs::canonicalize(path).map_err(|error| error::io("use", path, &error))
 }
@@ -227,14 +209,10 @@ fn real(field: &str, path: &Path) -> Result<PathBuf> {
 fn place(source: &Path, target: &Path) -> Result<Writable> {
     let mut ancestors: Vec<&Path> = target.ancestors().skip(1).collect();
     ancestors.reverse();
-    let below_root = ancestors
-        .into_iter()
-        .filter(|path| path.as_os_str() != OsStr::new("/"));
+    let below_root = ancestors.into_iter().filter(|path| path.as_os_str() != OsStr::new("/"));
     Ok(Writable {
         source: c_path("writable", source)?,
-        ancestors: below_root
-            .map(|path| c_path("writable", path))
-            .collect::<Result<_>>()?,
+        ancestors: below_root.map(|path| c_path("writable", path)).collect::<Result<_>>()?,
         target: c_path("writable", target)?,
         fd: Cell::new(-1),
     })

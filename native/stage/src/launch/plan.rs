@@ -56,10 +56,7 @@ impl Plan {
         let named = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         let name = &self.cgroup_name;
         if name.is_empty() || name.len() > 100 || !name.bytes().all(named) {
-            return Err(error::invalid(
-                "cgroup_name",
-                "use 1 to 100 of A-Z a-z 0-9 . _ -",
-            ));
+            return Err(error::invalid("cgroup_name", "use 1 to 100 of A-Z a-z 0-9 . _ -"));
         }
         if !self.cwd.is_absolute() {
             return Err(error::invalid("cwd", "is not absolute"));
@@ -67,16 +64,10 @@ impl Plan {
         if self.timeout.is_zero() {
             return Err(error::invalid("timeout_s", "must be more than 0"));
         }
-        for (field, limit) in [
-            ("memory_bytes", self.memory_bytes),
-            ("pids_max", self.pids_max),
-            ("cpu_s", self.cpu_s),
-        ] {
+        for (field, limit) in [("memory_bytes", self.memory_bytes), ("pids_max", self.pids_max), ("cpu_s", self.cpu_s)]
+        {
             if limit == Some(0) {
-                return Err(error::invalid(
-                    field,
-                    "must be more than 0, or absent for no limit",
-                ));
+                return Err(error::invalid(field, "must be more than 0, or absent for no limit"));
             }
         }
         Ok(())

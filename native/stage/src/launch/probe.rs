@@ -11,8 +11,7 @@ use super::mounts::{self, Mounts};
 use super::orders::{self, Identity};
 use super::sys::{self, Errno};
 
-const BASE: c_int =
-    libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+const BASE: c_int = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
 
 /// What was found.
 #[derive(Debug)]
@@ -34,10 +33,7 @@ impl Found {
         HERE.get_or_init(|| {
             // A thread of its own, because signals are blocked while children are made.
             let thread = std::thread::Builder::new().name("buildnet-probe".to_owned());
-            let found = thread
-                .spawn(Self::find)
-                .ok()
-                .and_then(|thread| thread.join().ok());
+            let found = thread.spawn(Self::find).ok().and_then(|thread| thread.join().ok());
             found.unwrap_or_else(Self::nothing)
         })
     }
@@ -63,11 +59,7 @@ impl Found {
         let attempt = |flags, step| attempt(flags, &mounts, step);
         let user_possible = attempt(libc::CLONE_NEWUSER, |_| Ok(()));
         let direct = attempt(libc::CLONE_NEWNS, |_| Ok(()));
-        let user = if direct || !user_possible {
-            0
-        } else {
-            libc::CLONE_NEWUSER
-        };
+        let user = if direct || !user_possible { 0 } else { libc::CLONE_NEWUSER };
         let full = attempt(user | BASE, view);
         let networked = user | libc::CLONE_NEWNET;
         Self {
@@ -77,9 +69,7 @@ impl Found {
             user_possible,
             pids_possible: attempt(user | libc::CLONE_NEWPID, |_| Ok(())),
             mounts_possible: full || attempt(user | libc::CLONE_NEWNS, |_| sys::seal_mounts(c"/")),
-            overlay: attempt(user | libc::CLONE_NEWNS, |try_| {
-                overlay(try_.identity.is_some())
-            }),
+            overlay: attempt(user | libc::CLONE_NEWNS, |try_| overlay(try_.identity.is_some())),
         }
     }
 
@@ -111,14 +101,7 @@ fn attempt(flags: c_int, mounts: &Mounts, step: fn(&Try) -> Result<(), Errno>) -
             let result = mapped.and_then(|()| step(&try_));
             sys::exit(c_int::from(result.is_err()))
         }
-        Ok(pid) => {
-            let mut status = 1;
-            // SAFETY: `status` is valid; the pid is our child.
-            while unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) } < 0
-                && sys::errno() == libc::EINTR
-            {}
-            status == 0
-        }
+        Ok(pid) => sys::wait_for(pid) == 0,
         Err(_) => false,
     }
 }

@@ -86,19 +86,11 @@ pub(crate) const REPORT_SIZE: usize = size_of::<Report>();
 
 impl Report {
     pub(crate) fn started() -> Self {
-        Self {
-            kind: STARTED,
-            ..Self::default()
-        }
+        Self { kind: STARTED, ..Self::default() }
     }
 
     pub(crate) fn failed((stage, errno): Failure) -> Self {
-        Self {
-            kind: FAILED,
-            stage: stage as u32,
-            errno,
-            ..Self::default()
-        }
+        Self { kind: FAILED, stage: stage as u32, errno, ..Self::default() }
     }
 
     /// The usage is that of every process the supervisor reaped, so the whole action.
@@ -121,11 +113,7 @@ impl Report {
 
     /// The supervisor ended without a word; what the action used went with it.
     pub(crate) fn ended_unseen(wait_status: i32) -> Self {
-        Self {
-            kind: ENDED,
-            wait_status,
-            ..Self::default()
-        }
+        Self { kind: ENDED, wait_status, ..Self::default() }
     }
 
     pub(crate) fn as_bytes(&self) -> &[u8] {

@@ -73,24 +73,10 @@ pub(crate) unsafe fn fork_into(flags: c_int) -> Result<libc::pid_t, Errno> {
     check(pid).map(|pid| pid as libc::pid_t)
 }
 
-pub(crate) fn mount(
-    source: &CStr,
-    target: &CStr,
-    kind: &CStr,
-    flags: c_ulong,
-    data: &CStr,
-) -> Result<(), Errno> {
+pub(crate) fn mount(source: &CStr, target: &CStr, kind: &CStr, flags: c_ulong, data: &CStr) -> Result<(), Errno> {
     // SAFETY: all arguments are NUL-terminated strings that outlive the call.
-    check_int(unsafe {
-        libc::mount(
-            source.as_ptr(),
-            target.as_ptr(),
-            kind.as_ptr(),
-            flags,
-            data.as_ptr().cast(),
-        )
-    })
-    .map(drop)
+    check_int(unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, data.as_ptr().cast()) })
+        .map(drop)
 }
 
 /// A detached copy of the mounts at and below `path`.
@@ -104,14 +90,7 @@ pub(crate) fn clone_mount(path: &CStr) -> Result<RawFd, Errno> {
 pub(crate) fn attach_mount(fd: RawFd, target: &CStr) -> Result<(), Errno> {
     // SAFETY: both strings are NUL-terminated.
     check(unsafe {
-        libc::syscall(
-            libc::SYS_move_mount,
-            fd,
-            c"".as_ptr(),
-            libc::AT_FDCWD,
-            target.as_ptr(),
-            MOVE_MOUNT_F_EMPTY_PATH,
-        )
+        libc::syscall(libc::SYS_move_mount, fd, c"".as_ptr(), libc::AT_FDCWD, target.as_ptr(), MOVE_MOUNT_F_EMPTY_PATH)
     })
     .map(drop)
 }
@@ -134,12 +113,7 @@ pub(crate) fn seal_mount_of(fd: RawFd) -> Result<(), Errno> {
 }
 
 fn set_mount_attributes(dir: RawFd, path: &CStr, flags: c_int, attr_set: u64) -> Result<(), Errno> {
-    let attr = MountAttr {
-        attr_set,
-        attr_clr: 0,
-        propagation: 0,
-        userns_fd: 0,
-    };
+    let attr = MountAttr { attr_set, attr_clr: 0, propagation: 0, userns_fd: 0 };
     // SAFETY: `attr` lives through the call and its size is given.
     check(unsafe {
         libc::syscall(
@@ -188,14 +162,12 @@ pub(crate) fn write_file(path: &CStr, text: &[u8]) -> Result<(), Errno> {
 
 pub(crate) fn write(fd: RawFd, data: &[u8]) -> Result<usize, Errno> {
     // SAFETY: the slice is valid for its length.
-    check(unsafe { libc::write(fd, data.as_ptr().cast(), data.len()) } as c_long)
-        .map(|n| n as usize)
+    check(unsafe { libc::write(fd, data.as_ptr().cast(), data.len()) } as c_long).map(|n| n as usize)
 }
 
 pub(crate) fn read(fd: RawFd, data: &mut [u8]) -> Result<usize, Errno> {
     // SAFETY: the slice is valid for its length.
-    check(unsafe { libc::read(fd, data.as_mut_ptr().cast(), data.len()) } as c_long)
-        .map(|n| n as usize)
+    check(unsafe { libc::read(fd, data.as_mut_ptr().cast(), data.len()) } as c_long).map(|n| n as usize)
 }
 
 pub(crate) fn dup_to(from: RawFd, to: RawFd) -> Result<(), Errno> {
@@ -217,8 +189,7 @@ pub(crate) fn close_all_but(first: RawFd, keep: &[RawFd]) -> Result<(), Errno> {
 
 fn close_range(first: RawFd, last: RawFd) -> Result<(), Errno> {
     // SAFETY: plain numbers; no descriptor in the range is used again by this process.
-    check(unsafe { libc::syscall(libc::SYS_close_range, first as c_uint, last as c_uint, 0) })
-        .map(drop)
+    check(unsafe { libc::syscall(libc::SYS_close_range, first as c_uint, last as c_uint, 0) }).map(drop)
 }
 
 pub(crate) fn prctl(option: c_int, argument: c_ulong) -> Result<(), Errno> {
@@ -240,10 +211,7 @@ pub(crate) fn drop_capabilities() -> Result<(), Errno> {
         Ok(()) | Err(libc::EINVAL) => {}
         Err(errno) => return Err(errno),
     }
-    let header = CapHeader {
-        version: LINUX_CAPABILITY_VERSION_3,
-        pid: 0,
-    };
+    let header = CapHeader { version: LINUX_CAPABILITY_VERSION_3, pid: 0 };
     let data = [CapData::default(); 2];
     // SAFETY: version 3 reads two data records.
     check(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) }).map(drop)
@@ -252,40 +220,31 @@ pub(crate) fn drop_capabilities() -> Result<(), Errno> {
 /// The loopback of a new network namespace starts down.
 pub(crate) fn raise_loopback() -> Result<(), Errno> {
     // SAFETY: plain numbers.
-    let socket = check_int(unsafe {
-        libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0)
-    })?;
+    let socket = check_int(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
     // SAFETY: ifreq is plain data; all zeroes is a valid value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (slot, byte) in request.ifr_name.iter_mut().zip(b"lo") {
         *slot = *byte as libc::c_char;
     }
     // SAFETY: the request lives through both calls.
-    let result = check_int(unsafe { libc::ioctl(socket, SIOCGIFFLAGS as _, &raw mut request) })
-        .and_then(|_| {
-            // SAFETY: the union holds flags after SIOCGIFFLAGS.
-            unsafe { request.ifr_ifru.ifru_flags |= libc::IFF_UP as libc::c_short };
-            // SAFETY: as above.
-            check_int(unsafe { libc::ioctl(socket, SIOCSIFFLAGS as _, &raw mut request) })
-        });
+    let result = check_int(unsafe { libc::ioctl(socket, SIOCGIFFLAGS as _, &raw mut request) }).and_then(|_| {
+        // SAFETY: the union holds flags after SIOCGIFFLAGS.
+        unsafe { request.ifr_ifru.ifru_flags |= libc::IFF_UP as libc::c_short };
+        // SAFETY: as above.
+        check_int(unsafe { libc::ioctl(socket, SIOCSIFFLAGS as _, &raw mut request) })
+    });
     close(socket);
     result.map(drop)
 }
 
-pub(crate) fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<(), Errno> {
+pub(crate) fn set_limit(resource: libc::__rlimit_resource_t, soft: u64, hard: u64) -> Result<(), Errno> {
     // Asking for more than the hard limit that we have would fail; a lower one already there is as good.
-    let mut now = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
+    let mut now = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `now` is valid for the call.
-    check_int(unsafe { libc::getrlimit(resource as _, &raw mut now) })?;
-    let wanted = libc::rlimit {
-        rlim_cur: soft.min(now.rlim_max),
-        rlim_max: hard.min(now.rlim_max),
-    };
+    check_int(unsafe { libc::getrlimit(resource, &raw mut now) })?;
+    let wanted = libc::rlimit { rlim_cur: soft.min(now.rlim_max), rlim_max: hard.min(now.rlim_max) };
     // SAFETY: `wanted` is valid for the call.
-    check_int(unsafe { libc::setrlimit(resource as _, &raw const wanted) }).map(drop)
+    check_int(unsafe { libc::setrlimit(resource, &raw const wanted) }).map(drop)
 }
 
 /// Every signal back to its default and unblocked: Python ignores SIGPIPE, and ignoring survives exec.
@@ -318,11 +277,7 @@ pub(crate) fn child_signal_fd() -> Result<RawFd, Errno> {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);
         libc::sigaddset(&raw mut set, libc::SIGCHLD);
-        check_int(libc::signalfd(
-            -1,
-            &raw const set,
-            libc::SFD_CLOEXEC | libc::SFD_NONBLOCK,
-        ))
+        check_int(libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK))
     }
 }
 
@@ -343,14 +298,7 @@ pub(crate) fn wait_any(block: bool) -> Option<(libc::pid_t, c_int)> {
     let flags = if block { 0 } else { libc::WNOHANG };
     loop {
         // SAFETY: `status` is valid for the call.
-        let pid = unsafe {
-            libc::wait4(
-                -1,
-                &raw mut status,
-                flags | libc::__WALL,
-                std::ptr::null_mut(),
-            )
-        };
+        let pid = unsafe { libc::wait4(-1, &raw mut status, flags | libc::__WALL, std::ptr::null_mut()) };
         if pid > 0 {
             return Some((pid, status));
         }
@@ -360,16 +308,21 @@ pub(crate) fn wait_any(block: bool) -> Option<(libc::pid_t, c_int)> {
     }
 }
 
+/// The wait status of one child of ours, once it has ended.
+pub(crate) fn wait_for(pid: libc::pid_t) -> c_int {
+    let mut status = 0;
+    // SAFETY: `status` is valid for the call.
+    while unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) } < 0 && errno() == libc::EINTR {}
+    status
+}
+
 pub(crate) fn exit(status: c_int) -> ! {
     // SAFETY: ends the process without running any handler.
     unsafe { libc::_exit(status) }
 }
 
 pub(crate) fn nap_ms(ms: i64) {
-    let time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: ms * 1_000_000,
-    };
+    let time = libc::timespec { tv_sec: 0, tv_nsec: ms * 1_000_000 };
     // SAFETY: `time` is valid for the call; waking early is harmless.
     unsafe { libc::nanosleep(&raw const time, std::ptr::null_mut()) };
 }
@@ -430,11 +383,5 @@ pub(crate) fn raise_event(fd: &OwnedFd) {
 pub(crate) fn clear_event(fd: &OwnedFd) {
     let mut count = [0u8; 8];
     // SAFETY: eight bytes, as eventfd(2) wants; EAGAIN means that it was quiet.
-    unsafe {
-        libc::read(
-            fd.as_raw_fd(),
-            count.as_mut_ptr().cast::<c_void>(),
-            count.len(),
-        )
-    };
+    unsafe { libc::read(fd.as_raw_fd(), count.as_mut_ptr().cast::<c_void>(), count.len()) };
 }

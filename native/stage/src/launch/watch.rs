@@ -51,12 +51,7 @@ pub(crate) struct State {
 
 impl Shared {
     pub(crate) fn new(logs: [Log; 2]) -> io::Result<Self> {
-        Ok(Self {
-            event: sys::event_fd()?,
-            wake: sys::event_fd()?,
-            logs,
-            state: Mutex::default(),
-        })
+        Ok(Self { event: sys::event_fd()?, wake: sys::event_fd()?, logs, state: Mutex::default() })
     }
 
     /// Every change of State is one assignment: a panic elsewhere cannot leave it half done.
@@ -144,7 +139,7 @@ impl Watch {
         // The child's ends too: the pipes must end with the action.
         drop(orders);
         while self.step() {}
-        let wait_status = self.reap();
+        let wait_status = sys::wait_for(self.supervisor);
         self.drain();
         if self.started.is_some() {
             let outcome = self.outcome(wait_status);
@@ -153,9 +148,7 @@ impl Watch {
             sys::raise_event(&self.shared.event);
         } else {
             self.group = None;
-            self.tell(Err(error::sandbox(
-                "the sandbox ended before it ran the program",
-            )));
+            self.tell(Err(error::sandbox("the sandbox ended before it ran the program")));
         }
     }
 
@@ -253,10 +246,7 @@ impl Watch {
                 ARGUMENTS_BYTES_MAX,
             ),
             (Some(Stage::Exec), _) => error::sandbox(format!("cannot run {program}: {reason}")),
-            _ => error::sandbox(format!(
-                "the sandbox could not {}: {reason}",
-                Stage::text(report.stage)
-            )),
+            _ => error::sandbox(format!("the sandbox could not {}: {reason}", Stage::text(report.stage))),
         };
         self.tell(Err(error));
     }
@@ -284,24 +274,11 @@ impl Watch {
         }
         if let Err(error) = written {
             let full = matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT));
-            self.stop(if full {
-                "storage_full"
-            } else {
-                "sandbox_failed"
-            });
+            self.stop(if full { "storage_full" } else { "sandbox_failed" });
         } else if kept < count {
             self.stop("log_limit");
         }
         true
-    }
-
-    fn reap(&self) -> i32 {
-        let mut status = 0;
-        // SAFETY: `status` is valid; the pid is our child, not yet reaped.
-        while unsafe { libc::waitpid(self.supervisor, &raw mut status, libc::__WALL) } < 0
-            && sys::errno() == libc::EINTR
-        {}
-        status
     }
 
     fn drain(&mut self) {
@@ -316,11 +293,7 @@ impl Watch {
         let now = Instant::now();
         let (report, end) = self.ended.unwrap_or_else(|| {
             // The supervisor was killed, and everything with it.
-            let status = if libc::WIFSIGNALED(supervisor_status) {
-                supervisor_status
-            } else {
-                libc::SIGKILL
-            };
+            let status = if libc::WIFSIGNALED(supervisor_status) { supervisor_status } else { libc::SIGKILL };
             (Report::ended_unseen(status), now)
         });
         let (exit_code, signal) = exit_of(report.wait_status);
@@ -328,14 +301,9 @@ impl Watch {
         // A process starts as a copy of the worker, whose size stays in its ru_maxrss across exec (exec_mmap): for a
         // small action the group's peak is nearer the truth.
         let max_rss_bytes = report.max_rss_kib * 1024;
-        let max_rss_bytes = sight
-            .memory_peak_bytes
-            .map_or(max_rss_bytes, |peak| peak.min(max_rss_bytes));
+        let max_rss_bytes = sight.memory_peak_bytes.map_or(max_rss_bytes, |peak| peak.min(max_rss_bytes));
         let used_s = (report.user_us + report.system_us) as f64 / 1e6;
-        let over_cpu = self
-            .setting
-            .cpu_s
-            .is_some_and(|limit| used_s >= limit as f64 * 0.9);
+        let over_cpu = self.setting.cpu_s.is_some_and(|limit| used_s >= limit as f64 * 0.9);
         let reason = if !self.reason.is_empty() {
             self.reason.as_str()
         } else if exit_code == 0 {
@@ -354,9 +322,7 @@ impl Watch {
             exit_code,
             signal,
             reason: reason.to_owned(),
-            wall_s: self
-                .started
-                .map_or(0.0, |start| (end - start).as_secs_f64()),
+            wall_s: self.started.map_or(0.0, |start| (end - start).as_secs_f64()),
             user_s: report.user_us as f64 / 1e6,
             system_s: report.system_us as f64 / 1e6,
             max_rss_bytes,
@@ -370,9 +336,7 @@ impl Watch {
 }
 
 fn not_found(program: &str) -> NativeError {
-    let message = format!(
-        "{program}: there is no such program; check the first argument and the PATH of the Command"
-    );
+    let message = format!("{program}: there is no such program; check the first argument and the PATH of the Command");
     NativeError::new("not_found", message)
         .with("kind", FieldValue::Text("program".to_owned()))
         .with("name", FieldValue::Text(program.to_owned()))
@@ -390,11 +354,7 @@ fn exit_of(wait_status: i32) -> (i32, i32) {
 
 /// Wait until one of four descriptors is ready (negative ones never are) or the deadline has come.
 fn poll(fds: [RawFd; 4], deadline: Instant) -> [bool; 4] {
-    let mut polled = fds.map(|fd| libc::pollfd {
-        fd,
-        events: libc::POLLIN,
-        revents: 0,
-    });
+    let mut polled = fds.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
     let left = deadline.saturating_duration_since(Instant::now());
     // Rounded up, or the last millisecond would be spent spinning.
     let left_ms = i32::try_from(left.as_millis() + 1).unwrap_or(i32::MAX);

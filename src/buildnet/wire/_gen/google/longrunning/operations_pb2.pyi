@@ -1,4 +1,7 @@
+import datetime
+
 from buildnet.wire._gen.google.protobuf import any_pb2 as _any_pb2
+from buildnet.wire._gen.google.protobuf import duration_pb2 as _duration_pb2
 from buildnet.wire._gen.google.protobuf import empty_pb2 as _empty_pb2
 from buildnet.wire._gen.google.rpc import status_pb2 as _status_pb2
 from google.protobuf.internal import containers as _containers
@@ -60,3 +63,11 @@ class DeleteOperationRequest(_message.Message):
     NAME_FIELD_NUMBER: _ClassVar[int]
     name: str
     def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class WaitOperationRequest(_message.Message):
+    __slots__ = ("name", "timeout")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    timeout: _duration_pb2.Duration
+    def __init__(self, name: _Optional[str] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...

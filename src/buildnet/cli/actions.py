@@ -1,0 +1,99 @@
+"""`buildnet actions ls|show|logs|cancel`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from buildnet.cli import options
+
+if TYPE_CHECKING:
+    from buildnet.client import ActionInfo
+
+
+@click.group("actions", epilog="Example: buildnet actions ls")
+def command() -> None:
+    """What runs, what ran, what it printed."""
+
+
+def _facts(info: ActionInfo) -> dict[str, object]:
+    return {**asdict(info), "action": info.action.text}
+
+
+@command.command("ls", epilog="Example: buildnet actions ls --limit 20")
+@options.of_server
+@click.option("--limit", default=50, show_default=True, help="At most this many.")
+@options.as_json
+def ls(url: str | None, state: Path | None, instance: str, limit: int, as_json: bool) -> None:
+    """List operations, newest first; cached answers of the door are not operations."""
+    with options.connected(url, state, instance) as client:
+        actions = client.actions(limit=limit)
+    if as_json:
+        options.echo_json([_facts(info) for info in actions])
+        return
+    now = time.time()  # noqa: TID251 - shown to a person, decides nothing
+    options.echo_table(
+        ["ID", "STATE", "EXIT", "WORKER", "TOOK", "AGE", "COMMAND"],
+        [
+            [
+                info.id[:12],
+                info.state,
+                str(info.exit_code) if info.state == "completed" else info.error_code or "-",
+                info.worker[:12] or "-",
+                f"{info.completed_at_unix_s - info.submitted_at_unix_s:.2f} s" if info.completed_at_unix_s else "-",
+                f"{now - info.submitted_at_unix_s:.0f} s",
+                " ".join(info.arguments)[:60],
+            ]
+            for info in actions
+        ],
+    )
+
+
+@command.command("show", epilog="Example: buildnet actions show 3f2a9c")
+@options.of_server
+@options.as_json
+@click.argument("id")
+def show(url: str | None, state: Path | None, instance: str, as_json: bool, id: str) -> None:
+    """Show one operation by its id or the beginning of it."""
+    with options.connected(url, state, instance) as client:
+        info = client.action(id)
+    if as_json:
+        options.echo_json(_facts(info))
+        return
+    for name, value in _facts(info).items():
+        if value not in ("", None):
+            shown = " ".join(value) if isinstance(value, tuple) else value
+            click.echo(f"{name:20} {shown}")
+
+
+@command.command("logs", epilog="Example: buildnet actions logs -f 3f2a9c")
+@options.of_server
+@click.option("-f", "--follow", is_flag=True, help="Stay until the action ends.")
+@options.as_json
+@click.argument("id")
+def logs(url: str | None, state: Path | None, instance: str, follow: bool, as_json: bool, id: str) -> None:
+    """Print what an action prints or printed: stdout to stdout, stderr to stderr."""
+    outs = {1: sys.stdout.buffer, 2: sys.stderr.buffer}
+    with options.connected(url, state, instance) as client:
+        info = client.action(id)
+        for piece in client.logs(info.id, follow=follow):
+            if as_json:
+                text = piece.data.decode(errors="replace")
+                options.echo_json({"stream": piece.stream, "offset": piece.offset, "text": text, "gap": piece.gap})
+            else:
+                outs[piece.stream].write(piece.data)
+                outs[piece.stream].flush()
+
+
+@command.command("cancel", epilog="Example: buildnet actions cancel 3f2a9c")
+@options.of_server
+@click.argument("id")
+def cancel(url: str | None, state: Path | None, instance: str, id: str) -> None:
+    """Stop one operation."""
+    with options.connected(url, state, instance) as client:
+        client.cancel(client.action(id).id)

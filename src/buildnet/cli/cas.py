@@ -1,0 +1,55 @@
+"""`buildnet cas put|get`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from buildnet.cli import options
+from buildnet.model.digest import Digest
+
+
+@click.group("cas", epilog="Example: buildnet cas put README.md")
+def command() -> None:
+    """Put and get blobs and trees by their digest, HASH/SIZE."""
+
+
+@command.command("put", epilog="Example: buildnet cas put src/")
+@options.of_server
+@options.as_json
+@click.argument("path", type=click.Path(exists=True, allow_dash=True, path_type=Path))
+def put(url: str | None, state: Path | None, instance: str, as_json: bool, path: Path) -> None:
+    """Store a file, a directory as a tree, or standard input (-), and print its digest."""
+    with options.connected(url, state, instance) as client:
+        if str(path) == "-":
+            kind, digest = "blob", client.upload(sys.stdin.buffer.read())
+        elif path.is_dir():
+            kind, digest = "directory", client.upload_tree({"": path})
+        else:
+            kind, digest = "blob", client.upload(path)
+    if as_json:
+        options.echo_json({"digest": digest.text, "kind": kind, "size_bytes": digest.size_bytes})
+    else:
+        click.echo(digest.text)
+
+
+@command.command("get", epilog="Example: buildnet cas get HASH/SIZE -o file; for a tree: --tree -o directory")
+@options.of_server
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write.  [default: standard output]")
+@click.option("--tree", is_flag=True, help="The digest is a Directory's: write all below it.")
+@click.argument("digest")
+def get(url: str | None, state: Path | None, instance: str, output: Path | None, tree: bool, digest: str) -> None:
+    """Write a blob to standard output or a file, or a tree to a directory."""
+    wanted = Digest.parse(digest)
+    if tree and output is None:
+        raise click.UsageError("a tree goes to a directory: -o DIRECTORY")
+    with options.connected(url, state, instance) as client:
+        if tree and output is not None:
+            client.download_tree(wanted, output)
+        elif output is not None:
+            client.download(wanted, output)
+        else:
+            sys.stdout.buffer.write(client.read(wanted))
+            sys.stdout.buffer.flush()

@@ -1,0 +1,44 @@
+"""`buildnet join URL`: a worker that dials a controller."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from buildnet.cli import options
+
+
+@click.command("join", epilog="Example: buildnet join grpc://127.0.0.1:8980 --slots 2")
+@click.argument("url")
+@options.state
+@click.option("--slots", type=int, help="Actions to run at once.  [default: one a processor]")
+@click.option("--hide", multiple=True, type=click.Path(path_type=Path), help="A directory that no action may see.")
+@click.option("--quiet", is_flag=True, help="Print no ready line.")
+@options.as_json
+def command(
+    url: str, state: Path | None, slots: int | None, hide: tuple[Path, ...], quiet: bool, as_json: bool
+) -> None:
+    """Work for the controller at URL. Ctrl-C finishes what runs and leaves; a second one leaves at once."""
+    from buildnet.app import worker
+    from buildnet.app.config import WorkerRunConfig, default_slots, default_state_dir
+    from buildnet.cli.serving import serve
+
+    directory = (state or default_state_dir() / "worker").absolute()
+    hidden = tuple(path.absolute() for path in hide)
+    config = WorkerRunConfig(url, directory, slots or default_slots(), hidden)
+
+    def announce(joined: worker.Joined) -> None:
+        if quiet:
+            return
+        if as_json:
+            options.echo_json({"ready": True, **asdict(joined)})
+        else:
+            click.echo(f"This worker has joined {url} with {joined.slots} slots; stop with Ctrl-C")
+
+    async def role(stop: asyncio.Event, stop_now: asyncio.Event) -> None:
+        await worker.run(config, announce, stop, stop_now)
+
+    serve(role)

@@ -1,0 +1,69 @@
+"""`buildnet`: finds the command, imports only that, and turns every error into one sentence and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from buildnet import __version__
+from buildnet.cli import failures
+
+_COMMANDS = {
+    "actions": "buildnet.cli.actions",
+    "cas": "buildnet.cli.cas",
+    "completion": "buildnet.cli.completion",
+    "doctor": "buildnet.cli.doctor",
+    "join": "buildnet.cli.join",
+    "ledger": "buildnet.cli.ledger",
+    "run": "buildnet.cli.run",
+    "up": "buildnet.cli.up",
+}
+_HELP = {
+    "actions": "What runs, what ran, what it printed.",
+    "cas": "Put and get blobs and trees.",
+    "completion": "Print the script that completes commands in your shell.",
+    "doctor": "Check this machine and the server.",
+    "join": "Work for a controller.",
+    "ledger": "Read and verify the ledger.",
+    "run": "Run a command somewhere, or have its result from the cache.",
+    "up": "Start a controller with a local worker.",
+}
+
+
+class _Lazy(click.Group):
+    """Commands are imported when they are used: `--help` stays quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command = importlib.import_module(_COMMANDS[cmd_name]).command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(_HELP.items()))
+
+
+@click.command(
+    cls=_Lazy,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Example: buildnet up, then in another terminal: buildnet run -- echo hello",
+)
+@click.version_option(__version__, "-V", "--version", prog_name="buildnet")
+def cli() -> None:
+    """BuildNET runs anything once, anywhere, and can prove it."""
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    sys.exit(failures.guarded(lambda: cli.main(prog_name="buildnet", standalone_mode=False)))
+
+
+if __name__ == "__main__":
+    main()

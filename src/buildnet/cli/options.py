@@ -1,0 +1,67 @@
+"""Options that several commands share, and how they print."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from buildnet.client import SyncClient
+
+F = TypeVar("F", bound=Callable[..., None])
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+state = click.option(
+    "--state",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="State directory.  [default: $BUILDNET_STATE or ~/.local/state/buildnet]",
+)
+
+
+def of_server(command: F) -> F:
+    """Add --url, --state and --instance."""
+    command = click.option("--instance", default="", help="REAPI instance name.")(command)
+    command = state(command)
+    return click.option(
+        "--url", help="The server, grpc://HOST:PORT.  [default: $BUILDNET_URL, or the local one]"
+    )(command)
+
+
+def connected(url: str | None, state: Path | None, instance: str = "") -> SyncClient:
+    """A client of the server that the options, the environment or the state directory name.
+
+    Raises:
+        NodeDown: none of them names one.
+    """
+    from buildnet.app.config import server_url
+    from buildnet.client import connect
+
+    return connect(server_url(url, state), instance=instance)
+
+
+def echo_json(value: object) -> None:
+    """Print one JSON value on one line."""
+    click.echo(json.dumps(value, default=str, ensure_ascii=False))
+
+
+def echo_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table: boxed and coloured for a person, plain columns for a pipe."""
+    rows = list(rows)
+    if click.get_text_stream("stdout").isatty():
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for header in headers:
+            table.add_column(header, overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        Console().print(table)
+        return
+    widths = [max(len(row[i]) for row in [headers, *rows]) for i in range(len(headers))]
+    for row in [headers, *rows]:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,0 +1,148 @@
+"""`buildnet run -- CMD…`: run a command somewhere, or have its result from the cache; exit as it did."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import click
+
+from buildnet.cli import options
+from buildnet.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from buildnet.client import LogPiece, RunResult
+
+
+def _pairs(values: Iterable[str], option: str) -> dict[str, str]:
+    pairs = {}
+    for value in values:
+        name, separator, rest = value.partition("=")
+        if not separator or not name:
+            raise InvalidRequest(f"{option} takes NAME=VALUE, not {value!r}", field=option)
+        pairs[name] = rest
+    return pairs
+
+
+def _inputs(values: Iterable[str]) -> dict[str, str | Path | bytes]:
+    inputs: dict[str, str | Path | bytes] = {}
+    for value in values:
+        source, separator, dest = value.partition(":")
+        path = Path(source)
+        if not separator:
+            if path.is_absolute() or ".." in path.parts:
+                raise InvalidRequest(f"{source} is not below this directory; write --input {source}:NAME", field="input")
+            dest = str(path)
+        inputs[dest] = path
+    return inputs
+
+
+class _Printer:
+    """Prints an action's output while it comes, and what was left when it has ended."""
+
+    def __init__(self) -> None:
+        self._out: dict[int, IO[bytes]] = {1: sys.stdout.buffer, 2: sys.stderr.buffer}
+        self._sent = {1: 0, 2: 0}
+
+    def piece(self, piece: LogPiece) -> None:
+        if piece.offset != self._sent[piece.stream]:
+            return  # a gap: the stored log fills it at the end
+        self._write(piece.stream, piece.data)
+
+    def _write(self, stream: int, data: bytes) -> None:
+        self._out[stream].write(data)
+        self._out[stream].flush()
+        self._sent[stream] += len(data)
+
+    def rest(self, result: RunResult) -> None:
+        for stream, digest, read in ((1, result.stdout_digest, result.stdout), (2, result.stderr_digest, result.stderr)):
+            if digest is not None and digest.size_bytes > self._sent[stream]:
+                self._write(stream, read()[self._sent[stream] :])
+
+
+@click.command(
+    "run",
+    context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False},
+    epilog="Example: buildnet run --input hello.c --output hello.o -- gcc -c hello.c -o hello.o",
+)
+@options.of_server
+@click.option("--input", "inputs", multiple=True, metavar="PATH[:DEST]", help="A file or directory to bring.")
+@click.option("--output", "outputs", multiple=True, metavar="PATH", help="A file or directory to bring back.")
+@click.option("--output-dir", type=click.Path(path_type=Path), default=".", help="Where outputs go.  [default: here]")
+@click.option("--env", multiple=True, metavar="NAME=VALUE", help="A variable; there are no others.")
+@click.option("--platform", multiple=True, metavar="NAME=VALUE", help="What the worker must offer.")
+@click.option("--timeout", "timeout_s", type=float, metavar="SECONDS", help="Limit of the execution.")
+@click.option("--no-cache", is_flag=True, help="Run it even if there is a result, and keep none.")
+@click.option("-v", "--verbose", is_flag=True, help="Say where the result came from.")
+@options.as_json
+@click.argument("argv", nargs=-1, required=True, metavar="CMD...")
+def command(
+    url: str | None,
+    state: Path | None,
+    instance: str,
+    inputs: tuple[str, ...],
+    outputs: tuple[str, ...],
+    output_dir: Path,
+    env: tuple[str, ...],
+    platform: tuple[str, ...],
+    timeout_s: float | None,
+    no_cache: bool,
+    verbose: bool,
+    as_json: bool,
+    argv: tuple[str, ...],
+) -> None:
+    """Run CMD somewhere, or have its result from the cache. Exits as the command did.
+
+    It runs in a directory of its own with the inputs in it and nothing else, without network.
+    """
+    printer = None if as_json else _Printer()
+    started = time.monotonic()
+    with options.connected(url, state, instance) as client:
+        result = client.run(
+            argv,
+            inputs=_inputs(inputs),
+            outputs=outputs,
+            env=_pairs(env, "--env"),
+            platform=_pairs(platform, "--platform"),
+            timeout_s=timeout_s,
+            do_not_cache=no_cache,
+            on_log=printer.piece if printer else None,
+        )
+        result.download(output_dir)
+        if printer is None:
+            options.echo_json(_facts(result))
+        else:
+            printer.rest(result)
+            if verbose or (sys.stderr.isatty() and sys.stdout.isatty()):
+                _say(result, time.monotonic() - started)
+        missing = [path for path in outputs if path.rstrip("/") not in result.outputs]
+        if missing and result.exit_code == 0:
+            click.echo(f"buildnet: the command left no {', '.join(missing)}", err=True)
+    raise click.exceptions.Exit(result.exit_code)
+
+
+def _say(result: RunResult, wall_s: float) -> None:
+    how = "from the cache" if result.cached else f"ran on {result.worker[:12]}"
+    entry = "" if result.entry_index is None else f", ledger entry {result.entry_index}"
+    click.echo(f"buildnet: {how} in {wall_s:.2f} s{entry}", err=True)
+
+
+def _facts(result: RunResult) -> dict[str, object]:
+    return {
+        "exit_code": result.exit_code,
+        "cached": result.cached,
+        "action": result.action.text,
+        "operation": result.operation,
+        "worker": result.worker,
+        "entry_index": result.entry_index,
+        "execution_s": result.execution_s,
+        "stdout": result.stdout_digest and result.stdout_digest.text,
+        "stderr": result.stderr_digest and result.stderr_digest.text,
+        "outputs": {
+            path: {"kind": out.kind, "digest": out.digest and out.digest.text, "executable": out.executable}
+            for path, out in result.outputs.items()
+        },
+    }

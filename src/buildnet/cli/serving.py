@@ -1,0 +1,28 @@
+"""What `up` and `join` share: an event loop, signals, one ready line."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Awaitable, Callable
+
+
+def serve(role: Callable[[asyncio.Event, asyncio.Event], Awaitable[None]]) -> None:
+    """Run a role until SIGTERM or Ctrl-C; the first asks it to finish, the second to leave at once."""
+    from buildnet.app.config import log_level
+
+    logging.basicConfig(level=log_level(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    asyncio.run(_serve(role))
+
+
+async def _serve(role: Callable[[asyncio.Event, asyncio.Event], Awaitable[None]]) -> None:
+    stop, stop_now = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        (stop_now if stop.is_set() else stop).set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    await role(stop, stop_now)

@@ -1,0 +1,17 @@
+"""The Python SDK: run commands, move trees, follow what happens. Everything the command line does is done with it.
+
+    import buildnet.client
+
+    with buildnet.client.connect("grpc://127.0.0.1:8980") as net:
+        result = net.run(["gcc", "-c", "hello.c", "-o", "hello.o"], inputs=["hello.c"], outputs=["hello.o"])
+        result.outputs["hello.o"].download("hello.o")
+
+`Client` is the same with `await`.
+"""
+
+from buildnet.client.client import Client
+from buildnet.client.results import ActionInfo, LogPiece, Output, RunResult
+from buildnet.client.sync import SyncClient, connect
+from buildnet.model.digest import Digest
+
+__all__ = ["ActionInfo", "Client", "Digest", "LogPiece", "Output", "RunResult", "SyncClient", "connect"]

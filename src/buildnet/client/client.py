@@ -1,0 +1,371 @@
+"""One client of one server: blobs travel by the native link, calls by gRPC. It decides nothing the caller did not ask."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+import grpc
+
+from buildnet._native import InputTree, Link
+from buildnet.client.describe import Wish, action_of, command_of
+from buildnet.client.results import ActionInfo, LogPiece, RunResult, result_of
+from buildnet.client.status import error_of_call, error_of_status
+from buildnet.errors import BadSignature, BuildNetError, InvalidRequest, NodeDown, NotFound
+from buildnet.ledger import tree
+from buildnet.ledger.checkpoint import Verifier
+from buildnet.model.digest import Digest
+from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
+from buildnet.wire._gen.buildnet.v1 import action_pb2, fleet_pb2, ledger_pb2
+from buildnet.wire._gen.google.longrunning import operations_pb2
+from buildnet.wire._gen.google.protobuf import empty_pb2
+from buildnet.wire.actions import digest_message, digest_of
+from buildnet.wire.native import translated
+
+Inputs = Mapping[str, str | Path | bytes] | Sequence[str | Path]
+OnLog = Callable[[LogPiece], None]
+OnStage = Callable[[str], None]
+
+_RE: Final = "/build.bazel.remote.execution.v2."
+_ATTEMPTS_MAX: Final = 6
+_BACKOFF_S: Final = 0.1
+_BLOB_BYTES_MAX: Final = 64 << 20
+_CALL_TIMEOUT_S: Final = 60.0
+_STAGES: Final = {2: "queued", 3: "executing", 4: "completed"}
+_STATES: Final = {1: "queued", 2: "executing", 3: "completed", 4: "failed", 5: "cancelled"}
+_OPTIONS: Final = [
+    ("grpc.max_receive_message_length", 64 << 20),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.enable_http_proxy", 0),
+]
+
+
+class Client:
+    """A connection to a server, made at the first call. Close it, or use it with `async with`."""
+
+    def __init__(self, url: str, *, instance: str = "") -> None:
+        self.url = url
+        self.instance = instance
+        with translated():
+            self._link = Link(url, instance=instance)
+        self._channel = grpc.aio.insecure_channel(url.split("://", 1)[-1].rstrip("/"), options=_OPTIONS)
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End the connection."""
+        await self._channel.close(None)
+        await asyncio.to_thread(self._link.close)
+
+    async def _unary(self, path: str, request: Any, response: type[Any]) -> Any:
+        call = self._channel.unary_unary(path, type(request).SerializeToString, response.FromString)
+        try:
+            return await call(request, timeout=_CALL_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            raise error_of_call(error, self.url) from error
+
+    async def _stream(self, path: str, request: Any, response: type[Any]) -> AsyncIterator[Any]:
+        call = self._channel.unary_stream(path, type(request).SerializeToString, response.FromString)(request)
+        try:
+            async for message in call:
+                yield message
+        except grpc.aio.AioRpcError as error:
+            raise error_of_call(error, self.url) from error
+        finally:
+            call.cancel()
+
+    # Running.
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        inputs: Inputs = (),
+        outputs: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        platform: Mapping[str, str] | None = None,
+        working_directory: str = "",
+        timeout_s: float | None = None,
+        do_not_cache: bool = False,
+        skip_cache: bool = False,
+        on_log: OnLog | None = None,
+        on_stage: OnStage | None = None,
+    ) -> RunResult:
+        """Run a command somewhere, or have its result from the cache.
+
+        Args:
+            argv: the program and its arguments; a bare name is looked up along PATH.
+            inputs: what the command may read: a mapping of path in its directory to local path or bytes, or local
+                relative paths that keep their names. Directories bring everything below them.
+            outputs: paths of files or directories that it may leave.
+            env: its whole environment.
+            platform: what the worker must offer.
+            working_directory: below the inputs' root, where it runs.
+            timeout_s: limit of the execution itself.
+            do_not_cache: neither take part in nor fill the cache.
+            skip_cache: run even if there is a result, and replace it.
+            on_log: called with what the command prints while it runs.
+            on_stage: called with queued, executing, completed.
+
+        Raises:
+            BuildNetError: there is no result. A command that exits with another code than zero is a result.
+
+        Cancels:
+            the operation is cancelled at the server.
+        """
+        wish = Wish(argv, outputs, env or {}, platform or {}, working_directory, timeout_s, do_not_cache)
+        action = await self._prepare(wish, inputs)
+        request = re.ExecuteRequest(
+            instance_name=self.instance, action_digest=digest_message(action), skip_cache_lookup=skip_cache
+        )
+        operation, response = await self._execute(request, on_log, on_stage)
+        if response.status.code:
+            raise error_of_status(response.status)
+        entry = None
+        if not response.cached_result:
+            entry = (await self.action(_id_of(operation))).entry_index
+        return result_of(response, action, operation, entry, self._link)
+
+    async def _prepare(self, wish: Wish, inputs: Inputs) -> Digest:
+        command = command_of(wish)
+        entries = _entries(inputs)
+
+        def push() -> Digest:
+            tree = InputTree(entries)
+            action = action_of(wish, Digest.of(command), Digest.parse(tree.root))
+            self._link.push_tree(tree)
+            # Both at once: they are a batch of two.
+            small = InputTree([("action", action), ("command", command)])
+            self._link.push_tree(small)
+            return Digest.of(action)
+
+        with translated():
+            return await asyncio.to_thread(push)
+
+    async def _execute(
+        self, request: re.ExecuteRequest, on_log: OnLog | None, on_stage: OnStage | None
+    ) -> tuple[str, re.ExecuteResponse]:
+        name = ""
+        logs: asyncio.Task[None] | None = None
+        try:
+            for attempt in range(_ATTEMPTS_MAX):
+                try:
+                    async for operation in self._operations(request, name):
+                        name = operation.name
+                        if operation.done:
+                            response = re.ExecuteResponse()
+                            operation.response.Unpack(response)
+                            if logs is not None:
+                                # What was printed last may still be on its way.
+                                await logs
+                            if on_stage is not None:
+                                on_stage("completed")
+                            return name, response
+                        if on_log is not None and logs is None:
+                            logs = asyncio.ensure_future(self._forward(_id_of(name), on_log))
+                        if on_stage is not None:
+                            on_stage(_stage_of(operation))
+                except NotFound:
+                    # The server forgot the operation, most likely because it was started anew: ask again.
+                    name = ""
+                except NodeDown:
+                    if attempt + 1 == _ATTEMPTS_MAX:
+                        raise
+                await asyncio.sleep(_BACKOFF_S * 2**attempt)
+            raise NodeDown(f"{self.url} ended every stream before the action was done", url=self.url)
+        except asyncio.CancelledError:
+            if name:
+                await self._give_up(name)
+            raise
+        finally:
+            if logs is not None:
+                logs.cancel()
+
+    def _operations(self, request: re.ExecuteRequest, name: str) -> AsyncIterator[operations_pb2.Operation]:
+        if name:
+            wait = re.WaitExecutionRequest(name=name)
+            return self._stream(_RE + "Execution/WaitExecution", wait, operations_pb2.Operation)
+        return self._stream(_RE + "Execution/Execute", request, operations_pb2.Operation)
+
+    async def _forward(self, operation_id: str, on_log: OnLog) -> None:
+        # The log is a courtesy: when it breaks, the result still comes, with all that was printed.
+        with suppress(BuildNetError):
+            async for piece in self.logs(operation_id, follow=True):
+                on_log(piece)
+
+    async def _give_up(self, name: str) -> None:
+        request = operations_pb2.CancelOperationRequest(name=name)
+        with suppress(BuildNetError):
+            await self._unary("/google.longrunning.Operations/CancelOperation", request, empty_pb2.Empty)
+
+    # Blobs and trees.
+
+    async def upload(self, source: Path | str | bytes) -> Digest:
+        """Store a file, or bytes."""
+        with translated():
+            if isinstance(source, bytes):
+                return Digest.parse(await asyncio.to_thread(self._link.put_bytes, source))
+            return Digest.parse(await asyncio.to_thread(self._link.put_file, str(source)))
+
+    async def download(self, digest: Digest, dest: Path | str, *, executable: bool = False) -> None:
+        """Write a blob to a file."""
+        with translated():
+            await asyncio.to_thread(self._link.get_file, digest.text, str(dest), executable)
+
+    async def read(self, digest: Digest) -> bytes:
+        """A blob of at most 64 MiB."""
+        with translated():
+            return await asyncio.to_thread(self._link.get_bytes, digest.text, _BLOB_BYTES_MAX)
+
+    async def upload_tree(self, inputs: Inputs) -> Digest:
+        """Store files and directories as one tree; return its root Directory's digest."""
+        entries = _entries(inputs)
+
+        def push() -> str:
+            tree = InputTree(entries)
+            self._link.push_tree(tree)
+            return tree.root
+
+        with translated():
+            return Digest.parse(await asyncio.to_thread(push))
+
+    async def download_tree(self, root: Digest, dest: Path | str) -> None:
+        """Write the Directory `root` and all below it to a directory."""
+        with translated():
+            await asyncio.to_thread(self._link.pull_directory, root.text, str(dest))
+
+    # What happens.
+
+    async def actions(self, *, limit: int = 100) -> list[ActionInfo]:
+        """Operations in flight and the newest that ended, newest first."""
+        request = action_pb2.ListActionsRequest(page_size=limit)
+        path = "/buildnet.v1.ActionService/ListActions"
+        answer = await self._unary(path, request, action_pb2.ListActionsResponse)
+        return [_info(summary) for summary in answer.actions]
+
+    async def action(self, operation_id: str) -> ActionInfo:
+        """One operation, by its id or an unambiguous beginning of it."""
+        request = action_pb2.GetActionRequest(id=operation_id)
+        path = "/buildnet.v1.ActionService/GetAction"
+        return _info(await self._unary(path, request, action_pb2.ActionSummary))
+
+    async def cancel(self, operation_id: str) -> None:
+        """Stop one operation."""
+        request = action_pb2.CancelActionRequest(id=operation_id)
+        await self._unary("/buildnet.v1.ActionService/CancelAction", request, action_pb2.CancelActionResponse)
+
+    async def logs(self, operation_id: str, *, follow: bool = False) -> AsyncIterator[LogPiece]:
+        """What an action prints or printed."""
+        request = action_pb2.StreamLogsRequest(id=operation_id, follow=follow)
+        path = "/buildnet.v1.ActionService/StreamLogs"
+        async for record in self._stream(path, request, action_pb2.LogRecord):
+            yield LogPiece(record.stream, record.offset, record.data, record.gap)
+
+    async def ledger_tail(self, start: int = 0, *, follow: bool = False) -> AsyncIterator[tuple[int, bytes]]:
+        """Ledger entries with their indices."""
+        request = ledger_pb2.TailRequest(from_index=start, follow=follow)
+        path = "/buildnet.v1.LedgerService/Tail"
+        async for entry in self._stream(path, request, ledger_pb2.LedgerEntry):
+            yield entry.index, entry.body
+
+    async def ledger_size(self) -> int:
+        """How many entries the newest checkpoint covers."""
+        path = "/buildnet.v1.LedgerService/GetCheckpoint"
+        checkpoint = await self._unary(path, ledger_pb2.GetCheckpointRequest(), ledger_pb2.Checkpoint)
+        return Verifier.parse(checkpoint.verifier_key).open(checkpoint.note).size
+
+    async def prove(self, index: int) -> dict[str, Any]:
+        """One entry with its proof, checked here against the server's signed checkpoint.
+
+        The key is the server's word: compare it with the one you know.
+
+        Raises:
+            BadSignature: the checkpoint is not signed, or the proof does not lead to its root.
+        """
+        request = ledger_pb2.ProveInclusionRequest(index=index)
+        path = "/buildnet.v1.LedgerService/ProveInclusion"
+        proof = await self._unary(path, request, ledger_pb2.ProveInclusionResponse)
+        head = Verifier.parse(proof.checkpoint.verifier_key).open(proof.checkpoint.note)
+        leaf = tree.leaf_hash(proof.entry.body)
+        if not tree.verify_inclusion(leaf, index, head.size, list(proof.hashes), head.root):
+            raise BadSignature(f"the proof of entry {index} does not lead to the checkpoint's root")
+        return {
+            "index": index,
+            "body": proof.entry.body.decode(),
+            "hashes": [sibling.hex() for sibling in proof.hashes],
+            "tree_size": head.size,
+            "checkpoint": proof.checkpoint.note,
+            "key": proof.checkpoint.verifier_key,
+        }
+
+    async def nodes(self) -> list[dict[str, Any]]:
+        """The workers that joined."""
+        path = "/buildnet.v1.FleetService/ListNodes"
+        answer = await self._unary(path, fleet_pb2.ListNodesRequest(), fleet_pb2.ListNodesResponse)
+        return [
+            {"node": node.node_id, "hostname": node.hostname, "slots": node.slots, "version": node.version}
+            for node in answer.nodes
+        ]
+
+    async def capabilities(self) -> dict[str, Any]:
+        """What the server offers."""
+        request = re.GetCapabilitiesRequest(instance_name=self.instance)
+        answer = await self._unary(_RE + "Capabilities/GetCapabilities", request, re.ServerCapabilities)
+        return {
+            "low_api_version": f"{answer.low_api_version.major}.{answer.low_api_version.minor}",
+            "high_api_version": f"{answer.high_api_version.major}.{answer.high_api_version.minor}",
+            "execution": answer.execution_capabilities.exec_enabled,
+            "blob_size_bytes_max": answer.cache_capabilities.max_cas_blob_size_bytes,
+        }
+
+
+def _id_of(name: str) -> str:
+    return name.rsplit("operations/", 1)[-1]
+
+
+def _stage_of(operation: operations_pb2.Operation) -> str:
+    metadata = re.ExecuteOperationMetadata()
+    operation.metadata.Unpack(metadata)
+    return _STAGES.get(metadata.stage, "queued")
+
+
+def _entries(inputs: Inputs) -> list[tuple[str, str | bytes]]:
+    if isinstance(inputs, Mapping):
+        return [(dest, source if isinstance(source, bytes) else str(source)) for dest, source in inputs.items()]
+    entries: list[tuple[str, str | bytes]] = []
+    for path in map(Path, inputs):
+        if path.is_absolute() or ".." in path.parts:
+            raise InvalidRequest(
+                f"the input {path} is not below the current directory; say where it goes: {path}:NAME", field="inputs"
+            )
+        entries.append((str(path), str(path)))
+    return entries
+
+
+def _info(summary: action_pb2.ActionSummary) -> ActionInfo:
+    completed = summary.completed_at.ToNanoseconds() / 1e9 if summary.HasField("completed_at") else None
+    return ActionInfo(
+        id=summary.id,
+        action=digest_of(summary.action_digest),
+        instance=summary.instance_name,
+        state=_STATES.get(summary.state, "unknown"),
+        worker=summary.worker,
+        exit_code=summary.exit_code,
+        error_code=summary.error_code,
+        message=summary.message,
+        cached=summary.cached,
+        entry_index=summary.entry_index if summary.has_entry else None,
+        arguments=tuple(summary.command_arguments),
+        submitted_at_unix_s=summary.submitted_at.ToNanoseconds() / 1e9,
+        completed_at_unix_s=completed,
+    )

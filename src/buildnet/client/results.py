@@ -1,0 +1,152 @@
+"""Results as objects. They know where their bytes are and fetch them when asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from buildnet._native import Link
+from buildnet.model.digest import Digest
+from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
+from buildnet.wire.actions import digest_of
+from buildnet.wire.native import translated
+
+_LOG_BYTES_MAX = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One output. `digest` is of the file's bytes, or of the directory's Tree; a symlink has a `target`."""
+
+    path: str
+    kind: Literal["file", "directory", "symlink"]
+    digest: Digest | None = None
+    executable: bool = False
+    target: str = ""
+    _link: Link | None = field(default=None, repr=False, compare=False)
+
+    def download(self, dest: Path | str) -> None:
+        """Write it to `dest`. *Blocks*.
+
+        Raises:
+            BlobsMissing: the server lacks it.
+        """
+        assert self._link is not None
+        dest = Path(dest)
+        dest.parent.mkdir(parents=True, exist_ok=True)
+        if self.kind == "symlink":
+            dest.unlink(missing_ok=True)
+            dest.symlink_to(self.target)
+            return
+        assert self.digest is not None
+        with translated():
+            if self.kind == "directory":
+                self._link.pull_tree(self.digest.text, str(dest))
+            else:
+                self._link.get_file(self.digest.text, str(dest), self.executable)
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """How a command ended. `cached` when it did not run now; times are in seconds, None when the worker told none."""
+
+    exit_code: int
+    outputs: Mapping[str, Output]
+    action: Digest
+    operation: str
+    cached: bool
+    worker: str
+    entry_index: int | None
+    queued_s: float | None
+    execution_s: float | None
+    stdout_digest: Digest | None
+    stderr_digest: Digest | None
+    _read: Callable[[Digest], bytes] = field(repr=False, compare=False)
+
+    def stdout(self) -> bytes:
+        """What it printed, at most 64 MiB. *Blocks*."""
+        return self._read(self.stdout_digest) if self.stdout_digest else b""
+
+    def stderr(self) -> bytes:
+        """What it printed as errors, at most 64 MiB. *Blocks*."""
+        return self._read(self.stderr_digest) if self.stderr_digest else b""
+
+    def download(self, dest: Path | str = ".") -> None:
+        """Write every output below `dest`, each at its own path. *Blocks*."""
+        for path, output in self.outputs.items():
+            output.download(Path(dest) / path)
+
+
+@dataclass(frozen=True, slots=True)
+class LogPiece:
+    """A piece of what an action prints: `stream` is 1 for stdout, 2 for stderr; `gap` when bytes before were dropped."""
+
+    stream: int
+    offset: int
+    data: bytes
+    gap: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ActionInfo:
+    """One operation as the server lists it; times are Unix seconds."""
+
+    id: str
+    action: Digest
+    instance: str
+    state: str
+    worker: str
+    exit_code: int
+    error_code: str
+    message: str
+    cached: bool
+    entry_index: int | None
+    arguments: tuple[str, ...]
+    submitted_at_unix_s: float
+    completed_at_unix_s: float | None
+
+
+def result_of(
+    response: re.ExecuteResponse, action: Digest, operation: str, entry_index: int | None, link: Link
+) -> RunResult:
+    """Make a result of a completed, successful execution."""
+    result = response.result
+    metadata = result.execution_metadata
+
+    def read(digest: Digest) -> bytes:
+        with translated():
+            return link.get_bytes(digest.text, _LOG_BYTES_MAX)
+
+    def span(start: str, end: str) -> float | None:
+        if not (metadata.HasField(start) and metadata.HasField(end)):
+            return None
+        nanoseconds: int = getattr(metadata, end).ToNanoseconds() - getattr(metadata, start).ToNanoseconds()
+        return nanoseconds / 1e9
+
+    return RunResult(
+        exit_code=result.exit_code,
+        outputs=_outputs(result, link),
+        action=action,
+        operation=operation,
+        cached=response.cached_result,
+        worker=metadata.worker,
+        entry_index=entry_index,
+        queued_s=span("queued_timestamp", "worker_start_timestamp"),
+        execution_s=span("execution_start_timestamp", "execution_completed_timestamp"),
+        stdout_digest=digest_of(result.stdout_digest) if result.HasField("stdout_digest") else None,
+        stderr_digest=digest_of(result.stderr_digest) if result.HasField("stderr_digest") else None,
+        _read=read,
+    )
+
+
+def _outputs(result: re.ActionResult, link: Link) -> dict[str, Output]:
+    found: dict[str, Output] = {}
+    for file in result.output_files:
+        found[file.path] = Output(file.path, "file", digest_of(file.digest), file.is_executable, _link=link)
+    for directory in result.output_directories:
+        found[directory.path] = Output(directory.path, "directory", digest_of(directory.tree_digest), _link=link)
+    for symlink in (*result.output_symlinks, *result.output_file_symlinks, *result.output_directory_symlinks):
+        found[symlink.path] = Output(symlink.path, "symlink", target=symlink.target, _link=link)
+    return found

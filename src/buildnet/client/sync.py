@@ -1,0 +1,108 @@
+"""The same client for code without an event loop: a loop in a thread of its own, and no logic twice."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar
+
+from buildnet.client.client import Client
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class SyncClient:
+    """Every coroutine of Client as a plain method, every async iterator as an iterator."""
+
+    def __init__(self, url: str, *, instance: str = "") -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="buildnet-client", daemon=True)
+        self._thread.start()
+        self._client = self._wait(self._make(url, instance))
+        client = self._client
+        self.url = url
+        self.run = self._plain(client.run)
+        self.upload = self._plain(client.upload)
+        self.download = self._plain(client.download)
+        self.read = self._plain(client.read)
+        self.upload_tree = self._plain(client.upload_tree)
+        self.download_tree = self._plain(client.download_tree)
+        self.actions = self._plain(client.actions)
+        self.action = self._plain(client.action)
+        self.cancel = self._plain(client.cancel)
+        self.ledger_size = self._plain(client.ledger_size)
+        self.prove = self._plain(client.prove)
+        self.nodes = self._plain(client.nodes)
+        self.capabilities = self._plain(client.capabilities)
+        self.logs = self._iterator(client.logs)
+        self.ledger_tail = self._iterator(client.ledger_tail)
+
+    @staticmethod
+    async def _make(url: str, instance: str) -> Client:
+        return Client(url, instance=instance)
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            # Ctrl-C in this thread: let the coroutine clean up (it cancels its operation) before leaving.
+            if not future.done():
+                future.cancel()
+                asyncio.run_coroutine_threadsafe(_turn(), self._loop).result()
+            raise
+
+    def _plain(self, method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
+        def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            return self._wait(method(*args, **kwargs))
+
+        call.__doc__ = method.__doc__
+        return call
+
+    def _iterator(self, method: Callable[P, AsyncIterator[T]]) -> Callable[P, Iterator[T]]:
+        def call(*args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+            items = method(*args, **kwargs)
+            while True:
+                try:
+                    yield self._wait(_next(items))
+                except StopAsyncIteration:
+                    return
+
+        call.__doc__ = method.__doc__
+        return call
+
+    def close(self) -> None:
+        """End the connection and its thread."""
+        if self._loop.is_closed():
+            return
+        self._wait(self._client.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def __enter__(self) -> SyncClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+async def _next(items: AsyncIterator[T]) -> T:
+    return await anext(items)
+
+
+async def _turn() -> None:
+    """Give cancelled coroutines the time of one call to end in."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    if others:
+        await asyncio.wait(others, timeout=2.0)
+
+
+def connect(url: str, *, instance: str = "") -> SyncClient:
+    """A client for plain code; use it with `with`."""
+    return SyncClient(url, instance=instance)
