@@ -28,7 +28,7 @@ $(VENV)/.built: $(VENV)/.packages $(RUST_SOURCES) pyproject.toml
 
 native: ## build the native half unoptimised, for a quick turn while editing Rust
 	cargo build --locked -p buildnet-py --features pyo3/extension-module
-	cp target/debug/lib_native.so src/buildnet/_native.abi3.so
+	cp target/debug/lib_native.so src/buildnet/_native.abi3.so.new && mv src/buildnet/_native.abi3.so.new src/buildnet/_native.abi3.so
 
 demo: setup ## compile a real C project on BuildNET, three times, and prove one result
 	@$(BIN)/python -m demo

@@ -1,7 +1,7 @@
 """Generate Python and Rust from proto/. `--check` writes nothing and fails when the committed output differs.
 
-Python modules register in a descriptor pool of their own (decision 0003), so that they live beside any other copy of the
-same contracts in one process.
+Python modules register in a descriptor pool of their own (decision 0003), so that they live beside any other copy of
+the same contracts in one process.
 """
 
 from __future__ import annotations
@@ -73,9 +73,7 @@ def relocate(text: str) -> str:
     )
     known = "|".join(f"{name}_pb2" for name in WELL_KNOWN)
     ours = r"(?:build|buildnet|grpc|google\.(?:bytestream|longrunning|rpc))(?:\.\w+)*"
-    text = re.sub(
-        rf"^from ({ours}) import (\w+_pb2)", rf"from {PACKAGE}.\1 import \2", text, flags=re.MULTILINE
-    )
+    text = re.sub(rf"^from ({ours}) import (\w+_pb2)", rf"from {PACKAGE}.\1 import \2", text, flags=re.MULTILINE)
     return re.sub(
         rf"^from google\.protobuf import ({known})",
         rf"from {PACKAGE}.google.protobuf import \1",

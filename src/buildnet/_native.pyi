@@ -7,6 +7,19 @@ Functions marked *blocks* do I/O with the interpreter lock released: call them i
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
+__all__ = [
+    "Door",
+    "InputTree",
+    "Link",
+    "NativeError",
+    "Process",
+    "Store",
+    "collect",
+    "probe_isolation",
+    "remove_tree",
+    "stage",
+]
+
 class NativeError(Exception):
     """An error of the native half. `code` is a slug of buildnet.errors."""
 
@@ -23,8 +36,8 @@ class Store:
         root: str,
         durability: str = "process",
         *,
-        blob_size_bytes_max: int = ...,
-        free_bytes_min: int = ...,
+        blob_size_bytes_max: int | None = None,
+        free_bytes_min: int | None = None,
     ) -> Store: ...
     @property
     def root(self) -> str: ...
@@ -36,9 +49,7 @@ class Store:
     def missing_of_action(self, action: str) -> list[str]: ...
     def missing_of_result(self, result: bytes) -> list[str]: ...
     def get_action_result(self, instance: str, action: str) -> bytes | None: ...
-    def put_action_result(
-        self, instance: str, action: str, result: bytes, entry_index: int | None
-    ) -> None: ...
+    def put_action_result(self, instance: str, action: str, result: bytes, entry_index: int | None) -> None: ...
     def statistics(self) -> dict[str, int]: ...
     def close(self) -> None: ...
 

@@ -93,8 +93,6 @@ Follower = Callable[[Progress], None]
 class Publisher(Protocol):
     """The one way a result becomes visible: blobs durable, entry committed, cache written, then told."""
 
-    def publish(
-        self, lease: Lease, outcome: Outcome, *, cacheable: bool
-    ) -> Awaitable[Outcome]:
+    def publish(self, lease: Lease, outcome: Outcome, *, cacheable: bool) -> Awaitable[Outcome]:
         """Return the outcome to tell, with its `entry_index`; a result that lost its blobs comes back as an error."""
         ...

@@ -144,14 +144,10 @@ class Bazel:
 
     def clean(self) -> None:
         """Forget every local output."""
-        subprocess.run(
-            self._command("clean"), cwd=self.workspace, check=True, capture_output=True, timeout=120
-        )
+        subprocess.run(self._command("clean"), cwd=self.workspace, check=True, capture_output=True, timeout=120)
 
     def close(self) -> None:
         """Stop the Bazel server and remove its output root."""
-        subprocess.run(
-            self._command("shutdown"), cwd=self.workspace, capture_output=True, timeout=120
-        )
+        subprocess.run(self._command("shutdown"), cwd=self.workspace, capture_output=True, timeout=120)
         subprocess.run(["chmod", "-R", "u+w", str(self._scratch / "root")], capture_output=True)
         shutil.rmtree(self._scratch / "root", ignore_errors=True)

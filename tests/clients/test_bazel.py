@@ -34,9 +34,7 @@ def bazel(tmp_path: Path) -> Iterator[Bazel]:
 
 
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
-def test_remote_cache_serves_the_second_clean_build_wholly(
-    scheme: str, house: House, bazel: Bazel
-) -> None:
+def test_remote_cache_serves_the_second_clean_build_wholly(scheme: str, house: House, bazel: Bazel) -> None:
     server = house.up("--no-worker")
     flag = f"--remote_cache={server.url.replace('grpc://', scheme + '://')}"
 
@@ -52,9 +50,7 @@ def test_remote_cache_serves_the_second_clean_build_wholly(
 
 
 @pytest.mark.parametrize("minimal", [False, True], ids=["all", "minimal"])
-def test_remote_execution_runs_everything_and_then_nothing(
-    minimal: bool, house: House, bazel: Bazel
-) -> None:
+def test_remote_execution_runs_everything_and_then_nothing(minimal: bool, house: House, bazel: Bazel) -> None:
     server = house.up("--slots", "2")
     flags = [f"--remote_executor={server.url}", *EXECUTION]
     if minimal:
@@ -84,12 +80,12 @@ def test_a_worker_killed_half_way_costs_nothing_but_time(house: House, bazel: Ba
 
     assert run.exit_code == 0, run.log
     assert run.local == 0, run.log
-    published = [e for e in _entries(house.directory / "controller", server.url)]
-    actions = [e["action"] for e in published if e["kind"] == "action.published"]
+    entries = _entries(server.url)
+    actions = [e["action"] for e in entries if e["kind"] == "action.published"]
     assert len(actions) == len(set(actions)), "an action was published twice"
 
 
-def _entries(state: Path, url: str) -> list[dict[str, object]]:
+def _entries(url: str) -> list[dict[str, object]]:
     import subprocess
 
     from tests.conftest import COMMAND

@@ -31,11 +31,7 @@ pub struct LinkOptions {
 
 impl Default for LinkOptions {
     fn default() -> Self {
-        Self {
-            instance: String::new(),
-            connect_timeout: Duration::from_secs(5),
-            call_timeout: Duration::from_secs(60),
-        }
+        Self { instance: String::new(), connect_timeout: Duration::from_secs(5), call_timeout: Duration::from_secs(60) }
     }
 }
 
@@ -118,8 +114,7 @@ impl Link {
         ready(&mut client).await?;
         let mut request = Request::new(request);
         request.set_timeout(self.options.call_timeout);
-        let answer =
-            client.unary(request, PathAndQuery::from_static(call), ProstCodec::<Q, A>::default()).await?;
+        let answer = client.unary(request, PathAndQuery::from_static(call), ProstCodec::<Q, A>::default()).await?;
         Ok(answer.into_inner())
     }
 }

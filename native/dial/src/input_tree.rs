@@ -58,12 +58,7 @@ impl InputTree {
             place(&mut root, &parts, node, &dest)?;
         }
         let root = builder.encode(&root)?;
-        Ok(Self {
-            root,
-            blobs: builder.blobs,
-            file_count: builder.file_count,
-            size_bytes: builder.size_bytes,
-        })
+        Ok(Self { root, blobs: builder.blobs, file_count: builder.file_count, size_bytes: builder.size_bytes })
     }
 
     /// Digest of the root Directory.
@@ -173,10 +168,9 @@ impl Builder {
                 }),
                 Node::Directory(below) => {
                     let digest = self.encode(below)?;
-                    directory.directories.push(re::DirectoryNode {
-                        name: name.clone(),
-                        digest: Some(digest.to_message()),
-                    });
+                    directory
+                        .directories
+                        .push(re::DirectoryNode { name: name.clone(), digest: Some(digest.to_message()) });
                 }
             }
         }

@@ -3,6 +3,8 @@
 //!
 //! Small blobs travel in batches, large ones in streams, several at a time; what the other side has is never sent.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 mod channel;
 mod error;
 mod input_tree;

@@ -213,10 +213,8 @@ impl Link {
     }
 
     async fn send_batch(&self, batch: Vec<Digest>, blobs: &HashMap<Digest, Source>) -> Result<(), DialError> {
-        let mut request = re::BatchUpdateBlobsRequest {
-            instance_name: self.options.instance.clone(),
-            ..Default::default()
-        };
+        let mut request =
+            re::BatchUpdateBlobsRequest { instance_name: self.options.instance.clone(), ..Default::default() };
         for digest in &batch {
             let data = match &blobs[digest] {
                 Source::Bytes(data) => data.clone(),
@@ -287,11 +285,10 @@ impl Link {
             .buffer_unordered(CALLS_AT_ONCE)
             .try_concat()
             .await?;
-        let streamed: Vec<Option<Digest>> =
-            stream::iter(large.into_iter().map(|digest| self.read_into(store, digest)))
-                .buffer_unordered(CALLS_AT_ONCE)
-                .try_collect()
-                .await?;
+        let streamed: Vec<Option<Digest>> = stream::iter(large.into_iter().map(|digest| self.read_into(store, digest)))
+            .buffer_unordered(CALLS_AT_ONCE)
+            .try_collect()
+            .await?;
         absent.extend(streamed.into_iter().flatten());
         if !absent.is_empty() {
             absent.sort_unstable();
@@ -377,10 +374,8 @@ impl Link {
         let mut hasher = Hasher::new();
         let mut received = 0;
         if !digest.is_empty() {
-            let request = bs::ReadRequest {
-                resource_name: format!("{}blobs/{digest}", self.prefix()),
-                ..Default::default()
-            };
+            let request =
+                bs::ReadRequest { resource_name: format!("{}blobs/{digest}", self.prefix()), ..Default::default() };
             let refused = |status: tonic::Status| match status.code() {
                 tonic::Code::NotFound => DialError::Missing(vec![digest.to_string()]),
                 _ => DialError::from_status(READ, &self.url, &status),

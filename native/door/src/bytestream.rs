@@ -68,9 +68,7 @@ pub(crate) async fn write(store: Arc<Store>, mut requests: Streaming<Bytes>) -> 
     };
     let name = WriteName::parse(&first.resource_name).map_err(|e| status_of(&e))?;
     let size = name.digest.size_bytes();
-    let committed = |size: u64| {
-        Ok(Response::new(encode(&bs::WriteResponse { committed_size: size.cast_signed() })))
-    };
+    let committed = |size: u64| Ok(Response::new(encode(&bs::WriteResponse { committed_size: size.cast_signed() })));
     // REAPI: an upload of what is already here ends at once, however much of it was sent.
     if store.contains(&name.digest) {
         return committed(size);
@@ -119,8 +117,8 @@ pub(crate) async fn get_tree(store: Arc<Store>, body: Bytes) -> Result<Response<
     let request: re::GetTreeRequest = decode(body)?;
     check_digest_function(request.digest_function).map_err(|e| status_of(&e))?;
     let root = Digest::required(request.root_digest.as_ref(), "root_digest").map_err(|e| status_of(&e))?;
-    let page_size = usize::try_from(request.page_size)
-        .map_err(|_| Status::invalid_argument("page_size is negative"))?;
+    let page_size =
+        usize::try_from(request.page_size).map_err(|_| Status::invalid_argument("page_size is negative"))?;
     let first = page(Arc::clone(&store), root, page_size, request.page_token).await?;
     let replies = stream::try_unfold(Some(first), move |state| {
         let store = Arc::clone(&store);

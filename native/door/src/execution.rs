@@ -45,11 +45,7 @@ impl ServerStreamingService<Bytes> for Execute {
     }
 }
 
-async fn execute(
-    store: Arc<Store>,
-    mut beyond: Bridged,
-    request: Request<Bytes>,
-) -> Result<Response<Replies>, Status> {
+async fn execute(store: Arc<Store>, mut beyond: Bridged, request: Request<Bytes>) -> Result<Response<Replies>, Status> {
     let execute: re::ExecuteRequest = decode(request.get_ref().clone())?;
     check_digest_function(execute.digest_function).map_err(|e| status_of(&e))?;
     let action = Digest::required(execute.action_digest.as_ref(), "action_digest").map_err(|e| status_of(&e))?;
@@ -79,11 +75,8 @@ fn operation(
     action: &Digest,
     result: Bytes,
 ) -> Result<Operation, NativeError> {
-    let inline = Inline {
-        stdout: request.inline_stdout,
-        stderr: request.inline_stderr,
-        files: &request.inline_output_files,
-    };
+    let inline =
+        Inline { stdout: request.inline_stdout, stderr: request.inline_stderr, files: &request.inline_output_files };
     let broken = |status: Status| NativeError::internal(status.message());
     let result = inlined(store, result, &inline).map_err(broken)?;
     let response = re::ExecuteResponse {

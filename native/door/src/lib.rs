@@ -1,6 +1,8 @@
 //! One port: gRPC over h2c and HTTP/1.1. Calls that move bytes end here, every other one is handed on in batches.
 //! The door decides nothing, and none of its threads waits for Python.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 mod bridge;
 mod bytestream;
 mod codec;

@@ -198,9 +198,8 @@ impl Inner {
 
     async fn grpc(&self, request: Request<Body>) -> Response<Body> {
         let path = request.uri().path().to_owned();
-        let mut grpc = Grpc::new(Raw)
-            .max_decoding_message_size(self.message_size_bytes_max)
-            .max_encoding_message_size(usize::MAX);
+        let mut grpc =
+            Grpc::new(Raw).max_decoding_message_size(self.message_size_bytes_max).max_encoding_message_size(usize::MAX);
         if let Some(method) = Method::of(&path) {
             return grpc.unary(ByteCall { services: Arc::clone(&self.services), method }, request).await;
         }

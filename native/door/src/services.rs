@@ -89,7 +89,10 @@ impl Services {
         let sha256 = re::digest_function::Value::Sha256 as i32;
         let version = |minor| Some(SemVer { major: 2, minor, ..Default::default() });
         let all = re::PriorityCapabilities {
-            priorities: vec![re::priority_capabilities::PriorityRange { min_priority: i32::MIN, max_priority: i32::MAX }],
+            priorities: vec![re::priority_capabilities::PriorityRange {
+                min_priority: i32::MIN,
+                max_priority: i32::MAX,
+            }],
         };
         re::ServerCapabilities {
             cache_capabilities: Some(re::CacheCapabilities {
@@ -152,7 +155,10 @@ impl Services {
         let cost = request.digests.len() * BATCH_ENTRY_COST_BYTES;
         check_batch(usize::try_from(total).unwrap_or(usize::MAX))?;
         if cost > REPLY_BYTES_MAX - BATCH_BYTES_MAX {
-            return Err(Status::invalid_argument(format!("{} blobs are too many for one batch", request.digests.len())));
+            return Err(Status::invalid_argument(format!(
+                "{} blobs are too many for one batch",
+                request.digests.len()
+            )));
         }
         let responses = request.digests.into_iter().map(|message| {
             let read = Digest::from_message(&message).and_then(|d| self.store.get_bytes(&d, BATCH_BYTES_MAX as u64));

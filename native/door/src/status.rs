@@ -47,11 +47,8 @@ pub(crate) fn status_of(error: &NativeError) -> Status {
                 details.insert(0, any("google.rpc.PreconditionFailure", &failure));
             }
             ("field", FieldValue::Text(field)) => {
-                let violation = rpc::bad_request::FieldViolation {
-                    field: field.clone(),
-                    description: error.message.clone(),
-                    ..Default::default()
-                };
+                let violation =
+                    rpc::bad_request::FieldViolation { field: field.clone(), description: error.message.clone() };
                 details.push(any("google.rpc.BadRequest", &rpc::BadRequest { field_violations: vec![violation] }));
             }
             _ => {}
@@ -65,9 +62,7 @@ pub(crate) fn status_of(error: &NativeError) -> Status {
 pub(crate) fn inner_status(done: &Result<(), NativeError>) -> rpc::Status {
     match done {
         Ok(()) => rpc::Status::default(),
-        Err(error) => {
-            rpc::Status { code: code_of(error) as i32, message: error.message.clone(), details: Vec::new() }
-        }
+        Err(error) => rpc::Status { code: code_of(error) as i32, message: error.message.clone(), details: Vec::new() },
     }
 }
 

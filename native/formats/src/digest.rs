@@ -113,9 +113,8 @@ impl FromStr for Digest {
     fn from_str(text: &str) -> Result<Self, NativeError> {
         let refuse = || NativeError::invalid("digest", format!("{text:?} is not a digest; write HASH/SIZE"));
         let (hash, size) = text.split_once('/').ok_or_else(refuse)?;
-        let canonical = !size.is_empty()
-            && size.bytes().all(|b| b.is_ascii_digit())
-            && (size == "0" || !size.starts_with('0'));
+        let canonical =
+            !size.is_empty() && size.bytes().all(|b| b.is_ascii_digit()) && (size == "0" || !size.starts_with('0'));
         if !canonical {
             return Err(refuse());
         }
@@ -160,10 +159,7 @@ mod tests {
 
     #[test]
     fn the_empty_blob_is_known() {
-        assert_eq!(
-            Digest::empty().to_string(),
-            "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855/0"
-        );
+        assert_eq!(Digest::empty().to_string(), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855/0");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Formats decide what bytes mean. Pure: no I/O, no clock, no global state; every parser of outside bytes is here.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 mod digest;
 mod error;
 mod resource;

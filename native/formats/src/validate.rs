@@ -229,11 +229,7 @@ mod tests {
             digest: Some(Digest::empty().to_message()),
             ..Default::default()
         };
-        let link = |name: &str| re::SymlinkNode {
-            name: name.to_owned(),
-            target: "t".to_owned(),
-            ..Default::default()
-        };
+        let link = |name: &str| re::SymlinkNode { name: name.to_owned(), target: "t".to_owned(), ..Default::default() };
         let check = |files: Vec<re::FileNode>, symlinks: Vec<re::SymlinkNode>| {
             decode_directory(&re::Directory { files, symlinks, ..Default::default() }.encode_to_vec())
         };

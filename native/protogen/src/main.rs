@@ -26,10 +26,6 @@ fn generate(descriptors: &str, out: &str) -> Result<(), Box<dyn std::error::Erro
         // Comments stay in proto/: prost would make doc tests of their indented lines.
         file.source_code_info = None;
     }
-    prost_build::Config::new()
-        .bytes(["."])
-        .out_dir(out)
-        .include_file("mod.rs")
-        .compile_fds(set)?;
+    prost_build::Config::new().bytes(["."]).out_dir(out).include_file("mod.rs").compile_fds(set)?;
     Ok(())
 }

@@ -81,11 +81,7 @@ impl PyInputTree {
 pub struct PyLink(Mutex<Option<Arc<Link>>>);
 
 impl PyLink {
-    fn with<T: Send>(
-        &self,
-        py: Python<'_>,
-        call: impl FnOnce(&Link) -> Result<T, DialError> + Send,
-    ) -> PyResult<T> {
+    fn with<T: Send>(&self, py: Python<'_>, call: impl FnOnce(&Link) -> Result<T, DialError> + Send) -> PyResult<T> {
         let link = self
             .0
             .lock()

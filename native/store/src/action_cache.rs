@@ -63,7 +63,13 @@ impl ActionCache {
         self.select(instance, action.hash(), action.size_bytes().cast_signed())
     }
 
-    pub(crate) fn put(&self, instance: &str, action: &Digest, result: &[u8], origin: Origin) -> Result<(), NativeError> {
+    pub(crate) fn put(
+        &self,
+        instance: &str,
+        action: &Digest,
+        result: &[u8],
+        origin: Origin,
+    ) -> Result<(), NativeError> {
         self.insert(instance, action.hash(), action.size_bytes().cast_signed(), result, origin)
     }
 

@@ -61,12 +61,8 @@ impl Store {
         self.check_space(size_bytes)?;
         let number = self.counters.next_temporary.fetch_add(1, Ordering::Relaxed);
         let path = self.root.join("tmp").join(number.to_string());
-        let file = File::options()
-            .write(true)
-            .create_new(true)
-            .mode(0o444)
-            .open(&path)
-            .map_err(|e| unusable(&path, &e))?;
+        let file =
+            File::options().write(true).create_new(true).mode(0o444).open(&path).map_err(|e| unusable(&path, &e))?;
         Ok(BlobWriter { store: Arc::clone(self), expected, file, path, hasher: Hasher::new(), committed: false })
     }
 
@@ -179,12 +175,9 @@ impl Store {
     /// `not_found`; `out_of_range` when `offset` is past the end.
     pub fn reader(&self, digest: &Digest, offset: u64, limit: Option<u64>) -> Result<BlobReader, NativeError> {
         if offset > digest.size_bytes() {
-            return Err(NativeError::new(
-                "out_of_range",
-                format!("offset {offset} is past the end of {digest}"),
-            )
-            .with("offset", FieldValue::Int(offset.cast_signed()))
-            .with("size_bytes", FieldValue::Int(digest.size_bytes().cast_signed())));
+            return Err(NativeError::new("out_of_range", format!("offset {offset} is past the end of {digest}"))
+                .with("offset", FieldValue::Int(offset.cast_signed()))
+                .with("size_bytes", FieldValue::Int(digest.size_bytes().cast_signed())));
         }
         let rest = digest.size_bytes() - offset;
         let remaining = limit.map_or(rest, |limit| limit.min(rest));
@@ -235,9 +228,9 @@ impl Store {
     pub fn export_file(&self, digest: &Digest, dest: &Path, executable: bool) -> Result<(), NativeError> {
         let name = dest.file_name().unwrap_or_default().to_string_lossy();
         let temporary = dest.with_file_name(format!(".{name}.{}.part", std::process::id()));
-        let done = self.export_to(digest, &temporary, executable).and_then(|()| {
-            fs::rename(&temporary, dest).map_err(|e| unreadable(dest, &e))
-        });
+        let done = self
+            .export_to(digest, &temporary, executable)
+            .and_then(|()| fs::rename(&temporary, dest).map_err(|e| unreadable(dest, &e)));
         if done.is_err() {
             // The first error is the one to tell; the part may not exist.
             let _ = fs::remove_file(&temporary);

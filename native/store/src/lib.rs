@@ -3,6 +3,8 @@
 //! Layout below the root (docs/design/store.md): `FORMAT`, `lock`, `blobs/xx/HASH`, `tmp/`, `quarantine/`,
 //! `action_cache.sqlite`. What an acknowledged write survives is chosen at open: [`Durability`].
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 mod action_cache;
 mod blobs;
 mod completeness;
@@ -161,12 +163,7 @@ pub(crate) fn newer(path: &Path, found: i64, supported: i64) -> NativeError {
 
 fn lock(root: &Path) -> Result<File, NativeError> {
     let path = root.join("lock");
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(|e| unusable(&path, &e))?;
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(|e| unusable(&path, &e))?;
     // SAFETY: the descriptor is open for as long as `file` lives.
     if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
         return Err(NativeError::new(

@@ -19,8 +19,8 @@ from buildnet.app.recorder import LedgerRecorder
 from buildnet.app.stores import NativeStores
 from buildnet.edge.action import ActionService, Descriptions
 from buildnet.edge.bridge import Bridge, Method
-from buildnet.edge.execution import ExecutionService
 from buildnet.edge.contracts import BYTE_CALLS, DECLARED, POOL, SERVICES
+from buildnet.edge.execution import ExecutionService
 from buildnet.edge.fleet import LEASE_DURATION_S, FleetService
 from buildnet.edge.ledger import LedgerService
 from buildnet.edge.logs import LogBook
@@ -33,7 +33,6 @@ from buildnet.scheduler.core import Limits
 from buildnet.scheduler.publish import OrderedPublisher
 from buildnet.scheduler.service import Scheduler
 from buildnet.wire.native import translated
-
 
 _GRACE_S: Final = 5.0
 
@@ -110,9 +109,7 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
         def record(kind: str, facts: dict[str, str | int]) -> None:
             recorder.record(Entry(kind, clock.now_unix_ms(), facts))
 
-        fleet = FleetService(
-            scheduler, logs, clock, controller_id=controller_id, version=__version__, record=record
-        )
+        fleet = FleetService(scheduler, logs, clock, controller_id=controller_id, version=__version__, record=record)
         methods: dict[str, Method] = {}
         for service in (
             ExecutionService(scheduler, stores.read, descriptions.add),

@@ -1,4 +1,4 @@
-"""Entries that nobody waits for, written in order. What cannot be written is said in the log, never dropped in silence."""
+"""Entries that nobody waits for, written in order. What cannot be written is said in the log, never dropped quietly."""
 
 from __future__ import annotations
 

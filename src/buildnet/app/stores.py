@@ -24,16 +24,12 @@ class NativeStores:
     async def get(self, key: ActionKey) -> bytes | None:
         """See ActionCache."""
         with translated():
-            return await asyncio.to_thread(
-                self._store.get_action_result, key.instance, key.digest.text
-            )
+            return await asyncio.to_thread(self._store.get_action_result, key.instance, key.digest.text)
 
     async def put(self, key: ActionKey, result: bytes, entry_index: int) -> None:
         """See ActionCache."""
         with translated():
-            await asyncio.to_thread(
-                self._store.put_action_result, key.instance, key.digest.text, result, entry_index
-            )
+            await asyncio.to_thread(self._store.put_action_result, key.instance, key.digest.text, result, entry_index)
 
     def read(self, digest: str) -> bytes:
         """A small blob that the door has just admitted; from the page cache, so not worth a thread."""

@@ -57,11 +57,11 @@ def ls(url: str | None, state: Path | None, instance: str, limit: int, as_json: 
 @command.command("show", epilog="Example: buildnet actions show 3f2a9c")
 @options.of_server
 @options.as_json
-@click.argument("id")
-def show(url: str | None, state: Path | None, instance: str, as_json: bool, id: str) -> None:
+@click.argument("operation", metavar="ID")
+def show(url: str | None, state: Path | None, instance: str, as_json: bool, operation: str) -> None:
     """Show one operation by its id or the beginning of it."""
     with options.connected(url, state, instance) as client:
-        info = client.action(id)
+        info = client.action(operation)
     if as_json:
         options.echo_json(_facts(info))
         return
@@ -75,12 +75,12 @@ def show(url: str | None, state: Path | None, instance: str, as_json: bool, id: 
 @options.of_server
 @click.option("-f", "--follow", is_flag=True, help="Stay until the action ends.")
 @options.as_json
-@click.argument("id")
-def logs(url: str | None, state: Path | None, instance: str, follow: bool, as_json: bool, id: str) -> None:
+@click.argument("operation", metavar="ID")
+def logs(url: str | None, state: Path | None, instance: str, follow: bool, as_json: bool, operation: str) -> None:
     """Print what an action prints or printed: stdout to stdout, stderr to stderr."""
     outs = {1: sys.stdout.buffer, 2: sys.stderr.buffer}
     with options.connected(url, state, instance) as client:
-        info = client.action(id)
+        info = client.action(operation)
         for piece in client.logs(info.id, follow=follow):
             if as_json:
                 text = piece.data.decode(errors="replace")
@@ -92,8 +92,8 @@ def logs(url: str | None, state: Path | None, instance: str, follow: bool, as_js
 
 @command.command("cancel", epilog="Example: buildnet actions cancel 3f2a9c")
 @options.of_server
-@click.argument("id")
-def cancel(url: str | None, state: Path | None, instance: str, id: str) -> None:
+@click.argument("operation", metavar="ID")
+def cancel(url: str | None, state: Path | None, instance: str, operation: str) -> None:
     """Stop one operation."""
     with options.connected(url, state, instance) as client:
-        client.cancel(client.action(id).id)
+        client.cancel(client.action(operation).id)

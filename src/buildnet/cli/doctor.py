@@ -76,8 +76,6 @@ def command(url: str | None, state: Path | None, instance: str, as_json: bool) -
     if as_json:
         options.echo_json([asdict(finding) for finding in findings])
     else:
-        options.echo_table(
-            ["CHECK", "", "FOUND", "REMEDY"], [[f.check, f.state, f.found, f.remedy] for f in findings]
-        )
+        options.echo_table(["CHECK", "", "FOUND", "REMEDY"], [[f.check, f.state, f.found, f.remedy] for f in findings])
     if any(finding.state == "fail" for finding in findings):
         raise click.exceptions.Exit(1)

@@ -22,9 +22,7 @@ def command() -> None:
 @click.option("-f", "--follow", is_flag=True, help="Stay and print what comes.")
 @click.option("--from", "start", type=int, help="First entry.  [default: the last 20]")
 @options.as_json
-def tail(
-    url: str | None, state: Path | None, instance: str, follow: bool, start: int | None, as_json: bool
-) -> None:
+def tail(url: str | None, state: Path | None, instance: str, follow: bool, start: int | None, as_json: bool) -> None:
     """Print entries in order."""
     with options.connected(url, state, instance) as client:
         for index, body in client.ledger_tail(_last(client) if start is None else start, follow=follow):

@@ -26,9 +26,9 @@ def of_server(command: F) -> F:
     """Add --url, --state and --instance."""
     command = click.option("--instance", default="", help="REAPI instance name.")(command)
     command = state(command)
-    return click.option(
-        "--url", help="The server, grpc://HOST:PORT.  [default: $BUILDNET_URL, or the local one]"
-    )(command)
+    return click.option("--url", help="The server, grpc://HOST:PORT.  [default: $BUILDNET_URL, or the local one]")(
+        command
+    )
 
 
 def connected(url: str | None, state: Path | None, instance: str = "") -> SyncClient:

@@ -34,7 +34,9 @@ def _inputs(values: Iterable[str]) -> dict[str, str | Path | bytes]:
         path = Path(source)
         if not separator:
             if path.is_absolute() or ".." in path.parts:
-                raise InvalidRequest(f"{source} is not below this directory; write --input {source}:NAME", field="input")
+                raise InvalidRequest(
+                    f"{source} is not below this directory; write --input {source}:NAME", field="input"
+                )
             dest = str(path)
         inputs[dest] = path
     return inputs
@@ -58,7 +60,10 @@ class _Printer:
         self._sent[stream] += len(data)
 
     def rest(self, result: RunResult) -> None:
-        for stream, digest, read in ((1, result.stdout_digest, result.stdout), (2, result.stderr_digest, result.stderr)):
+        for stream, digest, read in (
+            (1, result.stdout_digest, result.stdout),
+            (2, result.stderr_digest, result.stderr),
+        ):
             if digest is not None and digest.size_bytes > self._sent[stream]:
                 self._write(stream, read()[self._sent[stream] :])
 

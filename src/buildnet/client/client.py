@@ -1,4 +1,4 @@
-"""One client of one server: blobs travel by the native link, calls by gRPC. It decides nothing the caller did not ask."""
+"""One client of one server: blobs travel by the native link, calls by gRPC. It decides nothing."""
 
 from __future__ import annotations
 

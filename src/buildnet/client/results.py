@@ -81,7 +81,7 @@ class RunResult:
 
 @dataclass(frozen=True, slots=True)
 class LogPiece:
-    """A piece of what an action prints: `stream` is 1 for stdout, 2 for stderr; `gap` when bytes before were dropped."""
+    """A piece of what an action prints: `stream` is 1 for stdout, 2 for stderr; `gap` when some were dropped."""
 
     stream: int
     offset: int

@@ -61,23 +61,15 @@ class ActionService:
         """What this service answers, by path."""
         pb = action_pb2
         return {
-            _ACTION + "ListActions": Method(
-                "unary", self.list_actions, pb.ListActionsRequest, pb.ListActionsResponse
-            ),
-            _ACTION + "GetAction": Method(
-                "unary", self.get_action, pb.GetActionRequest, pb.ActionSummary
-            ),
-            _ACTION + "StreamLogs": Method(
-                "server_stream", self.stream_logs, pb.StreamLogsRequest, pb.LogRecord
-            ),
+            _ACTION + "ListActions": Method("unary", self.list_actions, pb.ListActionsRequest, pb.ListActionsResponse),
+            _ACTION + "GetAction": Method("unary", self.get_action, pb.GetActionRequest, pb.ActionSummary),
+            _ACTION + "StreamLogs": Method("server_stream", self.stream_logs, pb.StreamLogsRequest, pb.LogRecord),
             _ACTION + "CancelAction": Method(
                 "unary", self.cancel_action, pb.CancelActionRequest, pb.CancelActionResponse
             ),
         }
 
-    def list_actions(
-        self, request: action_pb2.ListActionsRequest, call: Call
-    ) -> action_pb2.ListActionsResponse:
+    def list_actions(self, request: action_pb2.ListActionsRequest, call: Call) -> action_pb2.ListActionsResponse:
         """Operations, newest first."""
         limit = min(request.page_size or 100, _LIST_MAX)
         start = int(request.page_token) if request.page_token.isdigit() else 0
@@ -93,15 +85,11 @@ class ActionService:
             answer.next_page_token = str(start + limit)
         return answer
 
-    def get_action(
-        self, request: action_pb2.GetActionRequest, call: Call
-    ) -> action_pb2.ActionSummary:
+    def get_action(self, request: action_pb2.GetActionRequest, call: Call) -> action_pb2.ActionSummary:
         """One operation by its id or the beginning of it."""
         return self._summary(self._find(request.id))
 
-    def cancel_action(
-        self, request: action_pb2.CancelActionRequest, call: Call
-    ) -> action_pb2.CancelActionResponse:
+    def cancel_action(self, request: action_pb2.CancelActionRequest, call: Call) -> action_pb2.CancelActionResponse:
         """Stop one operation."""
         self._scheduler.cancel(self._find(request.id).id)
         return action_pb2.CancelActionResponse()

@@ -185,7 +185,7 @@ class Bridge:
         for event in self._door.drain():
             try:
                 self._on_event(event)
-            except Exception:  # noqa: BLE001 - one bad event must not lose its batch
+            except Exception:
                 log.exception("an event of the door could not be handled")
                 if len(event) > 1:
                     self.emit((event[1], _FAIL, _INTERNAL))

@@ -31,9 +31,7 @@ class ExecutionService:
     An operation's name is its id under `operations/`, below the instance name when there is one.
     """
 
-    def __init__(
-        self, scheduler: Scheduler, read: Read, describe: Callable[[str, Described], None]
-    ) -> None:
+    def __init__(self, scheduler: Scheduler, read: Read, describe: Callable[[str, Described], None]) -> None:
         self._scheduler = scheduler
         self._read = read
         self._describe = describe
@@ -42,26 +40,16 @@ class ExecutionService:
         """What this service answers, by path."""
         op = operations_pb2
         return {
-            _EXECUTION + "Execute": Method(
-                "server_stream", self.execute, re.ExecuteRequest, op.Operation
-            ),
-            _EXECUTION + "WaitExecution": Method(
-                "server_stream", self.wait, re.WaitExecutionRequest, op.Operation
-            ),
-            _OPERATIONS + "GetOperation": Method(
-                "unary", self.get, op.GetOperationRequest, op.Operation
-            ),
+            _EXECUTION + "Execute": Method("server_stream", self.execute, re.ExecuteRequest, op.Operation),
+            _EXECUTION + "WaitExecution": Method("server_stream", self.wait, re.WaitExecutionRequest, op.Operation),
+            _OPERATIONS + "GetOperation": Method("unary", self.get, op.GetOperationRequest, op.Operation),
             _OPERATIONS + "ListOperations": Method(
                 "unary", self.list, op.ListOperationsRequest, op.ListOperationsResponse
             ),
-            _OPERATIONS + "CancelOperation": Method(
-                "unary", self.cancel, op.CancelOperationRequest, empty_pb2.Empty
-            ),
+            _OPERATIONS + "CancelOperation": Method("unary", self.cancel, op.CancelOperationRequest, empty_pb2.Empty),
         }
 
-    async def execute(
-        self, request: re.ExecuteRequest, call: Call
-    ) -> AsyncIterator[operations_pb2.Operation]:
+    async def execute(self, request: re.ExecuteRequest, call: Call) -> AsyncIterator[operations_pb2.Operation]:
         """Queue or join the action and follow it until it is completed."""
         wanted, described = wanted_of(request.instance_name, request, self._read)
         progress: asyncio.Queue[Progress] = asyncio.Queue()
@@ -70,9 +58,7 @@ class ExecutionService:
         async for message in self._follow(operation_id, wanted, progress, request):
             yield message
 
-    async def wait(
-        self, request: re.WaitExecutionRequest, call: Call
-    ) -> AsyncIterator[operations_pb2.Operation]:
+    async def wait(self, request: re.WaitExecutionRequest, call: Call) -> AsyncIterator[operations_pb2.Operation]:
         """Follow an operation that an earlier Execute began; its present state comes at once."""
         operation = self._find(request.name)
         progress: asyncio.Queue[Progress] = asyncio.Queue()
@@ -102,9 +88,7 @@ class ExecutionService:
         operation = self._find(request.name)
         return self._message(operation)
 
-    def list(
-        self, request: operations_pb2.ListOperationsRequest, call: Call
-    ) -> operations_pb2.ListOperationsResponse:
+    def list(self, request: operations_pb2.ListOperationsRequest, call: Call) -> operations_pb2.ListOperationsResponse:
         """The newest operations; no filter is known."""
         if request.filter:
             raise Unimplemented("ListOperations knows no filter yet; leave it empty", missing="filter")
@@ -121,9 +105,7 @@ class ExecutionService:
             answer.next_page_token = str(start + limit)
         return answer
 
-    def cancel(
-        self, request: operations_pb2.CancelOperationRequest, call: Call
-    ) -> empty_pb2.Empty:
+    def cancel(self, request: operations_pb2.CancelOperationRequest, call: Call) -> empty_pb2.Empty:
         """Ask an operation to stop; its followers are told CANCELLED."""
         self._scheduler.cancel(self._find(request.name).id)
         return empty_pb2.Empty()

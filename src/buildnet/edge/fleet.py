@@ -37,9 +37,7 @@ class _Session:
     hostname: str
     version: str
     joined_at_unix_ms: int
-    outbox: asyncio.Queue[fleet_pb2.JoinResponse] = field(
-        default_factory=lambda: asyncio.Queue(_QUEUED_MAX)
-    )
+    outbox: asyncio.Queue[fleet_pb2.JoinResponse] = field(default_factory=lambda: asyncio.Queue(_QUEUED_MAX))
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     draining: bool = False
 
@@ -106,9 +104,7 @@ class FleetService:
         pb = fleet_pb2
         return {
             _FLEET + "Join": Method("bidi", self.join, pb.JoinRequest, pb.JoinResponse),
-            _FLEET + "ListNodes": Method(
-                "unary", self.list_nodes, pb.ListNodesRequest, pb.ListNodesResponse
-            ),
+            _FLEET + "ListNodes": Method("unary", self.list_nodes, pb.ListNodesRequest, pb.ListNodesResponse),
         }
 
     async def join(
@@ -161,9 +157,7 @@ class FleetService:
         finally:
             getter.cancel()
 
-    async def _read(
-        self, session: _Session, requests: AsyncIterator[fleet_pb2.JoinRequest]
-    ) -> None:
+    async def _read(self, session: _Session, requests: AsyncIterator[fleet_pb2.JoinRequest]) -> None:
         node = session.offer.node
         async for request in requests:
             match request.WhichOneof("message"):
@@ -188,9 +182,7 @@ class FleetService:
         if not 1 <= hello.slots <= _SLOTS_MAX:
             raise InvalidRequest(f"slots must be from 1 to {_SLOTS_MAX}", field="hello.slots")
         if len(hello.properties) > _PROPERTIES_MAX:
-            raise InvalidRequest(
-                f"more than {_PROPERTIES_MAX} properties", field="hello.properties"
-            )
+            raise InvalidRequest(f"more than {_PROPERTIES_MAX} properties", field="hello.properties")
         if hello.version.split(".")[:2] != self._version.split(".")[:2]:
             raise InvalidRequest(
                 f"the worker is of version {hello.version}, this controller of {self._version}; "
@@ -213,9 +205,7 @@ class FleetService:
         message.welcome.lease_duration.seconds = LEASE_DURATION_S
         return message
 
-    def list_nodes(
-        self, request: fleet_pb2.ListNodesRequest, call: Call
-    ) -> fleet_pb2.ListNodesResponse:
+    def list_nodes(self, request: fleet_pb2.ListNodesRequest, call: Call) -> fleet_pb2.ListNodesResponse:
         """The nodes whose sessions are open."""
         answer = fleet_pb2.ListNodesResponse()
         for session in sorted(self._sessions.values(), key=lambda s: s.offer.node):

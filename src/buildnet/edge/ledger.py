@@ -35,14 +35,10 @@ class LedgerService:
                 pb.ProveConsistencyRequest,
                 pb.ProveConsistencyResponse,
             ),
-            _LEDGER + "GetCheckpoint": Method(
-                "unary", self.checkpoint, pb.GetCheckpointRequest, pb.Checkpoint
-            ),
+            _LEDGER + "GetCheckpoint": Method("unary", self.checkpoint, pb.GetCheckpointRequest, pb.Checkpoint),
         }
 
-    async def append(
-        self, request: ledger_pb2.AppendRequest, call: Call
-    ) -> ledger_pb2.AppendResponse:
+    async def append(self, request: ledger_pb2.AppendRequest, call: Call) -> ledger_pb2.AppendResponse:
         """Refused: entries are written by the controller's own rooms."""
         raise Forbidden("the ledger is written by the controller alone")
 

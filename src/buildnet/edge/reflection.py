@@ -51,9 +51,7 @@ class ReflectionService:
                 case "file_by_filename":
                     self._add(answer, self._pool.FindFileByName(request.file_by_filename))
                 case "file_containing_symbol":
-                    self._add(
-                        answer, self._pool.FindFileContainingSymbol(request.file_containing_symbol)
-                    )
+                    self._add(answer, self._pool.FindFileContainingSymbol(request.file_containing_symbol))
                 case _:
                     answer.error_response.error_code = INVALID_ARGUMENT
                     answer.error_response.error_message = f"{kind} is not answered here"

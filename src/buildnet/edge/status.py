@@ -43,9 +43,7 @@ GRPC_CODES: dict[str, int] = {
 _OVERLOADED_RETRY_S = 1
 
 
-def status_of(
-    code: str, message: str, missing: tuple[str, ...] = (), field: str = ""
-) -> status_pb2.Status:
+def status_of(code: str, message: str, missing: tuple[str, ...] = (), field: str = "") -> status_pb2.Status:
     """A google.rpc.Status with the details that REAPI names.
 
     Missing blobs become one PreconditionFailure violation each, `MISSING` and `blobs/HASH/SIZE` (REAPI Execute).

@@ -1,1 +1,1 @@
-"""The append-only, tamper-evident log of what happened: tree and checkpoint are pure, log writes, audit trusts nothing."""
+"""The append-only, tamper-evident log of what happened: the tree is pure, log writes, audit trusts nothing."""

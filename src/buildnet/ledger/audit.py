@@ -71,9 +71,7 @@ def _text(path: Path) -> str:
         raise LedgerCorrupt(f"{path} is not text", where=path.name) from error
 
 
-def _verify_copy(
-    copy: Path, key: str, note: str, known: str | None
-) -> tuple[int, str, str, dict[str, int]]:
+def _verify_copy(copy: Path, key: str, note: str, known: str | None) -> tuple[int, str, str, dict[str, int]]:
     try:
         verifier = Verifier.parse(key.removesuffix("\n"))
         if verifier.text + "\n" != key:

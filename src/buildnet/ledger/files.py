@@ -47,7 +47,8 @@ def open_database(directory: Path, durability: str) -> sqlite3.Connection:
         if found > SCHEMA_VERSION:
             connection.close()
             raise StateNewer(
-                f"{path} was written by a newer version (schema {found}, this one reads up to {SCHEMA_VERSION}); upgrade",
+                f"{path} was written by a newer version (schema {found}, this one reads up to {SCHEMA_VERSION}); "
+                "upgrade",
                 path=str(path),
                 found=found,
                 supported=SCHEMA_VERSION,

@@ -99,8 +99,8 @@ class LedgerLog:
             known = self.verifier.open(path.read_text())
             if known.size > size:
                 raise LedgerCorrupt(
-                    f"the ledger in {self._directory} holds {size} entries, its checkpoint says {known.size}: it lost its "
-                    "tail; restore it from a copy, or move the directory aside to begin a new ledger",
+                    f"the ledger in {self._directory} holds {size} entries, its checkpoint says {known.size}: "
+                    "it lost its tail; restore it from a copy, or move the directory aside to begin a new ledger",
                     where="checkpoint",
                 )
         return frontier
@@ -142,7 +142,7 @@ class LedgerLog:
             bodies = [body for group, _ in batch for body in group]
             try:
                 first = await loop.run_in_executor(self._thread, self._commit, bodies)
-            except Exception as error:  # every waiter is told what happened to its append
+            except Exception as error:  # noqa: BLE001 - every waiter is told what happened to its append
                 for _, waiter in batch:
                     if not waiter.done():
                         waiter.set_exception(error)

@@ -1,7 +1,7 @@
 """Every byte of the ledger's database has one value it may have (https://www.sqlite.org/fileformat2.html).
 
-SQLite ignores some bytes: unused space, and spare encodings of the same row. Here they must be what a plain writer leaves:
-zero, and the shortest form. Pure: bytes in, an error or nothing out.
+SQLite ignores some bytes: unused space, and spare encodings of the same row. Here they must be what a plain
+writer leaves: zero, and the shortest form. Pure: bytes in, an error or nothing out.
 """
 
 from __future__ import annotations
@@ -74,9 +74,7 @@ class _Page:
             int.from_bytes(page[start + a : start + b], "big") for a, b in ((1, 3), (3, 5), (5, 7), (7, 8))
         )
         header = start + (8 if kind == _LEAF else 12)
-        pointers = [
-            int.from_bytes(page[header + 2 * i : header + 2 * i + 2], "big") for i in range(cells)
-        ]
+        pointers = [int.from_bytes(page[header + 2 * i : header + 2 * i + 2], "big") for i in range(cells)]
         if fragments or first_free:
             raise self.fail("has free fragments, which an append-only table never has")
         used = header + 2 * cells

@@ -153,9 +153,7 @@ def verify_inclusion(leaf: bytes, index: int, size: int, path: Sequence[bytes], 
     return last == 0 and result == root
 
 
-def verify_consistency(
-    older: int, newer: int, path: Sequence[bytes], older_root: bytes, newer_root: bytes
-) -> bool:
+def verify_consistency(older: int, newer: int, path: Sequence[bytes], older_root: bytes, newer_root: bytes) -> bool:
     """Whether the path proves that the older tree begins the newer one (RFC 9162 section 2.1.4.2)."""
     if not 1 <= older <= newer:
         return False

@@ -1,9 +1,9 @@
 """The scheduler's core: `step(event) -> effects`. No I/O, no clock, no randomness, no loop; every id may be stale.
 
 What it promises, and what tests/explore shows to break when the mechanism is switched off:
-an action that may be cached is published at most once at a time (join, fence); fences only rise; nobody is told a result
-before it is published; a worker's death strands nobody (requeue, lease deadlines); a worker is told until it hears
-(settle).
+an action that may be cached is published at most once at a time (join, fence); fences only rise; nobody is told a
+result before it is published; a worker's death strands nobody (requeue, lease deadlines); a worker is told until it
+hears (settle).
 """
 
 from __future__ import annotations
@@ -136,9 +136,7 @@ class Tick:
     now_s: float
 
 
-Event = (
-    Want | Found | WorkerUp | WorkerLost | Drain | Heartbeat | Accepted | Done | Published | Cancel | Tick
-)
+Event = Want | Found | WorkerUp | WorkerLost | Drain | Heartbeat | Accepted | Done | Published | Cancel | Tick
 
 
 # Effects.
@@ -248,9 +246,7 @@ def matches(wanted: Wanted, offer: WorkerOffer) -> bool:
 class SchedulerCore:
     """All state of the scheduler. Not thread-safe: one loop owns it."""
 
-    def __init__(
-        self, limits: Limits, *, fence_first: int = 1, mechanisms: Mechanisms = Mechanisms()
-    ) -> None:
+    def __init__(self, limits: Limits, *, fence_first: int = 1, mechanisms: Mechanisms = Mechanisms()) -> None:
         self.limits = limits
         self._on = mechanisms
         self._fence_next = fence_first
@@ -296,9 +292,7 @@ class SchedulerCore:
             self._join(self.entries[known], event, effects)
             return
         if self._queued >= self.limits.queue_length_max:
-            outcome = Outcome(
-                "overloaded", None, f"{self._queued} actions are queued already; try again later"
-            )
+            outcome = Outcome("overloaded", None, f"{self._queued} actions are queued already; try again later")
             effects.append(Tell(operation, "completed", outcome))
             return
         entry = _Entry(self._entry_next, wanted, [operation], "looking")
@@ -461,11 +455,7 @@ class SchedulerCore:
             del self._absent[node]
         if not self._on.requeue:
             return
-        late = [
-            entry
-            for entry in self.entries.values()
-            if entry.state == "leased" and entry.deadline_s <= self.now_s
-        ]
+        late = [entry for entry in self.entries.values() if entry.state == "leased" and entry.deadline_s <= self.now_s]
         for entry in late:
             assert entry.lease is not None
             effects.append(Stop(entry.lease.worker, entry.lease.fence, "the lease ran out"))
@@ -523,9 +513,7 @@ class SchedulerCore:
         return not any(matches(entry.wanted, offer) for offer in (*present, *absent))
 
     def _unmet(self, wanted: Wanted) -> Outcome:
-        offered = frozenset[tuple[str, str]]().union(
-            *(worker.offer.properties for worker in self.workers.values())
-        )
+        offered = frozenset[tuple[str, str]]().union(*(worker.offer.properties for worker in self.workers.values()))
         unmet = sorted(wanted.requirements - offered) or sorted(wanted.requirements)
         words = ", ".join(f"{name}={value}" for name, value in unmet)
         return Outcome(

@@ -210,13 +210,11 @@ class Scheduler:
 
     async def _publish(self, effect: core.Publish) -> None:
         try:
-            outcome = await self._publisher.publish(
-                effect.lease, effect.outcome, cacheable=effect.cacheable
-            )
+            outcome = await self._publisher.publish(effect.lease, effect.outcome, cacheable=effect.cacheable)
         except BuildNetError as error:
             missing = tuple(error.fields.get("digests", ())) if error.code == "blobs_missing" else ()
             outcome = Outcome(error.code, None, error.message, effect.lease.worker, missing=missing)
-        except Exception:  # noqa: BLE001 - a follower must hear of every end
+        except Exception:
             log.exception("publication failed inside")
             outcome = Outcome("internal", None, "publication failed; the server's log has the details")
         self._step(core.Published(effect.entry, outcome))
