@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,12 +55,29 @@ def verify(state: Path, known: str | None = None) -> Report:
         # The notes first: the database may grow meanwhile, and must then be their continuation.
         note = _text(directory / files.CHECKPOINT)
         key = _text(directory / files.VERIFIER_KEY)
-        for suffix in ("", "-wal"):
-            source = directory / (files.DATABASE + suffix)
-            if source.exists():
-                shutil.copyfile(source, copy / source.name)
+        with _held_still(directory / files.DATABASE):
+            for suffix in ("", "-journal"):
+                source = directory / (files.DATABASE + suffix)
+                if source.exists():
+                    shutil.copyfile(source, copy / source.name)
         report = _verify_copy(copy, key, note, known)
     return Report(*report, seconds=time.perf_counter() - started)
+
+
+@contextmanager
+def _held_still(database: Path) -> Iterator[None]:
+    """Keep a running server from writing while its file is copied.
+
+    A database that cannot be locked (damaged, or left by a killed server with its journal) is copied as it lies.
+    """
+    connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True, isolation_level=None, timeout=10)
+    try:
+        with suppress(sqlite3.DatabaseError):
+            connection.execute("BEGIN")
+            connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        yield
+    finally:
+        connection.close()
 
 
 def _text(path: Path) -> str:
@@ -82,7 +100,6 @@ def _verify_copy(copy: Path, key: str, note: str, known: str | None) -> tuple[in
     try:
         connection = sqlite3.connect(copy / files.DATABASE, isolation_level=None)
         try:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             _check_database(connection)
             writer = _check_writers(connection)
             kinds = _check_rows(connection, verifier, head, known)

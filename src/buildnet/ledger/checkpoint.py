@@ -89,6 +89,9 @@ class Verifier:
                 raw = base64.b64decode(line[len(prefix) :], validate=True)
                 if raw[:_KEY_HASH_BYTES] != self.key_hash:
                     continue
+                # Spare bits of the last character are another spelling of the same bytes.
+                if base64.b64encode(raw).decode() != line[len(prefix) :]:
+                    raise BadSignature("the checkpoint's signature is not in its one form")
                 Ed25519PublicKey.from_public_bytes(self.public).verify(raw[_KEY_HASH_BYTES:], text.encode())
             except (ValueError, binascii.Error, InvalidSignature) as error:
                 raise BadSignature("the checkpoint's signature is not valid") from error

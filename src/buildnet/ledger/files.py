@@ -68,8 +68,10 @@ def configure(connection: sqlite3.Connection, durability: str) -> None:
     """Set what is not remembered in the file, and the page size before there is one."""
     connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
     connection.execute("PRAGMA secure_delete = ON")
-    connection.execute("PRAGMA journal_mode = WAL")
-    # NORMAL in WAL loses nothing when a process dies; FULL waits for the disk at every commit.
+    # Not a write-ahead log: pages of the database that it supersedes would be bytes without a meaning.
+    connection.execute("PRAGMA journal_mode = TRUNCATE")
+    connection.execute("PRAGMA busy_timeout = 10000")
+    # NORMAL loses nothing when a process dies; FULL nothing that was acknowledged when power is lost.
     connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
 
 

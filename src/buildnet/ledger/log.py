@@ -205,7 +205,7 @@ class LedgerLog:
     def _read_now(self, work: Callable[[sqlite3.Connection], T]) -> T:
         if self._reader is None:
             path = self._directory / files.DATABASE
-            self._reader = sqlite3.connect(f"file:{path}?mode=ro", uri=True, check_same_thread=False)
+            self._reader = sqlite3.connect(f"file:{path}?mode=ro", uri=True, check_same_thread=False, timeout=10)
         return work(self._reader)
 
     async def get(self, index: int) -> bytes:
@@ -278,7 +278,7 @@ class LedgerLog:
         return await self._read(lambda c: tree.prove_consistency(older, newer, lambda n, i: _node_of(c, n, i)))
 
     async def close(self) -> None:
-        """Finish what waits, and fold the write-ahead log into the database."""
+        """Finish what waits."""
         if self._flusher is not None:
             await self._flusher
         await asyncio.to_thread(self._close)
@@ -288,7 +288,6 @@ class LedgerLog:
         self._readers.shutdown()
         if self._reader is not None:
             self._reader.close()
-        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._connection.close()
 
 

@@ -35,7 +35,7 @@ def _check_header(header: bytes, pages: int, sqlite_version: str) -> None:
     expected = {
         "magic": header[:16] == b"SQLite format 3\x00",
         "page size": number(16, 2) == PAGE_BYTES,
-        "file format": header[18:24] == bytes([2, 2, 0, 64, 32, 32]),
+        "file format": header[18:24] == bytes([1, 1, 0, 64, 32, 32]),
         "change counter": number(24) == number(92),
         "page count": number(28) == pages,
         "free list": header[32:40] == bytes(8),
