@@ -86,12 +86,17 @@ async def build(client: Client, crate: Path, scratch: Path, name: str, console: 
             objects = dict(await asyncio.gather(*(_compile(client, unit, room, phase) for unit in units)))
             local = scratch / name.replace(" ", "-") / version
             program = await _link(client, objects, local, phase)
-            ran = subprocess.run(
-                [str(program), str(HERE / "queens.lua")], capture_output=True, text=True, check=True, timeout=60
-            )
-            phase.printed.append(ran.stdout.strip())
+            phase.printed.append(await _printed_by(program))
     phase.seconds = time.perf_counter() - started
     return phase
+
+
+async def _printed_by(program: Path) -> str:
+    ran = await asyncio.create_subprocess_exec(str(program), str(HERE / "queens.lua"), stdout=subprocess.PIPE)
+    out, _ = await ran.communicate()
+    if ran.returncode:
+        raise SystemExit(f"{program} exited with {ran.returncode}")
+    return out.decode().strip()
 
 
 async def _run(client: Client, argv: list[str], inputs: dict[str, Path], output: str, phase: Phase) -> RunResult:
