@@ -1,8 +1,8 @@
 """Appends to the ledger, every batch durable and under a signed checkpoint.
 
-Back of the envelope: a batch is one transaction, two to three syncs of 0.3 ms, and a signature of 0.1 ms; an entry is two
-rows and two hashes, some 15 us in Python. A batch of 128 should take 4 ms: 30,000 entries/s. The peer is bare SQLite
-committing the same bodies with the same settings: what the tree and the signature cost is the ratio.
+Back of the envelope: a batch is one transaction, two to three syncs of 0.3 ms, and a signature of 0.1 ms; an entry is
+two rows and two hashes, some 15 us in Python. A batch of 128 should take 4 ms: 30,000 entries/s. The peer is bare
+SQLite committing the same bodies with the same settings: what the tree and the signature cost is the ratio.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Start-up and idle memory.
 
 Back of the envelope: an interpreter starts in 15 ms and click imports in 25, so `--help` should take under 60; a
-controller opens two databases and a port (10 ms) after importing protobuf and cryptography (150 ms). Two interpreters with
-protobuf and gRPC are 2 x 45 MiB.
+controller opens two databases and a port (10 ms) after importing protobuf and cryptography (150 ms). Two interpreters
+with protobuf and gRPC are 2 x 45 MiB.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from bench.lines import COMMAND, header, line
 
 RUNS = 7
+CAPABILITIES = "/build.bazel.remote.execution.v2.Capabilities/GetCapabilities"
 SETTLE_S = 3.0
 
 
@@ -45,7 +46,7 @@ def first_answer_s() -> float:
         assert process.stdout is not None
         listen = json.loads(process.stdout.readline())["listen"]
         with grpc.insecure_channel(listen) as channel:
-            channel.unary_unary("/build.bazel.remote.execution.v2.Capabilities/GetCapabilities")(b"", timeout=5)
+            channel.unary_unary(CAPABILITIES, None, None)(b"", timeout=5)
         took = time.perf_counter() - started
         process.send_signal(signal.SIGTERM)
         process.wait(30)
@@ -66,7 +67,7 @@ def idle_mib() -> tuple[float, float]:
         assert process.stdout is not None
         process.stdout.readline()
         # Idle is what is measured: the worker joins and both settle.
-        time.sleep(SETTLE_S)  # noqa: TID251
+        time.sleep(SETTLE_S)
         pss = rss = 0
         for pid in tree_of(process.pid):
             rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().split()

@@ -2,8 +2,8 @@
 
 Back of the envelope: a call costs the door 15-20 us and a Python client 100-150, so a client of two processes sees some
 10,000 calls/s at most; the floor is the same client asking for capabilities, a constant. A byte is hashed once on
-its way in and once on its way out: SHA-256 with SHA-NI is 1-2 GB/s a core. A no-op action is a spawn in namespaces (3 ms),
-eight calls and two ledger entries: some 100-200 a second with two slots on two cores.
+its way in and once on its way out: SHA-256 with SHA-NI is 1-2 GB/s a core. A no-op action is a spawn in namespaces (3
+ms), eight calls and two ledger entries: some 100-200 a second with two slots on two cores.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ACTIONS = 300
 async def calls_per_s(listen: str, path: str, request: bytes) -> float:
     """Unary calls a second, 64 at once."""
     async with grpc.aio.insecure_channel(listen) as channel:
-        call = channel.unary_unary(path)
+        call = channel.unary_unary(path, None, None)
 
         async def caller() -> None:
             for _ in range(CALLS // AT_ONCE):

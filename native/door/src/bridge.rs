@@ -423,7 +423,8 @@ async fn pump(hub: Arc<Hub>, id: u64, mut requests: Streaming<Bytes>, room: Arc<
     loop {
         match requests.message().await {
             Ok(Some(body)) => {
-                let cost = (body.len() + MESSAGE_COST_BYTES).min(WINDOW_BYTES);
+                // Half a window at most: Python acknowledges by halves, so the other half may still be on its way back.
+                let cost = (body.len() + MESSAGE_COST_BYTES).min(WINDOW_BYTES / 2);
                 // Closed only with the call itself.
                 let Ok(permits) = room.acquire_many(u32::try_from(cost).unwrap_or(u32::MAX)).await else { return };
                 permits.forget();

@@ -12,7 +12,7 @@ import click
 if TYPE_CHECKING:
     from buildnet.client import SyncClient
 
-F = TypeVar("F", bound=Callable[..., None])
+F = TypeVar("F", bound=Callable[..., object])
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 state = click.option(
@@ -24,11 +24,11 @@ state = click.option(
 
 def of_server(command: F) -> F:
     """Add --url, --state and --instance."""
-    command = click.option("--instance", default="", help="REAPI instance name.")(command)
-    command = state(command)
-    return click.option("--url", help="The server, grpc://HOST:PORT.  [default: $BUILDNET_URL, or the local one]")(
-        command
-    )
+    where = "The server, grpc://HOST:PORT.  [default: $BUILDNET_URL, or the local one]"
+    with_instance: F = click.option("--instance", default="", help="REAPI instance name.")(command)
+    with_state: F = state(with_instance)
+    with_url: F = click.option("--url", help=where)(with_state)
+    return with_url
 
 
 def connected(url: str | None, state: Path | None, instance: str = "") -> SyncClient:

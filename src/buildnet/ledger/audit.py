@@ -72,7 +72,7 @@ def _held_still(database: Path) -> Iterator[None]:
     """
     connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True, isolation_level=None, timeout=10)
     try:
-        with suppress(sqlite3.DatabaseError):
+        with suppress(sqlite3.DatabaseError, UnicodeDecodeError):
             connection.execute("BEGIN")
             connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         yield
@@ -107,7 +107,7 @@ def _verify_copy(copy: Path, key: str, note: str, known: str | None) -> tuple[in
             root = _root(connection, size)
         finally:
             connection.close()
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         raise LedgerCorrupt(f"the database is damaged: {error}", where=files.DATABASE) from error
     check_pages((copy / files.DATABASE).read_bytes(), writer)
     return size, root.hex(), verifier.text, dict(kinds)
