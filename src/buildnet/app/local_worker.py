@@ -45,7 +45,9 @@ async def supervise(
             "--hide",
             str(state),
             "--quiet",
-            stdin=asyncio.subprocess.DEVNULL,
+            # The pipe closes with this process, however it ends: a killed controller leaves no worker behind.
+            "--until-stdin-closes",
+            stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
             env=child_environment(),
             # Ctrl-C in a terminal reaches the whole group; the controller decides when its worker stops.

@@ -17,14 +17,21 @@ from buildnet.cli import options
 @click.option("--slots", type=int, help="Actions to run at once.  [default: one a processor]")
 @click.option("--hide", multiple=True, type=click.Path(path_type=Path), help="A directory that no action may see.")
 @click.option("--quiet", is_flag=True, help="Print no ready line.")
+@click.option("--until-stdin-closes", is_flag=True, help="Leave at once when standard input ends.")
 @options.as_json
 def command(
-    url: str, state: Path | None, slots: int | None, hide: tuple[Path, ...], quiet: bool, as_json: bool
+    url: str,
+    state: Path | None,
+    slots: int | None,
+    hide: tuple[Path, ...],
+    quiet: bool,
+    until_stdin_closes: bool,
+    as_json: bool,
 ) -> None:
     """Work for the controller at URL. Ctrl-C finishes what runs and leaves; a second one leaves at once."""
     from buildnet.app import worker
     from buildnet.app.config import WorkerRunConfig, default_slots, default_state_dir
-    from buildnet.cli.serving import serve
+    from buildnet.cli.serving import on_stdin_closed, serve
 
     directory = (state or default_state_dir() / "worker").absolute()
     hidden = tuple(path.absolute() for path in hide)
@@ -39,6 +46,8 @@ def command(
             click.echo(f"This worker has joined {url} with {joined.slots} slots; stop with Ctrl-C")
 
     async def role(stop: asyncio.Event, stop_now: asyncio.Event) -> None:
+        if until_stdin_closes:
+            on_stdin_closed([stop, stop_now])
         await worker.run(config, announce, stop, stop_now)
 
     serve(role)

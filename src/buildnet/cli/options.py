@@ -15,11 +15,14 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., object])
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
-state = click.option(
-    "--state",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="State directory.  [default: $BUILDNET_STATE or ~/.local/state/buildnet]",
-)
+
+
+def state(command: F) -> F:
+    """Add --state."""
+    default = "[default: $BUILDNET_STATE or ~/.local/state/buildnet]"
+    kind = click.Path(path_type=Path, file_okay=False)
+    decorated: F = click.option("--state", type=kind, help=f"State directory.  {default}")(command)
+    return decorated
 
 
 def of_server(command: F) -> F:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 
 def serve(role: Callable[[asyncio.Event, asyncio.Event], Awaitable[None]]) -> None:
@@ -14,6 +15,19 @@ def serve(role: Callable[[asyncio.Event, asyncio.Event], Awaitable[None]]) -> No
 
     logging.basicConfig(level=log_level(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     asyncio.run(_serve(role))
+
+
+def on_stdin_closed(events: Iterable[asyncio.Event]) -> None:
+    """Set the events when standard input ends; what it says before is nothing to us."""
+    loop = asyncio.get_running_loop()
+
+    def readable() -> None:
+        if not os.read(0, 4096):
+            loop.remove_reader(0)
+            for event in events:
+                event.set()
+
+    loop.add_reader(0, readable)
 
 
 async def _serve(role: Callable[[asyncio.Event, asyncio.Event], Awaitable[None]]) -> None:
