@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -54,7 +55,7 @@ def echo_json(value: object) -> None:
 def echo_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table: boxed and coloured for a person, plain columns for a pipe."""
     rows = list(rows)
-    if click.get_text_stream("stdout").isatty():
+    if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table
 
