@@ -77,7 +77,9 @@ class _Printer:
 @click.option("--input", "inputs", multiple=True, metavar="PATH[:DEST]", help="A file or directory to bring.")
 @click.option("--output", "outputs", multiple=True, metavar="PATH", help="A file or directory to bring back.")
 @click.option("--output-dir", type=click.Path(path_type=Path), default=".", help="Where outputs go.  [default: here]")
-@click.option("--env", multiple=True, metavar="NAME=VALUE", help="A variable; there are no others.")
+@click.option(
+    "--env", multiple=True, metavar="NAME=VALUE", help="A variable; but for a plain PATH there are no others."
+)
 @click.option("--platform", multiple=True, metavar="NAME=VALUE", help="What the worker must offer.")
 @click.option("--timeout", "timeout_s", type=float, metavar="SECONDS", help="Limit of the execution.")
 @click.option("--no-cache", is_flag=True, help="Run it even if there is a result, and keep none.")
@@ -103,6 +105,8 @@ def command(
 
     It runs in a directory of its own with the inputs in it and nothing else, without network.
     """
+    from buildnet.client.client import DEFAULT_ENVIRONMENT
+
     printer = None if as_json else _Printer()
     started = time.monotonic()
     with options.connected(url, state, instance) as client:
@@ -110,7 +114,7 @@ def command(
             argv,
             inputs=_inputs(inputs),
             outputs=outputs,
-            env=_pairs(env, "--env"),
+            env={**DEFAULT_ENVIRONMENT, **_pairs(env, "--env")},
             platform=_pairs(platform, "--platform"),
             timeout_s=timeout_s,
             do_not_cache=no_cache,

@@ -44,6 +44,9 @@ _OPTIONS: Final = [
 ]
 
 
+DEFAULT_ENVIRONMENT: Final = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
+
+
 class Client:
     """A connection to a server, made at the first call. Close it, or use it with `async with`."""
 
@@ -108,7 +111,7 @@ class Client:
             inputs: what the command may read: a mapping of path in its directory to local path or bytes, or local
                 relative paths that keep their names. Directories bring everything below them.
             outputs: paths of files or directories that it may leave.
-            env: its whole environment.
+            env: its whole environment; unless given, a PATH of the usual directories and nothing else.
             platform: what the worker must offer.
             working_directory: below the inputs' root, where it runs.
             timeout_s: limit of the execution itself.
@@ -123,7 +126,8 @@ class Client:
         Cancels:
             the operation is cancelled at the server.
         """
-        wish = Wish(argv, outputs, env or {}, platform or {}, working_directory, timeout_s, do_not_cache)
+        environment = DEFAULT_ENVIRONMENT if env is None else env
+        wish = Wish(argv, outputs, environment, platform or {}, working_directory, timeout_s, do_not_cache)
         action = await self._prepare(wish, inputs)
         request = re.ExecuteRequest(
             instance_name=self.instance, action_digest=digest_message(action), skip_cache_lookup=skip_cache
