@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -46,7 +47,8 @@ def first_answer_s() -> float:
         assert process.stdout is not None
         listen = json.loads(process.stdout.readline())["listen"]
         with grpc.insecure_channel(listen) as channel:
-            channel.unary_unary(CAPABILITIES, None, None)(b"", timeout=5)
+            call: Any = channel.unary_unary(CAPABILITIES, None, None)
+            call(b"", timeout=5)
         took = time.perf_counter() - started
         process.send_signal(signal.SIGTERM)
         process.wait(30)

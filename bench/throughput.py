@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -34,7 +35,7 @@ ACTIONS = 300
 async def calls_per_s(listen: str, path: str, request: bytes) -> float:
     """Unary calls a second, 64 at once."""
     async with grpc.aio.insecure_channel(listen) as channel:
-        call = channel.unary_unary(path, None, None)
+        call: Any = channel.unary_unary(path, None, None)
 
         async def caller() -> None:
             for _ in range(CALLS // AT_ONCE):

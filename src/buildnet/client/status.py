@@ -43,7 +43,7 @@ def error_of_status(status: status_pb2.Status) -> BuildNetError:
 
 def error_of_call(error: grpc.aio.AioRpcError, url: str) -> BuildNetError:
     """The error that a failed call stands for."""
-    trailing: Iterable[tuple[str, str | bytes]] = tuple(error.trailing_metadata() or ())  # type: ignore[arg-type]
+    trailing: Iterable[tuple[str, str | bytes]] = tuple(error.trailing_metadata() or ())
     details = dict(trailing).get("grpc-status-details-bin")
     if isinstance(details, bytes):
         return error_of_status(status_pb2.Status.FromString(details))

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import grpc.aio
 
@@ -200,11 +200,12 @@ class Session:
         """Hold one session; return why it ended."""
         try:
             async with grpc.aio.insecure_channel(self._config.target, options=_OPTIONS) as channel:
-                call: _Call = channel.stream_stream(
+                stub: Any = channel.stream_stream(
                     _JOIN,
                     request_serializer=fleet_pb2.JoinRequest.SerializeToString,
                     response_deserializer=fleet_pb2.JoinResponse.FromString,
-                )(None)
+                )
+                call: _Call = stub(None)
                 async with asyncio.timeout(_JOIN_TIMEOUT_S):
                     interval_s = await self._join(call)
                 try:
