@@ -47,8 +47,11 @@ pub(crate) fn status_of(error: &NativeError) -> Status {
                 details.insert(0, any("google.rpc.PreconditionFailure", &failure));
             }
             ("field", FieldValue::Text(field)) => {
-                let violation =
-                    rpc::bad_request::FieldViolation { field: field.clone(), description: error.message.clone() };
+                let violation = rpc::bad_request::FieldViolation {
+                    field: field.clone(),
+                    description: error.message.clone(),
+                    ..Default::default()
+                };
                 details.push(any("google.rpc.BadRequest", &rpc::BadRequest { field_violations: vec![violation] }));
             }
             _ => {}

@@ -35,6 +35,8 @@ pub struct ListOperationsRequest {
     pub page_size: i32,
     #[prost(string, tag = "3")]
     pub page_token: ::prost::alloc::string::String,
+    #[prost(bool, tag = "5")]
+    pub return_partial_success: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListOperationsResponse {
@@ -42,6 +44,8 @@ pub struct ListOperationsResponse {
     pub operations: ::prost::alloc::vec::Vec<Operation>,
     #[prost(string, tag = "2")]
     pub next_page_token: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "3")]
+    pub unreachable: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CancelOperationRequest {
@@ -59,4 +63,11 @@ pub struct WaitOperationRequest {
     pub name: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "2")]
     pub timeout: ::core::option::Option<::prost_types::Duration>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OperationInfo {
+    #[prost(string, tag = "1")]
+    pub response_type: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub metadata_type: ::prost::alloc::string::String,
 }

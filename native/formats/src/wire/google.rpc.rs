@@ -98,12 +98,27 @@ pub struct QuotaFailure {
 }
 /// Nested message and enum types in `QuotaFailure`.
 pub mod quota_failure {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    #[derive(Clone, PartialEq, ::prost::Message)]
     pub struct Violation {
         #[prost(string, tag = "1")]
         pub subject: ::prost::alloc::string::String,
         #[prost(string, tag = "2")]
         pub description: ::prost::alloc::string::String,
+        #[prost(string, tag = "3")]
+        pub api_service: ::prost::alloc::string::String,
+        #[prost(string, tag = "4")]
+        pub quota_metric: ::prost::alloc::string::String,
+        #[prost(string, tag = "5")]
+        pub quota_id: ::prost::alloc::string::String,
+        #[prost(map = "string, string", tag = "6")]
+        pub quota_dimensions: ::std::collections::HashMap<
+            ::prost::alloc::string::String,
+            ::prost::alloc::string::String,
+        >,
+        #[prost(int64, tag = "7")]
+        pub quota_value: i64,
+        #[prost(int64, optional, tag = "8")]
+        pub future_quota_value: ::core::option::Option<i64>,
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -148,6 +163,10 @@ pub mod bad_request {
         pub field: ::prost::alloc::string::String,
         #[prost(string, tag = "2")]
         pub description: ::prost::alloc::string::String,
+        #[prost(string, tag = "3")]
+        pub reason: ::prost::alloc::string::String,
+        #[prost(message, optional, tag = "4")]
+        pub localized_message: ::core::option::Option<super::LocalizedMessage>,
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -25,43 +25,47 @@ _sym_db = _symbol_database.Default()
 from buildnet.wire._gen.google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _POOL.AddSerializedFile(b'\n\x1egoogle/rpc/error_details.proto\x12\ngoogle.rpc\x1a\x1egoogle/protobuf/duration.proto\";\n\tRetryInfo\x12.\n\x0bretry_delay\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"2\n\tDebugInfo\x12\x15\n\rstack_entries\x18\x01 \x03(\t\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"y\n\x0cQuotaFailure\x12\x36\n\nviolations\x18\x01 \x03(\x0b\x32\".google.rpc.QuotaFailure.Violation\x1a\x31\n\tViolation\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\"\x93\x01\n\tErrorInfo\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0e\n\x06\x64omain\x18\x02 \x01(\t\x12\x35\n\x08metadata\x18\x03 \x03(\x0b\x32#.google.rpc.ErrorInfo.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x95\x01\n\x13PreconditionFailure\x12=\n\nviolations\x18\x01 \x03(\x0b\x32).google.rpc.PreconditionFailure.Violation\x1a?\n\tViolation\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\"\x83\x01\n\nBadRequest\x12?\n\x10\x66ield_violations\x18\x01 \x03(\x0b\x32%.google.rpc.BadRequest.FieldViolation\x1a\x34\n\x0e\x46ieldViolation\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\"7\n\x0bRequestInfo\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x14\n\x0cserving_data\x18\x02 \x01(\t\"`\n\x0cResourceInfo\x12\x15\n\rresource_type\x18\x01 \x01(\t\x12\x15\n\rresource_name\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\"V\n\x04Help\x12$\n\x05links\x18\x01 \x03(\x0b\x32\x15.google.rpc.Help.Link\x1a(\n\x04Link\x12\x13\n\x0b\x64\x65scription\x18\x01 \x01(\t\x12\x0b\n\x03url\x18\x02 \x01(\t\"3\n\x10LocalizedMessage\x12\x0e\n\x06locale\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _POOL.AddSerializedFile(b'\n\x1egoogle/rpc/error_details.proto\x12\ngoogle.rpc\x1a\x1egoogle/protobuf/duration.proto\";\n\tRetryInfo\x12.\n\x0bretry_delay\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"2\n\tDebugInfo\x12\x15\n\rstack_entries\x18\x01 \x03(\t\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"\x8f\x03\n\x0cQuotaFailure\x12\x36\n\nviolations\x18\x01 \x03(\x0b\x32\".google.rpc.QuotaFailure.Violation\x1a\xc6\x02\n\tViolation\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x13\n\x0b\x61pi_service\x18\x03 \x01(\t\x12\x14\n\x0cquota_metric\x18\x04 \x01(\t\x12\x10\n\x08quota_id\x18\x05 \x01(\t\x12Q\n\x10quota_dimensions\x18\x06 \x03(\x0b\x32\x37.google.rpc.QuotaFailure.Violation.QuotaDimensionsEntry\x12\x13\n\x0bquota_value\x18\x07 \x01(\x03\x12\x1f\n\x12\x66uture_quota_value\x18\x08 \x01(\x03H\x00\x88\x01\x01\x1a\x36\n\x14QuotaDimensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x15\n\x13_future_quota_value\"\x93\x01\n\tErrorInfo\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0e\n\x06\x64omain\x18\x02 \x01(\t\x12\x35\n\x08metadata\x18\x03 \x03(\x0b\x32#.google.rpc.ErrorInfo.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x95\x01\n\x13PreconditionFailure\x12=\n\nviolations\x18\x01 \x03(\x0b\x32).google.rpc.PreconditionFailure.Violation\x1a?\n\tViolation\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\"\xcc\x01\n\nBadRequest\x12?\n\x10\x66ield_violations\x18\x01 \x03(\x0b\x32%.google.rpc.BadRequest.FieldViolation\x1a}\n\x0e\x46ieldViolation\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x37\n\x11localized_message\x18\x04 \x01(\x0b\x32\x1c.google.rpc.LocalizedMessage\"7\n\x0bRequestInfo\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x14\n\x0cserving_data\x18\x02 \x01(\t\"`\n\x0cResourceInfo\x12\x15\n\rresource_type\x18\x01 \x01(\t\x12\x15\n\rresource_name\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\"V\n\x04Help\x12$\n\x05links\x18\x01 \x03(\x0b\x32\x15.google.rpc.Help.Link\x1a(\n\x04Link\x12\x13\n\x0b\x64\x65scription\x18\x01 \x01(\t\x12\x0b\n\x03url\x18\x02 \x01(\t\"3\n\x10LocalizedMessage\x12\x0e\n\x06locale\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'google.rpc.error_details_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_QUOTAFAILURE_VIOLATION_QUOTADIMENSIONSENTRY']._loaded_options = None
+  _globals['_QUOTAFAILURE_VIOLATION_QUOTADIMENSIONSENTRY']._serialized_options = b'8\001'
   _globals['_ERRORINFO_METADATAENTRY']._loaded_options = None
   _globals['_ERRORINFO_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_RETRYINFO']._serialized_start=78
   _globals['_RETRYINFO']._serialized_end=137
   _globals['_DEBUGINFO']._serialized_start=139
   _globals['_DEBUGINFO']._serialized_end=189
-  _globals['_QUOTAFAILURE']._serialized_start=191
-  _globals['_QUOTAFAILURE']._serialized_end=312
-  _globals['_QUOTAFAILURE_VIOLATION']._serialized_start=263
-  _globals['_QUOTAFAILURE_VIOLATION']._serialized_end=312
-  _globals['_ERRORINFO']._serialized_start=315
-  _globals['_ERRORINFO']._serialized_end=462
-  _globals['_ERRORINFO_METADATAENTRY']._serialized_start=415
-  _globals['_ERRORINFO_METADATAENTRY']._serialized_end=462
-  _globals['_PRECONDITIONFAILURE']._serialized_start=465
-  _globals['_PRECONDITIONFAILURE']._serialized_end=614
-  _globals['_PRECONDITIONFAILURE_VIOLATION']._serialized_start=551
-  _globals['_PRECONDITIONFAILURE_VIOLATION']._serialized_end=614
-  _globals['_BADREQUEST']._serialized_start=617
-  _globals['_BADREQUEST']._serialized_end=748
-  _globals['_BADREQUEST_FIELDVIOLATION']._serialized_start=696
-  _globals['_BADREQUEST_FIELDVIOLATION']._serialized_end=748
-  _globals['_REQUESTINFO']._serialized_start=750
-  _globals['_REQUESTINFO']._serialized_end=805
-  _globals['_RESOURCEINFO']._serialized_start=807
-  _globals['_RESOURCEINFO']._serialized_end=903
-  _globals['_HELP']._serialized_start=905
-  _globals['_HELP']._serialized_end=991
-  _globals['_HELP_LINK']._serialized_start=951
-  _globals['_HELP_LINK']._serialized_end=991
-  _globals['_LOCALIZEDMESSAGE']._serialized_start=993
-  _globals['_LOCALIZEDMESSAGE']._serialized_end=1044
+  _globals['_QUOTAFAILURE']._serialized_start=192
+  _globals['_QUOTAFAILURE']._serialized_end=591
+  _globals['_QUOTAFAILURE_VIOLATION']._serialized_start=265
+  _globals['_QUOTAFAILURE_VIOLATION']._serialized_end=591
+  _globals['_QUOTAFAILURE_VIOLATION_QUOTADIMENSIONSENTRY']._serialized_start=514
+  _globals['_QUOTAFAILURE_VIOLATION_QUOTADIMENSIONSENTRY']._serialized_end=568
+  _globals['_ERRORINFO']._serialized_start=594
+  _globals['_ERRORINFO']._serialized_end=741
+  _globals['_ERRORINFO_METADATAENTRY']._serialized_start=694
+  _globals['_ERRORINFO_METADATAENTRY']._serialized_end=741
+  _globals['_PRECONDITIONFAILURE']._serialized_start=744
+  _globals['_PRECONDITIONFAILURE']._serialized_end=893
+  _globals['_PRECONDITIONFAILURE_VIOLATION']._serialized_start=830
+  _globals['_PRECONDITIONFAILURE_VIOLATION']._serialized_end=893
+  _globals['_BADREQUEST']._serialized_start=896
+  _globals['_BADREQUEST']._serialized_end=1100
+  _globals['_BADREQUEST_FIELDVIOLATION']._serialized_start=975
+  _globals['_BADREQUEST_FIELDVIOLATION']._serialized_end=1100
+  _globals['_REQUESTINFO']._serialized_start=1102
+  _globals['_REQUESTINFO']._serialized_end=1157
+  _globals['_RESOURCEINFO']._serialized_start=1159
+  _globals['_RESOURCEINFO']._serialized_end=1255
+  _globals['_HELP']._serialized_start=1257
+  _globals['_HELP']._serialized_end=1343
+  _globals['_HELP_LINK']._serialized_start=1303
+  _globals['_HELP_LINK']._serialized_end=1343
+  _globals['_LOCALIZEDMESSAGE']._serialized_start=1345
+  _globals['_LOCALIZEDMESSAGE']._serialized_end=1396
 # @@protoc_insertion_point(module_scope)

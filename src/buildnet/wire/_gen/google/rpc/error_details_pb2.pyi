@@ -26,12 +26,31 @@ class DebugInfo(_message.Message):
 class QuotaFailure(_message.Message):
     __slots__ = ("violations",)
     class Violation(_message.Message):
-        __slots__ = ("subject", "description")
+        __slots__ = ("subject", "description", "api_service", "quota_metric", "quota_id", "quota_dimensions", "quota_value", "future_quota_value")
+        class QuotaDimensionsEntry(_message.Message):
+            __slots__ = ("key", "value")
+            KEY_FIELD_NUMBER: _ClassVar[int]
+            VALUE_FIELD_NUMBER: _ClassVar[int]
+            key: str
+            value: str
+            def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
         SUBJECT_FIELD_NUMBER: _ClassVar[int]
         DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+        API_SERVICE_FIELD_NUMBER: _ClassVar[int]
+        QUOTA_METRIC_FIELD_NUMBER: _ClassVar[int]
+        QUOTA_ID_FIELD_NUMBER: _ClassVar[int]
+        QUOTA_DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
+        QUOTA_VALUE_FIELD_NUMBER: _ClassVar[int]
+        FUTURE_QUOTA_VALUE_FIELD_NUMBER: _ClassVar[int]
         subject: str
         description: str
-        def __init__(self, subject: _Optional[str] = ..., description: _Optional[str] = ...) -> None: ...
+        api_service: str
+        quota_metric: str
+        quota_id: str
+        quota_dimensions: _containers.ScalarMap[str, str]
+        quota_value: int
+        future_quota_value: int
+        def __init__(self, subject: _Optional[str] = ..., description: _Optional[str] = ..., api_service: _Optional[str] = ..., quota_metric: _Optional[str] = ..., quota_id: _Optional[str] = ..., quota_dimensions: _Optional[_Mapping[str, str]] = ..., quota_value: _Optional[int] = ..., future_quota_value: _Optional[int] = ...) -> None: ...
     VIOLATIONS_FIELD_NUMBER: _ClassVar[int]
     violations: _containers.RepeatedCompositeFieldContainer[QuotaFailure.Violation]
     def __init__(self, violations: _Optional[_Iterable[_Union[QuotaFailure.Violation, _Mapping]]] = ...) -> None: ...
@@ -71,12 +90,16 @@ class PreconditionFailure(_message.Message):
 class BadRequest(_message.Message):
     __slots__ = ("field_violations",)
     class FieldViolation(_message.Message):
-        __slots__ = ("field", "description")
+        __slots__ = ("field", "description", "reason", "localized_message")
         FIELD_FIELD_NUMBER: _ClassVar[int]
         DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+        REASON_FIELD_NUMBER: _ClassVar[int]
+        LOCALIZED_MESSAGE_FIELD_NUMBER: _ClassVar[int]
         field: str
         description: str
-        def __init__(self, field: _Optional[str] = ..., description: _Optional[str] = ...) -> None: ...
+        reason: str
+        localized_message: LocalizedMessage
+        def __init__(self, field: _Optional[str] = ..., description: _Optional[str] = ..., reason: _Optional[str] = ..., localized_message: _Optional[_Union[LocalizedMessage, _Mapping]] = ...) -> None: ...
     FIELD_VIOLATIONS_FIELD_NUMBER: _ClassVar[int]
     field_violations: _containers.RepeatedCompositeFieldContainer[BadRequest.FieldViolation]
     def __init__(self, field_violations: _Optional[_Iterable[_Union[BadRequest.FieldViolation, _Mapping]]] = ...) -> None: ...
