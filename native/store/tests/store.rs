@@ -1,0 +1,162 @@
+//! What the store promises: whole or absent, what it acknowledged, complete or no hit.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use buildnet_formats::Digest;
+use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
+use buildnet_store::{Options, Origin, Store};
+use prost::Message;
+
+fn open(root: &Path) -> Arc<Store> {
+    Arc::new(Store::open(root, Options { free_bytes_min: 0, ..Options::default() }).unwrap())
+}
+
+#[test]
+fn a_blob_is_what_its_digest_says_or_absent() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path());
+    let digest = store.put_bytes(b"hello").unwrap();
+    assert_eq!(store.get_bytes(&digest, 100).unwrap(), "hello");
+    let wrong_size = Digest::new(*digest.hash(), 6);
+    assert_eq!(store.find_missing(&[digest, wrong_size, Digest::empty()]).unwrap(), vec![wrong_size]);
+    assert_eq!(store.get_bytes(&wrong_size, 100).unwrap_err().code, "not_found");
+    assert_eq!(store.put_expected(&wrong_size, b"hello").unwrap_err().code, "digest_mismatch");
+    assert_eq!(store.get_bytes(&digest, 4).unwrap_err().code, "too_large");
+}
+
+#[test]
+fn a_write_that_is_not_finished_leaves_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path());
+    let digest = Digest::of(b"hello");
+    let mut writer = store.writer(digest).unwrap();
+    writer.write(b"hel").unwrap();
+    drop(writer);
+    let mut writer = store.writer(digest).unwrap();
+    assert_eq!(writer.write(b"hello!").unwrap_err().code, "digest_mismatch");
+    drop(writer);
+    let writer = store.writer(digest).unwrap();
+    assert_eq!(writer.commit().unwrap_err().code, "digest_mismatch");
+    assert!(!store.contains(&digest));
+    assert_eq!(fs::read_dir(root.path().join("tmp")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_rotten_blob_is_set_apart_and_never_served_whole() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path());
+    let digest = store.put_bytes(&[7; 3000]).unwrap();
+    let path = store.path_of(&digest);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(&path, [8; 3000]).unwrap();
+    let mut reader = store.reader(&digest, 0, None).unwrap();
+    let mut seen = 0;
+    let error = loop {
+        match store.next_chunk(&mut reader, 1000) {
+            Ok(Some(chunk)) => seen += chunk.len(),
+            Ok(None) => panic!("a rotten blob was served whole"),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!((seen, error.code), (2000, "digest_mismatch"));
+    assert!(!store.contains(&digest));
+    assert!(root.path().join("quarantine").join(digest.hex()).exists());
+    // It can be stored anew.
+    assert_eq!(store.put_bytes(&[7; 3000]).unwrap(), digest);
+}
+
+#[test]
+fn a_result_is_no_hit_while_anything_is_absent() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path());
+    let action = Digest::of(b"action");
+    let file = b"in a tree".as_slice();
+    let node = re::FileNode { name: "f".to_owned(), digest: Some(Digest::of(file).to_message()), ..Default::default() };
+    let directory = re::Directory { files: vec![node], ..Default::default() };
+    let tree = re::Tree { root: Some(directory.clone()), children: vec![] }.encode_to_vec();
+    let root_directory = directory.encode_to_vec();
+    let blobs: [&[u8]; 5] = [b"stdout", b"stderr", &tree, &root_directory, file];
+    let digest = |data: &[u8]| Some(Digest::of(data).to_message());
+    let result = re::ActionResult {
+        stdout_digest: digest(blobs[0]),
+        stderr_digest: digest(blobs[1]),
+        output_directories: vec![re::OutputDirectory {
+            path: "d".to_owned(),
+            tree_digest: digest(&tree),
+            root_directory_digest: digest(&root_directory),
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+    .encode_to_vec();
+    store.put_action_result("", &action, &result, Origin::Client).unwrap();
+    for blob in blobs {
+        assert!(store.get_action_result("", &action).unwrap().is_none());
+        let refused = store.put_action_result("", &action, &result, Origin::Published(1)).unwrap_err();
+        assert_eq!(refused.code, "blobs_missing");
+        store.put_bytes(blob).unwrap();
+    }
+    assert_eq!(store.get_action_result("", &action).unwrap().unwrap(), result);
+    assert!(store.get_action_result("other", &action).unwrap().is_none());
+}
+
+#[test]
+fn a_newer_format_is_left_alone_and_one_process_holds_it() {
+    let root = tempfile::tempdir().unwrap();
+    fs::write(root.path().join("FORMAT"), "99\n").unwrap();
+    let refused = Store::open(root.path(), Options::default()).err().unwrap();
+    assert_eq!(refused.code, "state_newer");
+    assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+    fs::remove_file(root.path().join("FORMAT")).unwrap();
+    let _held = open(root.path());
+    assert_eq!(Store::open(root.path(), Options::default()).err().unwrap().code, "state_locked");
+}
+
+#[test]
+fn a_disk_without_room_refuses_writes() {
+    let root = tempfile::tempdir().unwrap();
+    let options = Options { free_bytes_min: u64::MAX / 2, ..Options::default() };
+    let store = Arc::new(Store::open(root.path(), options).unwrap());
+    assert_eq!(store.put_bytes(b"x").unwrap_err().code, "storage_full");
+    assert_eq!(store.get_bytes(&Digest::empty(), 1).unwrap(), "");
+}
+
+/// Not a test of its own: the process that the next one kills. It acknowledges each blob after it is stored.
+#[test]
+fn writes_until_killed() {
+    let Ok(root) = std::env::var("BUILDNET_TEST_STORE") else { return };
+    let store = open(Path::new(&root));
+    let mut out = std::io::stdout();
+    for number in 0..1_000_000u32 {
+        let digest = store.put_bytes(&number.to_le_bytes().repeat(5000)).unwrap();
+        writeln!(out, "stored {digest}").unwrap();
+        out.flush().unwrap();
+    }
+}
+
+#[test]
+fn what_was_acknowledged_survives_kill_9() {
+    let root = tempfile::tempdir().unwrap();
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "writes_until_killed", "--nocapture"])
+        .env("BUILDNET_TEST_STORE", root.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let acknowledged: Vec<Digest> =
+        lines.by_ref().filter_map(|line| line.split("stored ").nth(1)?.parse().ok()).take(200).collect();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let store = open(root.path());
+    for digest in acknowledged {
+        store.get_bytes(&digest, 1 << 20).unwrap();
+    }
+    assert_eq!(fs::read_dir(root.path().join("tmp")).unwrap().count(), 0);
+}
