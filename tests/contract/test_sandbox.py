@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import sys
 import time
@@ -22,6 +23,9 @@ BACKENDS: dict[str, type[NamespaceSandbox] | type[ProcessSandbox]] = {
     "namespaces": NamespaceSandbox,
     "process": ProcessSandbox,
 }
+
+# The interpreter itself: a virtual environment may lie below /tmp, and actions have a /tmp of their own.
+PYTHON = os.path.realpath(sys.executable)
 
 
 @dataclass
@@ -186,14 +190,14 @@ def test_too_much_output_stops_it_and_is_cut(bench: Bench) -> None:
 def test_too_much_memory_stops_it(bench: Bench) -> None:
     program = "b = bytearray(600 << 20); print(len(b))"
     limits = Limits(memory_bytes=100 << 20)
-    ran = bench.run(sys.executable, "-S", "-c", program, limits=limits)
+    ran = bench.run(PYTHON, "-S", "-c", program, limits=limits)
     assert ran.ending.reason == "memory" or ran.ending.exit_code != 0
     assert b"629145600" not in ran.stdout
 
 
 def test_a_fork_bomb_is_bounded(bench: Bench) -> None:
     bomb = "import os\nwhile True:\n  try: os.fork()\n  except OSError: os._exit(9)"
-    ran = bench.run(sys.executable, "-S", "-c", bomb, limits=Limits(pids_max=40), timeout_s=5.0)
+    ran = bench.run(PYTHON, "-S", "-c", bomb, limits=Limits(pids_max=40), timeout_s=5.0)
     assert ran.ending.reason in ("pids", "timeout", "")
     assert ran.ending.exit_code != 0 or ran.ending.reason
     assert ran.ending.wall_s < 20
@@ -244,7 +248,7 @@ def test_loopback_works_without_a_network(confined: Bench) -> None:
         "import socket; s = socket.create_server(('127.0.0.1', 0));"
         "socket.create_connection(s.getsockname()); print('ok')"
     )
-    assert confined.run(sys.executable, "-S", "-c", program).stdout == b"ok\n"
+    assert confined.run(PYTHON, "-S", "-c", program).stdout == b"ok\n"
 
 
 def test_tmp_is_its_own(confined: Bench) -> None:

@@ -98,7 +98,7 @@ def run(tmp_path: Path) -> Callable[..., Ended]:
 
 def python(code: str) -> tuple[str, ...]:
     # The base interpreter: -S -E keep the virtual environment and the caller's settings out.
-    return (sys.executable, "-S", "-E", "-c", textwrap.dedent(code))
+    return (os.path.realpath(sys.executable), "-S", "-E", "-c", textwrap.dedent(code))
 
 
 def with_token(token: str) -> list[int]:

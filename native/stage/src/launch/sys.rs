@@ -249,9 +249,14 @@ pub(crate) fn set_limit(resource: libc::__rlimit_resource_t, soft: u64, hard: u6
 
 /// Every signal back to its default and unblocked: Python ignores SIGPIPE, and ignoring survives exec.
 pub(crate) fn reset_signals() {
+    // The kernel's own call: libc refuses the two signals that it keeps, and they may have been ignored by our parent.
+    // All zeros is SIG_DFL with no flags and an empty mask (struct sigaction of the kernel, rt_sigaction(2)).
+    let default = [0u64; 4];
     for signal in 1..65 {
-        // SAFETY: SIGKILL, SIGSTOP and the two that libc keeps answer EINVAL, which is harmless.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: `default` outlives the call; SIGKILL and SIGSTOP answer EINVAL, which is harmless.
+        unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null::<u64>(), size_of::<u64>())
+        };
     }
     set_signal_mask(false);
 }
