@@ -48,6 +48,23 @@ class _Printer:
     def __init__(self) -> None:
         self._out: dict[int, IO[bytes]] = {1: sys.stdout.buffer, 2: sys.stderr.buffer}
         self._sent = {1: 0, 2: 0}
+        self._terminal = sys.stderr.isatty()
+        self._line = ""
+
+    def stage(self, stage: str) -> None:
+        """Show where the action stands, on a terminal, until it prints something."""
+        if self._terminal and stage != "completed" and not any(self._sent.values()):
+            self.clear()
+            self._line = f"buildnet: {stage}…"
+            sys.stderr.write(self._line)
+            sys.stderr.flush()
+
+    def clear(self) -> None:
+        """Take the line about the stage away."""
+        if self._line:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+            self._line = ""
 
     def piece(self, piece: LogPiece) -> None:
         if piece.offset != self._sent[piece.stream]:
@@ -55,6 +72,7 @@ class _Printer:
         self._write(piece.stream, piece.data)
 
     def _write(self, stream: int, data: bytes) -> None:
+        self.clear()
         self._out[stream].write(data)
         self._out[stream].flush()
         self._sent[stream] += len(data)
@@ -119,7 +137,10 @@ def command(
             timeout_s=timeout_s,
             do_not_cache=no_cache,
             on_log=printer.piece if printer else None,
+            on_stage=printer.stage if printer else None,
         )
+        if printer is not None:
+            printer.clear()
         result.download(output_dir)
         if printer is None:
             options.echo_json(_facts(result))

@@ -16,6 +16,8 @@ from typing import Final, Literal
 from buildnet.model.action import ActionKey, Lease, Outcome, Wanted
 from buildnet.model.node import WorkerOffer
 
+_STALE_TICKETS_MAX: Final = 64
+
 EntryState = Literal["looking", "queued", "leased", "publishing"]
 
 # Failures that say more about the node than about the action: tried again on another one.
@@ -216,7 +218,6 @@ class _Entry:
     wanted: Wanted
     followers: list[str]
     state: EntryState
-    lookers: int = 0
     demanded: bool = False
     lease: Lease | None = None
     deadline_s: float = 0.0
@@ -261,6 +262,7 @@ class SchedulerCore:
         # (priority, entry id): lower first, then first come. Entries that left the queue are passed over when met.
         self._queue: list[tuple[int, int]] = []
         self._queued = 0
+        self._looking = 0
 
     @property
     def queue_length(self) -> int:
@@ -271,7 +273,7 @@ class SchedulerCore:
         """When the next Tick could change anything: a lease runs out, or an absent worker is given up."""
         leases = (w.fences for w in self.workers.values())
         deadlines = [self.entries[self._by_fence[f]].deadline_s for fences in leases for f in fences]
-        absences = [at_s + self.limits.absent_worker_s for _, at_s in self._absent.values()]
+        absences = [self._gone_at_s(lost_at_s) for _, lost_at_s in self._absent.values()]
         return min(deadlines + absences, default=None)
 
     def step(self, event: Event) -> list[Effect]:
@@ -291,12 +293,15 @@ class SchedulerCore:
         if merged and (known := self._by_key.get(wanted.key)) is not None:
             self._join(self.entries[known], event, effects)
             return
-        if self._queued >= self.limits.queue_length_max:
-            outcome = Outcome("overloaded", None, f"{self._queued} actions are queued already; try again later")
+        # What is being looked up may all be misses: it counts, or a burst would pass the bound unseen.
+        waiting = self._queued + self._looking
+        if waiting >= self.limits.queue_length_max:
+            outcome = Outcome("overloaded", None, f"{waiting} actions are queued already; try again later")
             effects.append(Tell(operation, "completed", outcome))
             return
         entry = _Entry(self._entry_next, wanted, [operation], "looking")
         self._entry_next += 1
+        self._looking += 1
         self.entries[entry.id] = entry
         self._by_operation[operation] = entry.id
         if merged:
@@ -439,18 +444,21 @@ class SchedulerCore:
         entry = self.entries.get(event.entry)
         if entry is None or entry.state != "publishing":
             return
-        lost = event.outcome.code == "blobs_missing"
-        if lost and entry.publications < self.limits.publications_max:
-            # The blobs went between Done and publication: run it once more.
+        limits = self.limits
+        again = entry.publications < limits.publications_max and entry.attempts < limits.attempts_max
+        # The blobs went between Done and publication: run it once more, if anybody still waits for it.
+        if event.outcome.code == "blobs_missing" and again and entry.followers:
             entry.lease = None
             self._enqueue(entry)
+            for operation in entry.followers:
+                effects.append(Tell(operation, "queued"))
             self._place(effects)
             return
         self._finish(entry, event.outcome, effects)
 
     def _tick(self, event: Tick, effects: list[Effect]) -> None:
         self.now_s = max(self.now_s, event.now_s)
-        gone = [n for n, (_, at_s) in self._absent.items() if self._is_gone(at_s)]
+        gone = [n for n, (_, lost_at_s) in self._absent.items() if self._gone_at_s(lost_at_s) <= self.now_s]
         for node in gone:
             del self._absent[node]
         if not self._on.requeue:
@@ -463,8 +471,9 @@ class SchedulerCore:
         if late or gone:
             self._place(effects)
 
-    def _is_gone(self, lost_at_s: float) -> bool:
-        return self.now_s - lost_at_s >= self.limits.absent_worker_s
+    def _gone_at_s(self, lost_at_s: float) -> float:
+        # One sum for the deadline and for the test of it: a difference may round to just less, and Tick for ever.
+        return lost_at_s + self.limits.absent_worker_s
 
     # Entries.
 
@@ -473,8 +482,15 @@ class SchedulerCore:
         return None if entry_id is None else self.entries[entry_id]
 
     def _enqueue(self, entry: _Entry) -> None:
+        if entry.state == "looking":
+            self._looking -= 1
         entry.state = "queued"
         self._queued += 1
+        # Tickets of entries that left the queue are met only when a worker is free: without one they would pile up.
+        if len(self._queue) > 2 * self._queued + _STALE_TICKETS_MAX:
+            queued = (e for e in self.entries.values() if e.state == "queued" and e is not entry)
+            self._queue = [(e.wanted.priority, e.id) for e in queued]
+            heapq.heapify(self._queue)
         heapq.heappush(self._queue, (entry.wanted.priority, entry.id))
 
     def _place(self, effects: list[Effect]) -> None:
@@ -491,7 +507,6 @@ class SchedulerCore:
                 self._lease(entry, worker, effects)
                 free -= 1
             elif self._hopeless(entry):
-                self._queued -= 1
                 self._finish(entry, self._unmet(entry.wanted), effects)
             else:
                 passed.append(ticket)
@@ -573,14 +588,14 @@ class SchedulerCore:
             self._by_operation.pop(operation, None)
             effects.append(Tell(operation, "completed", outcome, worker=outcome.worker))
         entry.followers = []
-        if entry.state == "queued":
-            # Its ticket is passed over when it is met.
-            entry.state = "looking"
         self._forget(entry)
 
     def _forget(self, entry: _Entry) -> None:
         if entry.state == "queued":
+            # Its ticket is passed over when it is met.
             self._queued -= 1
+        elif entry.state == "looking":
+            self._looking -= 1
         self._release(entry)
         del self.entries[entry.id]
         if self._by_key.get(entry.wanted.key) == entry.id:

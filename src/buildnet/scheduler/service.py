@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -68,7 +68,9 @@ class Scheduler:
         self._new_id = new_id
         self._attempt_ended = attempt_ended
         self._links: dict[str, WorkerLink] = {}
-        self._operations: OrderedDict[str, Operation] = OrderedDict()
+        self._operations: dict[str, Operation] = {}
+        # In the order in which they ended: one that runs for hours must not keep those that ended since.
+        self._ended: deque[Operation] = deque()
         self._tasks: asyncio.TaskGroup | None = None
         self._deadline_changed = asyncio.Event()
 
@@ -130,11 +132,13 @@ class Scheduler:
     def worker_joined(self, offer: WorkerOffer, link: WorkerLink, running: tuple[int, ...]) -> None:
         """A session began."""
         self._links[offer.node] = link
+        self._end_attempts_of(offer.node)
         self._step(core.WorkerUp(offer, running))
 
     def worker_lost(self, node: str) -> None:
         """A session ended."""
         self._links.pop(node, None)
+        self._end_attempts_of(node)
         self._step(core.WorkerLost(node))
 
     def heartbeat(self, node: str, fences: tuple[int, ...]) -> None:
@@ -162,6 +166,12 @@ class Scheduler:
             "workers": len(self._core.workers),
             "operations": len(self._operations),
         }
+
+    def _end_attempts_of(self, node: str) -> None:
+        # No Stop is due for what a lost worker ran, and its readers must not wait for more.
+        worker = self._core.workers.get(node)
+        for fence in sorted(worker.fences if worker is not None else ()):
+            self._attempt_ended(fence)
 
     # Effects.
 
@@ -206,6 +216,9 @@ class Scheduler:
         except BuildNetError as error:
             # A cache that cannot be read is a miss: the action runs, and the cause is in the log.
             log.warning("the action cache could not be read: %s", error)
+        except Exception:
+            # Also one of ours: a task that raises would end every other task of run().
+            log.exception("the lookup failed inside")
         self._step(core.Found(effect.entry, outcome))
 
     async def _publish(self, effect: core.Publish) -> None:
@@ -228,6 +241,7 @@ class Scheduler:
         if effect.stage == "completed":
             operation.completed_at_unix_ms = self._clock.now_unix_ms()
             operation.completed_at_s = self._clock.monotonic_s()
+            self._ended.append(operation)
         for follower in list(operation.followers):
             follower(operation.progress)
         operation.changed.set()
@@ -235,12 +249,11 @@ class Scheduler:
 
     def _forget_old(self) -> None:
         horizon_s = self._clock.monotonic_s() - OPERATIONS_KEPT_S
-        while self._operations:
-            oldest = next(iter(self._operations.values()))
-            ended = oldest.completed_at_unix_ms is not None
-            crowded = len(self._operations) > OPERATIONS_KEPT_MAX
-            if not ended or (oldest.completed_at_s > horizon_s and not crowded):
+        while self._ended:
+            oldest = self._ended[0]
+            if oldest.completed_at_s > horizon_s and len(self._ended) <= OPERATIONS_KEPT_MAX:
                 return
+            self._ended.popleft()
             del self._operations[oldest.id]
 
 
