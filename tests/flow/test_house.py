@@ -234,6 +234,15 @@ def test_errors_are_one_line_with_their_remedy(tmp_path: Path) -> None:
     assert json.loads(ended.stderr)["error"]["code"] == "node_down"
 
 
+def test_doctor_finds_the_server_and_the_kernels_abilities(house: House) -> None:
+    server = house.up("--slots", "1")
+    ended = command("doctor", "--url", server.url, "--json")
+    findings = {finding["check"]: finding["state"] for finding in json.loads(ended.stdout)}
+    assert (ended.returncode, findings["server"]) == (0, "ok")
+    assert {"mount_namespace", "cgroup_memory", "disk"} <= findings.keys()
+    assert "REMEDY" in command("doctor", "--state", server.ready["state"]).stdout
+
+
 def test_verify_finds_a_flipped_byte(house: House, tmp_path: Path) -> None:
     server = house.up("--slots", "1")
     with connect(server.url) as client:

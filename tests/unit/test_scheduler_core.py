@@ -171,6 +171,15 @@ def test_what_no_worker_offers_is_refused_by_name() -> None:
     assert "gpu=yes" in tell.outcome.message
 
 
+def test_trust_is_the_controllers_word_not_the_workers() -> None:
+    boasting = offer("v", properties=LINUX | {("tier", "trusted")})
+    bench = Bench(boasting)
+    bench.queue("a", requirements=LINUX | {("tier", "trusted")})
+    assert bench.told("a")[-1] == "no_capable_worker"
+    bench.queue("b", 1, requirements=LINUX | {("tier", "local")})
+    assert bench.leases() == [(100, "v")]
+
+
 def test_what_a_lost_worker_offered_is_waited_for() -> None:
     bench = Bench(offer("v"), offer("g", properties=LINUX | {("gpu", "yes")}), absent_worker_s=60.0)
     bench.do(core.WorkerLost("g"))

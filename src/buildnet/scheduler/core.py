@@ -240,8 +240,14 @@ class _Worker:
 
 
 def matches(wanted: Wanted, offer: WorkerOffer) -> bool:
-    """Whether the worker offers every required name and value (REAPI Platform: all must hold)."""
-    return wanted.requirements <= offer.properties
+    """Whether the worker offers every required name and value (REAPI Platform: all must hold).
+
+    `tier` is matched with the trust that the controller has in the worker, whatever the worker says of itself.
+    """
+    return all(
+        value == offer.tier if name == "tier" else (name, value) in offer.properties
+        for name, value in wanted.requirements
+    )
 
 
 class SchedulerCore:

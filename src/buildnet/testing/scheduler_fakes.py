@@ -1,0 +1,148 @@
+"""The scheduler's neighbours in memory: a cache, blobs, a publisher, a session and a clock. They decide nothing.
+
+What they are asked is written down in the order in which it was asked; what they answer is the test's to choose.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from buildnet.errors import BlobsMissing
+from buildnet.model.action import ActionKey, Lease, Outcome
+from buildnet.ports import Progress
+
+
+class ManualClock:
+    """Time that passes when a test says so."""
+
+    def __init__(self, now_s: float = 1000.0) -> None:
+        self.now_s = now_s
+
+    def now_unix_ms(self) -> int:
+        """See ports.Clock."""
+        return round(self.now_s * 1000)
+
+    def monotonic_s(self) -> float:
+        """See ports.Clock."""
+        return self.now_s
+
+
+class MemoryBlobs:
+    """A BlobStore that lacks what `absent` names, whatever the result; it does not parse results."""
+
+    def __init__(self, asked: list[str] | None = None) -> None:
+        self.asked = [] if asked is None else asked
+        self.absent: set[str] = set()
+
+    async def missing_of_result(self, result: bytes) -> Sequence[str]:
+        """See ports.BlobStore."""
+        self.asked.append("blobs")
+        return sorted(self.absent)
+
+
+class MemoryCache:
+    """An ActionCache over MemoryBlobs; `broken`, when set, is what reading it raises."""
+
+    def __init__(self, blobs: MemoryBlobs, asked: list[str] | None = None) -> None:
+        self.asked = [] if asked is None else asked
+        self.results: dict[ActionKey, tuple[bytes, int]] = {}
+        self.broken: Exception | None = None
+        self._blobs = blobs
+
+    async def get(self, key: ActionKey) -> bytes | None:
+        """See ports.ActionCache."""
+        if self.broken is not None:
+            raise self.broken
+        if key not in self.results or self._blobs.absent:
+            return None
+        return self.results[key][0]
+
+    async def put(self, key: ActionKey, result: bytes, entry_index: int) -> None:
+        """See ports.ActionCache."""
+        self.asked.append("cache")
+        if self._blobs.absent:
+            raise BlobsMissing("the result references blobs that are absent", digests=sorted(self._blobs.absent))
+        self.results[key] = (result, entry_index)
+
+
+class HeldPublisher:
+    """A Publisher whose publications wait for `answer`: with an outcome to tell, or with an error to raise."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Lease, Outcome, bool]] = []
+        self._answers: asyncio.Queue[Outcome | Exception] = asyncio.Queue()
+
+    def answer(self, answer: Outcome | Exception) -> None:
+        """Let one publication end, the first that waits or the next that comes."""
+        self._answers.put_nowait(answer)
+
+    async def publish(self, lease: Lease, outcome: Outcome, *, cacheable: bool) -> Outcome:
+        """See ports.Publisher."""
+        self.asked.append((lease, outcome, cacheable))
+        answer = await self._answers.get()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+@dataclass
+class RecordingLink:
+    """A WorkerLink that keeps what was said; `assigned` waits for a lease, in order."""
+
+    stopped: list[tuple[int, str]] = field(default_factory=list)
+    settled: list[int] = field(default_factory=list)
+    leases: asyncio.Queue[Lease] = field(default_factory=asyncio.Queue)
+
+    def assign(self, lease: Lease) -> None:
+        """See ports.WorkerLink."""
+        self.leases.put_nowait(lease)
+
+    def cancel(self, fence: int, reason: str) -> None:
+        """See ports.WorkerLink."""
+        self.stopped.append((fence, reason))
+
+    def settle(self, fence: int) -> None:
+        """See ports.WorkerLink."""
+        self.settled.append(fence)
+
+    async def assigned(self, timeout_s: float = 5.0) -> Lease:
+        """The next lease.
+
+        Raises:
+            TimeoutError: none came.
+        """
+        async with asyncio.timeout(timeout_s):
+            return await self.leases.get()
+
+
+class Heard:
+    """A Follower that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.progress: list[Progress] = []
+        self._completed = asyncio.Event()
+
+    def __call__(self, progress: Progress) -> None:
+        """See ports.Follower."""
+        self.progress.append(progress)
+        if progress.stage == "completed":
+            self._completed.set()
+
+    @property
+    def stages(self) -> list[str]:
+        """Stages in the order in which they were told."""
+        return [progress.stage for progress in self.progress]
+
+    async def outcome(self, timeout_s: float = 5.0) -> Outcome:
+        """How it ended.
+
+        Raises:
+            TimeoutError: it did not end.
+        """
+        async with asyncio.timeout(timeout_s):
+            await self._completed.wait()
+        outcome = self.progress[-1].outcome
+        assert outcome is not None
+        return outcome
