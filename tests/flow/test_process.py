@@ -260,9 +260,17 @@ def test_kill_gives_its_reason(tmp_path: Path, isolation: str, token: str) -> No
     assert process.poll()["reason"] == "killed"  # type: ignore[index]
 
 
+def shown_with_token(token: str) -> list[int]:
+    """Wait until the program shows its arguments: the kernel closes descriptors a moment before it sets those."""
+    deadline_s = time.monotonic() + END_WITHIN_S
+    while not (found := with_token(token)):
+        assert time.monotonic() < deadline_s, "the program never showed"
+    return list(found)
+
+
 def test_dropping_the_handle_kills(tmp_path: Path, isolation: str, token: str) -> None:
     process = Process.start(plan_in(tmp_path, ["sleep", token], isolation=isolation))
-    watched = [os.pidfd_open(pid) for pid in with_token(token)]
+    watched = [os.pidfd_open(pid) for pid in shown_with_token(token)]
     assert watched
     del process
     wait_for_end(watched)
