@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
