@@ -13,8 +13,8 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-import time
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
