@@ -8,9 +8,11 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
 use buildnet_formats::{Digest, Hasher};
+use buildnet_store::Store;
 use bytes::Bytes;
 use prost::Message;
 
@@ -21,12 +23,14 @@ const ENTRIES_MAX: usize = 1_000_000;
 const CHUNK_BYTES: usize = 256 * 1024;
 
 /// Where the bytes of one blob are.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum Source {
     /// A local file.
     Path(PathBuf),
     /// Bytes in memory.
     Bytes(Bytes),
+    /// A blob of a store.
+    Stored(Arc<Store>, Digest),
 }
 
 enum Node {
@@ -96,6 +100,7 @@ impl Builder {
                 let digest = Digest::of(&data);
                 Ok(self.file(digest, false, Source::Bytes(data)))
             }
+            Source::Stored(store, digest) => Ok(self.file(digest, false, Source::Stored(store, digest))),
             // A path that the caller names himself is followed; symlinks found below it are kept.
             Source::Path(path) => {
                 let metadata = fs::metadata(&path).map_err(|e| DialError::local(&path, e))?;
@@ -252,7 +257,7 @@ fn merge(there: &mut BTreeMap<String, Node>, more: BTreeMap<String, Node>, dest:
 /// Digest of a local file, read once.
 pub(crate) fn hash_file(path: &Path) -> Result<Digest, DialError> {
     let mut file = fs::File::open(path).map_err(|e| DialError::local(path, e))?;
-    let mut hasher = Hasher::new();
+    let mut hasher = Hasher::default();
     let mut buffer = vec![0; CHUNK_BYTES];
     loop {
         let n = file.read(&mut buffer).map_err(|e| DialError::local(path, e))?;

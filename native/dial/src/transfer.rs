@@ -10,7 +10,7 @@ use std::sync::Arc;
 use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
 use buildnet_formats::wire::google::bytestream as bs;
 use buildnet_formats::{Digest, Hasher};
-use buildnet_store::Store;
+use buildnet_store::{BlobReader, Chunk, Store};
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use prost::Message;
@@ -91,11 +91,11 @@ impl Link {
     ///
     /// # Errors
     /// As [`Link::push`]; also when the store lacks one of them.
-    pub fn push_blobs(&self, store: &Store, digests: &[Digest]) -> Result<Moved, DialError> {
+    pub fn push_blobs(&self, store: &Arc<Store>, digests: &[Digest]) -> Result<Moved, DialError> {
         let mut blobs = HashMap::with_capacity(digests.len());
         for digest in digests {
             if !digest.is_empty() {
-                blobs.insert(*digest, Source::Path(store.path_of(digest)));
+                blobs.insert(*digest, Source::Stored(Arc::clone(store), *digest));
             }
         }
         self.push(&blobs)
@@ -219,6 +219,7 @@ impl Link {
             let data = match &blobs[digest] {
                 Source::Bytes(data) => data.clone(),
                 Source::Path(path) => bytes_of(std::fs::read(path).map_err(|e| DialError::local(path, e))?),
+                Source::Stored(store, digest) => store.get_bytes(digest, SMALL_BYTES)?,
             };
             if data.len() as u64 != digest.size_bytes() {
                 return Err(changed(digest));
@@ -371,7 +372,7 @@ impl Link {
         digest: &Digest,
         mut take: impl FnMut(Bytes) -> Result<(), DialError>,
     ) -> Result<(), DialError> {
-        let mut hasher = Hasher::new();
+        let mut hasher = Hasher::default();
         let mut received = 0;
         if !digest.is_empty() {
             let request =
@@ -416,6 +417,7 @@ impl std::ops::AddAssign for Moved {
 enum Chunks {
     File(File),
     Bytes(Bytes),
+    Stored(Arc<Store>, BlobReader),
 }
 
 impl Chunks {
@@ -423,11 +425,20 @@ impl Chunks {
         match source {
             Source::Bytes(data) => Ok(Self::Bytes(data.clone())),
             Source::Path(path) => Ok(Self::File(File::open(path).map_err(|e| DialError::local(path, e))?)),
+            Source::Stored(store, digest) => {
+                let reader = store.reader(digest, 0, None)?;
+                Ok(Self::Stored(Arc::clone(store), reader))
+            }
         }
     }
 
     fn read_at(&mut self, offset: u64) -> std::io::Result<Bytes> {
         match self {
+            // Asked in order, so the reader stands at `offset`.
+            Self::Stored(store, reader) => {
+                let chunk = store.next_chunk(reader, CHUNK_BYTES).map_err(std::io::Error::other)?;
+                Ok(chunk.map(Chunk::into_bytes).unwrap_or_default())
+            }
             Self::Bytes(data) => {
                 let start = (offset as usize).min(data.len());
                 Ok(data.slice(start..(start + CHUNK_BYTES).min(data.len())))

@@ -1,26 +1,35 @@
 //! ByteStream and GetTree: blobs and trees in pieces. A blob is visible whole or not at all.
 
-use std::pin::Pin;
 use std::sync::Arc;
 
 use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
 use buildnet_formats::wire::google::bytestream as bs;
-use buildnet_formats::{Digest, NativeError, ReadName, WriteName, check_digest_function};
-use buildnet_store::{BlobReader, BlobWriter, Store};
+use buildnet_formats::{Compressor, Digest, Function, NativeError, ReadName, WriteName};
+use buildnet_store::{BlobReader, Chunk, Store};
 use bytes::Bytes;
-use futures_util::stream::{self, Stream};
-use tonic::{Response, Status, Streaming};
+use futures_util::stream;
+use parking_lot::Mutex;
+use tonic::Status;
 
-use crate::codec::{decode, encode};
+use crate::access::{Caller, Right};
+use crate::codec::decode;
+use crate::grpc::{Answer, Messages};
+use crate::rope::Rope;
+use crate::services::Services;
+use crate::squeeze::{Packer, Unpacker};
 use crate::status::status_of;
+use crate::uploads::Slot;
+use crate::wire::{WriteRequest, framed, read_response_prefix};
 
 /// One message of a Read: large enough to be cheap, small enough for any client.
 const CHUNK_BYTES: usize = 512 << 10;
 /// Smaller disk work is done where it stands: a hop to another thread costs more.
 const INLINE_BYTES: usize = 64 << 10;
+/// What is gathered of an upload before a thread hashes and writes it.
+const GATHER_BYTES: usize = 512 << 10;
 const PAGE_BYTES_MAX: usize = 3 << 20;
-
-pub(crate) type Replies = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
+/// Frames of a small blob that are kept as they came.
+const FRAMES_BYTES_KEPT: usize = 128 << 10;
 
 /// Do disk work of about `bytes` without holding up the network.
 pub(crate) async fn on_disk<T: Send + 'static>(
@@ -36,9 +45,10 @@ pub(crate) async fn on_disk<T: Send + 'static>(
     }
 }
 
-pub(crate) async fn read(store: Arc<Store>, body: Bytes) -> Result<Response<Replies>, Status> {
+pub(crate) fn read(services: &Services, caller: &Caller, body: Bytes) -> Result<Answer, Status> {
     let request: bs::ReadRequest = decode(body)?;
     let name = ReadName::parse(&request.resource_name).map_err(|e| status_of(&e))?;
+    caller.check(Right::Read, &name.instance)?;
     let Ok(offset) = u64::try_from(request.read_offset) else {
         return Err(Status::out_of_range(format!("read_offset {} is negative", request.read_offset)));
     };
@@ -46,90 +56,292 @@ pub(crate) async fn read(store: Arc<Store>, body: Bytes) -> Result<Response<Repl
         0 => None,
         limit => Some(u64::try_from(limit).map_err(|_| Status::invalid_argument("read_limit is negative"))?),
     };
-    let reader = store.reader(&name.digest, offset, limit).map_err(|e| status_of(&e))?;
-    let replies = stream::try_unfold((store, reader), |(store, reader)| async move {
-        let size = usize::try_from(reader.remaining()).unwrap_or(usize::MAX).min(CHUNK_BYTES);
-        let (store, reader, chunk) = on_disk(size, move || next_chunk(store, reader)).await?;
-        Ok(chunk.map(|data| (encode(&bs::ReadResponse { data }), (store, reader))))
+    let store = &services.store;
+    if name.compressor == Compressor::Zstd {
+        if limit.is_some() {
+            return Err(Status::invalid_argument("read_limit must be 0 when the blob travels compressed"));
+        }
+        return read_zstd(store, &name.digest, offset);
+    }
+    let mut reader = store.reader(&name.digest, offset, limit).map_err(|e| status_of(&e))?;
+    if reader.is_packed() {
+        let chunk = store.next_chunk(&mut reader, CHUNK_BYTES).map_err(|e| status_of(&e))?;
+        return Ok(Answer::One(chunk.map(message_of)));
+    }
+    let pieces = stream::try_unfold((Arc::clone(store), reader), |(store, reader)| async move {
+        let (store, reader, chunk) = on_disk(usize::MAX, move || next_chunk(store, reader)).await?;
+        Ok(chunk.map(|chunk| (message_of(chunk), (store, reader))))
     });
-    Ok(Response::new(Box::pin(replies)))
+    Ok(Answer::Many(Box::pin(pieces)))
 }
 
-type Step = (Arc<Store>, BlobReader, Option<Bytes>);
+fn message_of(chunk: Chunk) -> Bytes {
+    let (prefix, used) = read_response_prefix(chunk.len());
+    chunk.framed(&prefix[..used])
+}
+
+fn response_of(data: Bytes) -> Bytes {
+    framed(&bs::ReadResponse { data })
+}
+
+type Step = (Arc<Store>, BlobReader, Option<Chunk>);
 
 fn next_chunk(store: Arc<Store>, mut reader: BlobReader) -> Result<Step, NativeError> {
     let chunk = store.next_chunk(&mut reader, CHUNK_BYTES)?;
     Ok((store, reader, chunk))
 }
 
-pub(crate) async fn write(store: Arc<Store>, mut requests: Streaming<Bytes>) -> Result<Response<Bytes>, Status> {
-    let Some(first) = next(&mut requests).await? else {
+/// The offset counts bytes of the blob; what is sent is one zstd stream of all that follows it.
+fn read_zstd(store: &Arc<Store>, digest: &Digest, offset: u64) -> Result<Answer, Status> {
+    if offset == 0
+        && let Some(frames) = store.packed_zstd(digest)
+    {
+        return Ok(Answer::One(Some(response_of(frames))));
+    }
+    let reader = store.reader(digest, offset, None).map_err(|e| status_of(&e))?;
+    let packer = Packer::new().map_err(|e| status_of(&e))?;
+    let state = Some((Arc::clone(store), reader, packer));
+    let pieces = stream::try_unfold(state, |state| async move {
+        let Some((store, reader, mut packer)) = state else { return Ok(None) };
+        let cost = usize::try_from(reader.remaining()).unwrap_or(usize::MAX);
+        let step = on_disk(cost, move || {
+            let (store, reader, chunk) = next_chunk(store, reader)?;
+            let last = reader.remaining() == 0;
+            let packed = packer.feed(chunk.as_ref().map_or(&[], Chunk::as_slice), last)?;
+            Ok((packed, (!last).then_some((store, reader, packer))))
+        });
+        let (packed, rest) = step.await?;
+        Ok::<_, Status>(Some((response_of(packed.into()), rest)))
+    });
+    Ok(Answer::Many(Box::pin(pieces)))
+}
+
+/// An upload; dropped before its end, it waits for its client.
+struct Upload<'a> {
+    services: &'a Services,
+    name: &'a WriteName,
+    slot: Slot,
+    /// A thread that writes to the slot.
+    writing: Option<tokio::task::JoinHandle<Result<(), NativeError>>>,
+    gathered: Rope,
+    ended: bool,
+}
+
+impl Drop for Upload<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.services.uploads.park(self.name, Arc::clone(&self.slot));
+        }
+    }
+}
+
+impl Upload<'_> {
+    /// Take more bytes; much of it is hashed and written by a thread while more arrives.
+    async fn take(&mut self, data: Rope, last: bool) -> Result<(), Status> {
+        self.gathered.append(data);
+        if self.gathered.len() < GATHER_BYTES && !last {
+            return Ok(());
+        }
+        self.settle().await?;
+        let gathered = std::mem::take(&mut self.gathered);
+        if gathered.len() <= INLINE_BYTES {
+            return write_all(&self.slot, &gathered).map_err(|e| status_of(&e));
+        }
+        let slot = Arc::clone(&self.slot);
+        self.writing = Some(tokio::task::spawn_blocking(move || write_all(&slot, &gathered)));
+        Ok(())
+    }
+
+    async fn settle(&mut self) -> Result<(), Status> {
+        match self.writing.take() {
+            None => Ok(()),
+            Some(writing) => match writing.await {
+                Ok(done) => done.map_err(|e| status_of(&e)),
+                Err(_) => Err(Status::unavailable("the server is stopping")),
+            },
+        }
+    }
+
+    async fn commit(mut self) -> Result<(), Status> {
+        self.settle().await?;
+        self.ended = true;
+        let Some(writer) = self.slot.lock().take() else { return Err(lost()) };
+        // A rename is quick; waiting for the disk to have it is not.
+        let cost = if self.services.store.waits_for_disk() { usize::MAX } else { 0 };
+        on_disk(cost, move || writer.commit()).await
+    }
+}
+
+fn lost() -> Status {
+    Status::aborted("the upload was taken over by another call of the same name")
+}
+
+fn write_all(slot: &Slot, data: &Rope) -> Result<(), NativeError> {
+    let mut slot = slot.lock();
+    let writer = slot.as_mut().ok_or_else(|| NativeError::internal("the upload has no writer"))?;
+    data.pieces().try_for_each(|piece| writer.write(piece))
+}
+
+pub(crate) async fn write(services: &Services, caller: &Caller, mut requests: Messages) -> Result<Bytes, Status> {
+    let Some(first) = requests.next().await? else {
         return Err(Status::invalid_argument("the upload ended before its first message"));
     };
+    let first = WriteRequest::decode(first)?;
     let name = WriteName::parse(&first.resource_name).map_err(|e| status_of(&e))?;
-    let size = name.digest.size_bytes();
-    let committed = |size: u64| Ok(Response::new(encode(&bs::WriteResponse { committed_size: size.cast_signed() })));
+    caller.check(Right::WriteCas, &name.instance)?;
+    let size = name.digest.size_bytes().cast_signed();
+    let compressed = name.compressor == Compressor::Zstd;
     // REAPI: an upload of what is already here ends at once, however much of it was sent.
-    if store.contains(&name.digest) {
-        return committed(size);
+    if services.store.contains(&name.digest) {
+        return Ok(committed(if compressed { -1 } else { size }));
     }
-    let mut writer = store.writer(name.digest).map_err(|e| status_of(&e))?;
+    if compressed {
+        return write_zstd(services, &name, first, requests).await;
+    }
+    let offset = offset_of(&first)?;
+    if first.finish_write && offset == 0 && first.data.len() <= INLINE_BYTES {
+        return write_small(services, &name, first.data).await;
+    }
+    let resumed = if offset > 0 { services.uploads.resume(&name, offset) } else { None };
+    let writer = match resumed {
+        Some(writer) => writer,
+        None if offset > 0 => return Err(not_there(offset, services.uploads.offset_of(&name))),
+        None => services.store.writer(name.digest).map_err(|e| status_of(&e))?,
+    };
+    let slot = Arc::new(Mutex::new(Some(writer)));
+    let mut upload = Upload { services, name: &name, slot, writing: None, gathered: Rope::default(), ended: false };
+    let mut offset = offset;
     let mut request = first;
     loop {
-        if !request.resource_name.is_empty() && WriteName::parse(&request.resource_name).ok().as_ref() != Some(&name) {
-            return Err(Status::invalid_argument("resource_name changed within one upload"));
+        check_name(&request, &name)?;
+        if offset_of(&request)? != offset {
+            upload.take(Rope::default(), true).await?;
+            return Err(not_there(offset_of(&request)?, offset));
         }
-        if u64::try_from(request.write_offset).ok() != Some(writer.offset()) {
-            return Err(Status::invalid_argument(format!(
-                "write_offset {} does not follow the {} bytes received",
-                request.write_offset,
-                writer.offset()
-            )));
+        offset += request.data.len() as u64;
+        if offset > name.digest.size_bytes() {
+            upload.ended = true;
+            return Err(Status::invalid_argument(format!("more than the {size} bytes that the name says were sent")));
         }
+        upload.take(request.data, request.finish_write).await?;
+        if request.finish_write {
+            upload.commit().await?;
+            return Ok(committed(size));
+        }
+        request = match requests.next().await {
+            Ok(Some(message)) => WriteRequest::decode(message)?,
+            broken => {
+                // What arrived is kept for the client to go on from.
+                upload.take(Rope::default(), true).await?;
+                upload.settle().await?;
+                broken?;
+                return Err(Status::invalid_argument("the upload ended before finish_write"));
+            }
+        };
+    }
+}
+
+/// A blob that came in one message, as nearly all do.
+async fn write_small(services: &Services, name: &WriteName, data: Rope) -> Result<Bytes, Status> {
+    let (store, digest, data) = (Arc::clone(&services.store), name.digest, data.into_bytes());
+    let cost = if store.waits_for_disk() { usize::MAX } else { data.len() };
+    on_disk(cost, move || store.put_expected(&digest, &data)).await?;
+    Ok(committed(name.digest.size_bytes().cast_signed()))
+}
+
+/// The first offset is in bytes of the blob, those that follow count the compressed bytes sent (REAPI, ByteStream). An
+/// upload that broke off begins anew.
+async fn write_zstd(
+    services: &Services,
+    name: &WriteName,
+    first: WriteRequest,
+    mut requests: Messages,
+) -> Result<Bytes, Status> {
+    if offset_of(&first)? != 0 {
+        return Err(not_there(offset_of(&first)?, 0));
+    }
+    let mut state = (
+        services.store.writer(name.digest).map_err(|e| status_of(&e))?,
+        Unpacker::new().map_err(|e| status_of(&e))?,
+        Vec::new(),
+    );
+    let keeps = name.digest.size_bytes() <= FRAMES_BYTES_KEPT as u64;
+    let mut sent = 0u64;
+    let mut request = first;
+    loop {
+        check_name(&request, name)?;
+        if offset_of(&request)? != sent {
+            return Err(not_there(offset_of(&request)?, sent));
+        }
+        sent += request.data.len() as u64;
         let (data, finish) = (request.data, request.finish_write);
-        writer = on_disk(data.len(), move || append(writer, &data)).await?;
+        // What it unpacks to is not known; more than a little goes to a thread.
+        let cost = data.len().saturating_mul(4);
+        state = on_disk(cost, move || {
+            let (mut writer, mut unpacker, mut frames) = state;
+            for piece in data.pieces() {
+                unpacker.feed(piece, |more| writer.write(more))?;
+                if keeps && frames.len() + piece.len() <= FRAMES_BYTES_KEPT {
+                    frames.extend_from_slice(piece);
+                }
+            }
+            Ok((writer, unpacker, frames))
+        })
+        .await?;
         if finish {
-            // A rename is quick; waiting for the disk to have it is not.
-            let cost = if store.waits_for_disk() { usize::MAX } else { 0 };
-            on_disk(cost, move || writer.commit()).await?;
-            return committed(size);
+            let (writer, unpacker, frames) = state;
+            unpacker.finish().map_err(|e| status_of(&e))?;
+            let cost = if services.store.waits_for_disk() { usize::MAX } else { 0 };
+            let whole = frames.len() as u64 == sent;
+            on_disk(cost, move || writer.commit_as(whole.then_some(frames.as_slice()))).await?;
+            return Ok(committed(sent.cast_signed()));
         }
-        request = match next(&mut requests).await? {
-            Some(request) => request,
+        request = match requests.next().await? {
+            Some(message) => WriteRequest::decode(message)?,
             None => return Err(Status::invalid_argument("the upload ended before finish_write")),
         };
     }
 }
 
-fn append(mut writer: BlobWriter, data: &[u8]) -> Result<BlobWriter, NativeError> {
-    writer.write(data)?;
-    Ok(writer)
+fn committed(committed_size: i64) -> Bytes {
+    framed(&bs::WriteResponse { committed_size })
 }
 
-async fn next(requests: &mut Streaming<Bytes>) -> Result<Option<bs::WriteRequest>, Status> {
-    match requests.message().await? {
-        Some(body) => decode(body).map(Some),
-        None => Ok(None),
+fn offset_of(request: &WriteRequest) -> Result<u64, Status> {
+    u64::try_from(request.write_offset).map_err(|_| Status::invalid_argument("write_offset is negative"))
+}
+
+fn not_there(offset: u64, received: u64) -> Status {
+    Status::invalid_argument(format!("write_offset {offset} does not follow the {received} bytes received"))
+}
+
+fn check_name(request: &WriteRequest, name: &WriteName) -> Result<(), Status> {
+    if !request.resource_name.is_empty() && WriteName::parse(&request.resource_name).ok().as_ref() != Some(name) {
+        return Err(Status::invalid_argument("resource_name changed within one upload"));
     }
+    Ok(())
 }
 
-pub(crate) async fn get_tree(store: Arc<Store>, body: Bytes) -> Result<Response<Replies>, Status> {
+pub(crate) async fn get_tree(services: &Services, caller: &Caller, body: Bytes) -> Result<Answer, Status> {
     let request: re::GetTreeRequest = decode(body)?;
-    check_digest_function(request.digest_function).map_err(|e| status_of(&e))?;
-    let root = Digest::required(request.root_digest.as_ref(), "root_digest").map_err(|e| status_of(&e))?;
+    caller.check(Right::Read, &request.instance_name)?;
+    let function = Function::of_message(request.digest_function).map_err(|e| status_of(&e))?;
+    let root = Digest::required_by(function, request.root_digest.as_ref(), "root_digest");
+    let root = root.map_err(|e| status_of(&e))?;
     let page_size =
         usize::try_from(request.page_size).map_err(|_| Status::invalid_argument("page_size is negative"))?;
+    let store = Arc::clone(&services.store);
     let first = page(Arc::clone(&store), root, page_size, request.page_token).await?;
-    let replies = stream::try_unfold(Some(first), move |state| {
+    let pages = stream::try_unfold(Some(first), move |state| {
         let store = Arc::clone(&store);
         async move {
             let Some(reply) = state else { return Ok(None) };
             let token = reply.next_page_token.clone();
             let next = if token.is_empty() { None } else { Some(page(store, root, page_size, token).await?) };
-            Ok(Some((encode(&reply), next)))
+            Ok(Some((framed(&reply), next)))
         }
     });
-    Ok(Response::new(Box::pin(replies)))
+    Ok(Answer::Many(Box::pin(pages)))
 }
 
 async fn page(store: Arc<Store>, root: Digest, size: usize, token: String) -> Result<re::GetTreeResponse, Status> {

@@ -50,3 +50,12 @@ pub(crate) fn decode<M: Message + Default>(body: Bytes) -> Result<M, Status> {
 pub(crate) fn encode(message: &impl Message) -> Bytes {
     Bytes::from(message.encode_to_vec())
 }
+
+/// A message behind gRPC's five bytes.
+pub(crate) fn frame(message: Bytes) -> Bytes {
+    let mut framed = Vec::with_capacity(5 + message.len());
+    framed.push(0);
+    framed.extend_from_slice(&u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes());
+    framed.extend_from_slice(&message);
+    Bytes::from(framed)
+}

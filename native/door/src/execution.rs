@@ -8,17 +8,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
 use buildnet_formats::wire::google::longrunning::{Operation, operation};
 use buildnet_formats::wire::google::rpc;
-use buildnet_formats::{Digest, NativeError, check_digest_function};
+use buildnet_formats::{Digest, Function, NativeError};
 use buildnet_store::Store;
 use bytes::Bytes;
-use futures_util::stream::{self, StreamExt};
+use futures_util::stream::{self, Stream, StreamExt};
 use tonic::server::ServerStreamingService;
 use tonic::{Request, Response, Status};
 
+use crate::access::{Caller, Right};
 use crate::bridge::Bridged;
-use crate::bytestream::{Replies, on_disk};
+use crate::bytestream::on_disk;
 use crate::codec::{decode, encode};
-use crate::services::{Inline, inlined};
+use crate::results::{Inline, inlined};
+use crate::services::Services;
 use crate::status::{any, status_of};
 
 pub(crate) const EXECUTE: &str = "/build.bazel.remote.execution.v2.Execution/Execute";
@@ -27,10 +29,12 @@ static CACHED: AtomicU64 = AtomicU64::new(0);
 
 /// Execute before Python.
 pub(crate) struct Execute {
-    pub(crate) store: Arc<Store>,
+    pub(crate) services: Arc<Services>,
+    pub(crate) caller: Caller,
     pub(crate) beyond: Bridged,
 }
 
+type Replies = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Replies>, Status>> + Send>>;
 
 impl ServerStreamingService<Bytes> for Execute {
@@ -39,15 +43,21 @@ impl ServerStreamingService<Bytes> for Execute {
     type Future = Answer;
 
     fn call(&mut self, request: Request<Bytes>) -> Self::Future {
-        let store = Arc::clone(&self.store);
+        let (store, caller) = (Arc::clone(&self.services.store), self.caller.clone());
         let beyond = Bridged { hub: Arc::clone(&self.beyond.hub), method: self.beyond.method };
-        Box::pin(execute(store, beyond, request))
+        Box::pin(execute(store, caller, beyond, request))
     }
 }
 
-async fn execute(store: Arc<Store>, mut beyond: Bridged, request: Request<Bytes>) -> Result<Response<Replies>, Status> {
+async fn execute(
+    store: Arc<Store>,
+    caller: Caller,
+    mut beyond: Bridged,
+    request: Request<Bytes>,
+) -> Result<Response<Replies>, Status> {
     let execute: re::ExecuteRequest = decode(request.get_ref().clone())?;
-    check_digest_function(execute.digest_function).map_err(|e| status_of(&e))?;
+    caller.check(Right::Execute, &execute.instance_name)?;
+    check_function(execute.digest_function).map_err(|e| status_of(&e))?;
     let action = Digest::required(execute.action_digest.as_ref(), "action_digest").map_err(|e| status_of(&e))?;
     let wanted = execute.clone();
     let answer = on_disk(usize::MAX, move || consider(&store, &wanted, &action)).await?;
@@ -56,6 +66,17 @@ async fn execute(store: Arc<Store>, mut beyond: Bridged, request: Request<Bytes>
     }
     let replies = ServerStreamingService::call(&mut beyond, request).await?;
     Ok(replies.map(|replies| replies.boxed() as Replies))
+}
+
+/// Actions are executed under SHA-256; the other functions are for caching (GetCapabilities says so).
+fn check_function(number: i32) -> Result<(), NativeError> {
+    match Function::of_message(number)? {
+        None | Some(Function::Sha256) => Ok(()),
+        Some(other) => Err(NativeError::invalid(
+            "digest_function",
+            format!("actions are executed under sha256, not under {}; see ExecutionCapabilities", other.name()),
+        )),
+    }
 }
 
 /// The finished operation when the result is cached; none when the action is to be run.
@@ -78,7 +99,7 @@ fn operation(
     let inline =
         Inline { stdout: request.inline_stdout, stderr: request.inline_stderr, files: &request.inline_output_files };
     let broken = |status: Status| NativeError::internal(status.message());
-    let result = inlined(store, result, &inline).map_err(broken)?;
+    let result = inlined(store, action.function(), result, &inline).map_err(broken)?;
     let response = re::ExecuteResponse {
         result: Some(decode(result).map_err(broken)?),
         cached_result: true,

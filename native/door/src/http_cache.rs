@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use buildnet_formats::{Digest, Hasher, NativeError};
+use buildnet_formats::{Digest, Function, NativeError};
 use buildnet_store::Store;
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -47,7 +47,7 @@ impl HttpCache {
         };
         let method = request.method().clone();
         let done = match (&method, kind) {
-            (&Method::GET | &Method::HEAD, Kind::Cas) => self.read_blob(hash, method == Method::HEAD),
+            (&Method::GET | &Method::HEAD, Kind::Cas) => self.read_blob(&hash, method == Method::HEAD),
             (&Method::GET | &Method::HEAD, Kind::Entry) => self.read_entry(&instance, &hash),
             (&Method::PUT, Kind::Cas) => self.write_blob(hash, request).await,
             (&Method::PUT, Kind::Entry) => self.write_entry(instance, hash, request).await,
@@ -74,8 +74,8 @@ impl HttpCache {
         respond(StatusCode::OK, "application/json", Bytes::from(text))
     }
 
-    fn read_blob(&self, hash: [u8; 32], head: bool) -> Result<Response<Body>, NativeError> {
-        let digest = self.store.find_by_hash(&hash).ok_or_else(|| NativeError::not_found("blob", hex(&hash)))?;
+    fn read_blob(&self, hash: &Digest, head: bool) -> Result<Response<Body>, NativeError> {
+        let digest = self.store.find_by_hash(hash).ok_or_else(|| NativeError::not_found("blob", hash.hex()))?;
         let response = Response::builder()
             .header(header::CONTENT_TYPE, "application/octet-stream")
             .header(header::CONTENT_LENGTH, digest.size_bytes());
@@ -93,23 +93,23 @@ impl HttpCache {
                 Ok((store, reader, chunk))
             });
             let (store, reader, chunk) = step.await?;
-            Ok::<_, tonic::Status>(chunk.map(|data| (Frame::data(data), (store, reader))))
+            Ok::<_, tonic::Status>(chunk.map(|data| (Frame::data(data.into_bytes()), (store, reader))))
         });
         response.body(Body::new(StreamBody::new(frames))).map_err(broken)
     }
 
-    fn read_entry(&self, instance: &str, hash: &[u8; 32]) -> Result<Response<Body>, NativeError> {
+    fn read_entry(&self, instance: &str, hash: &Digest) -> Result<Response<Body>, NativeError> {
         let value = self.store.get_entry_by_hash(instance, hash)?;
-        let value = value.ok_or_else(|| NativeError::not_found("entry", hex(hash)))?;
+        let value = value.ok_or_else(|| NativeError::not_found("entry", hash.hex()))?;
         Ok(respond(StatusCode::OK, "application/octet-stream", value))
     }
 
-    async fn write_blob(&self, hash: [u8; 32], request: Request<Incoming>) -> Result<Response<Body>, NativeError> {
+    async fn write_blob(&self, hash: Digest, request: Request<Incoming>) -> Result<Response<Body>, NativeError> {
         let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
         let mut body = BodyStream::new(request.into_body());
         match announced {
             Some(size) => {
-                let digest = Digest::new(hash, size);
+                let digest = Digest::new(Function::Sha256, hash.hash(), size);
                 if self.store.contains(&digest) {
                     // The body is read to its end, so that the connection can be used again.
                     while let Some(frame) = body.next().await {
@@ -133,10 +133,7 @@ impl HttpCache {
                         data.extend_from_slice(&more);
                     }
                 }
-                let mut hasher = Hasher::new();
-                hasher.update(&data);
-                let actual = hasher.finish();
-                self.store.put_expected(&Digest::new(hash, actual.size_bytes()), &data)?;
+                self.store.put_expected(&Digest::new(Function::Sha256, hash.hash(), data.len() as u64), &data)?;
             }
         }
         Ok(respond(StatusCode::OK, "text/plain", Bytes::new()))
@@ -145,7 +142,7 @@ impl HttpCache {
     async fn write_entry(
         &self,
         instance: String,
-        hash: [u8; 32],
+        hash: Digest,
         request: Request<Incoming>,
     ) -> Result<Response<Body>, NativeError> {
         let announced: Option<usize> =
@@ -173,7 +170,7 @@ fn broken_off(error: impl std::fmt::Display) -> NativeError {
 }
 
 /// `{/instance}/cas/HASH` or `{/instance}/ac/HASH`.
-fn parse(path: &str) -> Option<(Kind, String, [u8; 32])> {
+fn parse(path: &str) -> Option<(Kind, String, Digest)> {
     let (rest, name) = path.rsplit_once('/')?;
     let (instance, kind) = rest.rsplit_once('/')?;
     let kind = match kind {
@@ -181,12 +178,8 @@ fn parse(path: &str) -> Option<(Kind, String, [u8; 32])> {
         "ac" => Kind::Entry,
         _ => return None,
     };
-    let digest = Digest::from_parts(name, 0).ok()?;
-    Some((kind, instance.trim_start_matches('/').to_owned(), *digest.hash()))
-}
-
-fn hex(hash: &[u8; 32]) -> String {
-    Digest::new(*hash, 0).hex()
+    let digest = Digest::from_parts(Some(Function::Sha256), name, 0).ok()?;
+    Some((kind, instance.trim_start_matches('/').to_owned(), digest))
 }
 
 fn respond(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Body> {

@@ -3,14 +3,22 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod access;
 mod bridge;
 mod bytestream;
+mod chunks;
 mod codec;
 mod execution;
+mod grpc;
 mod http_cache;
+mod results;
+mod rope;
 mod server;
 mod services;
+mod squeeze;
 mod status;
+mod uploads;
+mod wire;
 
 pub use bridge::{Event, Hub, Kind, MESSAGE_COST_BYTES, MetadataValue, Op, WINDOW_BYTES};
 pub use server::{Door, DoorOptions};

@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,15 +19,18 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, watch};
 use tonic::body::Body;
-use tonic::server::{ClientStreamingService, Grpc, ServerStreamingService, UnaryService};
-use tonic::{Code, Status, Streaming};
+use tonic::server::Grpc;
+use tonic::{Code, Status};
 
+use crate::access::Caller;
 use crate::bridge::{Bridged, Event, Hub, Kind, Peer};
-use crate::bytestream::{self, Replies, on_disk};
-use crate::codec::{Raw, decode};
+use crate::bytestream::{self, on_disk};
+use crate::codec::{Raw, decode, frame};
 use crate::execution::{EXECUTE, Execute};
+use crate::grpc::{Answer, Messages, respond};
 use crate::http_cache::HttpCache;
 use crate::services::{self, Method, Services};
+use crate::uploads::Uploads;
 
 const CONNECTIONS_MAX: usize = 4096;
 const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
@@ -73,7 +75,8 @@ struct Inner {
 impl Door {
     /// A door that does not listen yet.
     pub fn new(store: Arc<Store>, hub: Arc<Hub>, options: &DoorOptions) -> Self {
-        let services = Services { store: Arc::clone(&store), execution: options.execution };
+        let services =
+            Services { store: Arc::clone(&store), uploads: Uploads::default(), execution: options.execution };
         let inner = Inner {
             hub,
             services: Arc::new(services),
@@ -189,47 +192,81 @@ impl Inner {
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let kind = request.headers().get(header::CONTENT_TYPE);
         if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
-            let mut response = self.grpc(request.map(Body::new)).await;
-            say_too_large(response.headers_mut());
-            return response;
+            return self.grpc(request).await;
         }
         self.http.answer(request).await
     }
 
-    async fn grpc(&self, request: Request<Body>) -> Response<Body> {
-        let path = request.uri().path().to_owned();
-        let mut grpc =
-            Grpc::new(Raw).max_decoding_message_size(self.message_size_bytes_max).max_encoding_message_size(usize::MAX);
-        if let Some(method) = Method::of(&path) {
-            return grpc.unary(ByteCall { services: Arc::clone(&self.services), method }, request).await;
+    async fn grpc(&self, request: Request<Incoming>) -> Response<Body> {
+        let caller = Caller::default();
+        if let Some(method) = Method::of(request.uri().path()) {
+            return respond(self.unary(&caller, method, request).await);
         }
-        let store = Arc::clone(&self.services.store);
-        match path.as_str() {
-            "/google.bytestream.ByteStream/Read" => {
-                return grpc.server_streaming(Streamed { store, kind: Streamed::READ }, request).await;
+        match request.uri().path() {
+            "/google.bytestream.ByteStream/Write" => {
+                let requests = Messages::new(request, self.message_size_bytes_max);
+                let done = bytestream::write(&self.services, &caller, requests).await;
+                respond(done.map(|message| Answer::One(Some(message))))
             }
-            "/google.bytestream.ByteStream/Write" => return grpc.client_streaming(Upload { store }, request).await,
+            "/google.bytestream.ByteStream/Read" => {
+                let body = Messages::new(request, self.message_size_bytes_max).only().await;
+                respond(body.and_then(|body| bytestream::read(&self.services, &caller, body)))
+            }
             "/build.bazel.remote.execution.v2.ContentAddressableStorage/GetTree" => {
-                return grpc.server_streaming(Streamed { store, kind: Streamed::TREE }, request).await;
+                match Messages::new(request, self.message_size_bytes_max).only().await {
+                    Ok(body) => respond(bytestream::get_tree(&self.services, &caller, body).await),
+                    Err(status) => respond(Err(status)),
+                }
             }
             "/grpc.health.v1.Health/Watch" => {
-                return grpc.server_streaming(Streamed { store, kind: Streamed::HEALTH }, request).await;
+                let body = Messages::new(request, self.message_size_bytes_max).only().await;
+                respond(body.and_then(watch_health))
             }
-            _ => {}
+            _ => self.beyond(caller, request).await,
         }
+    }
+
+    async fn unary(&self, caller: &Caller, method: Method, request: Request<Incoming>) -> Result<Answer, Status> {
+        let body = Messages::new(request, self.message_size_bytes_max).only().await?;
+        let answer = if method.is_slow(self.services.store.waits_for_disk()) {
+            let (services, caller) = (Arc::clone(&self.services), caller.clone());
+            on_disk(usize::MAX, move || Ok(services.answer(&caller, method, body))).await??
+        } else {
+            self.services.answer(caller, method, body)?
+        };
+        Ok(Answer::One(Some(frame(answer))))
+    }
+
+    /// What Python answers.
+    async fn beyond(&self, caller: Caller, request: Request<Incoming>) -> Response<Body> {
+        let path = request.uri().path().to_owned();
         let Some((kind, method)) = self.hub.method(&path) else {
             return Status::unimplemented(format!("{} is not offered here", path.trim_start_matches('/'))).into_http();
         };
+        let request = request.map(Body::new);
+        let mut grpc =
+            Grpc::new(Raw).max_decoding_message_size(self.message_size_bytes_max).max_encoding_message_size(usize::MAX);
         let bridged = Bridged { hub: Arc::clone(&self.hub), method };
-        match kind {
+        let mut response = match kind {
             Kind::ServerStream if path == EXECUTE => {
-                grpc.server_streaming(Execute { store, beyond: bridged }, request).await
+                let services = Arc::clone(&self.services);
+                grpc.server_streaming(Execute { services, caller, beyond: bridged }, request).await
             }
             Kind::Unary => grpc.unary(bridged, request).await,
             Kind::ServerStream => grpc.server_streaming(bridged, request).await,
             Kind::Bidi => grpc.streaming(bridged, request).await,
-        }
+        };
+        say_too_large(response.headers_mut());
+        response
     }
+}
+
+/// The health now, and nothing more until the connection ends: a door that answers is serving.
+fn watch_health(body: Bytes) -> Result<Answer, Status> {
+    use buildnet_formats::wire::grpc::health::v1::HealthCheckRequest;
+    let first = frame(services::health_of(&decode::<HealthCheckRequest>(body)?.service)?);
+    let messages = stream::once(std::future::ready(Ok(first))).chain(stream::pending());
+    Ok(Answer::Many(messages.boxed()))
 }
 
 /// tonic says OUT_OF_RANGE of a message over the limit, where gRPC's own servers say RESOURCE_EXHAUSTED.
@@ -239,75 +276,5 @@ fn say_too_large(headers: &mut HeaderMap) {
         headers.get(Status::GRPC_MESSAGE).is_some_and(|v| v.as_bytes().windows(9).any(|w| w == b"too%20lar"));
     if out_of_range && too_large {
         headers.insert(Status::GRPC_STATUS, header::HeaderValue::from(Code::ResourceExhausted as i32));
-    }
-}
-
-type Answer<T> = Pin<Box<dyn Future<Output = Result<tonic::Response<T>, Status>> + Send>>;
-
-struct ByteCall {
-    services: Arc<Services>,
-    method: Method,
-}
-
-impl UnaryService<Bytes> for ByteCall {
-    type Response = Bytes;
-    type Future = Answer<Bytes>;
-
-    fn call(&mut self, request: tonic::Request<Bytes>) -> Self::Future {
-        let (services, method) = (Arc::clone(&self.services), self.method);
-        Box::pin(async move {
-            let body = request.into_inner();
-            let writes = matches!(method, Method::BatchUpdateBlobs | Method::UpdateActionResult);
-            let cost = if writes && services.store.waits_for_disk() { usize::MAX } else { body.len() };
-            let answer = on_disk(cost, move || Ok(services.answer(method, body))).await??;
-            Ok(tonic::Response::new(answer))
-        })
-    }
-}
-
-struct Streamed {
-    store: Arc<Store>,
-    kind: u8,
-}
-
-impl Streamed {
-    const READ: u8 = 0;
-    const TREE: u8 = 1;
-    const HEALTH: u8 = 2;
-}
-
-impl ServerStreamingService<Bytes> for Streamed {
-    type Response = Bytes;
-    type ResponseStream = Replies;
-    type Future = Answer<Replies>;
-
-    fn call(&mut self, request: tonic::Request<Bytes>) -> Self::Future {
-        let (store, body) = (Arc::clone(&self.store), request.into_inner());
-        match self.kind {
-            Self::READ => Box::pin(bytestream::read(store, body)),
-            Self::TREE => Box::pin(bytestream::get_tree(store, body)),
-            _ => Box::pin(async move { watch_health(body) }),
-        }
-    }
-}
-
-/// The health now, and nothing more until the connection ends: a door that answers is serving.
-fn watch_health(body: Bytes) -> Result<tonic::Response<Replies>, Status> {
-    use buildnet_formats::wire::grpc::health::v1::HealthCheckRequest;
-    let first = services::health_of(&decode::<HealthCheckRequest>(body)?.service)?;
-    let replies = stream::once(std::future::ready(Ok(first))).chain(stream::pending());
-    Ok(tonic::Response::new(replies.boxed()))
-}
-
-struct Upload {
-    store: Arc<Store>,
-}
-
-impl ClientStreamingService<Bytes> for Upload {
-    type Response = Bytes;
-    type Future = Answer<Bytes>;
-
-    fn call(&mut self, request: tonic::Request<Streaming<Bytes>>) -> Self::Future {
-        Box::pin(bytestream::write(Arc::clone(&self.store), request.into_inner()))
     }
 }

@@ -6,21 +6,25 @@ use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
 use buildnet_formats::wire::build::bazel::semver::SemVer;
 use buildnet_formats::wire::google::bytestream as bs;
 use buildnet_formats::wire::grpc::health::v1 as health;
-use buildnet_formats::{Digest, NativeError, WriteName, check_digest_function};
-use buildnet_store::{Origin, Store};
-use bytes::{Buf, Bytes};
-use prost::Message;
-use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+use buildnet_formats::{Compressor, Digest, Function, NativeError, WriteName};
+use buildnet_store::Store;
+use bytes::Bytes;
 use tonic::Status;
 
+use crate::access::{Caller, Right};
+use crate::chunks;
 use crate::codec::{decode, encode};
+use crate::squeeze;
 use crate::status::{inner_status, status_of};
+use crate::uploads::Uploads;
+use crate::wire::FindMissing;
 
 /// Payload of one batch. With a digest and a status for each blob a reply stays under the 4 MiB that clients accept.
 pub(crate) const BATCH_BYTES_MAX: usize = 3 << 20;
 /// What clients accept by default.
 pub(crate) const REPLY_BYTES_MAX: usize = 4 << 20;
-const INLINE_BYTES_MAX: usize = 3 << 20;
+/// Smaller blobs are not worth packing for a batch.
+const PACKED_BYTES_MIN: usize = 512;
 const BATCH_ENTRY_COST_BYTES: usize = 128;
 
 /// Calls answered here by one message.
@@ -32,6 +36,8 @@ pub(crate) enum Method {
     BatchReadBlobs,
     GetActionResult,
     UpdateActionResult,
+    SplitBlob,
+    SpliceBlob,
     QueryWriteStatus,
     HealthCheck,
     HealthList,
@@ -44,6 +50,8 @@ impl Method {
             "/build.bazel.remote.execution.v2.ContentAddressableStorage/FindMissingBlobs" => Self::FindMissingBlobs,
             "/build.bazel.remote.execution.v2.ContentAddressableStorage/BatchUpdateBlobs" => Self::BatchUpdateBlobs,
             "/build.bazel.remote.execution.v2.ContentAddressableStorage/BatchReadBlobs" => Self::BatchReadBlobs,
+            "/build.bazel.remote.execution.v2.ContentAddressableStorage/SplitBlob" => Self::SplitBlob,
+            "/build.bazel.remote.execution.v2.ContentAddressableStorage/SpliceBlob" => Self::SpliceBlob,
             "/build.bazel.remote.execution.v2.ActionCache/GetActionResult" => Self::GetActionResult,
             "/build.bazel.remote.execution.v2.ActionCache/UpdateActionResult" => Self::UpdateActionResult,
             "/google.bytestream.ByteStream/QueryWriteStatus" => Self::QueryWriteStatus,
@@ -52,28 +60,40 @@ impl Method {
             _ => return None,
         })
     }
+
+    /// Whether the call may wait for the disk or read much of it.
+    pub(crate) fn is_slow(self, waits_for_disk: bool) -> bool {
+        match self {
+            Self::SplitBlob | Self::SpliceBlob => true,
+            Self::BatchUpdateBlobs | Self::UpdateActionResult => waits_for_disk,
+            _ => false,
+        }
+    }
 }
 
 /// What the services stand on.
 pub(crate) struct Services {
     pub(crate) store: Arc<Store>,
+    pub(crate) uploads: Uploads,
     pub(crate) execution: bool,
 }
 
 impl Services {
     /// Answer one call. Blocks on the disk.
-    pub(crate) fn answer(&self, method: Method, body: Bytes) -> Result<Bytes, Status> {
+    pub(crate) fn answer(&self, caller: &Caller, method: Method, body: Bytes) -> Result<Bytes, Status> {
         match method {
             Method::GetCapabilities => {
                 decode::<re::GetCapabilitiesRequest>(body)?;
                 Ok(encode(&self.capabilities()))
             }
-            Method::FindMissingBlobs => self.find_missing(decode(body)?),
-            Method::BatchUpdateBlobs => self.batch_update(decode(body)?),
-            Method::BatchReadBlobs => self.batch_read(decode(body)?),
-            Method::GetActionResult => self.get_action_result(&decode(body)?),
-            Method::UpdateActionResult => self.update_action_result(body),
-            Method::QueryWriteStatus => self.query_write_status(&decode(body)?),
+            Method::FindMissingBlobs => self.find_missing(caller, &body),
+            Method::BatchUpdateBlobs => self.batch_update(caller, decode(body)?),
+            Method::BatchReadBlobs => self.batch_read(caller, decode(body)?),
+            Method::GetActionResult => self.get_action_result(caller, &decode(body)?),
+            Method::UpdateActionResult => self.update_action_result(caller, body),
+            Method::SplitBlob => self.split(caller, &decode(body)?),
+            Method::SpliceBlob => self.splice(caller, &decode(body)?),
+            Method::QueryWriteStatus => self.query_write_status(caller, &decode(body)?),
             Method::HealthCheck => health_of(&decode::<health::HealthCheckRequest>(body)?.service),
             Method::HealthList => {
                 let serving = health::HealthCheckResponse {
@@ -86,7 +106,7 @@ impl Services {
     }
 
     fn capabilities(&self) -> re::ServerCapabilities {
-        let sha256 = re::digest_function::Value::Sha256 as i32;
+        let zstd = vec![re::compressor::Value::Zstd as i32];
         let version = |minor| Some(SemVer { major: 2, minor, ..Default::default() });
         let all = re::PriorityCapabilities {
             priorities: vec![re::priority_capabilities::PriorityRange {
@@ -96,16 +116,24 @@ impl Services {
         };
         re::ServerCapabilities {
             cache_capabilities: Some(re::CacheCapabilities {
-                digest_functions: vec![sha256],
+                digest_functions: Function::ALL.into_iter().map(Function::number).collect(),
                 action_cache_update_capabilities: Some(re::ActionCacheUpdateCapabilities { update_enabled: true }),
                 max_batch_total_size_bytes: BATCH_BYTES_MAX as i64,
                 max_cas_blob_size_bytes: self.store.blob_size_bytes_max().cast_signed(),
                 symlink_absolute_path_strategy: re::symlink_absolute_path_strategy::Value::Disallowed as i32,
+                supported_compressors: zstd.clone(),
+                supported_batch_update_compressors: zstd,
+                split_blob_support: true,
+                splice_blob_support: true,
+                fast_cdc_2020_params: Some(re::FastCdc2020Params {
+                    avg_chunk_size_bytes: chunks::AVERAGE_BYTES as u64,
+                    ..Default::default()
+                }),
                 ..Default::default()
             }),
             execution_capabilities: self.execution.then(|| re::ExecutionCapabilities {
-                digest_function: sha256,
-                digest_functions: vec![sha256],
+                digest_function: Function::Sha256.number(),
+                digest_functions: vec![Function::Sha256.number()],
                 exec_enabled: true,
                 execution_priority_capabilities: Some(all),
                 supported_node_properties: vec!["mtime".to_owned(), "unix_mode".to_owned()],
@@ -117,40 +145,62 @@ impl Services {
         }
     }
 
-    fn find_missing(&self, request: re::FindMissingBlobsRequest) -> Result<Bytes, Status> {
-        let work = || {
-            check_digest_function(request.digest_function)?;
-            let digests: Vec<Digest> =
-                request.blob_digests.iter().map(Digest::from_message).collect::<Result<_, _>>()?;
-            self.store.find_missing(&digests)
-        };
-        let missing = work().map_err(|e| status_of(&e))?;
+    fn find_missing(&self, caller: &Caller, body: &Bytes) -> Result<Bytes, Status> {
+        let request = FindMissing::decode(body)?;
+        caller.check(Right::Read, &request.instance)?;
+        let missing = self.store.find_missing(&request.digests).map_err(|e| status_of(&e))?;
         Ok(encode(&re::FindMissingBlobsResponse {
             missing_blob_digests: missing.iter().map(Digest::to_message).collect(),
         }))
     }
 
-    fn batch_update(&self, request: re::BatchUpdateBlobsRequest) -> Result<Bytes, Status> {
-        check_digest_function(request.digest_function).map_err(|e| status_of(&e))?;
+    fn batch_update(&self, caller: &Caller, request: re::BatchUpdateBlobsRequest) -> Result<Bytes, Status> {
+        caller.check(Right::WriteCas, &request.instance_name)?;
+        let function = Function::of_message(request.digest_function).map_err(|e| status_of(&e))?;
         let total: usize = request.requests.iter().map(|r| r.data.len()).sum();
         check_batch(total)?;
-        let responses = request.requests.into_iter().map(|entry| {
-            let done = self.update_one(&entry);
+        let mut answers: Vec<Result<(), NativeError>> = Vec::with_capacity(request.requests.len());
+        let (mut plain, mut numbers) = (Vec::with_capacity(request.requests.len()), Vec::new());
+        for (number, entry) in request.requests.iter().enumerate() {
+            let digest = Digest::required_by(function, entry.digest.as_ref(), "digest");
+            let done = match (digest, re::compressor::Value::try_from(entry.compressor)) {
+                (Err(error), _) => Err(error),
+                (Ok(digest), Ok(re::compressor::Value::Identity)) => {
+                    plain.push((digest, entry.data.as_ref()));
+                    numbers.push(number);
+                    Ok(())
+                }
+                (Ok(digest), Ok(re::compressor::Value::Zstd)) => self.update_zstd(digest, &entry.data),
+                _ => Err(NativeError::invalid(
+                    "compressor",
+                    format!("the compressor {} is not offered, ZSTD is", entry.compressor),
+                )),
+            };
+            answers.push(done);
+        }
+        for (number, done) in numbers.into_iter().zip(self.store.put_many(&plain)) {
+            answers[number] = done;
+        }
+        let responses = request.requests.into_iter().zip(answers).map(|(entry, done)| {
             re::batch_update_blobs_response::Response { digest: entry.digest, status: Some(inner_status(&done)) }
         });
         Ok(encode(&re::BatchUpdateBlobsResponse { responses: responses.collect() }))
     }
 
-    fn update_one(&self, entry: &re::batch_update_blobs_request::Request) -> Result<(), NativeError> {
-        if entry.compressor != re::compressor::Value::Identity as i32 {
-            return Err(NativeError::invalid("compressor", "no compressor is offered; send the blob as it is"));
+    fn update_zstd(&self, digest: Digest, frames: &[u8]) -> Result<(), NativeError> {
+        if self.store.contains(&digest) {
+            return Ok(());
         }
-        let digest = Digest::required(entry.digest.as_ref(), "digest")?;
-        self.store.put_expected(&digest, &entry.data)
+        let mut writer = self.store.writer(digest)?;
+        let mut unpacker = squeeze::Unpacker::new()?;
+        unpacker.feed(frames, |data| writer.write(data))?;
+        unpacker.finish()?;
+        writer.commit_as(Some(frames))
     }
 
-    fn batch_read(&self, request: re::BatchReadBlobsRequest) -> Result<Bytes, Status> {
-        check_digest_function(request.digest_function).map_err(|e| status_of(&e))?;
+    fn batch_read(&self, caller: &Caller, request: re::BatchReadBlobsRequest) -> Result<Bytes, Status> {
+        caller.check(Right::Read, &request.instance_name)?;
+        let function = Function::of_message(request.digest_function).map_err(|e| status_of(&e))?;
         let total = request.digests.iter().fold(0u64, |sum, d| sum.saturating_add(d.size_bytes.max(0).cast_unsigned()));
         let cost = request.digests.len() * BATCH_ENTRY_COST_BYTES;
         check_batch(usize::try_from(total).unwrap_or(usize::MAX))?;
@@ -160,63 +210,49 @@ impl Services {
                 request.digests.len()
             )));
         }
+        let zstd = request.acceptable_compressors.contains(&(re::compressor::Value::Zstd as i32));
         let responses = request.digests.into_iter().map(|message| {
-            let read = Digest::from_message(&message).and_then(|d| self.store.get_bytes(&d, BATCH_BYTES_MAX as u64));
-            let (data, done) = match read {
-                Ok(data) => (data, Ok(())),
-                Err(error) => (Bytes::new(), Err(error)),
+            let read = Digest::from_message_by(function, &message).and_then(|digest| self.read_one(&digest, zstd));
+            let ((data, compressor), done) = match read {
+                Ok(read) => (read, Ok(())),
+                Err(error) => ((Bytes::new(), re::compressor::Value::Identity), Err(error)),
             };
             re::batch_read_blobs_response::Response {
                 digest: Some(message),
                 data,
                 status: Some(inner_status(&done)),
-                ..Default::default()
+                compressor: compressor as i32,
             }
         });
         Ok(encode(&re::BatchReadBlobsResponse { responses: responses.collect() }))
     }
 
-    fn get_action_result(&self, request: &re::GetActionResultRequest) -> Result<Bytes, Status> {
-        let found = || {
-            check_digest_function(request.digest_function)?;
-            let action = Digest::required(request.action_digest.as_ref(), "action_digest")?;
-            let result = self.store.get_action_result(&request.instance_name, &action)?;
-            result.ok_or_else(|| NativeError::not_found("result for action", action.to_string()))
-        };
-        let result = found().map_err(|e| status_of(&e))?;
-        let inline = Inline {
-            stdout: request.inline_stdout,
-            stderr: request.inline_stderr,
-            files: &request.inline_output_files,
-        };
-        inlined(&self.store, result, &inline)
-    }
-
-    fn update_action_result(&self, body: Bytes) -> Result<Bytes, Status> {
-        let exact = exact_field(body.clone(), 3)?;
-        let request: re::UpdateActionResultRequest = decode(body)?;
-        let work = || {
-            check_digest_function(request.digest_function)?;
-            let action = Digest::required(request.action_digest.as_ref(), "action_digest")?;
-            let Some(mut result) = exact else {
-                return Err(NativeError::invalid("action_result", "action_result is not set"));
-            };
-            if result.is_empty() {
-                // Some clients take a result of no bytes for a miss (REAPI ActionResult): it is given a worker.
-                let worker = re::ExecutedActionMetadata { worker: "client".to_owned(), ..Default::default() };
-                result = encode(&re::ActionResult { execution_metadata: Some(worker), ..Default::default() });
+    fn read_one(&self, digest: &Digest, zstd: bool) -> Result<(Bytes, re::compressor::Value), NativeError> {
+        if zstd && let Some(frames) = self.store.packed_zstd(digest) {
+            return Ok((frames, re::compressor::Value::Zstd));
+        }
+        let data = self.store.get_bytes(digest, BATCH_BYTES_MAX as u64)?;
+        if zstd && data.len() >= PACKED_BYTES_MIN {
+            let packed = squeeze::pack(&data)?;
+            if packed.len() < data.len() {
+                return Ok((packed, re::compressor::Value::Zstd));
             }
-            self.store.put_action_result(&request.instance_name, &action, &result, Origin::Client)?;
-            Ok(result)
-        };
-        work().map_err(|e| status_of(&e))
+        }
+        Ok((data, re::compressor::Value::Identity))
     }
 
-    fn query_write_status(&self, request: &bs::QueryWriteStatusRequest) -> Result<Bytes, Status> {
+    fn query_write_status(&self, caller: &Caller, request: &bs::QueryWriteStatusRequest) -> Result<Bytes, Status> {
         let name = WriteName::parse(&request.resource_name).map_err(|e| status_of(&e))?;
-        // An upload that broke off kept nothing: it begins anew, at 0.
+        caller.check(Right::WriteCas, &name.instance)?;
         let complete = self.store.contains(&name.digest);
-        let committed_size = if complete { name.digest.size_bytes().cast_signed() } else { 0 };
+        let committed_size = if complete {
+            name.digest.size_bytes().cast_signed()
+        } else if name.compressor == Compressor::Identity {
+            self.uploads.offset_of(&name).cast_signed()
+        } else {
+            // A compressed upload that broke off begins anew: its frames cannot be cut at any byte.
+            0
+        };
         Ok(encode(&bs::QueryWriteStatusResponse { committed_size, complete }))
     }
 }
@@ -236,101 +272,4 @@ pub(crate) fn health_of(service: &str) -> Result<Bytes, Status> {
     }
     let status = health::health_check_response::ServingStatus::Serving as i32;
     Ok(encode(&health::HealthCheckResponse { status }))
-}
-
-/// What a caller wants inside the result rather than beside it.
-pub(crate) struct Inline<'a> {
-    pub(crate) stdout: bool,
-    pub(crate) stderr: bool,
-    pub(crate) files: &'a [String],
-}
-
-/// The result with what was asked put inside, as long as it fits a reply (REAPI: MUST omit else).
-pub(crate) fn inlined(store: &Store, result: Bytes, inline: &Inline<'_>) -> Result<Bytes, Status> {
-    let nothing = !inline.stdout && !inline.stderr && inline.files.is_empty();
-    if nothing && result.len() <= REPLY_BYTES_MAX {
-        return Ok(result);
-    }
-    let mut decoded: re::ActionResult = decode(result)?;
-    if decoded.encoded_len() > INLINE_BYTES_MAX {
-        shrink(&mut decoded);
-    }
-    let mut room = INLINE_BYTES_MAX.saturating_sub(decoded.encoded_len());
-    let mut take = |digest: Option<&re::Digest>| -> Option<Bytes> {
-        let digest = Digest::from_message(digest?).ok()?;
-        // A blob that cannot be read now is not inlined; its digest stays.
-        let data = store.get_bytes(&digest, room as u64).ok()?;
-        room -= data.len();
-        Some(data)
-    };
-    if inline.stdout && decoded.stdout_raw.is_empty() {
-        decoded.stdout_raw = take(decoded.stdout_digest.as_ref()).unwrap_or_default();
-    }
-    if inline.stderr && decoded.stderr_raw.is_empty() {
-        decoded.stderr_raw = take(decoded.stderr_digest.as_ref()).unwrap_or_default();
-    }
-    for file in &mut decoded.output_files {
-        if file.contents.is_empty() && inline.files.contains(&file.path) {
-            file.contents = take(file.digest.as_ref()).unwrap_or_default();
-        }
-    }
-    Ok(encode(&decoded))
-}
-
-/// Take out what an uploader put inside although it has a digest, so that the reply stays legal.
-fn shrink(result: &mut re::ActionResult) {
-    if result.stdout_digest.is_some() {
-        result.stdout_raw = Bytes::new();
-    }
-    if result.stderr_digest.is_some() {
-        result.stderr_raw = Bytes::new();
-    }
-    for file in &mut result.output_files {
-        file.contents = Bytes::new();
-    }
-}
-
-/// The exact bytes of a length-delimited field, so that what a client hashed or signed is stored as it came.
-fn exact_field(mut body: Bytes, tag: u32) -> Result<Option<Bytes>, Status> {
-    let malformed = |_| Status::invalid_argument("the request cannot be decoded");
-    let mut found = None;
-    while body.has_remaining() {
-        let (here, wire) = decode_key(&mut body).map_err(malformed)?;
-        if here != tag || wire != WireType::LengthDelimited {
-            skip_field(wire, here, &mut body, DecodeContext::default()).map_err(malformed)?;
-            continue;
-        }
-        let length = usize::try_from(decode_varint(&mut body).map_err(malformed)?).unwrap_or(usize::MAX);
-        if length > body.remaining() {
-            return Err(Status::invalid_argument("the request is truncated"));
-        }
-        if found.replace(body.split_to(length)).is_some() {
-            return Err(Status::invalid_argument("a field of the request is given twice"));
-        }
-    }
-    Ok(found)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn the_exact_field_is_what_was_sent(stdout: Vec<u8>, instance in "[a-z]{0,5}") {
-            let result = re::ActionResult { stdout_raw: stdout.into(), exit_code: 3, ..Default::default() };
-            let request = re::UpdateActionResultRequest {
-                instance_name: instance,
-                action_result: Some(result.clone()),
-                ..Default::default()
-            };
-            prop_assert_eq!(exact_field(encode(&request), 3).unwrap().unwrap(), encode(&result));
-        }
-
-        #[test]
-        fn no_bytes_panic(bytes: Vec<u8>) {
-            let _ = exact_field(bytes.into(), 3);
-        }
-    }
 }

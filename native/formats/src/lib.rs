@@ -10,10 +10,10 @@ mod validate;
 #[allow(missing_docs, clippy::all, rustdoc::all)]
 pub mod wire;
 
-pub use digest::{Digest, Hasher};
+pub use digest::{Digest, Function, Hasher};
 pub use error::{FieldValue, NativeError};
-pub use resource::{ReadName, WriteName};
+pub use resource::{Compressor, ReadName, WriteName};
 pub use validate::{
-    DEPTH_MAX, DIRECTORIES_MAX, MESSAGE_BYTES_MAX, check_digest_function, decode_action, decode_command,
-    decode_directory, symlink_target_stays,
+    DEPTH_MAX, DIRECTORIES_MAX, MESSAGE_BYTES_MAX, decode_action, decode_command, decode_directory,
+    symlink_target_stays,
 };

@@ -1,25 +1,38 @@
 //! ByteStream resource names, read from the right, because an instance name may hold slashes (REAPI section
-//! ContentAddressableStorage). Names that ask for a compressor or another digest function are refused with their word.
+//! ContentAddressableStorage). A name that asks for a compressor or digest function that is not offered is refused with
+//! that word.
 
-use crate::{Digest, NativeError};
+use crate::{Digest, Function, NativeError};
 
 const NAME_BYTES_MAX: usize = 4096;
-const FUNCTIONS: [&str; 10] =
-    ["sha256", "sha1", "md5", "vso", "sha384", "sha512", "murmur3", "sha256tree", "blake3", "gitsha1"];
+/// Digest functions of REAPI that are not offered.
+const UNOFFERED: [&str; 4] = ["vso", "murmur3", "sha256tree", "gitsha1"];
 /// Segments that an instance name may not hold.
 const RESERVED: [&str; 7] =
     ["blobs", "uploads", "actions", "actionResults", "operations", "capabilities", "compressed-blobs"];
 
-/// `{instance}/blobs/{hash}/{size}`.
+/// How bytes travel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compressor {
+    /// As they are.
+    #[default]
+    Identity,
+    /// One or more zstd frames (RFC 8878).
+    Zstd,
+}
+
+/// `{instance}/blobs/{function/}{hash}/{size}` or `{instance}/compressed-blobs/zstd/{function/}{hash}/{size}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadName {
     /// Instance name, may be empty.
     pub instance: String,
     /// The blob.
     pub digest: Digest,
+    /// How it travels.
+    pub compressor: Compressor,
 }
 
-/// `{instance}/uploads/{uuid}/blobs/{hash}/{size}{/metadata}`.
+/// `{instance}/uploads/{uuid}/blobs/{function/}{hash}/{size}{/metadata}`, or with `compressed-blobs/zstd`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WriteName {
     /// Instance name, may be empty.
@@ -28,6 +41,8 @@ pub struct WriteName {
     pub upload: String,
     /// The blob.
     pub digest: Digest,
+    /// How it travels.
+    pub compressor: Compressor,
 }
 
 impl ReadName {
@@ -41,12 +56,12 @@ impl ReadName {
             .iter()
             .rposition(|part| *part == "blobs" || *part == "compressed-blobs")
             .ok_or_else(|| refuse(name, "it has no blobs segment"))?;
-        refuse_compressed(parts[marker], name)?;
-        let (digest, rest) = blob(&parts[marker + 1..], name)?;
+        let (compressor, rest) = compressor(&parts[marker..], name)?;
+        let (digest, rest) = blob(rest, name)?;
         if !rest.is_empty() {
             return Err(refuse(name, "something follows the size"));
         }
-        Ok(Self { instance: instance(&parts[..marker], name)?, digest })
+        Ok(Self { instance: instance(&parts[..marker], name)?, digest, compressor })
     }
 }
 
@@ -62,18 +77,15 @@ impl WriteName {
             .iter()
             .position(|part| *part == "uploads")
             .ok_or_else(|| refuse(name, "it has no uploads segment"))?;
-        let [upload, kind, rest @ ..] = &parts[marker + 1..] else {
+        let [upload, rest @ ..] = &parts[marker + 1..] else {
             return Err(refuse(name, "it ends too early"));
         };
         if upload.is_empty() {
             return Err(refuse(name, "the upload's id is empty"));
         }
-        refuse_compressed(kind, name)?;
-        if *kind != "blobs" {
-            return Err(refuse(name, "blobs must follow the upload's id"));
-        }
+        let (compressor, rest) = compressor(rest, name)?;
         let (digest, _metadata) = blob(rest, name)?;
-        Ok(Self { instance: instance(&parts[..marker], name)?, upload: (*upload).to_owned(), digest })
+        Ok(Self { instance: instance(&parts[..marker], name)?, upload: (*upload).to_owned(), digest, compressor })
     }
 }
 
@@ -93,25 +105,32 @@ fn instance(parts: &[&str], name: &str) -> Result<String, NativeError> {
 }
 
 fn blob<'a>(parts: &'a [&'a str], name: &str) -> Result<(Digest, &'a [&'a str]), NativeError> {
-    let parts = match parts.first() {
-        Some(&"sha256") => &parts[1..],
-        Some(function) if FUNCTIONS.contains(function) => {
-            return Err(refuse(name, &format!("the digest function {function} is not offered, sha256 is")));
-        }
-        _ => parts,
-    };
+    let function = parts.first().and_then(|part| Function::of_name(part));
+    if let Some(other) = parts.first().filter(|part| UNOFFERED.contains(part)) {
+        return Err(refuse(name, &format!("the digest function {other} is not offered, sha256 is")));
+    }
+    let parts = &parts[usize::from(function.is_some())..];
     let [hash, size, rest @ ..] = parts else {
         return Err(refuse(name, "it lacks a hash and a size"));
     };
-    let digest = format!("{hash}/{size}").parse().map_err(|_| refuse(name, "its hash or size is malformed"))?;
+    let malformed = || refuse(name, "its hash or size is malformed");
+    let canonical = size.bytes().all(|b| b.is_ascii_digit()) && (*size == "0" || !size.starts_with('0'));
+    let size = size.parse().ok().filter(|_| canonical).ok_or_else(malformed)?;
+    let digest = Digest::from_parts(function, hash, size).map_err(|_| malformed())?;
     Ok((digest, rest))
 }
 
-fn refuse_compressed(kind: &str, name: &str) -> Result<(), NativeError> {
-    if kind == "compressed-blobs" {
-        return Err(refuse(name, "no compressor is offered; use blobs"));
+/// What `blobs` or `compressed-blobs/zstd` says, and what follows it.
+fn compressor<'a>(parts: &'a [&'a str], name: &str) -> Result<(Compressor, &'a [&'a str]), NativeError> {
+    match parts {
+        ["blobs", rest @ ..] => Ok((Compressor::Identity, rest)),
+        ["compressed-blobs", "identity", rest @ ..] => Ok((Compressor::Identity, rest)),
+        ["compressed-blobs", "zstd", rest @ ..] => Ok((Compressor::Zstd, rest)),
+        ["compressed-blobs", other, ..] => {
+            Err(refuse(name, &format!("the compressor {other:?} is not offered, zstd is")))
+        }
+        _ => Err(refuse(name, "blobs or compressed-blobs must come here")),
     }
-    Ok(())
 }
 
 fn refuse(name: &str, why: &str) -> NativeError {
@@ -137,8 +156,9 @@ mod tests {
     fn what_is_not_offered_is_refused_by_name() {
         let digest = Digest::of(b"x");
         for (name, word) in [
-            (format!("compressed-blobs/zstd/{digest}"), "compressor"),
-            (format!("blobs/blake3/{digest}"), "blake3"),
+            (format!("compressed-blobs/deflate/{digest}"), "compressor"),
+            (format!("blobs/murmur3/{digest}"), "murmur3"),
+            (format!("blobs/sha1/{digest}"), "malformed"),
             (format!("blobs/{digest}/more"), "follows"),
             (format!("operations/blobs/{digest}"), "instance"),
             (format!("a//blobs/{digest}"), "instance"),
@@ -147,9 +167,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn compressors_and_functions_are_read() {
+        let digest = Digest::by(Function::Blake3, b"x");
+        let read = ReadName::parse(&format!("a/compressed-blobs/zstd/{digest}")).unwrap();
+        assert_eq!(read, ReadName { instance: "a".to_owned(), digest, compressor: Compressor::Zstd });
+        let write = WriteName::parse(&format!("uploads/u/compressed-blobs/zstd/{digest}/rest")).unwrap();
+        assert_eq!((write.digest, write.compressor), (digest, Compressor::Zstd));
+        let sha512 = Digest::by(Function::Sha512, b"x");
+        assert_eq!(ReadName::parse(&format!("blobs/{sha512}")).unwrap().digest, sha512);
+    }
+
     proptest! {
         #[test]
-        fn no_name_panics(name in "(/|blobs|uploads|sha256|u|[0-9a-f]{64}|[0-9]{1,20}|.){0,12}") {
+        fn no_name_panics(name in "(/|blobs|compressed-blobs|zstd|uploads|sha256|blake3|u|[0-9a-f]{64}|[0-9]{1,20}|.){0,12}") {
             let _ = ReadName::parse(&name);
             let _ = WriteName::parse(&name);
         }
@@ -160,7 +191,7 @@ mod tests {
             let digest = Digest::of(&data);
             let prefix = if instance.is_empty() { String::new() } else { format!("{instance}/") };
             let read = ReadName::parse(&format!("{prefix}blobs/{digest}")).unwrap();
-            prop_assert_eq!(read, ReadName { instance, digest });
+            prop_assert_eq!(read, ReadName { instance, digest, compressor: Compressor::Identity });
         }
     }
 }

@@ -17,21 +17,6 @@ pub const MESSAGE_BYTES_MAX: u64 = 64 << 20;
 
 const PATH_BYTES_MAX: usize = 4096;
 
-/// Accept unset and SHA-256, refuse the others by name.
-///
-/// # Errors
-/// `invalid_request` naming the function.
-pub fn check_digest_function(function: i32) -> Result<(), NativeError> {
-    match re::digest_function::Value::try_from(function) {
-        Ok(re::digest_function::Value::Unknown | re::digest_function::Value::Sha256) => Ok(()),
-        Ok(other) => Err(NativeError::invalid(
-            "digest_function",
-            format!("the digest function {} is not offered, SHA256 is", other.as_str_name()),
-        )),
-        Err(_) => Err(NativeError::invalid("digest_function", format!("there is no digest function {function}"))),
-    }
-}
-
 /// Decode an Action whose bytes are canonical: no unknown field, no other order, no default written out.
 ///
 /// # Errors

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use buildnet_formats::{Digest, NativeError};
-use buildnet_store::{Durability, Options, Origin, Store};
+use buildnet_store::{Background, Durability, Options, Origin, Store};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
@@ -16,7 +16,13 @@ const READ_BYTES_MAX: u64 = 64 << 20;
 #[pyclass(name = "Store", module = "buildnet._native", frozen)]
 pub struct PyStore {
     root: String,
-    store: Mutex<Option<Arc<Store>>>,
+    store: Mutex<Option<Held>>,
+}
+
+/// The store and the thread that looks after it, which ends first.
+struct Held {
+    _background: Background,
+    store: Arc<Store>,
 }
 
 impl PyStore {
@@ -25,7 +31,8 @@ impl PyStore {
         self.store
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+            .as_ref()
+            .map(|held| Arc::clone(&held.store))
             .ok_or_else(|| NativeError::internal("the store is closed"))
     }
 }
@@ -43,13 +50,20 @@ pub fn texts(digests: &[Digest]) -> Vec<String> {
 #[pymethods]
 impl PyStore {
     #[new]
-    #[pyo3(signature = (root, durability = "process", *, blob_size_bytes_max = None, free_bytes_min = None))]
+    #[pyo3(signature = (
+        root, durability = "process", *,
+        blob_size_bytes_max = None, free_bytes_min = None, size_bytes_max = None, keep_s = None, segment_bytes = None
+    ))]
+    #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
         root: String,
         durability: &str,
         blob_size_bytes_max: Option<u64>,
         free_bytes_min: Option<u64>,
+        size_bytes_max: Option<u64>,
+        keep_s: Option<u64>,
+        segment_bytes: Option<u64>,
     ) -> PyResult<Self> {
         let durability = match durability {
             "process" => Durability::Process,
@@ -63,10 +77,17 @@ impl PyStore {
             durability,
             blob_size_bytes_max: blob_size_bytes_max.unwrap_or(defaults.blob_size_bytes_max),
             free_bytes_min: free_bytes_min.unwrap_or(defaults.free_bytes_min),
+            size_bytes_max: size_bytes_max.unwrap_or(defaults.size_bytes_max),
+            keep_s: keep_s.unwrap_or(defaults.keep_s),
+            segment_bytes: segment_bytes.unwrap_or(defaults.segment_bytes),
+            ..defaults
         };
         let path = PathBuf::from(&root);
-        let store = py.detach(|| Store::open(&path, options)).map_err(raise)?;
-        Ok(Self { root, store: Mutex::new(Some(Arc::new(store))) })
+        let held = py.detach(|| {
+            let store = Arc::new(Store::open(&path, options)?);
+            Ok(Held { _background: Background::start(&store)?, store })
+        });
+        Ok(Self { root, store: Mutex::new(Some(held.map_err(raise)?)) })
     }
 
     #[getter]
@@ -113,7 +134,7 @@ impl PyStore {
 
     fn missing_of_result(&self, py: Python<'_>, result: &[u8]) -> PyResult<Vec<String>> {
         let store = self.open().map_err(raise)?;
-        py.detach(|| store.missing_of_result(result)).map(|m| texts(&m)).map_err(raise)
+        py.detach(|| store.missing_of_result(None, result)).map(|m| texts(&m)).map_err(raise)
     }
 
     fn get_action_result<'py>(
@@ -151,8 +172,83 @@ impl PyStore {
         Ok(facts)
     }
 
-    fn close(&self) {
-        self.store.lock().unwrap_or_else(PoisonError::into_inner).take();
+    #[allow(clippy::needless_pass_by_value)]
+    fn hold(&self, py: Python<'_>, name: &str, digests: Vec<String>) -> PyResult<()> {
+        let store = self.open().map_err(raise)?;
+        py.detach(|| Ok(store.hold(name, &self::digests(&digests)?))).map_err(raise)
+    }
+
+    fn hold_action(&self, py: Python<'_>, name: &str, action: &str) -> PyResult<()> {
+        let store = self.open().map_err(raise)?;
+        let action: Digest = action.parse().map_err(raise)?;
+        py.detach(|| store.hold_action(name, &action)).map_err(raise)
+    }
+
+    fn release(&self, py: Python<'_>, name: &str) -> PyResult<()> {
+        let store = self.open().map_err(raise)?;
+        py.detach(|| store.release(name));
+        Ok(())
+    }
+
+    fn entry_index(&self, py: Python<'_>, instance: &str, action: &str) -> PyResult<Option<u64>> {
+        let store = self.open().map_err(raise)?;
+        let action: Digest = action.parse().map_err(raise)?;
+        py.detach(|| store.published_index(instance, &action)).map_err(raise)
+    }
+
+    fn evict<'py>(&self, py: Python<'py>, size_bytes: u64) -> PyResult<Bound<'py, PyDict>> {
+        let store = self.open().map_err(raise)?;
+        let (done, compacted) =
+            py.detach(|| Ok((store.evict_to(size_bytes, size_bytes)?, store.compact()?))).map_err(raise)?;
+        let facts = PyDict::new(py);
+        facts.set_item("records", done.records)?;
+        facts.set_item("bytes", done.bytes)?;
+        facts.set_item("moved", done.moved)?;
+        facts.set_item("compacted_bytes", compacted)?;
+        Ok(facts)
+    }
+
+    fn scrub<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let store = self.open().map_err(raise)?;
+        let seen = py.detach(|| store.scrub(|_| Python::attach(|py| py.check_signals().is_ok()))).map_err(raise)?;
+        let facts = PyDict::new(py);
+        facts.set_item("records", seen.records)?;
+        facts.set_item("bytes", seen.bytes)?;
+        facts.set_item("damaged", seen.damaged)?;
+        facts.set_item("orphans", seen.orphans)?;
+        Ok(facts)
+    }
+
+    #[pyo3(signature = (count_max = 1000))]
+    fn list(&self, py: Python<'_>, count_max: usize) -> PyResult<Vec<(String, String, u64, u64)>> {
+        let store = self.open().map_err(raise)?;
+        let mut rows = Vec::new();
+        py.detach(|| {
+            store.list(|row| {
+                rows.push((row.kind.to_owned(), row.name, row.size_bytes, row.stored_bytes));
+                rows.len() < count_max
+            });
+        });
+        Ok(rows)
+    }
+
+    fn facts<'py>(&self, py: Python<'py>, digest: &str) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let store = self.open().map_err(raise)?;
+        let digest: Digest = digest.parse().map_err(raise)?;
+        let Some(known) = py.detach(|| store.facts(&digest)) else { return Ok(None) };
+        let facts = PyDict::new(py);
+        facts.set_item("stored_bytes", known.stored_bytes)?;
+        facts.set_item("stored_as", known.stored_as)?;
+        facts.set_item("segment", known.segment)?;
+        facts.set_item("segments_before", known.segments_before)?;
+        facts.set_item("usage", known.usage)?;
+        facts.set_item("held_by", known.held_by)?;
+        Ok(Some(facts))
+    }
+
+    fn close(&self, py: Python<'_>) {
+        let held = self.store.lock().unwrap_or_else(PoisonError::into_inner).take();
+        py.detach(|| drop(held));
     }
 }
 

@@ -5,8 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
-use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -260,17 +259,24 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// The kernel copies (copy_file_range, which shares extents where the filesystem can).
+/// Copied through the store, which checks every byte: what an action reads is what its digest says.
 fn copy_blob(store: &Store, digest: &Digest, cursor: &Cursor, node: &re::FileNode) -> std::result::Result<(), Failure> {
     let name = OsStr::new(&node.name);
     let properties = node.node_properties.as_ref();
     let mode = mode_of(properties).unwrap_or(if node.is_executable { 0o755 } else { 0o644 });
     let mut copy = cursor.create_file(name, mode)?;
     if !digest.is_empty() {
-        let mut source = File::open(store.path_of(digest)).map_err(|_| Failure::Absent)?;
-        if io::copy(&mut source, &mut copy)? != digest.size_bytes() {
-            return Err(Failure::Absent);
+        let mut failed = None;
+        let copied = store.copy_to(digest, &mut |chunk| {
+            copy.write_all(chunk).map_err(|error| {
+                failed = Some(error);
+                NativeError::internal("the copy stopped")
+            })
+        });
+        if let Some(error) = failed {
+            return Err(error.into());
         }
+        copied.map_err(|_| Failure::Absent)?;
     }
     set_mtime(cursor, Some(name), properties)?;
     Ok(())

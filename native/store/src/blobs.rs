@@ -1,7 +1,8 @@
-//! One file for each blob, written beside and renamed into place once its bytes are what its digest says.
+//! Blobs: written once their bytes are what their digest says, read with every byte under a checksum. A blob is visible
+//! whole or not at all.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,40 +11,101 @@ use std::sync::atomic::Ordering;
 use buildnet_formats::{Digest, FieldValue, Hasher, NativeError};
 use bytes::Bytes;
 
-use crate::{Durability, Store, free_bytes, unusable};
+use crate::index::Place;
+use crate::log::Record;
+use crate::record::{Key, Kind, LARGE, ZSTD, crc, u32_at, u64_at};
+use crate::segment::read_at;
+use crate::{Durability, Store, free_bytes, now_s, unusable};
 
-const COPY_BYTES: usize = 256 << 10;
+/// Large files are checked in blocks of this size, each by a sum of its own.
+const BLOCK_BYTES: usize = 128 << 10;
+const COPY_BYTES: usize = 512 << 10;
+/// Room kept before what is read, for the frame that will carry it.
+const HEADROOM_BYTES: usize = 64;
+/// How much is written before the disk is asked again how full it is.
+const ROOM_STEP_BYTES: u64 = 16 << 20;
+
+/// Bytes of a blob with room before them, so that a message can be made around them without a copy.
+pub struct Chunk {
+    bytes: Vec<u8>,
+    at: usize,
+}
+
+impl Chunk {
+    /// How many bytes of the blob these are.
+    pub fn len(&self) -> usize {
+        self.bytes.len() - self.at
+    }
+
+    /// Whether these are no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes.
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes[self.at..]
+    }
+
+    /// `prefix` and the bytes as one.
+    pub fn framed(mut self, prefix: &[u8]) -> Bytes {
+        match self.at.checked_sub(prefix.len()) {
+            Some(start) => {
+                self.bytes[start..self.at].copy_from_slice(prefix);
+                Bytes::from(self.bytes).slice(start..)
+            }
+            None => Bytes::from([prefix, self.as_slice()].concat()),
+        }
+    }
+
+    /// The bytes alone.
+    pub fn into_bytes(self) -> Bytes {
+        Bytes::from(self.bytes).slice(self.at..)
+    }
+
+    fn cut(mut self, skip: usize, length: usize) -> Self {
+        self.at += skip;
+        self.bytes.truncate(self.at + length);
+        self
+    }
+}
 
 impl Store {
-    /// Where a blob's file is; it exists only if the store contains the blob.
-    pub fn path_of(&self, digest: &Digest) -> PathBuf {
-        let hex = digest.hex();
-        self.root.join("blobs").join(&hex[..2]).join(&hex)
-    }
-
-    /// Whether the blob is here. The empty blob always is (REAPI ContentAddressableStorage).
+    /// Whether the blob is here; being asked for, it is kept a while (REAPI FindMissingBlobs). The empty blob always is.
     pub fn contains(&self, digest: &Digest) -> bool {
-        digest.is_empty()
-            || fs::metadata(self.path_of(digest)).is_ok_and(|m| m.is_file() && m.size() == digest.size_bytes())
+        digest.is_empty() || self.index.read().touch(&Key::of_blob(digest), now_s()).is_some()
     }
 
-    /// The digest of the blob with this hash, for protocols that name no size.
-    pub fn find_by_hash(&self, hash: &[u8; 32]) -> Option<Digest> {
-        let empty = Digest::empty();
-        if hash == empty.hash() {
+    /// The digest of the blob with the hash of `digest`, for protocols that name no size.
+    pub fn find_by_hash(&self, digest: &Digest) -> Option<Digest> {
+        let empty = Digest::empty_by(digest.function());
+        if digest.hash() == empty.hash() {
             return Some(empty);
         }
-        let metadata = fs::metadata(self.path_of(&Digest::new(*hash, 0))).ok()?;
-        Some(Digest::new(*hash, metadata.size()))
+        let key = self.index.read().find_by_hash(&Key::of_blob(digest))?;
+        Some(Digest::new(digest.function(), digest.hash(), key.size_bytes()))
     }
 
-    /// Those of `digests` that are not here, once each, in the order asked.
+    /// Those of `digests` that are not here, once each, in the order asked; the others are kept a while.
     ///
     /// # Errors
     /// None today; a tier that must be asked can fail.
     pub fn find_missing(&self, digests: &[Digest]) -> Result<Vec<Digest>, NativeError> {
-        let mut seen = std::collections::HashSet::with_capacity(digests.len());
-        Ok(digests.iter().filter(|d| seen.insert(**d) && !self.contains(d)).copied().collect())
+        let mut missing = Vec::new();
+        let now = now_s();
+        {
+            let index = self.index.read();
+            for digest in digests {
+                if index.touch(&Key::of_blob(digest), now).is_none() && !digest.is_empty() {
+                    missing.push(*digest);
+                }
+            }
+        }
+        if missing.len() > 1 {
+            let mut seen = std::collections::HashSet::with_capacity(missing.len());
+            missing.retain(|digest| seen.insert(*digest));
+        }
+        Ok(missing)
     }
 
     /// Begin to write the blob `expected`.
@@ -51,24 +113,37 @@ impl Store {
     /// # Errors
     /// `too_large` over the limit on one blob, `storage_full` when it would not fit.
     pub fn writer(self: &Arc<Self>, expected: Digest) -> Result<BlobWriter, NativeError> {
-        let size_bytes = expected.size_bytes();
+        self.check_size(expected.size_bytes())?;
+        let body = if expected.size_bytes() <= self.options.packed_bytes_max {
+            Body::Packed(Vec::with_capacity(usize::try_from(expected.size_bytes()).unwrap_or(0)))
+        } else {
+            self.reserve(expected.size_bytes())?;
+            Body::Large(LargeFile::create(self)?)
+        };
+        let hasher = Hasher::new(expected.function());
+        Ok(BlobWriter { store: Arc::clone(self), expected, hasher, body })
+    }
+
+    fn check_size(&self, size_bytes: u64) -> Result<(), NativeError> {
         if size_bytes > self.options.blob_size_bytes_max {
             return Err(NativeError::too_large(
                 format!("a blob of {size_bytes} bytes is over this server's limit"),
                 self.options.blob_size_bytes_max,
             ));
         }
-        self.check_space(size_bytes)?;
-        let number = self.counters.next_temporary.fetch_add(1, Ordering::Relaxed);
-        let path = self.root.join("tmp").join(number.to_string());
-        let file =
-            File::options().write(true).create_new(true).mode(0o444).open(&path).map_err(|e| unusable(&path, &e))?;
-        Ok(BlobWriter { store: Arc::clone(self), expected, file, path, hasher: Hasher::new(), committed: false })
+        Ok(())
     }
 
-    fn check_space(&self, size_bytes: u64) -> Result<(), NativeError> {
+    /// Make sure that so many more bytes fit, evicting if need be.
+    pub(crate) fn reserve(&self, size_bytes: u64) -> Result<(), NativeError> {
+        self.make_room(size_bytes)?;
+        let wanted = i64::try_from(size_bytes).unwrap_or(i64::MAX);
+        if self.counters.room.fetch_sub(wanted, Ordering::Relaxed) >= wanted {
+            return Ok(());
+        }
         let free = free_bytes(&self.root).map_err(|e| unusable(&self.root, &e))?;
         if free < size_bytes.saturating_add(self.options.free_bytes_min) {
+            self.counters.room.store(0, Ordering::Relaxed);
             return Err(NativeError::new(
                 "storage_full",
                 format!(
@@ -79,10 +154,12 @@ impl Store {
                 ),
             ));
         }
+        let room = (free - self.options.free_bytes_min - size_bytes).min(ROOM_STEP_BYTES);
+        self.counters.room.store(room.cast_signed(), Ordering::Relaxed);
         Ok(())
     }
 
-    /// Store bytes in memory.
+    /// Store bytes in memory under SHA-256.
     ///
     /// # Errors
     /// As [`Store::writer`].
@@ -97,10 +174,10 @@ impl Store {
     /// # Errors
     /// `digest_mismatch` when they are not; else as [`Store::writer`].
     pub fn put_expected(self: &Arc<Self>, expected: &Digest, data: &[u8]) -> Result<(), NativeError> {
-        let actual = Digest::of(data);
-        if actual != *expected {
-            return Err(NativeError::mismatch(*expected, actual, "caller"));
+        if data.len() as u64 == expected.size_bytes() && self.contains(expected) {
+            return Ok(());
         }
+        check(expected, data)?;
         self.put_verified(expected, data)
     }
 
@@ -108,9 +185,115 @@ impl Store {
         if self.contains(digest) {
             return Ok(());
         }
+        if data.len() as u64 <= self.options.packed_bytes_max {
+            return self.append_blobs(&[(*digest, data, 0)]);
+        }
         let mut writer = self.writer(*digest)?;
-        writer.file.write_all(data).map_err(|e| unusable(&writer.path, &e))?;
+        writer.body.write(data)?;
         writer.keep()
+    }
+
+    /// Store many blobs with one write. The answers are in the order of `blobs`.
+    ///
+    /// # Errors
+    /// For each blob, as [`Store::put_expected`].
+    pub fn put_many(self: &Arc<Self>, blobs: &[(Digest, &[u8])]) -> Vec<Result<(), NativeError>> {
+        let packed = |size: usize| size as u64 <= self.options.packed_bytes_max;
+        let mut answers: Vec<Result<(), NativeError>> = Vec::with_capacity(blobs.len());
+        let (mut fresh, mut numbers) = (Vec::with_capacity(blobs.len()), Vec::with_capacity(blobs.len()));
+        for (number, (digest, data)) in blobs.iter().enumerate() {
+            let known = data.len() as u64 == digest.size_bytes() && self.contains(digest);
+            if known {
+                answers.push(Ok(()));
+            } else if packed(data.len()) {
+                let checked = check(digest, data);
+                if checked.is_ok() {
+                    fresh.push((*digest, *data, 0));
+                    numbers.push(number);
+                }
+                answers.push(checked);
+            } else {
+                answers.push(self.put_expected(digest, data));
+            }
+        }
+        if let Err(error) = self.append_blobs(&fresh) {
+            for number in numbers {
+                answers[number] = Err(error.clone());
+            }
+        }
+        answers
+    }
+
+    /// Store a small blob as the zstd frames that a client sent; the caller has checked what they unpack to.
+    pub(crate) fn put_packed_zstd(self: &Arc<Self>, digest: &Digest, frames: &[u8]) -> Result<(), NativeError> {
+        self.append_blobs(&[(*digest, frames, ZSTD)])
+    }
+
+    fn append_blobs(&self, blobs: &[(Digest, &[u8], u8)]) -> Result<(), NativeError> {
+        if blobs.is_empty() {
+            return Ok(());
+        }
+        self.reserve(blobs.iter().map(|(_, data, _)| data.len() as u64).sum())?;
+        let records: Vec<Record<'_>> = blobs
+            .iter()
+            .map(|(digest, payload, flags)| Record {
+                key: Key::of_blob(digest),
+                kind: Kind::Blob,
+                function: digest.function() as u8,
+                flags: *flags,
+                name: digest.hash(),
+                payload,
+            })
+            .collect();
+        self.append(&records)?;
+        self.counters.blobs_written.fetch_add(blobs.len() as u64, Ordering::Relaxed);
+        let bytes: u64 = blobs.iter().map(|(digest, ..)| digest.size_bytes()).sum();
+        self.counters.bytes_written.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Append records and let the index follow before anyone else appends.
+    pub(crate) fn append(&self, records: &[Record<'_>]) -> Result<(), NativeError> {
+        let now = now_s();
+        let mut replaced = Vec::new();
+        self.log.append(records, |number, place, segment| {
+            let record = &records[number];
+            let mut index = self.index.write();
+            let before = if record.kind == Kind::Removed {
+                index.remove(&record.key)
+            } else {
+                segment.live.fetch_add(u64::from(place.length()), Ordering::Relaxed);
+                if place.is_large() {
+                    self.counters.large_bytes.fetch_add(record.key.size_bytes(), Ordering::Relaxed);
+                }
+                index.insert(record.key, place, now)
+            };
+            if let Some(before) = before {
+                replaced.push((record.key, before));
+            }
+        })?;
+        for (key, place) in replaced {
+            self.dispose(&key, place);
+        }
+        Ok(())
+    }
+
+    /// What no record points to any more takes no room.
+    pub(crate) fn dispose(&self, key: &Key, place: Place) {
+        let Some(segment) = self.log.segment(place.segment) else { return };
+        segment.live.fetch_sub(u64::from(place.length()), Ordering::Relaxed);
+        if place.is_large()
+            && let Some((header, bytes)) = segment.read(key, place)
+        {
+            self.counters.large_bytes.fetch_sub(key.size_bytes(), Ordering::Relaxed);
+            let number = u64_at(&bytes[header.payload_at()..], 0);
+            // A file that is gone already takes no room either.
+            let _ = fs::remove_file(self.large_path(number));
+        }
+    }
+
+    pub(crate) fn large_path(&self, number: u64) -> PathBuf {
+        self.root.join("large").join(format!("{:02x}", number & 0xff)).join(format!("{number:016x}"))
     }
 
     /// Store a copy of a local file.
@@ -150,7 +333,7 @@ impl Store {
     /// Read a whole blob into memory, verified.
     ///
     /// # Errors
-    /// `not_found`, `too_large`, or `digest_mismatch` (blame `store`), after which the blob is quarantined and absent.
+    /// `not_found`, `too_large`, or `digest_mismatch` (blame `store`), after which the blob is absent.
     pub fn get_bytes(&self, digest: &Digest, size_bytes_max: u64) -> Result<Bytes, NativeError> {
         if digest.size_bytes() > size_bytes_max {
             return Err(NativeError::too_large(
@@ -159,12 +342,15 @@ impl Store {
             ));
         }
         let mut reader = self.reader(digest, 0, None)?;
+        let first = self.next_chunk(&mut reader, COPY_BYTES)?;
+        if reader.remaining() == 0 {
+            return Ok(first.map(Chunk::into_bytes).unwrap_or_default());
+        }
         let mut data = Vec::with_capacity(usize::try_from(digest.size_bytes()).unwrap_or(0));
-        while let Some(chunk) = self.next_chunk(&mut reader, usize::MAX)? {
-            if data.is_empty() && chunk.len() as u64 == digest.size_bytes() {
-                return Ok(chunk);
-            }
-            data.extend_from_slice(&chunk);
+        let mut next = first;
+        while let Some(chunk) = next {
+            data.extend_from_slice(chunk.as_slice());
+            next = self.next_chunk(&mut reader, COPY_BYTES)?;
         }
         Ok(data.into())
     }
@@ -172,7 +358,7 @@ impl Store {
     /// Begin to read a blob at `offset`, at most `limit` bytes of it.
     ///
     /// # Errors
-    /// `not_found`; `out_of_range` when `offset` is past the end.
+    /// `not_found`; `out_of_range` when `offset` is past the end; `digest_mismatch` as [`Store::get_bytes`].
     pub fn reader(&self, digest: &Digest, offset: u64, limit: Option<u64>) -> Result<BlobReader, NativeError> {
         if offset > digest.size_bytes() {
             return Err(NativeError::new("out_of_range", format!("offset {offset} is past the end of {digest}"))
@@ -182,43 +368,126 @@ impl Store {
         let rest = digest.size_bytes() - offset;
         let remaining = limit.map_or(rest, |limit| limit.min(rest));
         if digest.is_empty() {
-            return Ok(BlobReader { file: None, digest: *digest, offset, remaining, hasher: None });
+            return Ok(BlobReader { digest: *digest, offset, remaining, source: Source::Empty });
         }
-        let absent = || NativeError::not_found("blob", digest.to_string());
-        let file = File::open(self.path_of(digest)).map_err(|_| absent())?;
-        if file.metadata().map_err(|_| absent())?.size() != digest.size_bytes() {
-            return Err(absent());
-        }
-        let whole = remaining == digest.size_bytes();
-        Ok(BlobReader { file: Some(file), digest: *digest, offset, remaining, hasher: whole.then(Hasher::new) })
+        let source = self.open_blob(digest)?;
+        Ok(BlobReader { digest: *digest, offset, remaining, source })
     }
 
-    /// The next bytes of a reader, at most `bytes_max`; none at the end. Of a blob that is read whole the last bytes are
-    /// withheld until the hash has matched, so that a rotten blob never looks complete.
-    ///
-    /// # Errors
-    /// `digest_mismatch` (blame `store`), after which the blob is quarantined and absent.
-    pub fn next_chunk(&self, reader: &mut BlobReader, bytes_max: usize) -> Result<Option<Bytes>, NativeError> {
-        let Some(file) = reader.file.as_ref().filter(|_| reader.remaining > 0) else {
-            return Ok(None);
-        };
-        let wanted = usize::try_from(reader.remaining).unwrap_or(usize::MAX).min(bytes_max);
-        let mut buffer = vec![0; wanted];
-        let path = self.path_of(&reader.digest);
-        file.read_exact_at(&mut buffer, reader.offset).map_err(|e| unusable(&path, &e))?;
-        reader.offset += wanted as u64;
-        reader.remaining -= wanted as u64;
-        if let Some(hasher) = &mut reader.hasher {
-            hasher.update(&buffer);
-            if reader.remaining == 0 {
-                let actual = reader.hasher.take().unwrap_or_default().finish();
-                if actual != reader.digest {
-                    self.quarantine(&reader.digest);
-                    return Err(NativeError::mismatch(reader.digest, actual, "store"));
+    fn open_blob(&self, digest: &Digest) -> Result<Source, NativeError> {
+        let key = Key::of_blob(digest);
+        let absent = || NativeError::not_found("blob", digest.to_string());
+        // A record may be moved between the look-up and the read, once for each time that the log turns.
+        for _ in 0..8 {
+            let place = self.index.read().touch(&key, now_s()).ok_or_else(absent)?;
+            let Some(segment) = self.log.segment(place.segment) else { continue };
+            let Some((header, bytes)) = segment.read(&key, place) else {
+                if self.index.read().get(&key) != Some(place) {
+                    continue;
                 }
+                return Err(self.damaged(digest, place));
+            };
+            let at = header.payload_at();
+            if header.flags & ZSTD != 0 {
+                let unpacked = unpack(&bytes[at..], digest.size_bytes());
+                let unpacked = unpacked.ok_or_else(|| self.damaged(digest, place))?;
+                return Ok(Source::Packed(Chunk { bytes: unpacked, at: 0 }));
+            }
+            if !place.is_large() {
+                return Ok(Source::Packed(Chunk { bytes, at }));
+            }
+            let payload = &bytes[at..];
+            let file = payload.len().checked_sub(8).and_then(|_| File::open(self.large_path(u64_at(payload, 0))).ok());
+            match file {
+                Some(file) => return Ok(Source::Large { file, sums: bytes, at: at + 8 }),
+                None if self.index.read().get(&key) != Some(place) => {}
+                None => return Err(self.damaged(digest, place)),
             }
         }
-        Ok(Some(buffer.into()))
+        Err(absent())
+    }
+
+    /// The zstd frames of a small blob that is kept so; none when it is kept otherwise.
+    pub fn packed_zstd(&self, digest: &Digest) -> Option<Bytes> {
+        let key = Key::of_blob(digest);
+        let place = self.index.read().touch(&key, now_s())?;
+        let (header, bytes) = self.log.segment(place.segment)?.read(&key, place)?;
+        (header.flags & ZSTD != 0).then(|| Bytes::from(bytes).slice(header.payload_at()..))
+    }
+
+    /// The next bytes of a reader, at most `bytes_max` or one block; none at the end.
+    ///
+    /// # Errors
+    /// `digest_mismatch` (blame `store`), after which the blob is absent.
+    pub fn next_chunk(&self, reader: &mut BlobReader, bytes_max: usize) -> Result<Option<Chunk>, NativeError> {
+        if reader.remaining == 0 {
+            return Ok(None);
+        }
+        let wanted = usize::try_from(reader.remaining).unwrap_or(usize::MAX);
+        let chunk = match &mut reader.source {
+            Source::Empty => return Ok(None),
+            Source::Packed(whole) => {
+                let skip = usize::try_from(reader.offset).unwrap_or(usize::MAX);
+                let length = wanted.min(bytes_max);
+                if length == whole.len() {
+                    std::mem::replace(whole, Chunk { bytes: Vec::new(), at: 0 })
+                } else {
+                    let start = whole.at + skip;
+                    let mut bytes = vec![0; HEADROOM_BYTES];
+                    bytes.extend_from_slice(&whole.bytes[start..start + length]);
+                    Chunk { bytes, at: HEADROOM_BYTES }
+                }
+            }
+            Source::Large { file, sums, at } => {
+                let sums = &sums[*at..];
+                match read_blocks(file, sums, &reader.digest, reader.offset, wanted.min(bytes_max)) {
+                    Some(chunk) => chunk,
+                    None => return Err(self.damaged_file(&reader.digest)),
+                }
+            }
+        };
+        reader.offset += chunk.len() as u64;
+        reader.remaining -= chunk.len() as u64;
+        Ok(Some(chunk))
+    }
+
+    fn damaged_file(&self, digest: &Digest) -> NativeError {
+        let place = self.index.read().get(&Key::of_blob(digest));
+        match place {
+            Some(place) => self.damaged(digest, place),
+            None => NativeError::not_found("blob", digest.to_string()),
+        }
+    }
+
+    /// A blob that is not what its digest says is absent from now on; the file of a large one is set apart as evidence.
+    fn damaged(&self, digest: &Digest, place: Place) -> NativeError {
+        self.counters.damaged.fetch_add(1, Ordering::Relaxed);
+        let key = Key::of_blob(digest);
+        if place.is_large()
+            && let Some(segment) = self.log.segment(place.segment)
+            && let Some((header, bytes)) = segment.read(&key, place)
+        {
+            let path = self.large_path(u64_at(&bytes[header.payload_at()..], 0));
+            // Without the evidence the blob is absent all the same.
+            let _ = fs::rename(path, self.root.join("quarantine").join(digest.hex()));
+        }
+        self.forget(&key, digest.function() as u8, digest.hash());
+        NativeError::new(
+            "digest_mismatch",
+            format!("the stored bytes of {digest} are damaged; it is absent from now on"),
+        )
+        .with("expected", FieldValue::Text(digest.to_string()))
+        .with("blame", FieldValue::Text("store".to_owned()))
+    }
+
+    /// Say in the log that a name is gone.
+    pub(crate) fn forget(&self, key: &Key, function: u8, name: &[u8]) {
+        self.counters.removals.fetch_add(1, Ordering::Release);
+        let removed = Record { key: *key, kind: Kind::Removed, function, flags: 0, name, payload: &[] };
+        if self.append(&[removed]).is_err() {
+            // A disk that takes no more bytes still has an index in memory that can forget.
+            self.index.write().remove(key);
+        }
     }
 
     /// Copy a blob to a new file, verified; the file appears only when it is whole.
@@ -239,7 +508,6 @@ impl Store {
     }
 
     fn export_to(&self, digest: &Digest, path: &Path, executable: bool) -> Result<(), NativeError> {
-        let mut reader = self.reader(digest, 0, None)?;
         let mut file = File::options()
             .write(true)
             .create(true)
@@ -248,17 +516,163 @@ impl Store {
             .custom_flags(libc::O_NOFOLLOW)
             .open(path)
             .map_err(|e| unreadable(path, &e))?;
+        self.copy_to(digest, &mut |chunk| file.write_all(chunk).map_err(|e| unreadable(path, &e)))
+    }
+
+    /// Hand the bytes of a blob to `sink`, verified, in order.
+    ///
+    /// # Errors
+    /// As [`Store::get_bytes`], and those of `sink`.
+    pub fn copy_to(
+        &self,
+        digest: &Digest,
+        sink: &mut dyn FnMut(&[u8]) -> Result<(), NativeError>,
+    ) -> Result<(), NativeError> {
+        let mut reader = self.reader(digest, 0, None)?;
         while let Some(chunk) = self.next_chunk(&mut reader, COPY_BYTES)? {
-            file.write_all(&chunk).map_err(|e| unreadable(path, &e))?;
+            sink(chunk.as_slice())?;
+        }
+        Ok(())
+    }
+}
+
+fn check(expected: &Digest, data: &[u8]) -> Result<(), NativeError> {
+    let actual = Digest::by(expected.function(), data);
+    if actual != *expected {
+        return Err(NativeError::mismatch(*expected, actual, "caller"));
+    }
+    Ok(())
+}
+
+fn unpack(frames: &[u8], size_bytes: u64) -> Option<Vec<u8>> {
+    let size = usize::try_from(size_bytes).ok()?;
+    // One byte more than allowed shows a bomb without unpacking it.
+    let unpacked = zstd::bulk::decompress(frames, size).ok()?;
+    (unpacked.len() == size).then_some(unpacked)
+}
+
+fn read_blocks(file: &File, sums: &[u8], digest: &Digest, offset: u64, wanted: usize) -> Option<Chunk> {
+    let block = BLOCK_BYTES as u64;
+    let first = offset / block;
+    let skip = usize::try_from(offset % block).ok()?;
+    // Whole blocks: a part of one cannot be checked.
+    let blocks = (wanted + skip).div_ceil(BLOCK_BYTES).max(1);
+    let length = usize::try_from((digest.size_bytes() - first * block).min((blocks * BLOCK_BYTES) as u64)).ok()?;
+    let bytes = read_at(file, first * block, length, HEADROOM_BYTES)?;
+    for (number, data) in bytes[HEADROOM_BYTES..].chunks(BLOCK_BYTES).enumerate() {
+        let at = 4 * (usize::try_from(first).ok()? + number);
+        if sums.len() < at + 4 || crc(data) != u32_at(sums, at) {
+            return None;
+        }
+    }
+    Some(Chunk { bytes, at: HEADROOM_BYTES }.cut(skip, wanted.min(length - skip)))
+}
+
+/// A large blob on its way to a file of its own.
+struct LargeFile {
+    file: File,
+    path: PathBuf,
+    sums: Vec<u8>,
+    /// The sum of the block that is not full yet, and its bytes so far.
+    sum: crc32fast::Hasher,
+    filled: usize,
+    kept: bool,
+}
+
+impl LargeFile {
+    fn create(store: &Store) -> Result<Self, NativeError> {
+        let number = store.counters.next_temporary.fetch_add(1, Ordering::Relaxed);
+        let path = store.root.join("tmp").join(number.to_string());
+        let file = File::options().write(true).create_new(true).mode(0o444).open(&path);
+        let file = file.map_err(|e| unusable(&path, &e))?;
+        Ok(Self { file, path, sums: vec![0; 8], sum: crc32fast::Hasher::new(), filled: 0, kept: false })
+    }
+
+    fn write(&mut self, data: &[u8]) -> Result<(), NativeError> {
+        self.file.write_all(data).map_err(|e| unusable(&self.path, &e))?;
+        let mut rest = data;
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(rest.len().min(BLOCK_BYTES - self.filled));
+            self.sum.update(now);
+            self.filled += now.len();
+            if self.filled == BLOCK_BYTES {
+                self.end_block();
+            }
+            rest = later;
         }
         Ok(())
     }
 
-    /// Set a blob that is not what its digest says apart, as evidence; it is absent from now on.
-    fn quarantine(&self, digest: &Digest) {
-        let evidence = self.root.join("quarantine").join(digest.hex());
-        if fs::rename(self.path_of(digest), evidence).is_ok() {
-            self.counters.blobs_quarantined.fetch_add(1, Ordering::Relaxed);
+    fn end_block(&mut self) {
+        let sum = std::mem::take(&mut self.sum).finalize();
+        self.sums.extend_from_slice(&sum.to_le_bytes());
+        self.filled = 0;
+    }
+
+    /// Give the file its place; returns the payload of its record.
+    fn place(&mut self, store: &Store) -> Result<&[u8], NativeError> {
+        if self.filled > 0 {
+            self.end_block();
+        }
+        let power = store.options.durability == Durability::Power;
+        if power {
+            self.file.sync_data().map_err(|e| unusable(&self.path, &e))?;
+        }
+        loop {
+            let number = store.next_large.fetch_add(1, Ordering::Relaxed);
+            let dest = store.large_path(number);
+            let parent = dest.parent().unwrap_or(&store.root);
+            let flags = rustix::fs::RenameFlags::NOREPLACE;
+            match rustix::fs::renameat_with(rustix::fs::CWD, &self.path, rustix::fs::CWD, &dest, flags) {
+                Ok(()) => {
+                    if power {
+                        File::open(parent).and_then(|d| d.sync_all()).map_err(|e| unusable(parent, &e))?;
+                    }
+                    self.kept = true;
+                    self.sums[..8].copy_from_slice(&number.to_le_bytes());
+                    return Ok(&self.sums);
+                }
+                Err(rustix::io::Errno::EXIST) => {}
+                Err(rustix::io::Errno::NOENT) if !parent.exists() => match fs::create_dir(parent) {
+                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(unusable(parent, &error)),
+                    _ => {}
+                },
+                Err(error) => return Err(unusable(&dest, &error.into())),
+            }
+        }
+    }
+}
+
+impl LargeFile {
+    /// Take back what no record will point to.
+    fn withdraw(&self, store: &Store) {
+        // If this fails, the scrubber finds it.
+        let _ = fs::remove_file(store.large_path(u64_at(&self.sums, 0)));
+    }
+}
+
+impl Drop for LargeFile {
+    fn drop(&mut self) {
+        if !self.kept {
+            // It was never acknowledged; if removing fails now, the next open removes it.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+enum Body {
+    Packed(Vec<u8>),
+    Large(LargeFile),
+}
+
+impl Body {
+    fn write(&mut self, data: &[u8]) -> Result<(), NativeError> {
+        match self {
+            Self::Packed(bytes) => {
+                bytes.extend_from_slice(data);
+                Ok(())
+            }
+            Self::Large(file) => file.write(data),
         }
     }
 }
@@ -267,13 +681,16 @@ impl Store {
 pub struct BlobWriter {
     store: Arc<Store>,
     expected: Digest,
-    file: File,
-    path: PathBuf,
     hasher: Hasher,
-    committed: bool,
+    body: Body,
 }
 
 impl BlobWriter {
+    /// The blob that this is to be.
+    pub fn expected(&self) -> &Digest {
+        &self.expected
+    }
+
     /// Bytes written so far.
     pub fn offset(&self) -> u64 {
         self.hasher.size_bytes()
@@ -293,54 +710,86 @@ impl BlobWriter {
             .with("blame", FieldValue::Text("caller".to_owned())));
         }
         self.hasher.update(data);
-        self.file.write_all(data).map_err(|e| unusable(&self.path, &e))
+        self.body.write(data)
     }
 
-    /// Make the blob visible, durable as the store promises.
+    /// Make the blob visible, durable as the store promises. `packed`: the zstd frames that it came as, to keep those
+    /// instead where that pays.
     ///
     /// # Errors
     /// `digest_mismatch` when the bytes are not what the digest says; nothing is kept then.
-    pub fn commit(mut self) -> Result<(), NativeError> {
+    pub fn commit_as(mut self, packed: Option<&[u8]>) -> Result<(), NativeError> {
         let actual = std::mem::take(&mut self.hasher).finish();
         if actual != self.expected {
             return Err(NativeError::mismatch(self.expected, actual, "caller"));
         }
-        self.keep()
+        let store = Arc::clone(&self.store);
+        if store.contains(&self.expected) {
+            return Ok(());
+        }
+        match (packed, &self.body) {
+            // An eighth less is worth unpacking it at each plain read.
+            (Some(frames), Body::Packed(data)) if frames.len() + data.len() / 8 < data.len() => {
+                store.put_packed_zstd(&self.expected, frames)
+            }
+            _ => self.keep(),
+        }
+    }
+
+    /// As [`BlobWriter::commit_as`], as it is.
+    ///
+    /// # Errors
+    /// As [`BlobWriter::commit_as`].
+    pub fn commit(self) -> Result<(), NativeError> {
+        self.commit_as(None)
     }
 
     fn keep(&mut self) -> Result<(), NativeError> {
-        let power = self.store.options.durability == Durability::Power;
-        if power {
-            self.file.sync_data().map_err(|e| unusable(&self.path, &e))?;
+        let digest = self.expected;
+        match &mut self.body {
+            Body::Packed(data) => {
+                let data = std::mem::take(data);
+                self.store.append_blobs(&[(digest, &data, 0)])
+            }
+            Body::Large(file) => {
+                let payload = file.place(&self.store)?;
+                let record = Record {
+                    key: Key::of_blob(&digest),
+                    kind: Kind::Blob,
+                    function: digest.function() as u8,
+                    flags: LARGE,
+                    name: digest.hash(),
+                    payload,
+                };
+                if let Err(error) = self.store.append(&[record]) {
+                    file.withdraw(&self.store);
+                    return Err(error);
+                }
+                self.store.counters.blobs_written.fetch_add(1, Ordering::Relaxed);
+                self.store.counters.bytes_written.fetch_add(digest.size_bytes(), Ordering::Relaxed);
+                Ok(())
+            }
         }
-        let dest = self.store.path_of(&self.expected);
-        fs::rename(&self.path, &dest).map_err(|e| unusable(&dest, &e))?;
-        self.committed = true;
-        if power && let Some(parent) = dest.parent() {
-            File::open(parent).and_then(|d| d.sync_all()).map_err(|e| unusable(parent, &e))?;
-        }
-        self.store.counters.blobs_written.fetch_add(1, Ordering::Relaxed);
-        self.store.counters.bytes_written.fetch_add(self.expected.size_bytes(), Ordering::Relaxed);
-        Ok(())
     }
 }
 
-impl Drop for BlobWriter {
-    fn drop(&mut self) {
-        if !self.committed {
-            // It was never acknowledged; if removing fails now, the next open removes it.
-            let _ = fs::remove_file(&self.path);
-        }
-    }
+enum Source {
+    Empty,
+    Packed(Chunk),
+    /// The sums of its blocks are in `sums` from `at` on.
+    Large {
+        file: File,
+        sums: Vec<u8>,
+        at: usize,
+    },
 }
 
 /// A blob being read.
 pub struct BlobReader {
-    file: Option<File>,
     digest: Digest,
     offset: u64,
     remaining: u64,
-    hasher: Option<Hasher>,
+    source: Source,
 }
 
 impl BlobReader {
@@ -348,17 +797,19 @@ impl BlobReader {
     pub fn remaining(&self) -> u64 {
         self.remaining
     }
+
+    /// Whether the rest is in memory already.
+    pub fn is_packed(&self) -> bool {
+        !matches!(self.source, Source::Large { .. })
+    }
 }
 
 fn hash_open_file(file: &File, path: &Path) -> Result<Digest, NativeError> {
     let size = file.metadata().map_err(|e| unreadable(path, &e))?.size();
-    let mut hasher = Hasher::new();
+    let mut hasher = Hasher::default();
     let mut buffer = vec![0; buffer_bytes(size)];
-    let mut here = file;
-    use std::io::Seek;
-    here.seek(io::SeekFrom::Start(0)).map_err(|e| unreadable(path, &e))?;
     loop {
-        let n = here.read(&mut buffer).map_err(|e| unreadable(path, &e))?;
+        let n = file.read_at(&mut buffer, hasher.size_bytes()).map_err(|e| unreadable(path, &e))?;
         if n == 0 {
             return Ok(hasher.finish());
         }

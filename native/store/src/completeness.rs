@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
 use buildnet_formats::{
-    DEPTH_MAX, DIRECTORIES_MAX, Digest, MESSAGE_BYTES_MAX, NativeError, decode_action, decode_command,
+    DEPTH_MAX, DIRECTORIES_MAX, Digest, Function, MESSAGE_BYTES_MAX, NativeError, decode_action, decode_command,
     decode_directory, symlink_target_stays,
 };
 use bytes::Bytes;
+use parking_lot::Mutex;
 use prost::Message;
 
 use crate::{Origin, Store};
@@ -31,14 +32,43 @@ struct Seen {
     entries: u64,
 }
 
-/// Digests to look for, once each.
+/// What Trees refer to, so that a hit does not read them again. They are named by content: what was read stays true.
+#[derive(Default)]
+pub(crate) struct Closures(Mutex<(HashMap<Digest, Arc<[Digest]>>, usize)>);
+
+/// Digests kept in [`Closures`], all together: 80 bytes each.
+const CLOSURES_MAX: usize = 100_000;
+
+impl Closures {
+    fn get(&self, tree: &Digest) -> Option<Arc<[Digest]>> {
+        self.0.lock().0.get(tree).cloned()
+    }
+
+    fn put(&self, tree: Digest, files: Arc<[Digest]>) {
+        let mut held = self.0.lock();
+        if held.1 + files.len() > CLOSURES_MAX {
+            *held = (HashMap::new(), 0);
+        }
+        if files.len() <= CLOSURES_MAX {
+            held.1 += files.len() + 1;
+            held.0.insert(tree, files);
+        }
+    }
+}
+
+/// Digests to look for, once each, all by the function of the message that led to them.
 #[derive(Default)]
 struct Wanted {
+    function: Option<Function>,
     order: Vec<Digest>,
     known: HashSet<Digest>,
 }
 
 impl Wanted {
+    fn by(function: Option<Function>) -> Self {
+        Self { function, ..Self::default() }
+    }
+
     fn add(&mut self, digest: Digest) {
         if self.known.insert(digest) {
             self.order.push(digest);
@@ -46,22 +76,28 @@ impl Wanted {
     }
 
     fn add_message(&mut self, digest: Option<&re::Digest>, field: &'static str) -> Result<Digest, NativeError> {
-        let digest = Digest::required(digest, field)?;
+        let digest = Digest::required_by(self.function, digest, field)?;
         self.add(digest);
         Ok(digest)
     }
 }
 
 impl Store {
-    /// The stored result of an action, if every blob that it refers to is here.
+    /// The stored result of an action, if every blob that it refers to is here; those are kept a while.
     ///
     /// # Errors
-    /// `state_corrupt` when the action cache cannot be read.
-    pub fn get_action_result(&self, instance: &str, action: &Digest) -> Result<Option<Bytes>, NativeError> {
-        let Some(result) = self.cache.get(instance, action)? else {
+    /// `state_corrupt` when the disk fails.
+    pub fn get_action_result(&self, namespace: &str, action: &Digest) -> Result<Option<Bytes>, NativeError> {
+        let Some(entry) = self.entry_of_action(namespace, action)? else {
             return Ok(None);
         };
-        Ok(self.missing_of_result(&result)?.is_empty().then_some(result))
+        // What HTTP clients keep under a hash need not be an ActionResult; here it is a miss.
+        let missing = self.missing_of_result(Some(action.function()), &entry.value);
+        match missing {
+            Ok(missing) => Ok(missing.is_empty().then_some(entry.value)),
+            Err(error) if error.code == "invalid_request" => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Store the exact bytes of a result.
@@ -70,85 +106,112 @@ impl Store {
     /// `invalid_request` when they are not an ActionResult with well-formed digests; `blobs_missing` when a published
     /// result refers to blobs that are absent. A client's own entry may dangle: it is no hit until its blobs are here.
     pub fn put_action_result(
-        &self,
-        instance: &str,
+        self: &Arc<Self>,
+        namespace: &str,
         action: &Digest,
         result: &[u8],
         origin: Origin,
     ) -> Result<(), NativeError> {
-        let missing = self.missing_of_result(result)?;
+        self.check_result(action, result, origin)?;
+        self.put_entry_of_action(namespace, action, true, result, origin)
+    }
+
+    /// Check a result before it is stored.
+    ///
+    /// # Errors
+    /// As [`Store::put_action_result`].
+    pub fn check_result(&self, action: &Digest, result: &[u8], origin: Origin) -> Result<(), NativeError> {
+        let missing = self.missing_of_result(Some(action.function()), result)?;
         if !missing.is_empty() && origin != Origin::Client {
             return Err(NativeError::missing(&missing));
         }
-        self.cache.put(instance, action, result, origin)
+        Ok(())
     }
 
-    /// An entry that an HTTP client named by hash alone. Bytes that are an ActionResult must be complete; others, which
-    /// clients with formats of their own store, are returned untouched.
+    /// An entry of an HTTP client, which names an action by its hash alone. Bytes that are an ActionResult must be
+    /// complete; others, which clients with formats of their own store, are returned untouched.
     ///
     /// # Errors
-    /// `state_corrupt` when the action cache cannot be read.
-    pub fn get_entry_by_hash(&self, instance: &str, hash: &[u8; 32]) -> Result<Option<Bytes>, NativeError> {
-        let Some(value) = self.cache.get_by_hash(instance, hash)? else {
+    /// `state_corrupt` when the disk fails.
+    pub fn get_entry_by_hash(&self, namespace: &str, action: &Digest) -> Result<Option<Bytes>, NativeError> {
+        let Some(entry) = self.entry(&crate::EntryName::action(namespace, action)?)? else {
             return Ok(None);
         };
+        let value = entry.value;
         let result = re::ActionResult::decode(value.clone()).ok().filter(|r| r.encode_to_vec() == value);
-        if result.is_some() && self.missing_of_result(&value).is_ok_and(|missing| !missing.is_empty()) {
+        let dangling = |missing: Vec<Digest>| !missing.is_empty();
+        if result.is_some() && self.missing_of_result(Some(action.function()), &value).is_ok_and(dangling) {
             return Ok(None);
         }
         Ok(Some(value))
     }
 
-    /// Store an entry that an HTTP client names by hash alone, untouched.
+    /// Store an entry of an HTTP client untouched.
     ///
     /// # Errors
     /// `storage_full`, `state_corrupt`.
-    pub fn put_entry_by_hash(&self, instance: &str, hash: &[u8; 32], value: &[u8]) -> Result<(), NativeError> {
-        self.cache.put_by_hash(instance, hash, value)
+    pub fn put_entry_by_hash(
+        self: &Arc<Self>,
+        namespace: &str,
+        action: &Digest,
+        value: &[u8],
+    ) -> Result<(), NativeError> {
+        self.put_entry_of_action(namespace, action, false, value, Origin::Client)
     }
 
     /// Blobs that an ActionResult refers to and that are absent: files, stdout, stderr, Trees and every file in them,
-    /// root Directories and all below them.
+    /// root Directories and all below them. Those present are kept a while.
     ///
     /// # Errors
     /// `invalid_request` when the bytes, or a Tree or Directory that they refer to, are malformed.
-    pub fn missing_of_result(&self, result: &[u8]) -> Result<Vec<Digest>, NativeError> {
+    pub fn missing_of_result(&self, function: Option<Function>, result: &[u8]) -> Result<Vec<Digest>, NativeError> {
         let result = re::ActionResult::decode(result)
             .map_err(|e| NativeError::invalid("action_result", format!("the bytes are not an ActionResult: {e}")))?;
-        let mut wanted = Wanted::default();
+        let mut plain = Vec::with_capacity(result.output_files.len() + 2);
         for file in &result.output_files {
-            wanted.add_message(file.digest.as_ref(), "output_files.digest")?;
+            plain.push(Digest::required_by(function, file.digest.as_ref(), "output_files.digest")?);
         }
         for log in [&result.stdout_digest, &result.stderr_digest].into_iter().flatten() {
-            wanted.add(Digest::from_message(log)?);
+            plain.push(Digest::from_message_by(function, log)?);
         }
-        let mut missing = Vec::new();
+        let mut missing = self.find_missing(&plain)?;
         for directory in &result.output_directories {
             if let Some(tree) = &directory.tree_digest {
-                let tree = Digest::from_message(tree)?;
-                wanted.add(tree);
-                if self.contains(&tree) {
-                    self.want_of_tree(&tree, &mut wanted)?;
+                let tree = Digest::from_message_by(function, tree)?;
+                match self.files_of_tree(&tree)? {
+                    Some(files) => missing.extend(self.find_missing(&files)?),
+                    None => missing.push(tree),
                 }
             }
             if let Some(root) = &directory.root_directory_digest {
-                self.walk(Digest::from_message(root)?, &mut wanted, &mut missing)?;
+                let mut wanted = Wanted::by(function);
+                self.walk(Digest::from_message_by(function, root)?, &mut wanted, &mut missing)?;
+                missing.extend(self.find_missing(&wanted.order)?);
             }
         }
-        missing.extend(self.find_missing(&wanted.order)?);
         Ok(missing)
     }
 
-    fn want_of_tree(&self, digest: &Digest, wanted: &mut Wanted) -> Result<(), NativeError> {
+    /// Every file of a Tree, once each; none when the Tree itself is absent.
+    fn files_of_tree(&self, digest: &Digest) -> Result<Option<Arc<[Digest]>>, NativeError> {
+        if !self.contains(digest) {
+            return Ok(None);
+        }
+        if let Some(files) = self.closures.get(digest) {
+            return Ok(Some(files));
+        }
         let bytes = self.get_bytes(digest, MESSAGE_BYTES_MAX)?;
         let tree = re::Tree::decode(bytes)
             .map_err(|e| NativeError::invalid("tree_digest", format!("{digest} is not a Tree: {e}")))?;
+        let mut wanted = Wanted::by(Some(digest.function()));
         for directory in tree.root.iter().chain(&tree.children) {
             for file in &directory.files {
                 wanted.add_message(file.digest.as_ref(), "tree_digest")?;
             }
         }
-        Ok(())
+        let files: Arc<[Digest]> = wanted.order.into();
+        self.closures.put(*digest, Arc::clone(&files));
+        Ok(Some(files))
     }
 
     /// Check an action before it is queued, and name every blob that it needs and that is absent: the Action, its
@@ -162,22 +225,42 @@ impl Store {
             return Ok(vec![*action]);
         }
         let decoded = decode_action(&self.get_bytes(action, MESSAGE_BYTES_MAX)?)?;
-        let command = Digest::required(decoded.command_digest.as_ref(), "command_digest")?;
+        let function = Some(action.function());
+        let command = Digest::required_by(function, decoded.command_digest.as_ref(), "command_digest")?;
         let mut missing = Vec::new();
         if self.contains(&command) {
             decode_command(&self.get_bytes(&command, MESSAGE_BYTES_MAX)?)?;
         } else {
             missing.push(command);
         }
-        let mut wanted = Wanted::default();
-        let root = Digest::required(decoded.input_root_digest.as_ref(), "input_root_digest")?;
+        let mut wanted = Wanted::by(function);
+        let root = Digest::required_by(function, decoded.input_root_digest.as_ref(), "input_root_digest")?;
         self.walk(root, &mut wanted, &mut missing)?;
         missing.extend(self.find_missing(&wanted.order)?);
         Ok(missing)
     }
 
+    /// Keep everything that an action needs from being evicted until [`Store::release`].
+    ///
+    /// # Errors
+    /// As [`Store::missing_of_action`].
+    pub fn hold_action(&self, name: &str, action: &Digest) -> Result<(), NativeError> {
+        let decoded = decode_action(&self.get_bytes(action, MESSAGE_BYTES_MAX)?)?;
+        let function = Some(action.function());
+        let command = Digest::required_by(function, decoded.command_digest.as_ref(), "command_digest")?;
+        let root = Digest::required_by(function, decoded.input_root_digest.as_ref(), "input_root_digest")?;
+        let mut wanted = Wanted::by(function);
+        let walked = self.walk(root, &mut wanted, &mut Vec::new())?;
+        let mut needed = wanted.order;
+        needed.extend([*action, command]);
+        needed.extend(walked);
+        self.hold(name, &needed);
+        Ok(())
+    }
+
     /// Walk the Directories below `root`, breadth first: files go to `wanted`, absent Directories to `missing`.
-    fn walk(&self, root: Digest, wanted: &mut Wanted, missing: &mut Vec<Digest>) -> Result<(), NativeError> {
+    /// Returns those that are present.
+    fn walk(&self, root: Digest, wanted: &mut Wanted, missing: &mut Vec<Digest>) -> Result<Vec<Digest>, NativeError> {
         let mut seen: HashMap<Digest, Arc<Seen>> = HashMap::new();
         let mut order = Vec::new();
         let mut level = vec![root];
@@ -205,7 +288,8 @@ impl Store {
                 }
                 let mut children = Vec::with_capacity(directory.directories.len());
                 for child in &directory.directories {
-                    let child = Digest::required(child.digest.as_ref(), "directories.digest")?;
+                    let child =
+                        Digest::required_by(Some(digest.function()), child.digest.as_ref(), "directories.digest")?;
                     children.push(child);
                     if queued.insert(child) {
                         next.push(child);
@@ -224,7 +308,8 @@ impl Store {
             level = next;
             depth += 1;
         }
-        check_unfolded(root, &seen)
+        check_unfolded(root, &seen)?;
+        Ok(order)
     }
 
     /// Directories below `root` in pages: parents first, once each, absent children passed over (REAPI GetTree).
@@ -268,7 +353,7 @@ impl Store {
                 bytes += encoded.len();
             }
             for child in &directory.directories {
-                let child = Digest::required(child.digest.as_ref(), "directories.digest")?;
+                let child = Digest::required_by(Some(digest.function()), child.digest.as_ref(), "directories.digest")?;
                 if queued.len() < DIRECTORIES_MAX && queued.insert(child) {
                     queue.push_back(child);
                 }

@@ -1,35 +1,50 @@
 //! The store keeps what was acknowledged and serves nothing that is not what its digest says. It holds no policy.
 //!
-//! Layout below the root (docs/design/store.md): `FORMAT`, `lock`, `blobs/xx/HASH`, `tmp/`, `quarantine/`,
-//! `action_cache.sqlite`. What an acknowledged write survives is chosen at open: [`Durability`].
+//! Layout below the root (docs/design/store.md): `FORMAT`, `lock`, `segments/`, `large/`, `tmp/`, `quarantine/`. Small
+//! blobs and entries are records of a segment, large blobs are files, and one index in memory finds both.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
-mod action_cache;
 mod blobs;
 mod completeness;
+mod entries;
+mod evict;
+mod index;
+mod log;
+mod open;
+mod record;
+mod scrub;
+mod segment;
+mod view;
 
-use std::fs::{self, File};
+use std::collections::HashMap;
+use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use buildnet_formats::{FieldValue, NativeError};
+use parking_lot::{Condvar, Mutex, RwLock};
 
-use crate::action_cache::ActionCache;
-pub use crate::action_cache::Origin;
-pub use crate::blobs::{BlobReader, BlobWriter};
+pub use crate::blobs::{BlobReader, BlobWriter, Chunk};
 pub use crate::completeness::TreePage;
+pub use crate::entries::{EntryName, Origin};
+pub use crate::evict::{Background, Evicted};
+pub use crate::scrub::Scrubbed;
+pub use crate::view::{Facts, Listed};
 
-const FORMAT: u32 = 1;
+use crate::completeness::Closures;
+use crate::index::Index;
+use crate::log::Log;
+use crate::record::Key;
 
 /// What an acknowledged write survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
     /// The death of any process.
     Process,
-    /// The loss of power too: every write is synced before it is acknowledged.
+    /// The loss of power too: every write is synced before it is acknowledged, many writes with one sync.
     Power,
 }
 
@@ -40,13 +55,29 @@ pub struct Options {
     pub durability: Durability,
     /// Larger blobs are refused.
     pub blob_size_bytes_max: u64,
-    /// Writes that would leave less than this free are refused; reads go on.
+    /// Writes that would leave less than this free on the disk are refused; reads go on.
     pub free_bytes_min: u64,
+    /// The store is kept below this by evicting what was not used for longest; writes that cannot fit are refused.
+    pub size_bytes_max: u64,
+    /// What was used, or said to be present, within so many seconds is not evicted.
+    pub keep_s: u64,
+    /// Blobs up to this size are packed in segments, larger ones are files.
+    pub packed_bytes_max: u64,
+    /// When a segment is closed and the next begun.
+    pub segment_bytes: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { durability: Durability::Process, blob_size_bytes_max: 64 << 30, free_bytes_min: 64 << 20 }
+        Self {
+            durability: Durability::Process,
+            blob_size_bytes_max: 64 << 30,
+            free_bytes_min: 64 << 20,
+            size_bytes_max: u64::MAX,
+            keep_s: 900,
+            packed_bytes_max: 128 << 10,
+            segment_bytes: 64 << 20,
+        }
     }
 }
 
@@ -55,55 +86,57 @@ impl Default for Options {
 pub(crate) struct Counters {
     pub(crate) blobs_written: AtomicU64,
     pub(crate) bytes_written: AtomicU64,
-    pub(crate) blobs_quarantined: AtomicU64,
+    pub(crate) entries_written: AtomicU64,
+    pub(crate) damaged: AtomicU64,
+    pub(crate) evicted: AtomicU64,
+    pub(crate) evicted_bytes: AtomicU64,
     pub(crate) next_temporary: AtomicU64,
+    /// Removals since the store was opened: while it stands still, what was complete stays complete.
+    pub(crate) removals: AtomicU64,
+    /// Files of large blobs.
+    pub(crate) large_bytes: AtomicU64,
+    /// Bytes that may be written before the disk is asked again how full it is.
+    pub(crate) room: AtomicI64,
 }
 
-/// Blobs and action results below one directory, opened by one process.
+/// Blobs and entries below one directory, opened by one process.
 pub struct Store {
     root: PathBuf,
     options: Options,
     counters: Counters,
-    cache: ActionCache,
+    index: RwLock<Index>,
+    log: Log,
+    next_large: AtomicU64,
+    holds: Mutex<Holds>,
+    /// One eviction at a time.
+    evicting: Mutex<()>,
+    closures: Closures,
+    opened_s: u64,
+    work: Work,
     _lock: File,
 }
 
-impl Store {
-    /// Open or create the store below `root`.
-    ///
-    /// # Errors
-    /// `state_newer` when a newer version wrote it, which is left untouched; `state_locked` when another process has
-    /// it open; `state_corrupt` when it cannot be read.
-    pub fn open(root: &Path, options: Options) -> Result<Self, NativeError> {
-        check_format(root)?;
-        let at = |path: &Path, error: &io::Error| unusable(path, error);
-        for directory in ["blobs", "tmp", "quarantine"] {
-            let path = root.join(directory);
-            fs::create_dir_all(&path).map_err(|e| at(&path, &e))?;
-        }
-        let lock = lock(root)?;
-        check_format(root)?;
-        for prefix in 0..=255u8 {
-            let path = root.join("blobs").join(format!("{prefix:02x}"));
-            match fs::create_dir(&path) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(at(&path, &error)),
-                _ => {}
-            }
-        }
-        // What a killed process left half-written was never acknowledged.
-        let temporary = root.join("tmp");
-        for entry in fs::read_dir(&temporary).map_err(|e| at(&temporary, &e))? {
-            let path = entry.map_err(|e| at(&temporary, &e))?.path();
-            fs::remove_file(&path).map_err(|e| at(&path, &e))?;
-        }
-        let cache = ActionCache::open(&root.join("action_cache.sqlite"), options.durability)?;
-        let format = root.join("FORMAT");
-        if !format.exists() {
-            fs::write(&format, format!("{FORMAT}\n")).map_err(|e| at(&format, &e))?;
-        }
-        Ok(Self { root: root.to_owned(), options, counters: Counters::default(), cache, _lock: lock })
-    }
+/// Who keeps what from being evicted.
+#[derive(Default)]
+pub(crate) struct Holds {
+    pub(crate) by_name: HashMap<String, Vec<Key>>,
+    pub(crate) counts: HashMap<Key, u32>,
+}
 
+/// Wakes the background thread.
+#[derive(Default)]
+pub(crate) struct Work {
+    pub(crate) state: Mutex<WorkState>,
+    pub(crate) wake: Condvar,
+}
+
+#[derive(Default)]
+pub(crate) struct WorkState {
+    pub(crate) pressed: bool,
+    pub(crate) stopped: bool,
+}
+
+impl Store {
     /// Where the store is.
     pub fn root(&self) -> &Path {
         &self.root
@@ -119,60 +152,39 @@ impl Store {
         self.options.durability == Durability::Power
     }
 
+    /// Bytes that the store takes on the disk.
+    pub fn used_bytes(&self) -> u64 {
+        self.log.bytes() + self.counters.large_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Removals so far: while this number stands still, what was present stays present.
+    pub fn removals(&self) -> u64 {
+        self.counters.removals.load(Ordering::Acquire)
+    }
+
     /// Counts since the store was opened, and the free space.
     pub fn statistics(&self) -> Vec<(&'static str, u64)> {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         vec![
-            ("blobs_written", self.counters.blobs_written.load(Ordering::Relaxed)),
-            ("bytes_written", self.counters.bytes_written.load(Ordering::Relaxed)),
-            ("blobs_quarantined", self.counters.blobs_quarantined.load(Ordering::Relaxed)),
-            ("action_results", self.cache.count().unwrap_or(0)),
+            ("blobs_written", count(&self.counters.blobs_written)),
+            ("bytes_written", count(&self.counters.bytes_written)),
+            ("entries_written", count(&self.counters.entries_written)),
+            ("damaged", count(&self.counters.damaged)),
+            ("evicted", count(&self.counters.evicted)),
+            ("evicted_bytes", count(&self.counters.evicted_bytes)),
+            ("records", self.index.read().len() as u64),
+            ("segments", self.log.segment_count() as u64),
+            ("used_bytes", self.used_bytes()),
+            ("size_bytes_max", self.options.size_bytes_max),
+            ("held", self.holds.lock().counts.len() as u64),
             ("free_bytes", free_bytes(&self.root).unwrap_or(0)),
         ]
     }
 }
 
-fn check_format(root: &Path) -> Result<(), NativeError> {
-    let path = root.join("FORMAT");
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(unusable(&path, &error)),
-    };
-    let found: u32 = text.trim().parse().map_err(|_| {
-        NativeError::new("state_corrupt", format!("{} does not hold a format number", path.display()))
-            .with("path", FieldValue::Text(path.display().to_string()))
-    })?;
-    if found > FORMAT {
-        return Err(newer(&path, found.into(), FORMAT.into()));
-    }
-    Ok(())
-}
-
-pub(crate) fn newer(path: &Path, found: i64, supported: i64) -> NativeError {
-    NativeError::new(
-        "state_newer",
-        format!(
-            "{} was written by a newer version (format {found}, this one reads up to {supported}); upgrade",
-            path.display()
-        ),
-    )
-    .with("path", FieldValue::Text(path.display().to_string()))
-    .with("found", FieldValue::Int(found))
-    .with("supported", FieldValue::Int(supported))
-}
-
-fn lock(root: &Path) -> Result<File, NativeError> {
-    let path = root.join("lock");
-    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(|e| unusable(&path, &e))?;
-    // SAFETY: the descriptor is open for as long as `file` lives.
-    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
-        return Err(NativeError::new(
-            "state_locked",
-            format!("another process uses the store in {}; stop it or choose another directory", root.display()),
-        )
-        .with("path", FieldValue::Text(root.display().to_string())));
-    }
-    Ok(file)
+/// Seconds since 1970. The store is an edge: time that decides about eviction is read here.
+pub(crate) fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Translate an I/O error at `path`: a full disk is its own error, the rest means that the store is damaged.
@@ -187,14 +199,6 @@ pub(crate) fn unusable(path: &Path, error: &io::Error) -> NativeError {
 
 /// Bytes that an unprivileged writer may still use on the filesystem of `path`.
 pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
-    use std::os::unix::ffi::OsStrExt;
-    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
-    // SAFETY: statvfs fills the zeroed struct that it is given and keeps no pointer.
-    unsafe {
-        let mut facts: libc::statvfs = std::mem::zeroed();
-        if libc::statvfs(path.as_ptr(), &raw mut facts) != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(facts.f_bavail * facts.f_frsize)
-    }
+    let facts = rustix::fs::statvfs(path)?;
+    Ok(facts.f_bavail * facts.f_frsize)
 }

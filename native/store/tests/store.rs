@@ -8,8 +8,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use buildnet_formats::Digest;
 use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
+use buildnet_formats::{Digest, Function};
 use buildnet_store::{Options, Origin, Store};
 use prost::Message;
 
@@ -23,7 +23,7 @@ fn a_blob_is_what_its_digest_says_or_absent() {
     let store = open(root.path());
     let digest = store.put_bytes(b"hello").unwrap();
     assert_eq!(store.get_bytes(&digest, 100).unwrap(), "hello");
-    let wrong_size = Digest::new(*digest.hash(), 6);
+    let wrong_size = Digest::new(Function::Sha256, digest.hash(), 6);
     assert_eq!(store.find_missing(&[digest, wrong_size, Digest::empty()]).unwrap(), vec![wrong_size]);
     assert_eq!(store.get_bytes(&wrong_size, 100).unwrap_err().code, "not_found");
     assert_eq!(store.put_expected(&wrong_size, b"hello").unwrap_err().code, "digest_mismatch");
@@ -47,28 +47,57 @@ fn a_write_that_is_not_finished_leaves_nothing() {
     assert_eq!(fs::read_dir(root.path().join("tmp")).unwrap().count(), 0);
 }
 
+/// Flip one bit of the only file below `directory` that is long enough, at `at`.
+fn rot(directory: &Path, at: usize) {
+    let mut todo = vec![directory.to_owned()];
+    while let Some(path) = todo.pop() {
+        if path.is_dir() {
+            todo.extend(fs::read_dir(&path).unwrap().map(|e| e.unwrap().path()));
+            continue;
+        }
+        let mut bytes = fs::read(&path).unwrap();
+        if bytes.len() > at {
+            bytes[at] ^= 1;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+            fs::write(&path, bytes).unwrap();
+        }
+    }
+}
+
 #[test]
-fn a_rotten_blob_is_set_apart_and_never_served_whole() {
+fn a_rotten_blob_is_absent_and_can_be_stored_anew() {
+    for size in [3000, 1_000_000] {
+        let root = tempfile::tempdir().unwrap();
+        let store = open(root.path());
+        let data = vec![7; size];
+        let digest = store.put_bytes(&data).unwrap();
+        rot(&root.path().join(if size > 5000 { "large" } else { "segments" }), 2900);
+        let error = store.get_bytes(&digest, 1 << 30).unwrap_err();
+        assert_eq!((error.code, store.contains(&digest)), ("digest_mismatch", false));
+        assert_eq!(root.path().join("quarantine").join(digest.hex()).exists(), size > 5000);
+        assert_eq!(store.put_bytes(&data).unwrap(), digest);
+        assert_eq!(store.get_bytes(&digest, 1 << 30).unwrap(), data);
+        drop(store);
+        assert_eq!(open(root.path()).get_bytes(&digest, 1 << 30).unwrap(), data);
+    }
+}
+
+#[test]
+fn every_range_of_a_large_blob_is_read_as_it_is() {
     let root = tempfile::tempdir().unwrap();
     let store = open(root.path());
-    let digest = store.put_bytes(&[7; 3000]).unwrap();
-    let path = store.path_of(&digest);
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-    fs::write(&path, [8; 3000]).unwrap();
-    let mut reader = store.reader(&digest, 0, None).unwrap();
-    let mut seen = 0;
-    let error = loop {
-        match store.next_chunk(&mut reader, 1000) {
-            Ok(Some(chunk)) => seen += chunk.len(),
-            Ok(None) => panic!("a rotten blob was served whole"),
-            Err(error) => break error,
+    let data: Vec<u8> = (0..700_001u32).map(|n| (n % 251) as u8).collect();
+    let digest = store.put_bytes(&data).unwrap();
+    for (offset, limit) in [(0, None), (1, Some(5)), (131_071, Some(2)), (400_000, None), (700_001, None)] {
+        let mut reader = store.reader(&digest, offset, limit).unwrap();
+        let mut read = Vec::new();
+        while let Some(chunk) = store.next_chunk(&mut reader, 100_000).unwrap() {
+            read.extend_from_slice(chunk.as_slice());
         }
-    };
-    assert_eq!((seen, error.code), (2000, "digest_mismatch"));
-    assert!(!store.contains(&digest));
-    assert!(root.path().join("quarantine").join(digest.hex()).exists());
-    // It can be stored anew.
-    assert_eq!(store.put_bytes(&[7; 3000]).unwrap(), digest);
+        let end = limit.map_or(data.len(), |limit| offset as usize + limit as usize);
+        assert!(read == data[offset as usize..end], "{offset} {limit:?}");
+    }
+    assert_eq!(store.reader(&digest, 700_002, None).err().unwrap().code, "out_of_range");
 }
 
 #[test]
@@ -134,7 +163,9 @@ fn writes_until_killed() {
     let store = open(Path::new(&root));
     let mut out = std::io::stdout();
     for number in 0..1_000_000u32 {
-        let digest = store.put_bytes(&number.to_le_bytes().repeat(5000)).unwrap();
+        // Small ones in segments, every eighth in a file of its own.
+        let times = if number % 8 == 0 { 50_000 } else { 500 };
+        let digest = store.put_bytes(&number.to_le_bytes().repeat(times)).unwrap();
         writeln!(out, "stored {digest}").unwrap();
         out.flush().unwrap();
     }

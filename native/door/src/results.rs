@@ -1,0 +1,135 @@
+//! The action cache's two calls, and what is put inside a result on request.
+
+use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
+use buildnet_formats::{Digest, Function, NativeError};
+use buildnet_store::{Origin, Store};
+use bytes::Bytes;
+use prost::Message;
+use tonic::Status;
+
+use crate::access::{Caller, Right};
+use crate::codec::{decode, encode};
+use crate::services::{REPLY_BYTES_MAX, Services};
+use crate::status::status_of;
+use crate::wire::exact_field;
+
+const INLINE_BYTES_MAX: usize = 3 << 20;
+
+/// A result that a client wants kept.
+pub(crate) struct Update {
+    pub(crate) namespace: String,
+    pub(crate) action: Digest,
+    pub(crate) result: Bytes,
+}
+
+impl Services {
+    pub(crate) fn get_action_result(
+        &self,
+        caller: &Caller,
+        request: &re::GetActionResultRequest,
+    ) -> Result<Bytes, Status> {
+        caller.check(Right::Read, &request.instance_name)?;
+        let found = || {
+            let function = Function::of_message(request.digest_function)?;
+            let action = Digest::required_by(function, request.action_digest.as_ref(), "action_digest")?;
+            let result = self.store.get_action_result(&request.instance_name, &action)?;
+            result.ok_or_else(|| NativeError::not_found("result for action", action.to_string())).map(|r| (action, r))
+        };
+        let (action, result) = found().map_err(|e| status_of(&e))?;
+        let inline = Inline {
+            stdout: request.inline_stdout,
+            stderr: request.inline_stderr,
+            files: &request.inline_output_files,
+        };
+        inlined(&self.store, action.function(), result, &inline)
+    }
+
+    /// Check an update, before anything is kept of it.
+    pub(crate) fn consider_update(&self, caller: &Caller, body: Bytes) -> Result<Update, Status> {
+        let exact = exact_field(body.clone(), 3)?;
+        let request: re::UpdateActionResultRequest = decode(body)?;
+        caller.check(Right::WriteActionCache, &request.instance_name)?;
+        let work = || {
+            let function = Function::of_message(request.digest_function)?;
+            let action = Digest::required_by(function, request.action_digest.as_ref(), "action_digest")?;
+            let Some(mut result) = exact else {
+                return Err(NativeError::invalid("action_result", "action_result is not set"));
+            };
+            if result.is_empty() {
+                // Some clients take a result of no bytes for a miss (REAPI ActionResult): it is given a worker.
+                let worker = re::ExecutedActionMetadata { worker: "client".to_owned(), ..Default::default() };
+                result = encode(&re::ActionResult { execution_metadata: Some(worker), ..Default::default() });
+            }
+            self.store.check_result(&action, &result, Origin::Client)?;
+            Ok(Update { namespace: request.instance_name.clone(), action, result })
+        };
+        work().map_err(|e| status_of(&e))
+    }
+
+    pub(crate) fn update_action_result(&self, caller: &Caller, body: Bytes) -> Result<Bytes, Status> {
+        let update = self.consider_update(caller, body)?;
+        self.store
+            .put_action_result(&update.namespace, &update.action, &update.result, Origin::Client)
+            .map_err(|e| status_of(&e))?;
+        Ok(update.result)
+    }
+}
+
+/// What a caller wants inside the result rather than beside it.
+pub(crate) struct Inline<'a> {
+    pub(crate) stdout: bool,
+    pub(crate) stderr: bool,
+    pub(crate) files: &'a [String],
+}
+
+/// The result with what was asked put inside and nothing else, as long as it fits a reply (REAPI: MUST omit else).
+pub(crate) fn inlined(store: &Store, function: Function, result: Bytes, inline: &Inline<'_>) -> Result<Bytes, Status> {
+    let mut decoded: re::ActionResult = decode(result.clone())?;
+    let nothing = !inline.stdout && !inline.stderr && inline.files.is_empty();
+    if nothing && result.len() <= REPLY_BYTES_MAX && !holds_contents(&decoded) {
+        return Ok(result);
+    }
+    shrink(&mut decoded, inline);
+    let mut room = INLINE_BYTES_MAX.saturating_sub(decoded.encoded_len());
+    let mut take = |digest: Option<&re::Digest>| -> Option<Bytes> {
+        let digest = Digest::from_message_by(Some(function), digest?).ok()?;
+        // A blob that cannot be read now is not inlined; its digest stays.
+        let data = store.get_bytes(&digest, room as u64).ok()?;
+        room -= data.len();
+        Some(data)
+    };
+    if inline.stdout && decoded.stdout_raw.is_empty() {
+        decoded.stdout_raw = take(decoded.stdout_digest.as_ref()).unwrap_or_default();
+    }
+    if inline.stderr && decoded.stderr_raw.is_empty() {
+        decoded.stderr_raw = take(decoded.stderr_digest.as_ref()).unwrap_or_default();
+    }
+    for file in &mut decoded.output_files {
+        if file.contents.is_empty() && inline.files.contains(&file.path) {
+            file.contents = take(file.digest.as_ref()).unwrap_or_default();
+        }
+    }
+    Ok(encode(&decoded))
+}
+
+fn holds_contents(result: &re::ActionResult) -> bool {
+    (!result.stdout_raw.is_empty() && result.stdout_digest.is_some())
+        || (!result.stderr_raw.is_empty() && result.stderr_digest.is_some())
+        || result.output_files.iter().any(|file| !file.contents.is_empty())
+}
+
+/// Take out what an uploader put inside although it has a digest and nobody asked for it, or it would not fit.
+fn shrink(result: &mut re::ActionResult, inline: &Inline<'_>) {
+    let large = result.encoded_len() > INLINE_BYTES_MAX;
+    if result.stdout_digest.is_some() && (large || !inline.stdout) {
+        result.stdout_raw = Bytes::new();
+    }
+    if result.stderr_digest.is_some() && (large || !inline.stderr) {
+        result.stderr_raw = Bytes::new();
+    }
+    for file in &mut result.output_files {
+        if large || !inline.files.contains(&file.path) {
+            file.contents = Bytes::new();
+        }
+    }
+}

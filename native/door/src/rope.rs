@@ -1,0 +1,116 @@
+//! Bytes in the pieces in which they came, so that a large message is never copied to be whole.
+
+use std::collections::VecDeque;
+
+use bytes::{Buf, Bytes, BytesMut};
+
+/// Pieces in order.
+#[derive(Default)]
+pub(crate) struct Rope {
+    pieces: VecDeque<Bytes>,
+    length: usize,
+}
+
+impl From<Bytes> for Rope {
+    fn from(bytes: Bytes) -> Self {
+        let mut rope = Self::default();
+        rope.push(bytes);
+        rope
+    }
+}
+
+impl Rope {
+    pub(crate) fn len(&self) -> usize {
+        self.length
+    }
+
+    pub(crate) fn push(&mut self, piece: Bytes) {
+        if !piece.is_empty() {
+            self.length += piece.len();
+            self.pieces.push_back(piece);
+        }
+    }
+
+    pub(crate) fn append(&mut self, other: Self) {
+        self.length += other.length;
+        self.pieces.extend(other.pieces);
+    }
+
+    /// The first piece, or nothing.
+    pub(crate) fn first(&self) -> &[u8] {
+        self.pieces.front().map_or(&[], |piece| piece.as_ref())
+    }
+
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = &Bytes> {
+        self.pieces.iter()
+    }
+
+    /// Drop bytes from the front.
+    pub(crate) fn advance(&mut self, mut count: usize) {
+        self.length = self.length.saturating_sub(count);
+        while let Some(front) = self.pieces.front_mut() {
+            if front.len() > count {
+                front.advance(count);
+                return;
+            }
+            count -= front.len();
+            self.pieces.pop_front();
+        }
+    }
+
+    /// Take the first bytes; the caller has checked that there are so many.
+    pub(crate) fn take(&mut self, mut count: usize) -> Self {
+        let mut taken = Self::default();
+        while count > 0 {
+            let Some(front) = self.pieces.front_mut() else { break };
+            if front.len() > count {
+                taken.push(front.split_to(count));
+                self.length -= count;
+                return taken;
+            }
+            count -= front.len();
+            self.length -= front.len();
+            if let Some(piece) = self.pieces.pop_front() {
+                taken.push(piece);
+            }
+        }
+        taken
+    }
+
+    /// All bytes as one; free of a copy when they are one already.
+    pub(crate) fn into_bytes(mut self) -> Bytes {
+        if self.pieces.len() <= 1 {
+            return self.pieces.pop_front().unwrap_or_default();
+        }
+        let mut whole = BytesMut::with_capacity(self.length);
+        for piece in &self.pieces {
+            whole.extend_from_slice(piece);
+        }
+        whole.freeze()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn it_is_bytes(pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..9), 0..6), at: usize) {
+            let whole = pieces.concat();
+            let at = at % (whole.len() + 1);
+            let mut rope = Rope::default();
+            for piece in pieces {
+                rope.push(piece.into());
+            }
+            let mut rest = rope;
+            let taken = rest.take(at);
+            prop_assert_eq!((taken.len(), rest.len()), (at, whole.len() - at));
+            let skip = rest.len() / 2;
+            rest.advance(skip);
+            prop_assert_eq!(taken.into_bytes(), &whole[..at]);
+            prop_assert_eq!(rest.into_bytes(), &whole[at + skip..]);
+        }
+    }
+}

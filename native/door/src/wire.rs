@@ -1,0 +1,278 @@
+//! The few messages that are read and written by hand, because they are the ones that a build is made of. Whatever is not
+//! in the shape that every client sends is left to the generated code.
+
+use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
+use buildnet_formats::{Digest, Function, NativeError};
+use bytes::{Buf, BufMut, Bytes};
+use prost::Message;
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+use tonic::Status;
+
+use crate::codec::decode;
+use crate::rope::Rope;
+use crate::status::status_of;
+
+/// Digests of FindMissingBlobs without an allocation for each hash.
+pub(crate) struct FindMissing {
+    pub(crate) instance: String,
+    pub(crate) digests: Vec<Digest>,
+}
+
+impl FindMissing {
+    pub(crate) fn decode(body: &Bytes) -> Result<Self, Status> {
+        Self::quick(body).map_or_else(|| Self::general(body), |found| found.map_err(|e| status_of(&e)))
+    }
+
+    fn quick(body: &[u8]) -> Option<Result<Self, NativeError>> {
+        let mut rest = body;
+        let mut raw: Vec<(&[u8], i64)> = Vec::with_capacity(body.len() / 72 + 1);
+        let (mut instance, mut number) = ("", 0);
+        while !rest.is_empty() {
+            match take_u8(&mut rest)? {
+                0x0a => instance = std::str::from_utf8(take_bytes(&mut rest)?).ok()?,
+                0x12 => raw.push(raw_digest(take_bytes(&mut rest)?)?),
+                0x18 => number = i32::try_from(take_varint(&mut rest)?).ok()?,
+                _ => return None,
+            }
+        }
+        let digests = Function::of_message(number)
+            .and_then(|function| raw.into_iter().map(|(hash, size)| digest_of(function, hash, size)).collect());
+        Some(digests.map(|digests| Self { instance: instance.to_owned(), digests }))
+    }
+
+    fn general(body: &Bytes) -> Result<Self, Status> {
+        let request: re::FindMissingBlobsRequest = decode(body.clone())?;
+        let parse = || {
+            let function = Function::of_message(request.digest_function)?;
+            let parsed = request.blob_digests.iter().map(|message| Digest::from_message_by(function, message));
+            parsed.collect::<Result<Vec<Digest>, NativeError>>()
+        };
+        let digests = parse().map_err(|e| status_of(&e))?;
+        Ok(Self { instance: request.instance_name, digests })
+    }
+}
+
+/// The hash and size of a Digest in the order in which every client writes them.
+fn raw_digest(message: &[u8]) -> Option<(&[u8], i64)> {
+    let mut rest = message;
+    let hash = if rest.first() == Some(&0x0a) {
+        take_u8(&mut rest)?;
+        take_bytes(&mut rest)?
+    } else {
+        &[]
+    };
+    let size = if rest.is_empty() {
+        0
+    } else {
+        (take_u8(&mut rest)? == 0x10).then_some(())?;
+        take_varint(&mut rest)?.cast_signed()
+    };
+    rest.is_empty().then_some((hash, size))
+}
+
+/// Hex read sixteen digits at a time; what is wrong with a bad one is said by the general parser.
+fn digest_of(function: Option<Function>, hash: &[u8], size: i64) -> Result<Digest, NativeError> {
+    let mut bytes = [0; 64];
+    if let Some(function) = function.or_else(|| Function::of_hex_length(hash.len()))
+        && hash.len() == 2 * function.hash_bytes()
+        && size >= 0
+        && !hash.iter().any(u8::is_ascii_uppercase)
+        && faster_hex::hex_decode(hash, &mut bytes[..hash.len() / 2]).is_ok()
+    {
+        return Ok(Digest::new(function, &bytes[..hash.len() / 2], size.cast_unsigned()));
+    }
+    Digest::from_parts(function, &String::from_utf8_lossy(hash), size)
+}
+
+/// A WriteRequest whose data stays in the pieces that came from the network.
+pub(crate) struct WriteRequest {
+    pub(crate) resource_name: String,
+    pub(crate) write_offset: i64,
+    pub(crate) finish_write: bool,
+    pub(crate) data: Rope,
+}
+
+impl WriteRequest {
+    pub(crate) fn decode(mut message: Rope) -> Result<Self, Status> {
+        if let Some(found) = Self::quick(&mut message) {
+            return Ok(found);
+        }
+        let request: buildnet_formats::wire::google::bytestream::WriteRequest = decode(message.into_bytes())?;
+        Ok(Self {
+            resource_name: request.resource_name,
+            write_offset: request.write_offset,
+            finish_write: request.finish_write,
+            data: Rope::from(request.data),
+        })
+    }
+
+    /// Fields in the order of their numbers, all before the data within the first piece.
+    fn quick(message: &mut Rope) -> Option<Self> {
+        let whole = message.len();
+        let first = message.first();
+        let mut rest = first;
+        let mut found =
+            Self { resource_name: String::new(), write_offset: 0, finish_write: false, data: Rope::default() };
+        while !rest.is_empty() {
+            match take_u8(&mut rest)? {
+                0x0a => found.resource_name = std::str::from_utf8(take_bytes(&mut rest)?).ok()?.to_owned(),
+                0x10 => found.write_offset = take_varint(&mut rest)?.cast_signed(),
+                0x18 => found.finish_write = take_varint(&mut rest)? != 0,
+                0x52 => {
+                    let length = usize::try_from(take_varint(&mut rest)?).ok()?;
+                    let before = first.len() - rest.len();
+                    if before + length != whole {
+                        return None;
+                    }
+                    message.advance(before);
+                    found.data = std::mem::take(message);
+                    return Some(found);
+                }
+                _ => return None,
+            }
+        }
+        (first.len() == whole).then_some(found)
+    }
+}
+
+fn take_u8(rest: &mut &[u8]) -> Option<u8> {
+    let (first, tail) = rest.split_first()?;
+    *rest = tail;
+    Some(*first)
+}
+
+fn take_varint(rest: &mut &[u8]) -> Option<u64> {
+    if let Some((first, tail)) = rest.split_first()
+        && *first < 0x80
+    {
+        *rest = tail;
+        return Some(u64::from(*first));
+    }
+    decode_varint(rest).ok()
+}
+
+fn take_bytes<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let length = usize::try_from(take_varint(rest)?).ok()?;
+    let (bytes, tail) = rest.split_at_checked(length)?;
+    *rest = tail;
+    Some(bytes)
+}
+
+/// What stands before the data in a framed ReadResponse: gRPC's five bytes, the field's tag and its length.
+pub(crate) fn read_response_prefix(length: usize) -> ([u8; 16], usize) {
+    let mut prefix = [0; 16];
+    let mut tail = &mut prefix[5..];
+    tail.put_u8(0x52);
+    prost::encoding::encode_varint(length as u64, &mut tail);
+    let used = 16 - tail.remaining_mut();
+    let message = u32::try_from(used - 5 + length).unwrap_or(u32::MAX);
+    prefix[1..5].copy_from_slice(&message.to_be_bytes());
+    (prefix, used)
+}
+
+/// A framed message.
+pub(crate) fn framed(message: &impl Message) -> Bytes {
+    let length = message.encoded_len();
+    let mut bytes = Vec::with_capacity(5 + length);
+    bytes.push(0);
+    bytes.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
+    // A Vec takes whatever is put into it.
+    let _ = message.encode(&mut bytes);
+    Bytes::from(bytes)
+}
+
+/// The exact bytes of a length-delimited field, so that what a client hashed or signed is stored as it came.
+pub(crate) fn exact_field(mut body: Bytes, tag: u32) -> Result<Option<Bytes>, Status> {
+    let malformed = |_| Status::invalid_argument("the request cannot be decoded");
+    let mut found = None;
+    while body.has_remaining() {
+        let (here, wire) = decode_key(&mut body).map_err(malformed)?;
+        if here != tag || wire != WireType::LengthDelimited {
+            skip_field(wire, here, &mut body, DecodeContext::default()).map_err(malformed)?;
+            continue;
+        }
+        let length = usize::try_from(decode_varint(&mut body).map_err(malformed)?).unwrap_or(usize::MAX);
+        if length > body.remaining() {
+            return Err(Status::invalid_argument("the request is truncated"));
+        }
+        if found.replace(body.split_to(length)).is_some() {
+            return Err(Status::invalid_argument("a field of the request is given twice"));
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::encode;
+    use buildnet_formats::wire::google::bytestream as bs;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_exact_field_is_what_was_sent(stdout: Vec<u8>, instance in "[a-z]{0,5}") {
+            let result = re::ActionResult { stdout_raw: stdout.into(), exit_code: 3, ..Default::default() };
+            let request = re::UpdateActionResultRequest {
+                instance_name: instance,
+                action_result: Some(result.clone()),
+                ..Default::default()
+            };
+            prop_assert_eq!(exact_field(encode(&request), 3).unwrap().unwrap(), encode(&result));
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes: Vec<u8>) {
+            let _ = exact_field(bytes.clone().into(), 3);
+            let _ = FindMissing::decode(&bytes.clone().into());
+            let _ = WriteRequest::decode(Rope::from(Bytes::from(bytes)));
+        }
+
+        #[test]
+        fn the_quick_way_and_the_general_one_agree(
+            data in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..20), 0..5),
+            instance in "[a-z]{0,5}", function in 0i32..11, wrong: bool
+        ) {
+            let mut digests: Vec<re::Digest> = data.iter().map(|d| Digest::of(d).to_message()).collect();
+            if let (true, Some(first)) = (wrong, digests.first_mut()) {
+                first.hash = first.hash.to_uppercase();
+            }
+            let request = re::FindMissingBlobsRequest {
+                instance_name: instance, blob_digests: digests, digest_function: function,
+            };
+            let body = encode(&request);
+            let (quick, general) = (FindMissing::quick(&body).unwrap(), FindMissing::general(&body));
+            prop_assert_eq!(quick.is_ok(), general.is_ok());
+            if let (Ok(quick), Ok(general)) = (quick, general) {
+                prop_assert_eq!((quick.instance, quick.digests), (general.instance, general.digests));
+            }
+        }
+
+        #[test]
+        fn a_write_request_is_read_from_pieces(
+            name in "[a-z/]{0,30}", offset in 0i64.., finish: bool, data: Vec<u8>, cuts in proptest::collection::vec(1usize..40, 0..4)
+        ) {
+            let request = bs::WriteRequest {
+                resource_name: name.clone(), write_offset: offset, finish_write: finish, data: data.clone().into(),
+            };
+            let mut bytes = encode(&request);
+            let mut rope = Rope::default();
+            for cut in cuts {
+                rope.push(bytes.split_to(cut.min(bytes.len())));
+            }
+            rope.push(bytes);
+            let read = WriteRequest::decode(rope).unwrap();
+            prop_assert_eq!((read.resource_name, read.write_offset, read.finish_write), (name, offset, finish));
+            prop_assert_eq!(read.data.into_bytes(), data);
+        }
+
+        #[test]
+        fn the_prefix_of_a_read_is_what_the_generated_code_writes(data: Vec<u8>) {
+            let (prefix, used) = read_response_prefix(data.len());
+            let expected = framed(&bs::ReadResponse { data: data.clone().into() });
+            if !data.is_empty() {
+                prop_assert_eq!([&prefix[..used], &data].concat(), expected);
+            }
+        }
+    }
+}

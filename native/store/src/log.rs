@@ -1,0 +1,304 @@
+//! The segments in order: records are appended to the last one, and what was appended is synced for many writers at once.
+//! The segments are the truth; the index in memory follows them.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use buildnet_formats::NativeError;
+use parking_lot::{Condvar, Mutex, RwLock};
+
+use crate::index::Place;
+use crate::record::{HEADER_BYTES, Header, Key, Kind, aligned, crc};
+use crate::segment::{Opened, Row, Segment, write_at};
+use crate::{Durability, unusable};
+
+/// A record to append.
+pub(crate) struct Record<'a> {
+    pub(crate) key: Key,
+    pub(crate) kind: Kind,
+    pub(crate) function: u8,
+    pub(crate) flags: u8,
+    pub(crate) name: &'a [u8],
+    pub(crate) payload: &'a [u8],
+}
+
+impl Record<'_> {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let header = Header {
+            kind: self.kind,
+            function: self.function,
+            flags: self.flags,
+            name_length: u16::try_from(self.name.len()).unwrap_or(u16::MAX),
+            payload_length: u32::try_from(self.payload.len()).unwrap_or(u32::MAX),
+            size_bytes: self.key.size_bytes(),
+            payload_crc: crc(self.payload),
+        };
+        out.extend_from_slice(&header.encode(self.name));
+        out.extend_from_slice(self.name);
+        out.extend_from_slice(self.payload);
+        out.resize(aligned(out.len() as u64) as usize, 0);
+    }
+
+    fn length(&self) -> usize {
+        HEADER_BYTES + self.name.len() + self.payload.len()
+    }
+}
+
+struct Active {
+    segment: Arc<Segment>,
+    rows: Vec<Row>,
+    buffer: Vec<u8>,
+    /// Bytes of large files whose records are here.
+    large_bytes: u64,
+    /// Appends so far, over all segments.
+    appends: u64,
+}
+
+#[derive(Default)]
+struct Synced {
+    appends: u64,
+    leading: bool,
+}
+
+/// Every segment, and the one that grows.
+pub(crate) struct Log {
+    directory: PathBuf,
+    segment_bytes: u64,
+    durability: Durability,
+    active: Mutex<Active>,
+    segments: RwLock<BTreeMap<u32, Arc<Segment>>>,
+    /// Bytes of all segments.
+    bytes: AtomicU64,
+    synced: Mutex<Synced>,
+    done: Condvar,
+    /// A sync failed: the kernel may have dropped what it could not write, so nothing more can be promised.
+    broken: AtomicBool,
+}
+
+/// A segment is also full when the files that live and die with it are so many times its size.
+const LARGE_FACTOR: u64 = 8;
+/// Buffers that grew over this are given back.
+const BUFFER_BYTES_KEPT: usize = 1 << 20;
+
+impl Log {
+    /// Open every segment below `directory`; `each` is told of its records, in the order in which they were written.
+    pub(crate) fn open(
+        directory: &Path,
+        segment_bytes: u64,
+        durability: Durability,
+        mut each: impl FnMut(&Segment, &[Row], u64),
+    ) -> Result<Self, NativeError> {
+        let mut segments = BTreeMap::new();
+        let mut bytes = 0;
+        let numbers = numbers(directory).map_err(|e| unusable(directory, &e))?;
+        let mut active: Option<(Arc<Segment>, Vec<Row>)> = None;
+        for number in &numbers {
+            let Opened { segment, rows, damaged, sealed } = Segment::open(directory, *number)?;
+            each(&segment, &rows, damaged);
+            bytes += segment.end.load(Ordering::Relaxed);
+            let segment = Arc::new(segment);
+            segments.insert(*number, Arc::clone(&segment));
+            let last = Some(number) == numbers.last();
+            if last && !sealed {
+                // What a killed process left half-written was never acknowledged.
+                let end = segment.end.load(Ordering::Relaxed);
+                segment.file.set_len(end).map_err(|e| unusable(&segment.path, &e))?;
+                active = Some((segment, rows));
+            } else if !sealed {
+                segment.seal(&rows)?;
+            }
+        }
+        let (segment, rows) = match active {
+            Some(found) => found,
+            None => {
+                let number = numbers.last().map_or(1, |last| last + 1);
+                let segment = Arc::new(Segment::create(directory, number)?);
+                segments.insert(number, Arc::clone(&segment));
+                (segment, Vec::new())
+            }
+        };
+        let large_bytes = rows.iter().map(Row::large_bytes).sum();
+        Ok(Self {
+            directory: directory.to_owned(),
+            segment_bytes,
+            durability,
+            active: Mutex::new(Active { segment, rows, buffer: Vec::new(), large_bytes, appends: 0 }),
+            segments: RwLock::new(segments),
+            bytes: AtomicU64::new(bytes),
+            synced: Mutex::default(),
+            done: Condvar::new(),
+            broken: AtomicBool::new(false),
+        })
+    }
+
+    /// Append records together, tell `placed` where they are before anyone else appends, and wait for the disk if that
+    /// was promised.
+    ///
+    /// # Errors
+    /// `storage_full`, after which nothing was appended; `state_corrupt` when the disk fails.
+    pub(crate) fn append(
+        &self,
+        records: &[Record<'_>],
+        mut placed: impl FnMut(usize, Place, &Segment),
+    ) -> Result<(), NativeError> {
+        let ticket = {
+            let mut active = self.active.lock();
+            let length: usize = records.iter().map(|r| aligned(r.length() as u64) as usize).sum();
+            if active.segment.end.load(Ordering::Relaxed) + length as u64 > self.segment_bytes
+                || active.large_bytes > LARGE_FACTOR * self.segment_bytes
+            {
+                self.roll(&mut active)?;
+            }
+            let Active { segment, rows, buffer, large_bytes, appends } = &mut *active;
+            buffer.clear();
+            buffer.reserve(length);
+            let start = segment.end.load(Ordering::Relaxed);
+            let first = rows.len();
+            for record in records {
+                let offset = start + buffer.len() as u64;
+                record.encode(buffer);
+                let row = Row {
+                    key: record.key,
+                    offset: u32::try_from(offset).unwrap_or(u32::MAX),
+                    length: u32::try_from(record.length()).unwrap_or(u32::MAX),
+                    flags: record.flags,
+                    removed: record.kind == Kind::Removed,
+                };
+                rows.push(row);
+            }
+            if let Err(error) = write_at(&segment.file, buffer, start) {
+                rows.truncate(first);
+                // What was written of it is overwritten by the next, or cut off when the store is opened.
+                let _ = segment.file.set_len(start);
+                return Err(unusable(&segment.path, &error));
+            }
+            segment.end.fetch_add(buffer.len() as u64, Ordering::Release);
+            self.bytes.fetch_add(buffer.len() as u64, Ordering::Relaxed);
+            for (number, row) in rows[first..].iter().enumerate() {
+                *large_bytes += row.large_bytes();
+                placed(number, row.place(segment.number), segment);
+            }
+            if buffer.capacity() > BUFFER_BYTES_KEPT {
+                *buffer = Vec::new();
+            }
+            *appends += 1;
+            *appends
+        };
+        if self.durability == Durability::Power { self.sync(ticket) } else { Ok(()) }
+    }
+
+    /// Close the growing segment and begin another; returns the closed one's number.
+    pub(crate) fn turn(&self) -> Result<u32, NativeError> {
+        let mut active = self.active.lock();
+        let number = active.segment.number;
+        if active.segment.end.load(Ordering::Relaxed) > 0 {
+            self.roll(&mut active)?;
+        }
+        Ok(number)
+    }
+
+    fn roll(&self, active: &mut Active) -> Result<(), NativeError> {
+        let next = Arc::new(Segment::create(&self.directory, active.segment.number + 1)?);
+        if self.durability == Durability::Power {
+            self.flush(&active.segment)?;
+            let directory = std::fs::File::open(&self.directory).and_then(|d| d.sync_all());
+            directory.map_err(|e| unusable(&self.directory, &e))?;
+        }
+        active.segment.seal(&active.rows)?;
+        self.segments.write().insert(next.number, Arc::clone(&next));
+        active.segment = next;
+        active.rows = Vec::new();
+        active.large_bytes = 0;
+        Ok(())
+    }
+
+    /// Wait until append number `ticket` is on the disk; one waiter syncs for all.
+    fn sync(&self, ticket: u64) -> Result<(), NativeError> {
+        let mut synced = self.synced.lock();
+        loop {
+            if synced.appends >= ticket {
+                return Ok(());
+            }
+            if !synced.leading {
+                break;
+            }
+            self.done.wait(&mut synced);
+        }
+        synced.leading = true;
+        drop(synced);
+        let (upto, segment) = {
+            let active = self.active.lock();
+            (active.appends, Arc::clone(&active.segment))
+        };
+        let flushed = self.flush(&segment);
+        let mut synced = self.synced.lock();
+        synced.leading = false;
+        if flushed.is_ok() {
+            synced.appends = synced.appends.max(upto);
+        }
+        drop(synced);
+        self.done.notify_all();
+        flushed
+    }
+
+    fn flush(&self, segment: &Segment) -> Result<(), NativeError> {
+        let failed = |error: io::Error| {
+            self.broken.store(true, Ordering::Release);
+            unusable(&segment.path, &error)
+        };
+        if self.broken.load(Ordering::Acquire) {
+            return Err(failed(io::Error::other("an earlier sync failed; nothing can be promised until a restart")));
+        }
+        segment.file.sync_data().map_err(failed)
+    }
+
+    pub(crate) fn segment(&self, number: u32) -> Option<Arc<Segment>> {
+        self.segments.read().get(&number).cloned()
+    }
+
+    /// Sealed segments, oldest first.
+    pub(crate) fn sealed(&self) -> Vec<Arc<Segment>> {
+        let active = self.active.lock().segment.number;
+        self.segments.read().values().filter(|s| s.number != active).cloned().collect()
+    }
+
+    /// Every segment, oldest first.
+    pub(crate) fn all(&self) -> Vec<Arc<Segment>> {
+        self.segments.read().values().cloned().collect()
+    }
+
+    pub(crate) fn oldest(&self) -> Option<u32> {
+        self.segments.read().keys().next().copied()
+    }
+
+    /// Delete a sealed segment that nothing points to.
+    pub(crate) fn delete(&self, segment: &Segment) -> Result<(), NativeError> {
+        self.segments.write().remove(&segment.number);
+        self.bytes.fetch_sub(segment.end.load(Ordering::Relaxed), Ordering::Relaxed);
+        segment.delete()
+    }
+
+    /// Bytes of all segments.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn segment_count(&self) -> usize {
+        self.segments.read().len()
+    }
+}
+
+fn numbers(directory: &Path) -> io::Result<Vec<u32>> {
+    let mut numbers = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let name = entry?.file_name();
+        if let Some(number) = name.to_str().and_then(|n| n.strip_suffix(".seg")).and_then(|n| n.parse().ok()) {
+            numbers.push(number);
+        }
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}

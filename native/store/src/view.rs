@@ -1,0 +1,98 @@
+//! Looking at the store from outside: what is there, and what is known of one blob. It changes nothing, not even when
+//! something was last used.
+
+use buildnet_formats::{Digest, Function};
+
+use crate::index::Use;
+use crate::record::{HEADER_BYTES, Key, Kind, ZSTD};
+use crate::{EntryName, Store, now_s};
+
+/// One record of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// `blob`, `action` or `path`.
+    pub kind: &'static str,
+    /// The digest, or namespace and name.
+    pub name: String,
+    /// Of a blob its size, of an entry that of its value.
+    pub size_bytes: u64,
+    /// On the disk.
+    pub stored_bytes: u64,
+}
+
+/// What is known of one blob.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// On the disk, its record included.
+    pub stored_bytes: u64,
+    /// `packed`, `zstd` or `file`.
+    pub stored_as: &'static str,
+    /// Number of the segment that its record is in; the oldest goes first.
+    pub segment: u32,
+    /// How many segments go before this one.
+    pub segments_before: usize,
+    /// `recent`, `referenced`, `restored` or `idle`.
+    pub usage: &'static str,
+    /// Names under which it is held.
+    pub held_by: Vec<String>,
+}
+
+impl Store {
+    /// Every record, in no order that means anything, until `each` says no.
+    pub fn list(&self, mut each: impl FnMut(Listed) -> bool) {
+        let places: Vec<_> = self.index.read().iter().map(|(key, place)| (*key, place)).collect();
+        for (key, place) in places {
+            let Some((header, bytes)) = self.log.segment(place.segment).and_then(|s| s.read(&key, place)) else {
+                continue;
+            };
+            let name = &bytes[HEADER_BYTES..header.payload_at()];
+            let large = if place.is_large() { key.size_bytes() } else { 0 };
+            let stored_bytes = u64::from(place.length()) + large;
+            let listed = match header.kind {
+                Kind::Blob => Function::of_byte(header.function).map(|function| Listed {
+                    kind: "blob",
+                    name: Digest::new(function, name, header.size_bytes).to_string(),
+                    size_bytes: header.size_bytes,
+                    stored_bytes,
+                }),
+                _ => EntryName::describe(name).map(|(kind, namespace, name)| Listed {
+                    kind,
+                    name: if namespace.is_empty() { name } else { format!("{namespace}:{name}") },
+                    size_bytes: u64::from(header.payload_length),
+                    stored_bytes,
+                }),
+            };
+            if listed.is_some_and(|listed| !each(listed)) {
+                return;
+            }
+        }
+    }
+
+    /// What is known of a blob; none when it is absent.
+    pub fn facts(&self, digest: &Digest) -> Option<Facts> {
+        let key = Key::of_blob(digest);
+        let (place, usage) = {
+            let index = self.index.read();
+            (index.get(&key)?, index.usage(&key, now_s(), self.options.keep_s, self.opened_s)?)
+        };
+        let (header, _) = self.log.segment(place.segment)?.read(&key, place)?;
+        let large = if place.is_large() { key.size_bytes() } else { 0 };
+        Some(Facts {
+            stored_bytes: u64::from(place.length()) + large,
+            stored_as: match (place.is_large(), header.flags & ZSTD != 0) {
+                (true, _) => "file",
+                (_, true) => "zstd",
+                _ => "packed",
+            },
+            segment: place.segment,
+            segments_before: self.log.all().iter().filter(|s| s.number < place.segment).count(),
+            usage: match usage {
+                Use::Recent => "recent",
+                Use::Referenced => "referenced",
+                Use::Restored => "restored",
+                Use::Idle => "idle",
+            },
+            held_by: self.holders(digest),
+        })
+    }
+}
