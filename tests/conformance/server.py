@@ -54,6 +54,15 @@ def refused(call: Callable[[], object], *codes: grpc.StatusCode) -> grpc.StatusC
     raise AssertionError(f"the call succeeded: {str(answer)[:200]!r}")
 
 
+def allowed(call: Callable[[], Any], *codes: grpc.StatusCode) -> Any:
+    """The answer of a call, or None where it is refused with one of `codes`."""
+    try:
+        return call()
+    except grpc.RpcError as error:
+        assert error.code() in (codes or CLIENTS_FAULT), f"{error.code().name}: {error.details()}"
+        return None
+
+
 class Server:
     """One server under one instance name. Digests are under `function` unless a call says otherwise."""
 
