@@ -44,23 +44,27 @@ def fresh(size: int = 64) -> bytes:
     return os.urandom(size)
 
 
+def _outcome(call: Callable[[], Any]) -> tuple[Any, Any]:
+    try:
+        return call(), None
+    except grpc.RpcError as error:
+        return None, error
+
+
 def refused(call: Callable[[], object], *codes: grpc.StatusCode) -> grpc.StatusCode:
     """The code of a call that must fail with one of `codes`, by default any that blames the client."""
-    try:
-        answer = call()
-    except grpc.RpcError as error:
-        assert error.code() in (codes or CLIENTS_FAULT), f"{error.code().name}: {error.details()}"
-        return error.code()
-    raise AssertionError(f"the call succeeded: {str(answer)[:200]!r}")
+    answer, error = _outcome(call)
+    assert error is not None, f"the call succeeded: {str(answer)[:200]!r}"
+    assert error.code() in (codes or CLIENTS_FAULT), f"{error.code().name}: {error.details()}"
+    return error.code()
 
 
 def allowed(call: Callable[[], Any], *codes: grpc.StatusCode) -> Any:
     """The answer of a call, or None where it is refused with one of `codes`."""
-    try:
-        return call()
-    except grpc.RpcError as error:
+    answer, error = _outcome(call)
+    if error is not None:
         assert error.code() in (codes or CLIENTS_FAULT), f"{error.code().name}: {error.details()}"
-        return None
+    return answer
 
 
 class Server:
