@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.scoring import MAY, MUST, SHOULD, Score
+from tests.conformance.scoring import MAY, MUST, SHOULD, Score, declare
 from tests.conformance.server import Server
 from tests.conftest import House
 
@@ -25,40 +25,41 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "rule(level, where, sentence): the test of one rule of the specification")
-    config.stash[SCORE] = Score()
+    score = Score(config.getoption("conformance_url", None) or "", config.getoption("conformance_instance", ""))
+    config.stash[SCORE] = score
+    config.pluginmanager.register(Scorer(score), "conformance-scorer")
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent == HERE:
-            config.stash[SCORE].declare(item)
+            declare(item)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    report = yield
-    item.config.stash[SCORE].add(report)
-    return report
+class Scorer:
+    """Takes the reports, which may come from other processes, and tells the score at the end."""
 
+    def __init__(self, score: Score) -> None:
+        self.score = score
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    score = session.config.stash[SCORE]
-    if path := session.config.getoption("conformance_report", None):
-        path.write_text(score.as_json())
-    # A foreign server may choose not to follow advice; we may not.
-    foreign = session.config.getoption("conformance_url", None)
-    advice = sum(c.outcome == "failed" for r in score.failed(SHOULD, MAY) for c in r.cases)
-    only_advice = not score.failed(MUST) and session.testsfailed == advice
-    if foreign and only_advice and session.exitstatus == pytest.ExitCode.TESTS_FAILED:
-        session.exitstatus = pytest.ExitCode.OK
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.score.add(report)
 
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        path = session.config.getoption("conformance_report", None)
+        if path and not hasattr(session.config, "workerinput"):
+            path.write_text(self.score.as_json())
+        # A foreign server may choose not to follow advice; we may not.
+        advice = sum(case.outcome == "failed" for r in self.score.failed(SHOULD, MAY) for case in r.cases)
+        only_advice = not self.score.failed(MUST) and session.testsfailed == advice
+        if self.score.url and only_advice and session.exitstatus == pytest.ExitCode.TESTS_FAILED:
+            session.exitstatus = pytest.ExitCode.OK
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    score = config.stash[SCORE]
-    if score.rules:
-        terminalreporter.section(f"conformance of {score.url or 'our own server'}")
-        for line in score.table():
-            terminalreporter.write_line(line)
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self.score.rules:
+            terminalreporter.section(f"conformance of {self.score.url or 'our own server'}")
+            for line in self.score.table():
+                terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")
@@ -66,14 +67,11 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """The server that is tried, with its capabilities read."""
     config = request.config
     score = config.stash[SCORE]
-    url = config.getoption("conformance_url", None)
     house = House(tmp_path_factory.mktemp("conformance"))
     try:
-        target = url or house.up("--no-worker").url
-        instance = config.getoption("conformance_instance", "")
-        server = Server(target, instance, config.getoption("conformance_token", ""))
-        score.url, score.instance = url or "", instance
-        with server:
+        target = score.url or house.up("--no-worker").url
+        token = config.getoption("conformance_token", "")
+        with Server(target, score.instance, token, ours=not score.url) as server:
             yield server
     finally:
         house.close()

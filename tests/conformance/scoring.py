@@ -60,25 +60,25 @@ class Rule:
         return "passed" if "passed" in outcomes else "skipped"
 
 
+def declare(item: pytest.Item) -> None:
+    """Write an item's rule into its reports, which may be made in another process.
+
+    Raises:
+        pytest.UsageError: the test holds no rule.
+    """
+    mark = item.get_closest_marker("rule")
+    if mark is None:
+        raise pytest.UsageError(f"{item.nodeid} names no rule of the specification")
+    item.user_properties.append(("rule", list(mark.args)))
+
+
 class Score:
     """Gathers rules while they run, and tells how many of each level hold."""
 
-    def __init__(self) -> None:
+    def __init__(self, url: str = "", instance: str = "") -> None:
         self.rules: dict[str, Rule] = {}
-        self.url = ""
-        self.instance = ""
-
-    def declare(self, item: pytest.Item) -> None:
-        """Remember an item's rule in its reports, which may be made in another process.
-
-        Raises:
-            pytest.UsageError: the test holds no rule.
-        """
-        mark = item.get_closest_marker("rule")
-        if mark is None:
-            raise pytest.UsageError(f"{item.nodeid} names no rule of the specification")
-        level, where, sentence = mark.args
-        item.user_properties.append(("rule", [level, where, sentence]))
+        self.url = url
+        self.instance = instance
 
     def add(self, report: pytest.TestReport) -> None:
         """Take one report of a declared item."""

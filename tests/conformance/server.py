@@ -68,9 +68,13 @@ def allowed(call: Callable[[], Any], *codes: grpc.StatusCode) -> Any:
 
 
 class Server:
-    """One server under one instance name. Digests are under `function` unless a call says otherwise."""
+    """One server under one instance name; `ours` when nothing may stay untried.
 
-    def __init__(self, url: str, instance: str = "", token: str = "") -> None:
+    Digests are under `function` unless a call says otherwise.
+    """
+
+    def __init__(self, url: str, instance: str = "", token: str = "", *, ours: bool = False) -> None:
+        self.ours = ours
         scheme, _, rest = url.rpartition("://")
         self.target = rest.rstrip("/")
         self.instance = instance
@@ -121,19 +125,25 @@ class Server:
             pytest.exit(f"no digest function here is known to {self.target}: {self.functions}", returncode=2)
         return known[0]
 
+    def lacks(self, reason: str) -> None:
+        """Skip what cannot be tried for want of a module; of our own server everything is tried."""
+        if self.ours:
+            pytest.fail(f"{reason}; requirements/dev.in names it")
+        pytest.skip(reason)
+
     def need_function(self, function: int) -> None:
         """Skip unless it is advertised and can be computed here."""
         if function not in self.functions:
             pytest.skip(f"{function_name(function)} is not advertised")
         if function not in HASHERS:
-            pytest.skip(f"no module here computes {function_name(function)}")
+            self.lacks(f"no module here computes {function_name(function)}")
 
     def need_zstd(self, advertised: Sequence[int] | None = None) -> None:
         """Skip unless it is advertised, on ByteStream or in the list given, and there is a codec here."""
         if re.Compressor.ZSTD not in (self.cache.supported_compressors if advertised is None else advertised):
             pytest.skip("zstd is not advertised" if advertised is None else "zstd in batches is not advertised")
         if not zstd.AVAILABLE:
-            pytest.skip("no module here speaks zstd")
+            self.lacks("no module here speaks zstd")
 
     def need_updates(self) -> None:
         """Skip unless results may be written."""

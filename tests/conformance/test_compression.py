@@ -222,12 +222,12 @@ def test_a_compressed_mismatch_in_a_batch(zstd_batches: Server, kind: str) -> No
 
 @rule(MUST, "BatchReadBlobsResponse.Response.compressor", "It is IDENTITY or one that the client accepts.")
 def test_a_batch_is_read_as_accepted(server: Server) -> None:
-    if not zstd.AVAILABLE:
-        pytest.skip("no module here speaks zstd")
     data = text()
     digest = server.put(data)
     answers = server.read_batch(digest, acceptable_compressors=[re.Compressor.ZSTD])
     assert [a.compressor in (re.Compressor.IDENTITY, re.Compressor.ZSTD) for a in answers] == [True]
+    if answers[0].compressor == re.Compressor.ZSTD and not zstd.AVAILABLE:
+        server.lacks("no module here speaks zstd")
     got = answers[0].data
     assert (zstd.decompress(got) if answers[0].compressor == re.Compressor.ZSTD else got) == data
 
