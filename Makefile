@@ -8,7 +8,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 RUST_SOURCES := $(shell find native -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
 
-.PHONY: help setup demo check test bench proto docs clean lock native check-rust check-python
+.PHONY: help setup demo check test conformance bench proto docs clean lock native check-rust check-python
 
 help: ## list the habits
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -51,6 +51,10 @@ test: setup ## every test: Rust, Python, flows over real sockets, third-party cl
 	cargo test --locked --workspace --quiet
 	tests/clients/install.sh
 	$(BIN)/pytest
+
+conformance: setup ## score a server against the REAPI: make conformance URL=grpc://HOST:PORT INSTANCE=NAME REPORT=FILE.json
+	$(BIN)/pytest tests/conformance -q --tb=line $(if $(URL),--url $(URL)) $(if $(INSTANCE),--instance $(INSTANCE)) \
+		$(if $(TOKEN),--bearer-token $(TOKEN)) $(if $(REPORT),--conformance-report $(REPORT))
 
 bench: setup ## print each figure beside its peer or physical limit
 	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
