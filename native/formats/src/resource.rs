@@ -124,7 +124,6 @@ fn blob<'a>(parts: &'a [&'a str], name: &str) -> Result<(Digest, &'a [&'a str]),
 fn compressor<'a>(parts: &'a [&'a str], name: &str) -> Result<(Compressor, &'a [&'a str]), NativeError> {
     match parts {
         ["blobs", rest @ ..] => Ok((Compressor::Identity, rest)),
-        ["compressed-blobs", "identity", rest @ ..] => Ok((Compressor::Identity, rest)),
         ["compressed-blobs", "zstd", rest @ ..] => Ok((Compressor::Zstd, rest)),
         ["compressed-blobs", other, ..] => {
             Err(refuse(name, &format!("the compressor {other:?} is not offered, zstd is")))
