@@ -6,6 +6,7 @@ use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, TE};
 use http::{HeaderMap, Method, Request, Uri};
 use tokio::net::TcpStream;
 
+use crate::socket::Socket;
 use crate::verify::Reading;
 
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
@@ -60,15 +61,15 @@ pub async fn connect(address: &str) -> Result<Connection, String> {
     let named = |error: &dyn std::fmt::Display| format!("{address}: {error}");
     let stream = TcpStream::connect(address).await.map_err(|e| named(&e))?;
     stream.set_nodelay(true).map_err(|e| named(&e))?;
+    let socket = Socket::new(stream);
     let (send, connection) = Builder::new()
         .initial_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .enable_push(false)
-        .handshake::<_, Bytes>(stream)
+        .handshake::<_, Bytes>(socket.clone())
         .await
         .map_err(|e| named(&e))?;
-    // How it ended is seen by the calls on it.
-    tokio::spawn(connection);
+    tokio::task::spawn_local(socket.drive(connection));
     let mut headers = HeaderMap::with_capacity(2);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(TE, HeaderValue::from_static("trailers"));

@@ -11,6 +11,7 @@ mod messages;
 mod process;
 mod report;
 mod run;
+mod socket;
 mod verify;
 mod work;
 
