@@ -104,7 +104,7 @@ mod tests {
             let template = Template::new(size);
             let tail = tail(KEPT, number);
             let whole = hex::encode(Sha256::digest(template.blob(&tail)));
-            prop_assert_eq!(template.hash(&tail).as_slice(), whole.as_bytes());
+            prop_assert_eq!(template.hash(&tail).to_vec(), whole.into_bytes());
         }
 
         #[test]
