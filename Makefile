@@ -8,10 +8,10 @@ export PYTHONDONTWRITEBYTECODE :=
 
 RUST_SOURCES := $(shell find native -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
 
-.PHONY: help setup demo check test conformance bench proto docs clean lock native check-rust check-python
+.PHONY: help setup demo check test conformance bench bench-peers proto docs clean lock native check-rust check-python
 
 help: ## list the habits
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.built ## make .venv with everything locked, build the native half, leave .venv/bin/buildnet
 
@@ -58,6 +58,9 @@ conformance: setup ## score a server against the REAPI: make conformance URL=grp
 
 bench: setup ## print each figure beside its peer or physical limit
 	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+bench-peers: setup ## measure this and other caches under one load; each answer is verified
+	$(BIN)/python -m bench.peers $(PEERS_FLAGS)
 
 proto: $(VENV)/.packages ## generate Rust and Python from proto/
 	$(BIN)/python proto/generate.py
