@@ -87,15 +87,17 @@ impl Packer {
             self.encoder.run(&mut input, &mut output).map_err(failed)?;
             packed.extend_from_slice(output.as_slice());
         }
-        while last {
+        if !last {
+            return Ok(packed);
+        }
+        loop {
             let mut output = OutBuffer::around(self.step.as_mut_slice());
             let left = self.encoder.finish(&mut output, true).map_err(failed)?;
             packed.extend_from_slice(output.as_slice());
             if left == 0 {
-                break;
+                return Ok(packed);
             }
         }
-        Ok(packed)
     }
 }
 

@@ -175,7 +175,9 @@ impl PyStore {
     #[allow(clippy::needless_pass_by_value)]
     fn hold(&self, py: Python<'_>, name: &str, digests: Vec<String>) -> PyResult<()> {
         let store = self.open().map_err(raise)?;
-        py.detach(|| Ok(store.hold(name, &self::digests(&digests)?))).map_err(raise)
+        let digests = self::digests(&digests).map_err(raise)?;
+        py.detach(|| store.hold(name, &digests));
+        Ok(())
     }
 
     fn hold_action(&self, py: Python<'_>, name: &str, action: &str) -> PyResult<()> {

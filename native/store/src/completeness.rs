@@ -34,24 +34,30 @@ struct Seen {
 
 /// What Trees refer to, so that a hit does not read them again. They are named by content: what was read stays true.
 #[derive(Default)]
-pub(crate) struct Closures(Mutex<(HashMap<Digest, Arc<[Digest]>>, usize)>);
+pub(crate) struct Closures(Mutex<HeldClosures>);
+
+#[derive(Default)]
+struct HeldClosures {
+    by_tree: HashMap<Digest, Arc<[Digest]>>,
+    digests: usize,
+}
 
 /// Digests kept in [`Closures`], all together: 80 bytes each.
 const CLOSURES_MAX: usize = 100_000;
 
 impl Closures {
     fn get(&self, tree: &Digest) -> Option<Arc<[Digest]>> {
-        self.0.lock().0.get(tree).cloned()
+        self.0.lock().by_tree.get(tree).cloned()
     }
 
     fn put(&self, tree: Digest, files: Arc<[Digest]>) {
         let mut held = self.0.lock();
-        if held.1 + files.len() > CLOSURES_MAX {
-            *held = (HashMap::new(), 0);
+        if held.digests + files.len() > CLOSURES_MAX {
+            *held = HeldClosures::default();
         }
         if files.len() <= CLOSURES_MAX {
-            held.1 += files.len() + 1;
-            held.0.insert(tree, files);
+            held.digests += files.len() + 1;
+            held.by_tree.insert(tree, files);
         }
     }
 }
