@@ -10,7 +10,7 @@ mod chunks;
 mod codec;
 mod execution;
 mod grpc;
-mod http_cache;
+mod http;
 mod results;
 mod rope;
 mod server;

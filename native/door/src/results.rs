@@ -32,7 +32,13 @@ impl Services {
         let found = || {
             let function = Function::of_message(request.digest_function)?;
             let action = Digest::required_by(function, request.action_digest.as_ref(), "action_digest")?;
-            let result = self.store.get_action_result(&request.instance_name, &action)?;
+            let mut result = None;
+            for namespace in caller.looked_up(&request.instance_name) {
+                result = self.store.get_action_result(&namespace, &action)?;
+                if result.is_some() {
+                    break;
+                }
+            }
             result.ok_or_else(|| NativeError::not_found("result for action", action.to_string())).map(|r| (action, r))
         };
         let (action, result) = found().map_err(|e| status_of(&e))?;
@@ -61,7 +67,7 @@ impl Services {
                 result = encode(&re::ActionResult { execution_metadata: Some(worker), ..Default::default() });
             }
             self.store.check_result(&action, &result, Origin::Client)?;
-            Ok(Update { namespace: request.instance_name.clone(), action, result })
+            Ok(Update { namespace: caller.written(&request.instance_name).into_owned(), action, result })
         };
         work().map_err(|e| status_of(&e))
     }

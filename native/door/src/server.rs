@@ -28,7 +28,7 @@ use crate::bytestream::{self, on_disk};
 use crate::codec::{Raw, decode, frame};
 use crate::execution::{EXECUTE, Execute};
 use crate::grpc::{Answer, Messages, respond};
-use crate::http_cache::HttpCache;
+use crate::http::HttpCache;
 use crate::services::{self, Method, Services};
 use crate::uploads::Uploads;
 
@@ -190,15 +190,15 @@ fn connection(
 
 impl Inner {
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+        let caller = Caller::default();
         let kind = request.headers().get(header::CONTENT_TYPE);
         if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
-            return self.grpc(request).await;
+            return self.grpc(caller, request).await;
         }
-        self.http.answer(request).await
+        self.http.answer(&caller, request).await
     }
 
-    async fn grpc(&self, request: Request<Incoming>) -> Response<Body> {
-        let caller = Caller::default();
+    async fn grpc(&self, caller: Caller, request: Request<Incoming>) -> Response<Body> {
         if let Some(method) = Method::of(request.uri().path()) {
             return respond(self.unary(&caller, method, request).await);
         }

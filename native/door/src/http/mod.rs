@@ -15,6 +15,7 @@ use http_body_util::{BodyExt, BodyStream, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use tonic::body::Body;
 
+use crate::access::{Caller, Right};
 use crate::bytestream::on_disk;
 use crate::status::http_status_of;
 
@@ -34,7 +35,7 @@ enum Kind {
 }
 
 impl HttpCache {
-    pub(crate) async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+    pub(crate) async fn answer(&self, caller: &Caller, request: Request<Incoming>) -> Response<Body> {
         let path = percent_encoding::percent_decode_str(request.uri().path()).decode_utf8_lossy().into_owned();
         if path == "/status" {
             return self.status(request.method());
@@ -46,11 +47,19 @@ impl HttpCache {
             );
         };
         let method = request.method().clone();
+        let right = match (&method, kind) {
+            (&Method::PUT, Kind::Cas) => Right::WriteCas,
+            (&Method::PUT, Kind::Entry) => Right::WriteActionCache,
+            _ => Right::Read,
+        };
+        if let Err(status) = caller.check(right, &instance) {
+            return refusal(StatusCode::FORBIDDEN, status.message());
+        }
         let done = match (&method, kind) {
             (&Method::GET | &Method::HEAD, Kind::Cas) => self.read_blob(&hash, method == Method::HEAD),
-            (&Method::GET | &Method::HEAD, Kind::Entry) => self.read_entry(&instance, &hash),
+            (&Method::GET | &Method::HEAD, Kind::Entry) => self.read_entry(caller, &instance, &hash),
             (&Method::PUT, Kind::Cas) => self.write_blob(hash, request).await,
-            (&Method::PUT, Kind::Entry) => self.write_entry(instance, hash, request).await,
+            (&Method::PUT, Kind::Entry) => self.write_entry(&caller.written(&instance), hash, request).await,
             _ => return refusal(StatusCode::METHOD_NOT_ALLOWED, "use GET, HEAD or PUT"),
         };
         match done {
@@ -98,10 +107,13 @@ impl HttpCache {
         response.body(Body::new(StreamBody::new(frames))).map_err(broken)
     }
 
-    fn read_entry(&self, instance: &str, hash: &Digest) -> Result<Response<Body>, NativeError> {
-        let value = self.store.get_entry_by_hash(instance, hash)?;
-        let value = value.ok_or_else(|| NativeError::not_found("entry", hash.hex()))?;
-        Ok(respond(StatusCode::OK, "application/octet-stream", value))
+    fn read_entry(&self, caller: &Caller, instance: &str, hash: &Digest) -> Result<Response<Body>, NativeError> {
+        for namespace in caller.looked_up(instance) {
+            if let Some(value) = self.store.get_entry_by_hash(&namespace, hash)? {
+                return Ok(respond(StatusCode::OK, "application/octet-stream", value));
+            }
+        }
+        Err(NativeError::not_found("entry", hash.hex()))
     }
 
     async fn write_blob(&self, hash: Digest, request: Request<Incoming>) -> Result<Response<Body>, NativeError> {
@@ -141,7 +153,7 @@ impl HttpCache {
 
     async fn write_entry(
         &self,
-        instance: String,
+        namespace: &str,
         hash: Digest,
         request: Request<Incoming>,
     ) -> Result<Response<Body>, NativeError> {
@@ -150,7 +162,7 @@ impl HttpCache {
         check_size(announced.unwrap_or(0))?;
         let limited = http_body_util::Limited::new(request.into_body(), ENTRY_BYTES_MAX);
         let data = limited.collect().await.map_err(broken_off)?.to_bytes();
-        self.store.put_entry_by_hash(&instance, &hash, &data)?;
+        self.store.put_entry_by_hash(namespace, &hash, &data)?;
         Ok(respond(StatusCode::OK, "text/plain", Bytes::new()))
     }
 }
