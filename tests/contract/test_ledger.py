@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from buildnet.errors import LedgerCorrupt, NotFound, OutOfRange, StateNewer, TooLarge
+from buildnet.errors import LedgerCorrupt, NotFound, OutOfRange, StateNewer, StorageFull, TooLarge
 from buildnet.ledger import audit, files, tree
 from buildnet.ledger.log import LedgerLog, load_or_create_key
 from buildnet.model.entry import Entry
@@ -53,6 +53,7 @@ async def test_appends_at_once_keep_their_groups_together(ledger: Ledger) -> Non
 async def log(tmp_path: Path) -> AsyncIterator[LedgerLog]:
     log = open_log(tmp_path)
     await log.append([entry(i) for i in range(20)])
+    await log.checkpoint()
     yield log
     await log.close()
 
@@ -186,4 +187,63 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path: Path, after: int) -> No
     acknowledged += [int(line) for line in child.stdout.read().splitlines() if line]
     child.wait()
     child.stdout.close()
-    assert audit.verify(tmp_path).size >= max(acknowledged) + 1
+    report = audit.verify(tmp_path)
+    assert report.size + report.waiting >= max(acknowledged) + 1
+    held = report.size + report.waiting
+
+    async def reopened() -> int:
+        log = open_log(tmp_path)
+        size = await log.signed_size()
+        await log.close()
+        return size
+
+    assert asyncio.run(reopened()) == held
+    again = audit.verify(tmp_path)
+    assert (again.size, again.waiting) == (held, 0)
+
+
+async def waiting_in_the_tail(log: LedgerLog, directory: Path) -> Path:
+    """A copy of a ledger of 20 entries and three more that only the tail holds, as a kill would leave it."""
+    await log.checkpoint()
+    for number in range(20, 23):
+        await log.append([entry(number)])
+    shutil.copytree(directory / "ledger", directory / "killed" / "ledger")
+    return directory / "killed"
+
+
+async def test_an_altered_byte_of_the_tail_is_found_or_costs_the_last_entry(log: LedgerLog, tmp_path: Path) -> None:
+    killed = await waiting_in_the_tail(log, tmp_path)
+    path = next(path for path in (killed / "ledger").glob("tail.*") if path.stat().st_size)
+    good = path.read_bytes()
+    assert audit.verify(killed).waiting == 3
+    for place in range(len(good)):
+        bad = bytearray(good)
+        bad[place] ^= 1 << place % 8
+        path.write_bytes(bad)
+        if place < 2 * len(good) // 3:
+            with pytest.raises(LedgerCorrupt):
+                audit.verify(killed)
+        else:
+            # As a write that broke off: whether its append was acknowledged cannot be told.
+            assert audit.verify(killed).waiting == 2
+    for length in range(len(good)):
+        path.write_bytes(good[:length])
+        assert audit.verify(killed).waiting == length * 3 // len(good)
+
+
+async def test_a_database_that_cannot_be_written_keeps_its_entries(
+    log: LedgerLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(bodies: list[bytes]) -> int:
+        raise StorageFull("the disk is full")
+
+    await log.checkpoint()
+    with monkeypatch.context() as patched:
+        patched.setattr(log, "_commit", full)
+        assert await log.append([entry(20)]) == 20
+        with pytest.raises(StorageFull):
+            await log.checkpoint()
+        await log.close()
+    again = open_log(tmp_path)
+    assert await again.get(20) == entry(20).encode()
+    await again.close()

@@ -87,6 +87,13 @@ pub enum Event {
     },
     /// Every connection has ended after a stop.
     Drained,
+    /// Clients wrote values: the ledger is to have them, and the reply says at which indices.
+    Results {
+        /// To be replied to like a call: eight little-endian bytes of index for each row.
+        id: u64,
+        /// Namespace, name and SHA-256 of each.
+        rows: Vec<String>,
+    },
 }
 
 /// What Python does with a call.
@@ -240,6 +247,16 @@ impl Hub {
     /// The status of a call that Python failed.
     pub fn failure(code: i32, text: String, details: Bytes) -> Status {
         Status::with_details(Code::from_i32(code), text, details)
+    }
+
+    /// Have the ledger say what clients wrote; returns the index of the entry that says it, for each row.
+    pub(crate) async fn tell_results(self: &Arc<Self>, rows: Vec<String>) -> Result<Vec<u64>, Status> {
+        let (reply, answer) = oneshot::channel();
+        let guard = self.open(Waiting::Unary(reply))?;
+        self.push(Event::Results { id: guard.id, rows });
+        let body = answer.await.unwrap_or_else(|_| Err(Status::unavailable("the server is stopping")))?;
+        let index = |bytes: &[u8]| bytes.iter().rev().fold(0, |index, byte| index << 8 | u64::from(*byte));
+        Ok(body.chunks_exact(8).map(index).collect())
     }
 
     fn open(self: &Arc<Self>, waiting: Waiting) -> Result<Guard, Status> {

@@ -17,6 +17,7 @@ mod server;
 mod services;
 mod squeeze;
 mod status;
+mod updates;
 mod uploads;
 mod wire;
 

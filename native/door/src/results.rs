@@ -1,5 +1,7 @@
 //! The action cache's two calls, and what is put inside a result on request.
 
+use std::sync::Arc;
+
 use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
 use buildnet_formats::{Digest, Function, NativeError};
 use buildnet_store::{Origin, Store};
@@ -8,19 +10,14 @@ use prost::Message;
 use tonic::Status;
 
 use crate::access::{Caller, Right};
-use crate::codec::{decode, encode};
+use crate::codec::{decode, encode, frame};
+use crate::grpc::Answer;
 use crate::services::{REPLY_BYTES_MAX, Services};
 use crate::status::status_of;
-use crate::wire::exact_field;
+use crate::updates::Update;
+use crate::wire::UpdateResult;
 
 const INLINE_BYTES_MAX: usize = 3 << 20;
-
-/// A result that a client wants kept.
-pub(crate) struct Update {
-    pub(crate) namespace: String,
-    pub(crate) action: Digest,
-    pub(crate) result: Bytes,
-}
 
 impl Services {
     pub(crate) fn get_action_result(
@@ -50,34 +47,28 @@ impl Services {
         inlined(&self.store, action.function(), result, &inline)
     }
 
-    /// Check an update, before anything is kept of it.
-    pub(crate) fn consider_update(&self, caller: &Caller, body: Bytes) -> Result<Update, Status> {
-        let exact = exact_field(body.clone(), 3)?;
-        let request: re::UpdateActionResultRequest = decode(body)?;
-        caller.check(Right::WriteActionCache, &request.instance_name)?;
-        let work = || {
-            let function = Function::of_message(request.digest_function)?;
-            let action = Digest::required_by(function, request.action_digest.as_ref(), "action_digest")?;
-            let Some(mut result) = exact else {
-                return Err(NativeError::invalid("action_result", "action_result is not set"));
-            };
-            if result.is_empty() {
+    /// The ledger says that a client wrote this, and then it is there.
+    pub(crate) async fn update_action_result(&self, caller: &Caller, body: Bytes) -> Result<Answer, Status> {
+        let request = UpdateResult::decode(&body)?;
+        caller.check(Right::WriteActionCache, &request.instance)?;
+        let namespace = caller.written(&request.instance);
+        let store = Arc::clone(&self.store);
+        let update = || {
+            let result = match request.result {
+                None => return Err(NativeError::invalid("action_result", "action_result is not set")),
                 // Some clients take a result of no bytes for a miss (REAPI ActionResult): it is given a worker.
-                let worker = re::ExecutedActionMetadata { worker: "client".to_owned(), ..Default::default() };
-                result = encode(&re::ActionResult { execution_metadata: Some(worker), ..Default::default() });
-            }
-            self.store.check_result(&action, &result, Origin::Client)?;
-            Ok(Update { namespace: caller.written(&request.instance_name).into_owned(), action, result })
+                Some(result) if result.is_empty() => {
+                    let worker = re::ExecutedActionMetadata { worker: "client".to_owned(), ..Default::default() };
+                    encode(&re::ActionResult { execution_metadata: Some(worker), ..Default::default() })
+                }
+                Some(result) => result,
+            };
+            store.check_result(&request.action, &result, Origin::Client(None))?;
+            Ok((Update::of_action(&namespace, &request.action, true, result.clone())?, result))
         };
-        work().map_err(|e| status_of(&e))
-    }
-
-    pub(crate) fn update_action_result(&self, caller: &Caller, body: Bytes) -> Result<Bytes, Status> {
-        let update = self.consider_update(caller, body)?;
-        self.store
-            .put_action_result(&update.namespace, &update.action, &update.result, Origin::Client)
-            .map_err(|e| status_of(&e))?;
-        Ok(update.result)
+        let (update, result) = update().map_err(|e| status_of(&e))?;
+        self.updates.keep(update).await?;
+        Ok(Answer::One(Some(frame(result))))
     }
 }
 

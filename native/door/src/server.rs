@@ -30,6 +30,7 @@ use crate::execution::{EXECUTE, Execute};
 use crate::grpc::{Answer, Messages, respond};
 use crate::http::HttpCache;
 use crate::services::{self, Method, Services};
+use crate::updates::Updates;
 use crate::uploads::Uploads;
 
 const CONNECTIONS_MAX: usize = 4096;
@@ -75,12 +76,17 @@ struct Inner {
 impl Door {
     /// A door that does not listen yet.
     pub fn new(store: Arc<Store>, hub: Arc<Hub>, options: &DoorOptions) -> Self {
-        let services =
-            Services { store: Arc::clone(&store), uploads: Uploads::default(), execution: options.execution };
+        let updates = Arc::new(Updates::default());
+        let services = Services {
+            store: Arc::clone(&store),
+            uploads: Uploads::default(),
+            updates: Arc::clone(&updates),
+            execution: options.execution,
+        };
         let inner = Inner {
             hub,
             services: Arc::new(services),
-            http: HttpCache { store, started: Instant::now() },
+            http: HttpCache { store, updates, started: Instant::now() },
             message_size_bytes_max: options.message_size_bytes_max,
         };
         let (stop, _) = watch::channel(false);
@@ -114,6 +120,8 @@ impl Door {
             .map_err(|e| refuse(&e))?;
         let listener = runtime.block_on(TcpListener::bind(address)).map_err(|e| refuse(&e))?;
         let local = listener.local_addr().map_err(|e| refuse(&e))?;
+        let Inner { hub, services, .. } = &*self.inner;
+        runtime.spawn(services.updates.writer(hub, &services.store));
         runtime.spawn(accept(Arc::clone(&self.inner), listener, self.stop.subscribe()));
         *self.runtime.lock().unwrap_or_else(PoisonError::into_inner) = Some(runtime);
         Ok(local)
@@ -203,6 +211,13 @@ impl Inner {
             return respond(self.unary(&caller, method, request).await);
         }
         match request.uri().path() {
+            "/build.bazel.remote.execution.v2.ActionCache/UpdateActionResult" => {
+                let body = Messages::new(request, self.message_size_bytes_max).only().await;
+                match body {
+                    Ok(body) => respond(self.services.update_action_result(&caller, body).await),
+                    Err(status) => respond(Err(status)),
+                }
+            }
             "/google.bytestream.ByteStream/Write" => {
                 let requests = Messages::new(request, self.message_size_bytes_max);
                 let done = bytestream::write(&self.services, &caller, requests).await;

@@ -16,6 +16,7 @@ use crate::chunks;
 use crate::codec::{decode, encode};
 use crate::squeeze;
 use crate::status::{inner_status, status_of};
+use crate::updates::Updates;
 use crate::uploads::Uploads;
 use crate::wire::FindMissing;
 
@@ -35,7 +36,6 @@ pub(crate) enum Method {
     BatchUpdateBlobs,
     BatchReadBlobs,
     GetActionResult,
-    UpdateActionResult,
     SplitBlob,
     SpliceBlob,
     QueryWriteStatus,
@@ -53,7 +53,6 @@ impl Method {
             "/build.bazel.remote.execution.v2.ContentAddressableStorage/SplitBlob" => Self::SplitBlob,
             "/build.bazel.remote.execution.v2.ContentAddressableStorage/SpliceBlob" => Self::SpliceBlob,
             "/build.bazel.remote.execution.v2.ActionCache/GetActionResult" => Self::GetActionResult,
-            "/build.bazel.remote.execution.v2.ActionCache/UpdateActionResult" => Self::UpdateActionResult,
             "/google.bytestream.ByteStream/QueryWriteStatus" => Self::QueryWriteStatus,
             "/grpc.health.v1.Health/Check" => Self::HealthCheck,
             "/grpc.health.v1.Health/List" => Self::HealthList,
@@ -65,7 +64,7 @@ impl Method {
     pub(crate) fn is_slow(self, waits_for_disk: bool) -> bool {
         match self {
             Self::SplitBlob | Self::SpliceBlob => true,
-            Self::BatchUpdateBlobs | Self::UpdateActionResult => waits_for_disk,
+            Self::BatchUpdateBlobs => waits_for_disk,
             _ => false,
         }
     }
@@ -75,6 +74,7 @@ impl Method {
 pub(crate) struct Services {
     pub(crate) store: Arc<Store>,
     pub(crate) uploads: Uploads,
+    pub(crate) updates: Arc<Updates>,
     pub(crate) execution: bool,
 }
 
@@ -90,7 +90,6 @@ impl Services {
             Method::BatchUpdateBlobs => self.batch_update(caller, decode(body)?),
             Method::BatchReadBlobs => self.batch_read(caller, decode(body)?),
             Method::GetActionResult => self.get_action_result(caller, &decode(body)?),
-            Method::UpdateActionResult => self.update_action_result(caller, body),
             Method::SplitBlob => self.split(caller, &decode(body)?),
             Method::SpliceBlob => self.splice(caller, &decode(body)?),
             Method::QueryWriteStatus => self.query_write_status(caller, &decode(body)?),

@@ -82,6 +82,18 @@ pub(crate) fn http_status_of(error: &NativeError) -> http::StatusCode {
     }
 }
 
+/// The HTTP status of a call that failed.
+pub(crate) fn http_status_of_status(status: &Status) -> http::StatusCode {
+    match status.code() {
+        Code::InvalidArgument => http::StatusCode::BAD_REQUEST,
+        Code::NotFound => http::StatusCode::NOT_FOUND,
+        Code::PermissionDenied => http::StatusCode::FORBIDDEN,
+        Code::ResourceExhausted => http::StatusCode::INSUFFICIENT_STORAGE,
+        Code::Unavailable => http::StatusCode::SERVICE_UNAVAILABLE,
+        _ => http::StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
 pub(crate) fn any(name: &str, message: &impl Message) -> prost_types::Any {
     prost_types::Any { type_url: format!("type.googleapis.com/{name}"), value: message.encode_to_vec() }
 }

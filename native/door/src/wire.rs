@@ -70,6 +70,48 @@ fn raw_digest(message: &[u8]) -> Option<(&[u8], i64)> {
     rest.is_empty().then_some((hash, size))
 }
 
+/// UpdateActionResult with the result's exact bytes, which are decoded once and elsewhere.
+pub(crate) struct UpdateResult {
+    pub(crate) instance: String,
+    pub(crate) action: Digest,
+    /// None when the field is not set.
+    pub(crate) result: Option<Bytes>,
+}
+
+impl UpdateResult {
+    pub(crate) fn decode(body: &Bytes) -> Result<Self, Status> {
+        Self::quick(body).map_or_else(|| Self::general(body), |found| found.map_err(|e| status_of(&e)))
+    }
+
+    fn quick(body: &Bytes) -> Option<Result<Self, NativeError>> {
+        let mut rest = body.as_ref();
+        let (mut instance, mut action, mut result, mut number) = ("", None, None, 0);
+        while !rest.is_empty() {
+            match take_u8(&mut rest)? {
+                0x0a => instance = std::str::from_utf8(take_bytes(&mut rest)?).ok()?,
+                0x12 if action.is_none() => action = Some(raw_digest(take_bytes(&mut rest)?)?),
+                0x1a if result.is_none() => result = Some(body.slice_ref(take_bytes(&mut rest)?)),
+                // The policy's one field, a priority, is of no use here.
+                0x22 => drop(take_bytes(&mut rest)?),
+                0x28 => number = i32::try_from(take_varint(&mut rest)?).ok()?,
+                _ => return None,
+            }
+        }
+        let (hash, size) = action?;
+        let action = Function::of_message(number).and_then(|function| digest_of(function, hash, size));
+        Some(action.map(|action| Self { instance: instance.to_owned(), action, result }))
+    }
+
+    fn general(body: &Bytes) -> Result<Self, Status> {
+        let result = exact_field(body.clone(), 3)?;
+        let request: re::UpdateActionResultRequest = decode(body.clone())?;
+        let action = Function::of_message(request.digest_function)
+            .and_then(|function| Digest::required_by(function, request.action_digest.as_ref(), "action_digest"))
+            .map_err(|e| status_of(&e))?;
+        Ok(Self { instance: request.instance_name, action, result })
+    }
+}
+
 /// Hex read sixteen digits at a time; what is wrong with a bad one is said by the general parser.
 fn digest_of(function: Option<Function>, hash: &[u8], size: i64) -> Result<Digest, NativeError> {
     let mut bytes = [0; 64];
@@ -222,7 +264,30 @@ mod tests {
         }
 
         #[test]
+        fn the_exact_result_is_read_either_way(
+            stdout: Vec<u8>, instance in "[a-z]{0,5}", function in 0i32..11, priority: i32, set: bool
+        ) {
+            let result = re::ActionResult { stdout_raw: stdout.into(), exit_code: 3, ..Default::default() };
+            let request = re::UpdateActionResultRequest {
+                instance_name: instance,
+                action_digest: Some(Digest::of(b"action").to_message()),
+                action_result: set.then(|| result.clone()),
+                results_cache_policy: Some(re::ResultsCachePolicy { priority }),
+                digest_function: function,
+            };
+            let body = encode(&request);
+            let (quick, general) = (UpdateResult::quick(&body).unwrap(), UpdateResult::general(&body));
+            prop_assert_eq!(quick.is_ok(), general.is_ok());
+            if let (Ok(quick), Ok(general)) = (quick, general) {
+                prop_assert_eq!((&quick.instance, quick.action), (&general.instance, general.action));
+                prop_assert_eq!(&quick.result, &general.result);
+                prop_assert_eq!(quick.result, set.then(|| encode(&result)));
+            }
+        }
+
+        #[test]
         fn no_bytes_panic(bytes: Vec<u8>) {
+            let _ = UpdateResult::decode(&bytes.clone().into());
             let _ = exact_field(bytes.clone().into(), 3);
             let _ = FindMissing::decode(&bytes.clone().into());
             let _ = WriteRequest::decode(Rope::from(Bytes::from(bytes)));

@@ -1,7 +1,7 @@
 //! Door as Python sees it: events come out as tuples, decisions go in as tuples.
 //!
 //! Events: `(0, id, method, body | None, metadata, timeout_s | None, peer)`, `(1, id, body)`, `(2, id)`, `(3, id)`,
-//! `(4, id, bytes)`, `(5,)`: call, message, half-close, cancel, credit, drained.
+//! `(4, id, bytes)`, `(5,)`, `(6, id, rows)`: call, message, half-close, cancel, credit, drained, results.
 //! Decisions: `(id, 0, body)`, `(id, 1, body)`, `(id, 2, None)`, `(id, 3, (code, text, details))`, `(id, 4, bytes)`:
 //! reply, message, end, fail, ack.
 
@@ -115,6 +115,7 @@ fn tuple_of(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyTuple>> {
         Event::Cancel { id } => (3u8, id).into_pyobject(py),
         Event::Credit { id, bytes } => (4u8, id, bytes).into_pyobject(py),
         Event::Drained => (5u8,).into_pyobject(py),
+        Event::Results { id, rows } => (6u8, id, rows).into_pyobject(py),
     }
 }
 

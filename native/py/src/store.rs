@@ -159,7 +159,7 @@ impl PyStore {
     ) -> PyResult<()> {
         let store = self.open().map_err(raise)?;
         let action: Digest = action.parse().map_err(raise)?;
-        let origin = entry_index.map_or(Origin::Client, Origin::Published);
+        let origin = entry_index.map_or(Origin::Client(None), Origin::Published);
         py.detach(|| store.put_action_result(instance, &action, result, origin)).map_err(raise)
     }
 

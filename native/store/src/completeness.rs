@@ -12,7 +12,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message;
 
-use crate::{Origin, Store};
+use crate::{Draft, Origin, Store};
 
 /// Files and directories of one tree with every path counted, so that a small tree cannot unfold into a huge one.
 const PATHS_MAX: u64 = 2_000_000;
@@ -119,7 +119,8 @@ impl Store {
         origin: Origin,
     ) -> Result<(), NativeError> {
         self.check_result(action, result, origin)?;
-        self.put_entry_of_action(namespace, action, true, result, origin)
+        let draft = Draft::action(namespace, action, true, Bytes::copy_from_slice(result))?;
+        self.put_drafts(vec![(draft, origin)])
     }
 
     /// Check a result before it is stored.
@@ -128,7 +129,7 @@ impl Store {
     /// As [`Store::put_action_result`].
     pub fn check_result(&self, action: &Digest, result: &[u8], origin: Origin) -> Result<(), NativeError> {
         let missing = self.missing_of_result(Some(action.function()), result)?;
-        if !missing.is_empty() && origin != Origin::Client {
+        if !missing.is_empty() && matches!(origin, Origin::Published(_)) {
             return Err(NativeError::missing(&missing));
         }
         Ok(())
@@ -162,7 +163,8 @@ impl Store {
         action: &Digest,
         value: &[u8],
     ) -> Result<(), NativeError> {
-        self.put_entry_of_action(namespace, action, false, value, Origin::Client)
+        let draft = Draft::action(namespace, action, false, Bytes::copy_from_slice(value))?;
+        self.put_drafts(vec![(draft, Origin::Client(None))])
     }
 
     /// Blobs that an ActionResult refers to and that are absent: files, stdout, stderr, Trees and every file in them,

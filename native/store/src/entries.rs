@@ -21,13 +21,59 @@ const SIZE_UNKNOWN: u64 = u64::MAX;
 /// Values up to this are kept in the segment itself.
 const VALUE_BYTES_PACKED: usize = 1 << 20;
 
+/// Index of no ledger entry.
+const UNLEDGERED: u64 = u64::MAX;
+
 /// Who wrote an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// A client, by UpdateActionResult or HTTP.
-    Client,
+    /// A client, by UpdateActionResult or HTTP; the index of the ledger's entry that says so, if one does.
+    Client(Option<u64>),
     /// The controller, after the ledger entry of this index was committed.
     Published(u64),
+}
+
+/// A value that is ready to be written under its name.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    name: EntryName,
+    value: Bytes,
+    action_size: u64,
+    how: u8,
+}
+
+impl Draft {
+    /// The result of an action; `size_known` unless its writer named the action by hash alone.
+    ///
+    /// # Errors
+    /// `invalid_request` when the namespace is too long.
+    pub fn action(namespace: &str, action: &Digest, size_known: bool, value: Bytes) -> Result<Self, NativeError> {
+        let action_size = if size_known { action.size_bytes() } else { SIZE_UNKNOWN };
+        Ok(Self { name: EntryName::action(namespace, action)?, value, action_size, how: 0 })
+    }
+
+    /// A value under a path.
+    pub fn path(name: EntryName, value: Bytes) -> Self {
+        Self { name, value, action_size: SIZE_UNKNOWN, how: 0 }
+    }
+
+    /// A blob that is here as the value under a path.
+    pub fn path_blob(name: EntryName, digest: &Digest) -> Self {
+        Self { name, value: digest.to_string().into_bytes().into(), action_size: SIZE_UNKNOWN, how: AS_BLOB }
+    }
+
+    fn payload(&self, origin: Origin) -> Vec<u8> {
+        let (published, index) = match origin {
+            Origin::Client(index) => (0, index.unwrap_or(UNLEDGERED)),
+            Origin::Published(index) => (PUBLISHED, index),
+        };
+        let mut payload = Vec::with_capacity(PREFIX_BYTES + self.value.len());
+        payload.extend_from_slice(&[published, self.how, 0, 0, 0, 0, 0, 0]);
+        payload.extend_from_slice(&index.to_le_bytes());
+        payload.extend_from_slice(&self.action_size.to_le_bytes());
+        payload.extend_from_slice(&self.value);
+        payload
+    }
 }
 
 /// What an entry is found by.
@@ -97,7 +143,11 @@ pub(crate) struct Entry {
 impl Entry {
     fn decode(payload: Bytes) -> Option<Self> {
         let prefix = payload.get(..PREFIX_BYTES)?;
-        let origin = if prefix[0] == PUBLISHED { Origin::Published(u64_at(prefix, 8)) } else { Origin::Client };
+        let index = u64_at(prefix, 8);
+        let origin = match prefix[0] {
+            PUBLISHED => Origin::Published(index),
+            _ => Origin::Client(Some(index).filter(|index| *index != UNLEDGERED)),
+        };
         let action_size = Some(u64_at(prefix, 16)).filter(|size| *size != SIZE_UNKNOWN);
         let as_blob = prefix[1] == AS_BLOB;
         Some(Self { value: payload.slice(PREFIX_BYTES..), origin, as_blob, action_size })
@@ -164,36 +214,58 @@ impl Store {
     pub fn published_index(&self, namespace: &str, action: &Digest) -> Result<Option<u64>, NativeError> {
         Ok(self.entry_of_action(namespace, action)?.and_then(|entry| match entry.origin {
             Origin::Published(index) => Some(index),
-            Origin::Client => None,
+            Origin::Client(_) => None,
         }))
     }
 
-    pub(crate) fn put_entry_of_action(
-        self: &Arc<Self>,
-        namespace: &str,
-        action: &Digest,
-        size_known: bool,
-        value: &[u8],
-        origin: Origin,
-    ) -> Result<(), NativeError> {
-        let size = if size_known { action.size_bytes() } else { SIZE_UNKNOWN };
-        self.put_entry(&EntryName::action(namespace, action)?, value, size, origin)
+    /// Write values together, each with its origin.
+    ///
+    /// # Errors
+    /// `storage_full`, `state_corrupt`; then none of them is written.
+    pub fn put_drafts(self: &Arc<Self>, drafts: Vec<(Draft, Origin)>) -> Result<(), NativeError> {
+        let mut payloads = Vec::with_capacity(drafts.len());
+        let mut names = Vec::with_capacity(drafts.len());
+        for (mut draft, origin) in drafts {
+            if draft.value.len() > VALUE_BYTES_PACKED {
+                draft.value = self.put_bytes(&draft.value)?.to_string().into_bytes().into();
+                draft.how = AS_BLOB;
+            }
+            payloads.push(draft.payload(origin));
+            names.push(draft.name.0);
+        }
+        self.reserve(payloads.iter().map(|payload| payload.len() as u64).sum())?;
+        let records: Vec<Record<'_>> = names
+            .iter()
+            .zip(&payloads)
+            .map(|(name, payload)| Record {
+                key: Key::of_entry(name),
+                kind: Kind::Entry,
+                function: 0,
+                flags: 0,
+                name,
+                payload,
+            })
+            .collect();
+        self.append(&records)?;
+        self.counters.entries_written.fetch_add(records.len() as u64, Ordering::Relaxed);
+        Ok(())
     }
 
-    /// Keep a value under a path.
+    /// Keep a value under a path, in no ledger.
     ///
     /// # Errors
     /// `storage_full`, `state_corrupt`.
     pub fn put_path(self: &Arc<Self>, name: &EntryName, value: &[u8]) -> Result<(), NativeError> {
-        self.put_entry(name, value, SIZE_UNKNOWN, Origin::Client)
+        let draft = Draft::path(name.clone(), Bytes::copy_from_slice(value));
+        self.put_drafts(vec![(draft, Origin::Client(None))])
     }
 
-    /// Keep a blob that is here as the value under a path.
+    /// Keep a blob that is here as the value under a path, in no ledger.
     ///
     /// # Errors
     /// As [`Store::put_path`].
     pub fn put_path_blob(self: &Arc<Self>, name: &EntryName, digest: &Digest) -> Result<(), NativeError> {
-        self.append_entry(name, digest.to_string().as_bytes(), AS_BLOB, SIZE_UNKNOWN, Origin::Client)
+        self.put_drafts(vec![(Draft::path_blob(name.clone(), digest), Origin::Client(None))])
     }
 
     /// The value under a path.
@@ -217,44 +289,5 @@ impl Store {
             self.forget(&key, 0, &name.0);
         }
         known
-    }
-
-    fn put_entry(
-        self: &Arc<Self>,
-        name: &EntryName,
-        value: &[u8],
-        action_size: u64,
-        origin: Origin,
-    ) -> Result<(), NativeError> {
-        if value.len() > VALUE_BYTES_PACKED {
-            let digest = self.put_bytes(value)?;
-            return self.append_entry(name, digest.to_string().as_bytes(), AS_BLOB, action_size, origin);
-        }
-        self.append_entry(name, value, 0, action_size, origin)
-    }
-
-    fn append_entry(
-        &self,
-        name: &EntryName,
-        value: &[u8],
-        how: u8,
-        action_size: u64,
-        origin: Origin,
-    ) -> Result<(), NativeError> {
-        let (published, index) = match origin {
-            Origin::Client => (0, 0),
-            Origin::Published(index) => (PUBLISHED, index),
-        };
-        let mut payload = Vec::with_capacity(PREFIX_BYTES + value.len());
-        payload.extend_from_slice(&[published, how, 0, 0, 0, 0, 0, 0]);
-        payload.extend_from_slice(&index.to_le_bytes());
-        payload.extend_from_slice(&action_size.to_le_bytes());
-        payload.extend_from_slice(value);
-        self.reserve(payload.len() as u64)?;
-        let key = Key::of_entry(&name.0);
-        let record = Record { key, kind: Kind::Entry, function: 0, flags: 0, name: &name.0, payload: &payload };
-        self.append(&[record])?;
-        self.counters.entries_written.fetch_add(1, Ordering::Relaxed);
-        Ok(())
     }
 }

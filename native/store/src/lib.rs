@@ -29,7 +29,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 
 pub use crate::blobs::{BlobReader, BlobWriter, Chunk};
 pub use crate::completeness::TreePage;
-pub use crate::entries::{EntryName, Origin};
+pub use crate::entries::{Draft, EntryName, Origin};
 pub use crate::evict::{Background, Evicted};
 pub use crate::scrub::Scrubbed;
 pub use crate::view::{Facts, Listed};

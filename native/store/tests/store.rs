@@ -124,7 +124,7 @@ fn a_result_is_no_hit_while_anything_is_absent() {
         ..Default::default()
     }
     .encode_to_vec();
-    store.put_action_result("", &action, &result, Origin::Client).unwrap();
+    store.put_action_result("", &action, &result, Origin::Client(None)).unwrap();
     for blob in blobs {
         assert!(store.get_action_result("", &action).unwrap().is_none());
         let refused = store.put_action_result("", &action, &result, Origin::Published(1)).unwrap_err();

@@ -25,6 +25,7 @@ from buildnet.edge.fleet import LEASE_DURATION_S, FleetService
 from buildnet.edge.ledger import LedgerService
 from buildnet.edge.logs import LogBook
 from buildnet.edge.reflection import ReflectionService
+from buildnet.edge.results import ClientResults
 from buildnet.edge.status import to_status
 from buildnet.edge.unbuilt import unbuilt_methods
 from buildnet.ledger.log import LedgerLog, load_or_create_key
@@ -120,7 +121,7 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
         ):
             methods |= service.methods()
         methods |= unbuilt_methods(DECLARED, [*methods, *BYTE_CALLS])
-        yield Bridge(store, methods, to_status)
+        yield Bridge(store, methods, to_status, ClientResults(ledger, clock).record)
 
 
 @asynccontextmanager

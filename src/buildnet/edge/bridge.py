@@ -9,7 +9,7 @@ import asyncio
 import inspect
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
 
@@ -26,7 +26,7 @@ Failure = tuple[int, str, bytes]
 
 _WINDOW_BYTES: Final = 64 << 10
 _MESSAGE_COST_BYTES: Final = 16
-_CALL, _MESSAGE, _HALF_CLOSE, _CANCEL, _CREDIT, _DRAINED = range(6)
+_CALL, _MESSAGE, _HALF_CLOSE, _CANCEL, _CREDIT, _DRAINED, _RESULTS = range(7)
 _REPLY, _SEND, _END, _FAIL, _ACK = range(5)
 _CANCELLED: Final[Failure] = (1, "the call was cancelled", b"")
 _INVALID_ARGUMENT: Final = 3
@@ -117,12 +117,14 @@ class Bridge:
         store: Store,
         methods: Mapping[str, Method],
         to_status: Callable[[BuildNetError], Failure],
+        record_results: Callable[[list[str]], Awaitable[Sequence[int]]],
         *,
         threads: int = 1,
         execution: bool = True,
     ) -> None:
         self._methods = list(methods.values())
         self._to_status = to_status
+        self._record_results = record_results
         self._door = Door(
             store,
             [(path, method.kind) for path, method in methods.items()],
@@ -210,6 +212,8 @@ class Bridge:
                     stream.credit(event[2])
             case 5:  # _DRAINED
                 self._drained.set()
+            case 6:  # _RESULTS
+                self._spawn(event[1], self._results(event[1], event[2]))
 
     def _on_call(
         self,
@@ -257,6 +261,17 @@ class Bridge:
             self.emit((call_id, _FAIL, self._failure(error)))
         finally:
             self._tasks.pop(call_id, None)
+
+    async def _results(self, batch_id: int, rows: list[str]) -> None:
+        try:
+            indices = await self._record_results(rows)
+            self.emit((batch_id, _REPLY, b"".join(index.to_bytes(8, "little") for index in indices)))
+        except asyncio.CancelledError:
+            self.emit((batch_id, _FAIL, _STOPPING))
+        except Exception as error:  # noqa: BLE001 - every failure becomes a status
+            self.emit((batch_id, _FAIL, self._failure(error)))
+        finally:
+            self._tasks.pop(batch_id, None)
 
     async def _stream(self, call_id: int, stream: _Stream, replies: AsyncIterator[Any]) -> None:
         try:

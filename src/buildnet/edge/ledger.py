@@ -55,7 +55,7 @@ class LedgerService:
         self, request: ledger_pb2.ProveInclusionRequest, call: Call
     ) -> ledger_pb2.ProveInclusionResponse:
         """One entry and its path to the root of a signed checkpoint."""
-        size = request.tree_size or self._ledger.size
+        size = request.tree_size or await self._ledger.signed_size()
         note = await self._ledger.checkpoint(size)
         hashes = await self._ledger.prove_inclusion(request.index, size)
         body = await self._ledger.get(request.index)
@@ -67,7 +67,7 @@ class LedgerService:
         self, request: ledger_pb2.ProveConsistencyRequest, call: Call
     ) -> ledger_pb2.ProveConsistencyResponse:
         """That an older tree begins a newer one."""
-        newer = request.to_size or self._ledger.size
+        newer = request.to_size or await self._ledger.signed_size()
         hashes = await self._ledger.prove_consistency(request.from_size, newer)
         return ledger_pb2.ProveConsistencyResponse(hashes=hashes, to_size=newer)
 

@@ -19,19 +19,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from buildnet.errors import BadSignature, InvalidRequest, LedgerCorrupt, NotFound
-from buildnet.ledger import files, tree
+from buildnet.ledger import files, tail, tree
 from buildnet.ledger.checkpoint import Checkpoint, Verifier
 from buildnet.ledger.pages import check_pages
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was verified: `root` in hex, `kinds` how many entries of each kind."""
+    """What was verified: `root` in hex, `kinds` how many entries of each kind, those under no checkpoint yet included.
+
+    `waiting` entries beyond `size` are acknowledged and in the tail; a server that runs commits them within moments.
+    """
 
     size: int
     root: str
     key: str
     kinds: dict[str, int]
+    waiting: int
     seconds: float
 
 
@@ -56,8 +60,8 @@ def verify(state: Path, known: str | None = None) -> Report:
         note = _text(directory / files.CHECKPOINT)
         key = _text(directory / files.VERIFIER_KEY)
         with _held_still(directory / files.DATABASE):
-            for suffix in ("", "-journal"):
-                source = directory / (files.DATABASE + suffix)
+            for name in (files.DATABASE, files.DATABASE + "-journal", *tail.FILES):
+                source = directory / name
                 if source.exists():
                     shutil.copyfile(source, copy / source.name)
         report = _verify_copy(copy, key, note, known)
@@ -89,7 +93,7 @@ def _text(path: Path) -> str:
         raise LedgerCorrupt(f"{path} is not text", where=path.name) from error
 
 
-def _verify_copy(copy: Path, key: str, note: str, known: str | None) -> tuple[int, str, str, dict[str, int]]:
+def _verify_copy(copy: Path, key: str, note: str, known: str | None) -> tuple[int, str, str, dict[str, int], int]:
     try:
         verifier = Verifier.parse(key.removesuffix("\n"))
         if verifier.text + "\n" != key:
@@ -97,6 +101,8 @@ def _verify_copy(copy: Path, key: str, note: str, known: str | None) -> tuple[in
     except InvalidRequest as error:
         raise LedgerCorrupt(f"{files.VERIFIER_KEY}: {error}", where=files.VERIFIER_KEY) from error
     head = _open(verifier, note, files.CHECKPOINT)
+    if head.size == 0:
+        _same(head, tree.Frontier())
     try:
         connection = sqlite3.connect(copy / files.DATABASE, isolation_level=None)
         try:
@@ -110,7 +116,9 @@ def _verify_copy(copy: Path, key: str, note: str, known: str | None) -> tuple[in
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         raise LedgerCorrupt(f"the database is damaged: {error}", where=files.DATABASE) from error
     check_pages((copy / files.DATABASE).read_bytes(), writer)
-    return size, root.hex(), verifier.text, dict(kinds)
+    waiting = tail.read(copy, size)
+    kinds.update(_kind(body, f"entry {index}") for index, body in enumerate(waiting, size))
+    return size, root.hex(), verifier.text, dict(kinds), len(waiting)
 
 
 def _open(verifier: Verifier, note: str, where: str) -> Checkpoint:
@@ -217,13 +225,18 @@ def _root(connection: sqlite3.Connection, size: int) -> bytes:
 
 
 def iterate(state: Path) -> Iterator[tuple[int, bytes]]:
-    """Entries of a ledger whose server does not run, in order."""
+    """Entries of a ledger in order, whether its server runs or not."""
     path = (state / "ledger" if (state / "ledger").is_dir() else state) / files.DATABASE
     if not path.exists():
         raise NotFound(f"there is no ledger in {path.parent}", kind="ledger", name=str(path.parent))
+    # The tail first: what leaves it meanwhile is in the database.
+    waiting = tail.held(path.parent)
     connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    size = 0
     try:
         for seq, body in connection.execute("SELECT seq, body FROM leaf ORDER BY seq"):
+            size = seq + 1
             yield seq, bytes(body)
     finally:
         connection.close()
+    yield from enumerate(tail.beyond(waiting, size), size)

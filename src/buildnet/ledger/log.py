@@ -1,28 +1,50 @@
 """The ledger's one writer: entries, tree nodes and a signed checkpoint in one transaction, or none of them.
 
-An append is acknowledged once its transaction is committed. Whoever comes meanwhile shares the next transaction.
+An append is acknowledged once the tail holds it; the database follows within moments, many appends with one
+transaction. Whoever reads, reads from the database, and has it catch up first.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
+import logging
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from buildnet.errors import LedgerCorrupt, NotFound, OutOfRange, Overloaded, StateCorrupt, StorageFull, TooLarge
+from buildnet.errors import (
+    BuildNetError,
+    LedgerCorrupt,
+    NotFound,
+    OutOfRange,
+    Overloaded,
+    StateCorrupt,
+    StorageFull,
+    TooLarge,
+)
 from buildnet.ledger import files, tree
+from buildnet.ledger import tail as tails
 from buildnet.ledger.checkpoint import Checkpoint, Signer, Verifier
 from buildnet.model.entry import Entry
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
 WAITING_MAX = 100_000
+# What the tail may hold when the database cannot be written.
+WAITING_BYTES_MAX = 64 << 20
 _BATCH_MAX = 4096
 _READ_AT_ONCE = 500
+# How long entries gather before they share a transaction.
+_LINGER_S = 0.05
+# After a transaction that failed.
+_RETRY_S = 1.0
 
 
 def load_or_create_key(path: Path) -> Signer:
@@ -61,13 +83,22 @@ class LedgerLog:
         self._connection = connection
         self._power = durability == "power"
         self._thread = ThreadPoolExecutor(1, "buildnet-ledger")
+        self._writers = ThreadPoolExecutor(1, "buildnet-ledger-tail")
+        self._closing = False
         self._readers = ThreadPoolExecutor(1, "buildnet-ledger-read")
         self._reader: sqlite3.Connection | None = None
         self._waiting: list[tuple[list[bytes], asyncio.Future[int]]] = []
         self._flusher: asyncio.Task[None] | None = None
+        # Acknowledged, and not in the database.
+        self._accepted: list[bytes] = []
+        self._accepted_bytes = 0
+        self._committer: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
+        self._failure: BuildNetError | None = None
         self._grown = asyncio.Event()
         self._frontier = self._load()
         self.size = self._frontier.size
+        self._tail = tails.Tail(directory, power=self._power)
 
     @classmethod
     def open(cls, directory: Path, signer: Signer, durability: str) -> LedgerLog:
@@ -78,9 +109,10 @@ class LedgerLog:
             LedgerCorrupt: it is not what its own checkpoint says; `ledger verify` says more.
         """
         directory.mkdir(parents=True, exist_ok=True)
-        log = cls(directory, signer, files.open_database(directory, durability), durability)
-        log._note_writer()
-        return log
+        ledger = cls(directory, signer, files.open_database(directory, durability), durability)
+        ledger._note_writer()
+        ledger._take_up()
+        return ledger
 
     @property
     def verifier(self) -> Verifier:
@@ -112,12 +144,23 @@ class LedgerLog:
             self._connection.execute("INSERT INTO writer (sqlite_version) VALUES (?)", (version,))
         (self._directory / files.VERIFIER_KEY).write_text(self.verifier.text + "\n")
 
+    def _take_up(self) -> None:
+        """Commit what a process acknowledged and was killed before it committed."""
+        if not self._frontier.size:
+            # A ledger that is killed before its first transaction is one too.
+            self._write_note(self._sign(self._frontier))
+        bodies = tails.read(self._directory, self.size)
+        if bodies:
+            self._commit(bodies)
+            self.size = self._frontier.size
+        self._tail.empty()
+
     async def append(self, entries: Sequence[Entry]) -> int:
         """See ports.Ledger.
 
         Raises:
             TooLarge: an entry is over BODY_BYTES_MAX; none is written.
-            Overloaded: WAITING_MAX appends wait already.
+            Overloaded: the database cannot keep up, or cannot be written.
             StorageFull: the disk is full; none is written.
         """
         bodies = [entry.encode() for entry in entries]
@@ -126,8 +169,13 @@ class LedgerLog:
                 raise TooLarge(
                     f"a ledger entry of {len(body)} bytes is over the limit", limit_bytes=files.BODY_BYTES_MAX
                 )
-        if len(self._waiting) >= WAITING_MAX:
+        if len(self._waiting) + len(self._accepted) >= WAITING_MAX or self._accepted_bytes >= WAITING_BYTES_MAX:
+            if self._failure is not None:
+                raise self._failure
             raise Overloaded("the ledger cannot keep up; try again later", limit=WAITING_MAX)
+        if not self._power:
+            # Into the page cache: quicker than a hop to another thread.
+            return self._accept(self._write_tail(bodies), bodies)
         loop = asyncio.get_running_loop()
         first: asyncio.Future[int] = loop.create_future()
         self._waiting.append((bodies, first))
@@ -135,25 +183,79 @@ class LedgerLog:
             self._flusher = loop.create_task(self._flush())
         return await asyncio.shield(first)
 
+    def _write_tail(self, bodies: list[bytes]) -> int:
+        try:
+            self._tail.append(self.size, bodies)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StorageFull(f"the ledger cannot be written: {error}; make room") from error
+            raise StateCorrupt(f"the ledger cannot be written: {error}", path=str(self._directory)) from error
+        return self.size
+
+    def _accept(self, first: int, bodies: list[bytes]) -> int:
+        self.size = first + len(bodies)
+        self._accepted += bodies
+        self._accepted_bytes += sum(map(len, bodies))
+        if self._committer is None or self._committer.done():
+            self._committer = asyncio.get_running_loop().create_task(self._commit_accepted())
+        return first
+
     async def _flush(self) -> None:
+        """Appends that must be on the disk: whoever comes meanwhile shares the next sync."""
         loop = asyncio.get_running_loop()
         while self._waiting:
             batch, self._waiting = self._waiting[:_BATCH_MAX], self._waiting[_BATCH_MAX:]
             bodies = [body for group, _ in batch for body in group]
             try:
-                first = await loop.run_in_executor(self._thread, self._commit, bodies)
+                first = await loop.run_in_executor(self._writers, self._write_tail, bodies)
             except Exception as error:  # noqa: BLE001 - every waiter is told what happened to its append
                 for _, waiter in batch:
                     if not waiter.done():
                         waiter.set_exception(error)
                 continue
+            self._accept(first, bodies)
             for group, waiter in batch:
                 if not waiter.done():
                     waiter.set_result(first)
                 first += len(group)
-            self.size = first
+
+    async def _commit_accepted(self) -> None:
+        loop = asyncio.get_running_loop()
+        pause_s = _LINGER_S
+        while self._accepted:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), pause_s)
+            self._hurry.clear()
+            bodies = self._accepted[:_BATCH_MAX]
+            self._tail.turn()
+            try:
+                await loop.run_in_executor(self._thread, self._commit, bodies)
+            except BuildNetError as error:
+                log.error("%d ledger entries wait in the tail: %s", len(self._accepted), error)
+                self._failure, pause_s = error, _RETRY_S
+            else:
+                self._failure, pause_s = None, _LINGER_S
+                del self._accepted[: len(bodies)]
+                self._accepted_bytes -= sum(map(len, bodies))
+                self._tail.clear(self._frontier.size)
             self._grown.set()
             self._grown = asyncio.Event()
+            if self._failure is not None and self._closing:
+                return
+
+    async def _settle(self) -> None:
+        """Have the database hold all that is acknowledged by now.
+
+        Raises:
+            StorageFull, StateCorrupt: it cannot be written.
+        """
+        size = self.size
+        while self._frontier.size < size:
+            if self._failure is not None:
+                raise self._failure
+            grown = self._grown
+            self._hurry.set()
+            await grown.wait()
 
     def _commit(self, bodies: list[bytes]) -> int:
         first = self._frontier.size
@@ -165,8 +267,7 @@ class LedgerLog:
             for complete in frontier.append(tree.leaf_hash(body)):
                 nodes.append((place, complete))
                 place += 1
-        checkpoint = Checkpoint(self._signer.verifier.name, frontier.size, frontier.root())
-        note = self._signer.sign(checkpoint)
+        note = self._sign(frontier)
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -187,6 +288,9 @@ class LedgerLog:
         self._write_note(note)
         return first
 
+    def _sign(self, frontier: tree.Frontier) -> str:
+        return self._signer.sign(Checkpoint(self._signer.verifier.name, frontier.size, frontier.root()))
+
     def _write_note(self, note: str) -> None:
         path = self._directory / files.CHECKPOINT
         temporary = path.with_name("checkpoint.new")
@@ -198,6 +302,11 @@ class LedgerLog:
         temporary.replace(path)
 
     # Reading.
+
+    async def signed_size(self) -> int:
+        """How many entries the newest checkpoint is of; all that are acknowledged by now are among them."""
+        await self._settle()
+        return self._frontier.size
 
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read_now, work)
@@ -214,6 +323,7 @@ class LedgerLog:
         Raises:
             NotFound: there is none.
         """
+        await self._settle()
         bodies = await self.read(index, 1)
         if not bodies:
             raise NotFound(f"the ledger has no entry {index}; it has {self.size}", kind="entry", name=str(index))
@@ -230,9 +340,10 @@ class LedgerLog:
 
     async def tail(self, start: int, *, follow: bool) -> AsyncIterator[tuple[int, bytes]]:
         """Entries with their indices from `start` on; with `follow`, also those to come."""
+        await self._settle()
         while True:
             grown = self._grown
-            while start < self.size:
+            while start < self._frontier.size:
                 for body in await self.read(start, _READ_AT_ONCE):
                     yield start, body
                     start += 1
@@ -252,6 +363,7 @@ class LedgerLog:
             row = connection.execute(query, (size, size)).fetchone()
             return None if row is None else bytes(row[0]).decode()
 
+        await self._settle()
         found = await self._read(note)
         if found is None:
             raise NotFound(f"the ledger has no checkpoint of size {size}", kind="checkpoint", name=str(size))
@@ -263,7 +375,8 @@ class LedgerLog:
         Raises:
             OutOfRange: there is no such entry or size.
         """
-        if not 0 <= index < size <= self.size:
+        await self._settle()
+        if not 0 <= index < size <= self._frontier.size:
             raise OutOfRange(f"there is no entry {index} among {size}; the ledger has {self.size}", offset=index)
         return await self._read(lambda c: tree.prove_inclusion(index, size, lambda n, i: _node_of(c, n, i)))
 
@@ -273,22 +386,29 @@ class LedgerLog:
         Raises:
             OutOfRange: unless 1 <= older <= newer <= size.
         """
-        if not 1 <= older <= newer <= self.size:
+        await self._settle()
+        if not 1 <= older <= newer <= self._frontier.size:
             raise OutOfRange(f"no proof leads from {older} to {newer}; the ledger has {self.size}", offset=older)
         return await self._read(lambda c: tree.prove_consistency(older, newer, lambda n, i: _node_of(c, n, i)))
 
     async def close(self) -> None:
-        """Finish what waits."""
+        """Finish what waits; what cannot be committed stays in the tail for the next start."""
+        self._closing = True
         if self._flusher is not None:
             await self._flusher
+        if self._committer is not None:
+            self._hurry.set()
+            await self._committer
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
         self._thread.shutdown()
+        self._writers.shutdown()
         self._readers.shutdown()
         if self._reader is not None:
             self._reader.close()
         self._connection.close()
+        self._tail.close()
 
 
 def _node_of(connection: sqlite3.Connection, level: int, index: int) -> bytes:

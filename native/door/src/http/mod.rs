@@ -17,7 +17,8 @@ use tonic::body::Body;
 
 use crate::access::{Caller, Right};
 use crate::bytestream::on_disk;
-use crate::status::http_status_of;
+use crate::status::{http_status_of, http_status_of_status};
+use crate::updates::{Update, Updates};
 
 const ENTRY_BYTES_MAX: usize = 64 << 20;
 const CHUNK_BYTES: usize = 512 << 10;
@@ -25,6 +26,7 @@ const CHUNK_BYTES: usize = 512 << 10;
 /// What the HTTP side stands on.
 pub(crate) struct HttpCache {
     pub(crate) store: Arc<Store>,
+    pub(crate) updates: Arc<Updates>,
     pub(crate) started: Instant,
 }
 
@@ -162,7 +164,10 @@ impl HttpCache {
         check_size(announced.unwrap_or(0))?;
         let limited = http_body_util::Limited::new(request.into_body(), ENTRY_BYTES_MAX);
         let data = limited.collect().await.map_err(broken_off)?.to_bytes();
-        self.store.put_entry_by_hash(namespace, &hash, &data)?;
+        let update = Update::of_action(namespace, &hash, false, data)?;
+        if let Err(status) = self.updates.keep(update).await {
+            return Ok(refusal(http_status_of_status(&status), status.message()));
+        }
         Ok(respond(StatusCode::OK, "text/plain", Bytes::new()))
     }
 }

@@ -1,0 +1,137 @@
+//! Values that clients write under names of their own: the ledger has them before the cache does, many with one entry.
+//! Nothing is visible that is not audited (docs/design/ledger.md).
+
+use std::sync::Arc;
+
+use buildnet_formats::{Digest, Function, Hasher, NativeError};
+use buildnet_store::{Draft, Origin, Store};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+use tonic::Status;
+
+use crate::bridge::Hub;
+use crate::bytestream::on_disk;
+use crate::status::status_of;
+
+/// Values that wait for the ledger; their writers wait beyond that.
+const WAITING_MAX: usize = 1024;
+/// Values in one batch.
+const BATCH_MAX: usize = 512;
+/// Longer names are told by their hash.
+const NAME_BYTES_TOLD: usize = 512;
+
+/// A value that a client wants kept.
+pub(crate) struct Update {
+    draft: Draft,
+    /// What the ledger says of it: what it is under, and the SHA-256 of its bytes.
+    row: String,
+}
+
+impl Update {
+    /// The result of an action, or whatever bytes a client keeps under one.
+    pub(crate) fn of_action(
+        namespace: &str,
+        action: &Digest,
+        size_known: bool,
+        value: bytes::Bytes,
+    ) -> Result<Self, NativeError> {
+        let name = match (action.function(), size_known) {
+            (Function::Sha256, true) => action.to_string(),
+            (Function::Sha256, false) => action.hex(),
+            (function, _) => format!("{}/{}", function.name(), action.hex()),
+        };
+        let row = format!("{} {name} {}", told(namespace), Digest::of(&value).hex());
+        Ok(Self { draft: Draft::action(namespace, action, size_known, value)?, row })
+    }
+}
+
+/// A name as the ledger tells it: short, and without what would tear a row apart.
+fn told(name: &str) -> String {
+    if name.len() <= NAME_BYTES_TOLD && !name.contains(|c: char| c.is_whitespace() || c.is_control() || c == ':') {
+        return name.to_owned();
+    }
+    let mut hasher = Hasher::new(Function::Sha256);
+    hasher.update(name.as_bytes());
+    format!("sha256:{}", hasher.finish().hex())
+}
+
+struct Waiting {
+    update: Update,
+    done: oneshot::Sender<Result<(), Status>>,
+}
+
+/// The way of every such value into the store.
+pub(crate) struct Updates {
+    queue: mpsc::Sender<Waiting>,
+    /// Taken by the one writer.
+    waiting: Mutex<Option<mpsc::Receiver<Waiting>>>,
+}
+
+impl Default for Updates {
+    fn default() -> Self {
+        let (queue, waiting) = mpsc::channel(WAITING_MAX);
+        Self { queue, waiting: Mutex::new(Some(waiting)) }
+    }
+}
+
+impl Updates {
+    /// Write a value; it is in the ledger and in the store when this returns.
+    pub(crate) async fn keep(&self, update: Update) -> Result<(), Status> {
+        let stopping = || Status::unavailable("the server is stopping");
+        let (done, answer) = oneshot::channel();
+        self.queue.send(Waiting { update, done }).await.map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())?
+    }
+
+    /// The writer: one batch at a time, so that what comes meanwhile is one batch too.
+    pub(crate) fn writer(&self, hub: &Arc<Hub>, store: &Arc<Store>) -> impl Future<Output = ()> + Send + 'static {
+        let (hub, store) = (Arc::clone(hub), Arc::clone(store));
+        let waiting = self.waiting.lock().take();
+        async move {
+            let Some(mut waiting) = waiting else { return };
+            let mut batch = Vec::with_capacity(BATCH_MAX);
+            while waiting.recv_many(&mut batch, BATCH_MAX).await > 0 {
+                write(&hub, &store, std::mem::take(&mut batch)).await;
+            }
+        }
+    }
+}
+
+async fn write(hub: &Arc<Hub>, store: &Arc<Store>, batch: Vec<Waiting>) {
+    let (mut drafts, mut rows, mut writers) = (Vec::new(), Vec::new(), Vec::with_capacity(batch.len()));
+    for Waiting { update: Update { draft, row }, done } in batch {
+        drafts.push(draft);
+        rows.push(row);
+        writers.push(done);
+    }
+    let told = match hub.tell_results(rows).await {
+        Ok(indices) if indices.len() == drafts.len() => {
+            let drafts = drafts.into_iter().zip(indices).map(|(draft, index)| (draft, Origin::Client(Some(index))));
+            let (store, drafts): (_, Vec<_>) = (Arc::clone(store), drafts.collect());
+            let cost = if store.waits_for_disk() { usize::MAX } else { 0 };
+            on_disk(cost, move || store.put_drafts(drafts)).await
+        }
+        Ok(_) => Err(status_of(&NativeError::internal("the ledger answered for another batch"))),
+        Err(status) => Err(status),
+    };
+    for writer in writers {
+        // A writer that is gone does not wait for an answer.
+        let _ = writer.send(told.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_has_three_words_whatever_the_name() {
+        let action = Digest::of(b"action");
+        for namespace in ["", "a/b", "a b", "a\nb", "sha256:x", &"x".repeat(600)] {
+            let update = Update::of_action(namespace, &action, true, bytes::Bytes::from_static(b"v")).unwrap();
+            assert_eq!(update.row.split(' ').count(), 3, "{:?}", update.row);
+            assert!(update.row.ends_with(&Digest::of(b"v").hex()));
+        }
+        assert_ne!(told("a b"), told("a\nb"));
+    }
+}

@@ -1,0 +1,47 @@
+"""Results that clients write are in the ledger before they are in the cache. It decides nothing about them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from buildnet.model.entry import Entry
+from buildnet.ports import Clock, Ledger
+
+# An entry's limit is 8 KiB (docs/design/ledger.md); this leaves room for its other fields.
+_ROWS_BYTES_MAX: Final = 7 << 10
+# Quotes, a comma, and what JSON makes of a quote or a backslash in a name.
+_ROW_COST_BYTES: Final = 3
+
+
+class ClientResults:
+    """Tells the ledger what clients wrote, many rows with one entry."""
+
+    def __init__(self, ledger: Ledger, clock: Clock) -> None:
+        self._ledger = ledger
+        self._clock = clock
+
+    async def record(self, rows: Sequence[str]) -> Sequence[int]:
+        """Commit `rows`, each `NAMESPACE NAME SHA256` of a value; returns the index of the entry that holds each.
+
+        Raises:
+            BuildNetError: the ledger refused; none of them is committed.
+        """
+        now = self._clock.now_unix_ms()
+        groups = list(_grouped(rows))
+        first = await self._ledger.append([Entry("results.updated", now, {"results": group}) for group in groups])
+        return [first + number for number, group in enumerate(groups) for _ in group]
+
+
+def _grouped(rows: Sequence[str]) -> Iterator[list[str]]:
+    group: list[str] = []
+    size_bytes = 0
+    for row in rows:
+        cost_bytes = len(row.encode()) + row.count('"') + row.count("\\") + _ROW_COST_BYTES
+        if group and size_bytes + cost_bytes > _ROWS_BYTES_MAX:
+            yield group
+            group, size_bytes = [], 0
+        group.append(row)
+        size_bytes += cost_bytes
+    if group:
+        yield group
