@@ -14,9 +14,9 @@ use prost::Message;
 use tonic::Status;
 
 use crate::access::{Caller, Right};
-use crate::codec::encode;
 use crate::services::Services;
 use crate::status::status_of;
+use crate::wire::framed;
 
 /// As the specification recommends.
 pub(crate) const AVERAGE_BYTES: usize = 512 << 10;
@@ -57,7 +57,7 @@ impl Services {
                 chunking_function: Chunking::FastCdc2020 as i32,
             })
         };
-        work().map(|response| encode(&response)).map_err(|e: NativeError| status_of(&e))
+        work().map(|response| framed(&response)).map_err(|e: NativeError| status_of(&e))
     }
 
     /// The chunks of a blob, which are here once this returns.
@@ -128,7 +128,7 @@ impl Services {
             }
             Ok(re::SpliceBlobResponse { blob_digest: Some(blob.to_message()) })
         };
-        work().map(|response| encode(&response)).map_err(|e: NativeError| status_of(&e))
+        work().map(|response| framed(&response)).map_err(|e: NativeError| status_of(&e))
     }
 }
 

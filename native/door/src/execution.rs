@@ -9,7 +9,7 @@ use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
 use buildnet_formats::wire::google::longrunning::{Operation, operation};
 use buildnet_formats::wire::google::rpc;
 use buildnet_formats::{Digest, Function, NativeError};
-use buildnet_store::Store;
+use buildnet_store::{Hit, Store};
 use bytes::Bytes;
 use futures_util::stream::{self, Stream, StreamExt};
 use tonic::server::ServerStreamingService;
@@ -82,24 +82,19 @@ fn check_function(number: i32) -> Result<(), NativeError> {
 /// The finished operation when the result is cached; none when the action is to be run.
 fn consider(store: &Store, request: &re::ExecuteRequest, action: &Digest) -> Result<Option<Operation>, NativeError> {
     if !request.skip_cache_lookup
-        && let Some(result) = store.get_action_result(&request.instance_name, action)?
+        && let Some(hit) = store.get_action_result(&request.instance_name, action)?
     {
-        return operation(store, request, action, result).map(Some);
+        return operation(store, request, action, hit).map(Some);
     }
     let missing = store.missing_of_action(action)?;
     if missing.is_empty() { Ok(None) } else { Err(NativeError::missing(&missing)) }
 }
 
-fn operation(
-    store: &Store,
-    request: &re::ExecuteRequest,
-    action: &Digest,
-    result: Bytes,
-) -> Result<Operation, NativeError> {
+fn operation(store: &Store, request: &re::ExecuteRequest, action: &Digest, hit: Hit) -> Result<Operation, NativeError> {
     let inline =
         Inline { stdout: request.inline_stdout, stderr: request.inline_stderr, files: &request.inline_output_files };
     let broken = |status: Status| NativeError::internal(status.message());
-    let result = inlined(store, action.function(), result, &inline).map_err(broken)?;
+    let result = inlined(store, action.function(), hit, &inline);
     let response = re::ExecuteResponse {
         result: Some(decode(result).map_err(broken)?),
         cached_result: true,

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
 use buildnet_formats::{Digest, Function, NativeError};
-use buildnet_store::{Origin, Store};
+use buildnet_store::{Hit, Origin, Store};
 use bytes::Bytes;
 use prost::Message;
 use tonic::Status;
 
 use crate::access::{Caller, Right};
-use crate::codec::{decode, encode, frame};
+use crate::codec::{encode, frame};
 use crate::grpc::Answer;
 use crate::services::{REPLY_BYTES_MAX, Services};
 use crate::status::status_of;
@@ -29,22 +29,20 @@ impl Services {
         let found = || {
             let function = Function::of_message(request.digest_function)?;
             let action = Digest::required_by(function, request.action_digest.as_ref(), "action_digest")?;
-            let mut result = None;
             for namespace in caller.looked_up(&request.instance_name) {
-                result = self.store.get_action_result(&namespace, &action)?;
-                if result.is_some() {
-                    break;
+                if let Some(hit) = self.store.get_action_result(&namespace, &action)? {
+                    return Ok(Some((action, hit)));
                 }
             }
-            result.ok_or_else(|| NativeError::not_found("result for action", action.to_string())).map(|r| (action, r))
+            Ok(None)
         };
-        let (action, result) = found().map_err(|e| status_of(&e))?;
+        let (action, hit) = found().map_err(|e: NativeError| status_of(&e))?.ok_or_else(miss)?;
         let inline = Inline {
             stdout: request.inline_stdout,
             stderr: request.inline_stderr,
             files: &request.inline_output_files,
         };
-        inlined(&self.store, action.function(), result, &inline)
+        Ok(frame(inlined(&self.store, action.function(), hit, &inline)))
     }
 
     /// The ledger says that a client wrote this, and then it is there.
@@ -79,12 +77,17 @@ pub(crate) struct Inline<'a> {
     pub(crate) files: &'a [String],
 }
 
+/// The commonest answer of a cold build: it says nothing that its caller does not know, and costs next to nothing.
+fn miss() -> Status {
+    Status::not_found("no complete result is known for this action")
+}
+
 /// The result with what was asked put inside and nothing else, as long as it fits a reply (REAPI: MUST omit else).
-pub(crate) fn inlined(store: &Store, function: Function, result: Bytes, inline: &Inline<'_>) -> Result<Bytes, Status> {
-    let mut decoded: re::ActionResult = decode(result.clone())?;
+pub(crate) fn inlined(store: &Store, function: Function, hit: Hit, inline: &Inline<'_>) -> Bytes {
+    let Hit { bytes, result: mut decoded } = hit;
     let nothing = !inline.stdout && !inline.stderr && inline.files.is_empty();
-    if nothing && result.len() <= REPLY_BYTES_MAX && !holds_contents(&decoded) {
-        return Ok(result);
+    if nothing && bytes.len() <= REPLY_BYTES_MAX && !holds_contents(&decoded) {
+        return bytes;
     }
     shrink(&mut decoded, inline);
     let mut room = INLINE_BYTES_MAX.saturating_sub(decoded.encoded_len());
@@ -106,7 +109,7 @@ pub(crate) fn inlined(store: &Store, function: Function, result: Bytes, inline: 
             file.contents = take(file.digest.as_ref()).unwrap_or_default();
         }
     }
-    Ok(encode(&decoded))
+    encode(&decoded)
 }
 
 fn holds_contents(result: &re::ActionResult) -> bool {

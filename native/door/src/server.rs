@@ -25,7 +25,7 @@ use tonic::{Code, Status};
 use crate::access::Caller;
 use crate::bridge::{Bridged, Event, Hub, Kind, Peer};
 use crate::bytestream::{self, on_disk};
-use crate::codec::{Raw, decode, frame};
+use crate::codec::{Raw, decode};
 use crate::execution::{EXECUTE, Execute};
 use crate::grpc::{Answer, Messages, respond};
 use crate::http::HttpCache;
@@ -35,6 +35,8 @@ use crate::uploads::Uploads;
 
 const CONNECTIONS_MAX: usize = 4096;
 const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
+/// A small blob in its message is one frame, and so one piece.
+const FRAME_BYTES_MAX: u32 = 64 << 10;
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
@@ -181,32 +183,31 @@ fn connection(
     builder
         .http2()
         .timer(TokioTimer::new())
+        .max_frame_size(FRAME_BYTES_MAX)
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE);
     let inner = Arc::clone(inner);
-    let peer = Peer(peer.to_string());
-    let service = service_fn(move |mut request: Request<Incoming>| {
+    let service = service_fn(move |request: Request<Incoming>| {
         let inner = Arc::clone(&inner);
-        request.extensions_mut().insert(peer.clone());
-        async move { Ok::<_, Infallible>(inner.answer(request).await) }
+        async move { Ok::<_, Infallible>(inner.answer(peer, request).await) }
     });
     builder.serve_connection(TokioIo::new(stream), service).into_owned()
 }
 
 impl Inner {
-    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+    async fn answer(self: Arc<Self>, peer: SocketAddr, request: Request<Incoming>) -> Response<Body> {
         let caller = Caller::default();
         let kind = request.headers().get(header::CONTENT_TYPE);
         if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
-            return self.grpc(caller, request).await;
+            return self.grpc(caller, peer, request).await;
         }
         self.http.answer(&caller, request).await
     }
 
-    async fn grpc(&self, caller: Caller, request: Request<Incoming>) -> Response<Body> {
+    async fn grpc(&self, caller: Caller, peer: SocketAddr, request: Request<Incoming>) -> Response<Body> {
         if let Some(method) = Method::of(request.uri().path()) {
             return respond(self.unary(&caller, method, request).await);
         }
@@ -237,7 +238,7 @@ impl Inner {
                 let body = Messages::new(request, self.message_size_bytes_max).only().await;
                 respond(body.and_then(watch_health))
             }
-            _ => self.beyond(caller, request).await,
+            _ => self.beyond(caller, peer, request).await,
         }
     }
 
@@ -249,15 +250,16 @@ impl Inner {
         } else {
             self.services.answer(caller, method, body)?
         };
-        Ok(Answer::One(Some(frame(answer))))
+        Ok(Answer::One(Some(answer)))
     }
 
     /// What Python answers.
-    async fn beyond(&self, caller: Caller, request: Request<Incoming>) -> Response<Body> {
+    async fn beyond(&self, caller: Caller, peer: SocketAddr, mut request: Request<Incoming>) -> Response<Body> {
         let path = request.uri().path().to_owned();
         let Some((kind, method)) = self.hub.method(&path) else {
             return Status::unimplemented(format!("{} is not offered here", path.trim_start_matches('/'))).into_http();
         };
+        request.extensions_mut().insert(Peer(peer.to_string()));
         let request = request.map(Body::new);
         let mut grpc =
             Grpc::new(Raw).max_decoding_message_size(self.message_size_bytes_max).max_encoding_message_size(usize::MAX);
@@ -279,7 +281,7 @@ impl Inner {
 /// The health now, and nothing more until the connection ends: a door that answers is serving.
 fn watch_health(body: Bytes) -> Result<Answer, Status> {
     use buildnet_formats::wire::grpc::health::v1::HealthCheckRequest;
-    let first = frame(services::health_of(&decode::<HealthCheckRequest>(body)?.service)?);
+    let first = services::health_of(&decode::<HealthCheckRequest>(body)?.service)?;
     let messages = stream::once(std::future::ready(Ok(first))).chain(stream::pending());
     Ok(Answer::Many(messages.boxed()))
 }

@@ -13,19 +13,19 @@ use tonic::Status;
 
 use crate::access::{Caller, Right};
 use crate::chunks;
-use crate::codec::{decode, encode};
+use crate::codec::decode;
 use crate::squeeze;
 use crate::status::{inner_status, status_of};
 use crate::updates::Updates;
 use crate::uploads::Uploads;
-use crate::wire::FindMissing;
+use crate::wire::{BatchReadReply, FindMissing, framed};
 
 /// Payload of one batch. With a digest and a status for each blob a reply stays under the 4 MiB that clients accept.
 pub(crate) const BATCH_BYTES_MAX: usize = 3 << 20;
 /// What clients accept by default.
 pub(crate) const REPLY_BYTES_MAX: usize = 4 << 20;
 /// Smaller blobs are not worth packing for a batch.
-const PACKED_BYTES_MIN: usize = 512;
+const PACKED_BYTES_MIN: u64 = 512;
 const BATCH_ENTRY_COST_BYTES: usize = 128;
 
 /// Calls answered here by one message.
@@ -79,12 +79,12 @@ pub(crate) struct Services {
 }
 
 impl Services {
-    /// Answer one call. Blocks on the disk.
+    /// Answer one call by a framed message. Blocks on the disk.
     pub(crate) fn answer(&self, caller: &Caller, method: Method, body: Bytes) -> Result<Bytes, Status> {
         match method {
             Method::GetCapabilities => {
                 decode::<re::GetCapabilitiesRequest>(body)?;
-                Ok(encode(&self.capabilities()))
+                Ok(framed(&self.capabilities()))
             }
             Method::FindMissingBlobs => self.find_missing(caller, &body),
             Method::BatchUpdateBlobs => self.batch_update(caller, decode(body)?),
@@ -99,7 +99,7 @@ impl Services {
                     status: health::health_check_response::ServingStatus::Serving as i32,
                 };
                 let statuses = [(String::new(), serving)].into_iter().collect();
-                Ok(encode(&health::HealthListResponse { statuses }))
+                Ok(framed(&health::HealthListResponse { statuses }))
             }
         }
     }
@@ -148,7 +148,7 @@ impl Services {
         let request = FindMissing::decode(body)?;
         caller.check(Right::Read, &request.instance)?;
         let missing = self.store.find_missing(&request.digests).map_err(|e| status_of(&e))?;
-        Ok(encode(&re::FindMissingBlobsResponse {
+        Ok(framed(&re::FindMissingBlobsResponse {
             missing_blob_digests: missing.iter().map(Digest::to_message).collect(),
         }))
     }
@@ -183,7 +183,7 @@ impl Services {
         let responses = request.requests.into_iter().zip(answers).map(|(entry, done)| {
             re::batch_update_blobs_response::Response { digest: entry.digest, status: Some(inner_status(&done)) }
         });
-        Ok(encode(&re::BatchUpdateBlobsResponse { responses: responses.collect() }))
+        Ok(framed(&re::BatchUpdateBlobsResponse { responses: responses.collect() }))
     }
 
     fn update_zstd(&self, digest: Digest, frames: &[u8]) -> Result<(), NativeError> {
@@ -210,34 +210,37 @@ impl Services {
             )));
         }
         let zstd = request.acceptable_compressors.contains(&(re::compressor::Value::Zstd as i32));
-        let responses = request.digests.into_iter().map(|message| {
-            let read = Digest::from_message_by(function, &message).and_then(|digest| self.read_one(&digest, zstd));
-            let ((data, compressor), done) = match read {
-                Ok(read) => (read, Ok(())),
-                Err(error) => ((Bytes::new(), re::compressor::Value::Identity), Err(error)),
-            };
-            re::batch_read_blobs_response::Response {
-                digest: Some(message),
-                data,
-                status: Some(inner_status(&done)),
-                compressor: compressor as i32,
+        let room = usize::try_from(total).unwrap_or(0) + cost;
+        let mut reply = BatchReadReply::with_capacity(room);
+        for message in &request.digests {
+            let digest = Digest::from_message_by(function, message);
+            let done = digest.and_then(|digest| match self.packed(&digest, zstd)? {
+                Some(frames) => {
+                    reply.packed(message, &frames);
+                    Ok(())
+                }
+                None => reply.plain(message, digest.size_bytes(), |out| self.store.read_onto(&digest, out)),
+            });
+            if done.is_err() {
+                reply.refused(message, inner_status(&done));
             }
-        });
-        Ok(encode(&re::BatchReadBlobsResponse { responses: responses.collect() }))
+        }
+        Ok(reply.framed())
     }
 
-    fn read_one(&self, digest: &Digest, zstd: bool) -> Result<(Bytes, re::compressor::Value), NativeError> {
-        if zstd && let Some(frames) = self.store.packed_zstd(digest) {
-            return Ok((frames, re::compressor::Value::Zstd));
+    /// The blob as zstd frames, if that is wanted and worth it.
+    fn packed(&self, digest: &Digest, zstd: bool) -> Result<Option<Bytes>, NativeError> {
+        if !zstd {
+            return Ok(None);
+        }
+        if let Some(frames) = self.store.packed_zstd(digest) {
+            return Ok(Some(frames));
+        }
+        if digest.size_bytes() < PACKED_BYTES_MIN {
+            return Ok(None);
         }
         let data = self.store.get_bytes(digest, BATCH_BYTES_MAX as u64)?;
-        if zstd && data.len() >= PACKED_BYTES_MIN {
-            let packed = squeeze::pack(&data)?;
-            if packed.len() < data.len() {
-                return Ok((packed, re::compressor::Value::Zstd));
-            }
-        }
-        Ok((data, re::compressor::Value::Identity))
+        Ok(Some(squeeze::pack(&data)?).filter(|frames| frames.len() < data.len()))
     }
 
     fn query_write_status(&self, caller: &Caller, request: &bs::QueryWriteStatusRequest) -> Result<Bytes, Status> {
@@ -252,7 +255,7 @@ impl Services {
             // A compressed upload that broke off begins anew: its frames cannot be cut at any byte.
             0
         };
-        Ok(encode(&bs::QueryWriteStatusResponse { committed_size, complete }))
+        Ok(framed(&bs::QueryWriteStatusResponse { committed_size, complete }))
     }
 }
 
@@ -270,5 +273,5 @@ pub(crate) fn health_of(service: &str) -> Result<Bytes, Status> {
         return Err(Status::not_found(format!("the health of {service:?} is not watched; ask for the empty name")));
     }
     let status = health::health_check_response::ServingStatus::Serving as i32;
-    Ok(encode(&health::HealthCheckResponse { status }))
+    Ok(framed(&health::HealthCheckResponse { status }))
 }

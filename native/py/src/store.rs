@@ -146,7 +146,7 @@ impl PyStore {
         let store = self.open().map_err(raise)?;
         let action: Digest = action.parse().map_err(raise)?;
         let result = py.detach(|| store.get_action_result(instance, &action)).map_err(raise)?;
-        Ok(result.map(|bytes| PyBytes::new(py, &bytes)))
+        Ok(result.map(|hit| PyBytes::new(py, &hit.bytes)))
     }
 
     fn put_action_result(

@@ -355,6 +355,28 @@ impl Store {
         Ok(data.into())
     }
 
+    /// Put the bytes of a blob at the end of `out`, verified; on an error `out` is as it was.
+    ///
+    /// # Errors
+    /// As [`Store::get_bytes`].
+    pub fn read_onto(&self, digest: &Digest, out: &mut Vec<u8>) -> Result<(), NativeError> {
+        let key = Key::of_blob(digest);
+        let start = out.len();
+        if let Some(place) = self.index.read().touch(&key, now_s())
+            && !place.is_large()
+            && let Some(segment) = self.log.segment(place.segment)
+        {
+            let header = segment.read_onto(&key, place, digest.hash().len(), out);
+            if header.is_some_and(|header| header.flags & ZSTD == 0) {
+                return Ok(());
+            }
+            out.truncate(start);
+        }
+        // Whatever is out of the ordinary takes the general way, which also says what is wrong.
+        out.extend_from_slice(&self.get_bytes(digest, u64::MAX)?);
+        Ok(())
+    }
+
     /// Begin to read a blob at `offset`, at most `limit` bytes of it.
     ///
     /// # Errors

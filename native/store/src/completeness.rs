@@ -26,6 +26,14 @@ pub struct TreePage {
     pub next_page_token: String,
 }
 
+/// A result that is complete.
+pub struct Hit {
+    /// As its writer sent it.
+    pub bytes: Bytes,
+    /// The same, decoded.
+    pub result: re::ActionResult,
+}
+
 /// What a walk learnt of one Directory.
 struct Seen {
     children: Vec<Digest>,
@@ -93,14 +101,15 @@ impl Store {
     ///
     /// # Errors
     /// `state_corrupt` when the disk fails.
-    pub fn get_action_result(&self, namespace: &str, action: &Digest) -> Result<Option<Bytes>, NativeError> {
+    pub fn get_action_result(&self, namespace: &str, action: &Digest) -> Result<Option<Hit>, NativeError> {
         let Some(entry) = self.entry_of_action(namespace, action)? else {
             return Ok(None);
         };
+        let bytes = entry.value;
         // What HTTP clients keep under a hash need not be an ActionResult; here it is a miss.
-        let missing = self.missing_of_result(Some(action.function()), &entry.value);
-        match missing {
-            Ok(missing) => Ok(missing.is_empty().then_some(entry.value)),
+        let Ok(result) = re::ActionResult::decode(bytes.clone()) else { return Ok(None) };
+        match self.missing_of(Some(action.function()), &result) {
+            Ok(missing) => Ok(missing.is_empty().then_some(Hit { bytes, result })),
             Err(error) if error.code == "invalid_request" => Ok(None),
             Err(error) => Err(error),
         }
@@ -175,6 +184,10 @@ impl Store {
     pub fn missing_of_result(&self, function: Option<Function>, result: &[u8]) -> Result<Vec<Digest>, NativeError> {
         let result = re::ActionResult::decode(result)
             .map_err(|e| NativeError::invalid("action_result", format!("the bytes are not an ActionResult: {e}")))?;
+        self.missing_of(function, &result)
+    }
+
+    fn missing_of(&self, function: Option<Function>, result: &re::ActionResult) -> Result<Vec<Digest>, NativeError> {
         let mut plain = Vec::with_capacity(result.output_files.len() + 2);
         for file in &result.output_files {
             plain.push(Digest::required_by(function, file.digest.as_ref(), "output_files.digest")?);

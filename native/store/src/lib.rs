@@ -28,7 +28,7 @@ use buildnet_formats::{FieldValue, NativeError};
 use parking_lot::{Condvar, Mutex, RwLock};
 
 pub use crate::blobs::{BlobReader, BlobWriter, Chunk};
-pub use crate::completeness::TreePage;
+pub use crate::completeness::{Hit, TreePage};
 pub use crate::entries::{Draft, EntryName, Origin};
 pub use crate::evict::{Background, Evicted};
 pub use crate::scrub::Scrubbed;

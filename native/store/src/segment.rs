@@ -1,7 +1,7 @@
 //! One append-only file of records. Its index file beside it is derived from it: lost or damaged, it is made anew.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,6 +16,7 @@ use crate::unusable;
 const INDEX_MAGIC: [u8; 8] = *b"BNidx002";
 const INDEX_HEADER_BYTES: usize = 24;
 const ROW_BYTES: usize = 56;
+const HASH_BYTES_MAX: usize = 64;
 
 /// One record as the index is told of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +121,25 @@ impl Segment {
         let (name, payload) = bytes[HEADER_BYTES..].split_at(usize::from(header.name_length));
         let sound = crc(payload) == header.payload_crc && Key::of_record(&header, name).as_ref() == Some(key);
         sound.then_some((header, bytes))
+    }
+}
+
+impl Segment {
+    /// As [`Segment::read`], of a blob whose hash has so many bytes, with the payload put at the end of `out`.
+    pub(crate) fn read_onto(&self, key: &Key, place: Place, hash_bytes: usize, out: &mut Vec<u8>) -> Option<Header> {
+        let mut head = [0; HEADER_BYTES + HASH_BYTES_MAX];
+        let head = &mut head[..HEADER_BYTES + hash_bytes];
+        let payload = (place.length() as usize).checked_sub(head.len())?;
+        let start = out.len();
+        out.resize(start + payload, 0);
+        let parts = &mut [IoSliceMut::new(head), IoSliceMut::new(&mut out[start..])];
+        let read = rustix::io::preadv(&self.file, parts, u64::from(place.offset)).ok()?;
+        let header = Header::decode(head)?;
+        let sound = read == place.length() as usize
+            && header.record_bytes() == read as u64
+            && crc(&out[start..]) == header.payload_crc
+            && Key::of_record(&header, &head[HEADER_BYTES..]).as_ref() == Some(key);
+        sound.then_some(header)
     }
 }
 

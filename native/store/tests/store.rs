@@ -131,7 +131,7 @@ fn a_result_is_no_hit_while_anything_is_absent() {
         assert_eq!(refused.code, "blobs_missing");
         store.put_bytes(blob).unwrap();
     }
-    assert_eq!(store.get_action_result("", &action).unwrap().unwrap(), result);
+    assert_eq!(store.get_action_result("", &action).unwrap().unwrap().bytes, result);
     assert!(store.get_action_result("other", &action).unwrap().is_none());
 }
 
