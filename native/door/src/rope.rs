@@ -3,12 +3,15 @@
 use std::collections::VecDeque;
 
 use bytes::{Buf, Bytes, BytesMut};
+use tokio::sync::OwnedSemaphorePermit;
 
 /// Pieces in order.
 #[derive(Default)]
 pub(crate) struct Rope {
     pieces: VecDeque<Bytes>,
     length: usize,
+    /// The room that these bytes take of what all requests may.
+    charge: Option<OwnedSemaphorePermit>,
 }
 
 impl From<Bytes> for Rope {
@@ -31,8 +34,18 @@ impl Rope {
         }
     }
 
+    /// Count bytes that were pushed.
+    pub(crate) fn charge(&mut self, more: Option<OwnedSemaphorePermit>) {
+        match (&mut self.charge, more) {
+            (Some(charge), Some(more)) => charge.merge(more),
+            (charge @ None, more) => *charge = more,
+            (Some(_), None) => {}
+        }
+    }
+
     pub(crate) fn append(&mut self, other: Self) {
         self.length += other.length;
+        self.charge(other.charge);
         self.pieces.extend(other.pieces);
     }
 
@@ -60,7 +73,8 @@ impl Rope {
 
     /// Take the first bytes; the caller has checked that there are so many.
     pub(crate) fn take(&mut self, mut count: usize) -> Self {
-        let mut taken = Self::default();
+        // What stays is little, and has its place in the next charge.
+        let mut taken = Self { charge: self.charge.take(), ..Self::default() };
         while count > 0 {
             let Some(front) = self.pieces.front_mut() else { break };
             if front.len() > count {

@@ -123,7 +123,7 @@ fn check(store: &Store, model: &Model) {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: std::env::var("BUILDNET_MODEL_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(60),
+        cases: std::env::var("BUILDNET_MODEL_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(20),
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
