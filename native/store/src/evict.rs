@@ -25,6 +25,8 @@ const MOVED_AT_ONCE: usize = 256;
 const MOVED_BYTES_AT_ONCE: u64 = 4 << 20;
 /// A segment is left alone while emptying it would move more than so many times what it gives back.
 const MOVED_FACTOR: u64 = 4;
+/// Blobs held under all names together: 40 bytes each, and as much for those held once.
+const HELD_MAX: usize = 2_000_000;
 /// How often the background thread looks without being woken.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 
@@ -82,20 +84,33 @@ impl Drop for Background {
 impl Store {
     /// Keep blobs from being evicted until [`Store::release`], under a name of the caller's; a second call replaces the
     /// first.
-    pub fn hold(&self, name: &str, digests: &[Digest]) {
+    ///
+    /// # Errors
+    /// `overloaded` when more is held than is worth the memory; nothing is held under the name then.
+    pub fn hold(&self, name: &str, digests: &[Digest]) -> Result<(), NativeError> {
         self.release(name);
         let keys: Vec<Key> = digests.iter().map(Key::of_blob).collect();
         let mut holds = self.holds.lock();
+        if holds.total + keys.len() > HELD_MAX {
+            return Err(NativeError::new(
+                "overloaded",
+                format!("{} blobs are held already, of at most {HELD_MAX}; {name} holds none of its own", holds.total),
+            ));
+        }
+        holds.total += keys.len();
         for key in &keys {
             *holds.counts.entry(*key).or_default() += 1;
         }
         holds.by_name.insert(name.to_owned(), keys);
+        Ok(())
     }
 
     /// End what [`Store::hold`] began.
     pub fn release(&self, name: &str) {
         let mut holds = self.holds.lock();
-        for key in holds.by_name.remove(name).unwrap_or_default() {
+        let keys = holds.by_name.remove(name).unwrap_or_default();
+        holds.total -= keys.len();
+        for key in keys {
             if let Some(count) = holds.counts.get_mut(&key) {
                 *count -= 1;
                 if *count == 0 {

@@ -122,6 +122,7 @@ pub struct Store {
 #[derive(Default)]
 pub(crate) struct Holds {
     pub(crate) by_name: HashMap<String, Vec<Key>>,
+    pub(crate) total: usize,
     pub(crate) counts: HashMap<Key, u32>,
 }
 

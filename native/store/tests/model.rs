@@ -154,7 +154,7 @@ proptest! {
                     model.entries.insert(number, (None, true));
                 }
                 Step::Hold(numbers) => {
-                    store.hold("one", &numbers.iter().map(|n| Digest::of(&blob(*n))).collect::<Vec<_>>());
+                    store.hold("one", &numbers.iter().map(|n| Digest::of(&blob(*n))).collect::<Vec<_>>()).unwrap();
                     model.held = numbers.into_iter().collect();
                 }
                 Step::Release => {

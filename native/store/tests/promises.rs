@@ -105,7 +105,7 @@ fn an_evicted_entry_does_not_come_back_with_an_older_value() {
     store.put_path(&name, b"old").unwrap();
     // The first segment stays, since nearly all of it is held.
     let held: Vec<Digest> = (0..10).map(|n| store.put_bytes(&data(n, 6 * KIB)).unwrap()).collect();
-    store.hold("held", &held);
+    store.hold("held", &held).unwrap();
     store.put_bytes(&data(99, 6 * KIB)).unwrap();
     store.put_path(&name, b"new").unwrap();
     for number in 100..120 {
