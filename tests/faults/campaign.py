@@ -61,7 +61,10 @@ class Campaign:
                 fresh = self._write_until_killed(server, number)
                 server = Process(self.state, *self.arguments, command=self.command)
                 self.restarts_s.append(server.ready_s)
-                self._look(server.url, fresh, whole=number == kills - 1 or number % 10 == 9)
+                whole = number == kills - 1 or number % 10 == 9
+                self._look(server.url, fresh, whole=whole)
+                if whole:
+                    print(self.line(), flush=True)
         finally:
             server.kill()
 

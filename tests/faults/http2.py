@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
-END_STREAM, END_HEADERS = 1, 4
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 8, 9
+ACK, END_STREAM, END_HEADERS = 1, 1, 4
 WINDOW_BYTES_MAX = (1 << 31) - 1
 
 
@@ -63,22 +62,16 @@ class Connection:
             frame(HEADERS, END_HEADERS, stream, headers_of(path)), frame(DATA, END_STREAM, stream, message(payload))
         )
 
-    def frames(self) -> Iterator[tuple[int, int, int, bytes]]:
-        """What the server sends, until it closes."""
+    def greet(self) -> None:
+        """Take the server's settings; only then may a client send more than 64 KiB (RFC 9113, 6.5.3 and 6.9.2)."""
+        seen = set()
         with self.socket.makefile("rb") as stream:
-            while header := stream.read(9):
-                length = int.from_bytes(header[:3], "big")
-                kind, flags, number = struct.unpack(">BBI", header[3:])
-                yield kind, flags, number, stream.read(length)
-
-    def ended(self) -> bool:
-        """Read to the end; whether the server ended the connection rather than keep it."""
-        try:
-            return any(kind == GOAWAY for kind, *_ in self.frames()) or True
-        except TimeoutError:
-            return False
-        except ConnectionError:
-            return True
+            while not {SETTINGS, WINDOW_UPDATE} <= seen:
+                header = stream.read(9)
+                assert len(header) == 9, "the server ended the connection"
+                stream.read(int.from_bytes(header[:3], "big"))
+                seen.add(header[3])
+        self.send(frame(SETTINGS, ACK, 0))
 
     def close(self) -> None:
         self.socket.close()

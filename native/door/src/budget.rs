@@ -3,7 +3,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,10 @@ const GREETING: Duration = Duration::from_secs(15);
 const GREETING_SHORT: Duration = Duration::from_secs(3);
 /// The preface of HTTP/2; no request of HTTP/1.1 that means anything is shorter.
 const GREETING_BYTES: u64 = 24;
+/// How often memory is looked after; over how much of it in use, and under how much again, it is given back.
+const GIVE_BACK_EVERY: Duration = Duration::from_secs(2);
+const USED_BYTES_MANY: usize = 32 << 20;
+const USED_BYTES_FEW: usize = 8 << 20;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const CONNECTIONS_MAX: usize = 4096;
 
@@ -65,6 +69,24 @@ impl Budget {
         Arc::clone(&self.connections).acquire_owned().await.ok()
     }
 
+    /// Give memory that a crowd took back to the system, now that it has gone. Never returns.
+    pub(crate) async fn give_back(&self) {
+        let mut look = tokio::time::interval(GIVE_BACK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut was_used = false;
+        loop {
+            look.tick().await;
+            let free = self.requests.available_permits() + self.responses.available_permits();
+            let used = REQUEST_BYTES_MAX + RESPONSE_BYTES_MAX - free;
+            if was_used && used < USED_BYTES_FEW {
+                was_used = false;
+                // Whether there was something to give is the allocator's affair.
+                let _ = tokio::task::spawn_blocking(trim).await;
+            }
+            was_used |= used > USED_BYTES_MANY;
+        }
+    }
+
     fn now_ms(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
@@ -79,6 +101,17 @@ impl Budget {
             || self.responses.available_permits() < RESPONSE_BYTES_MAX / 4
     }
 }
+
+#[cfg(target_env = "gnu")]
+fn trim() {
+    // SAFETY: malloc_trim takes no pointer and may be called from any thread (malloc_trim(3)).
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn trim() {}
 
 async fn reserve(room: Arc<Semaphore>, bytes: usize, what: &str) -> Result<OwnedSemaphorePermit, Status> {
     let count = u32::try_from(bytes).unwrap_or(u32::MAX);
@@ -103,6 +136,11 @@ pub(crate) struct Line {
     /// When a call last began or ended, and when a piece was last taken by the client.
     called_ms: AtomicU64,
     taken_ms: AtomicU64,
+    /// Whether it speaks HTTP/1.1, where a call that moves no bytes is a client that stalls; and when bytes last moved.
+    is_http1: AtomicBool,
+    moved_ms: AtomicU64,
+    /// A request on it stalled while room was short: what it has on its way takes room too.
+    is_hopeless: AtomicBool,
 }
 
 impl Line {
@@ -116,6 +154,9 @@ impl Line {
             sending: AtomicUsize::new(0),
             called_ms: AtomicU64::new(now_ms),
             taken_ms: AtomicU64::new(now_ms),
+            is_http1: AtomicBool::new(false),
+            moved_ms: AtomicU64::new(now_ms),
+            is_hopeless: AtomicBool::new(false),
         })
     }
 
@@ -136,14 +177,21 @@ impl Line {
                 && over(self.called_ms.load(Ordering::Relaxed), IDLE, IDLE_SHORT, crowded);
             let stalled = self.sending.load(Ordering::Relaxed) > 0
                 && over(self.taken_ms.load(Ordering::Relaxed), STALL, STALL_SHORT, short);
-            if silent || idle || stalled {
+            let stuck = self.is_http1.load(Ordering::Relaxed)
+                && self.calls.load(Ordering::Relaxed) > 0
+                && over(self.moved_ms.load(Ordering::Relaxed), STALL, STALL_SHORT, crowded || short);
+            if silent || idle || stalled || stuck || self.is_hopeless.load(Ordering::Relaxed) {
                 return;
             }
         }
     }
 
     /// Count a call until the answer ends or is dropped.
-    pub(crate) fn begin(self: &Arc<Self>) -> Call {
+    pub(crate) fn begin(self: &Arc<Self>, is_http1: bool) -> Call {
+        if is_http1 {
+            self.is_http1.store(true, Ordering::Relaxed);
+            self.moved_ms.store(self.budget.now_ms(), Ordering::Relaxed);
+        }
         self.calls.fetch_add(1, Ordering::Relaxed);
         self.called_ms.store(self.budget.now_ms(), Ordering::Relaxed);
         Call(Arc::clone(self))
@@ -170,8 +218,10 @@ impl Line {
             if let Ok(done) = tokio::time::timeout(STALL_SHORT, &mut more).await {
                 return Ok(done);
             }
-            let allowed = if self.budget.is_short() { STALL_SHORT } else { STALL };
+            let short = self.budget.is_short();
+            let allowed = if short { STALL_SHORT } else { STALL };
             if began.elapsed() >= allowed {
+                self.is_hopeless.fetch_or(short, Ordering::Relaxed);
                 return Err(Status::deadline_exceeded(format!(
                     "nothing of the request came for {} s; send it again",
                     allowed.as_secs()
@@ -191,6 +241,12 @@ impl Line {
             Err(_) => Err(Status::resource_exhausted(
                 "the server holds as many responses in memory as it may; try again later",
             )),
+        }
+    }
+
+    fn moved(&self) {
+        if self.is_http1.load(Ordering::Relaxed) {
+            self.moved_ms.store(self.budget.now_ms(), Ordering::Relaxed);
         }
     }
 
@@ -334,6 +390,9 @@ impl AsyncRead for Heard {
     ) -> Poll<std::io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if buffer.filled().len() > before {
+            self.line.moved();
+        }
         if self.line.greeted.load(Ordering::Relaxed) < GREETING_BYTES {
             let came = (buffer.filled().len() - before) as u64;
             self.line.greeted.fetch_add(came, Ordering::Relaxed);
@@ -344,7 +403,11 @@ impl AsyncRead for Heard {
 
 impl AsyncWrite for Heard {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        if written.is_ready() {
+            self.line.moved();
+        }
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
@@ -360,7 +423,11 @@ impl AsyncWrite for Heard {
         context: &mut Context<'_>,
         slices: &[std::io::IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        if written.is_ready() {
+            self.line.moved();
+        }
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

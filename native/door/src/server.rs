@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::{HeaderMap, Request, Response, header};
 use http_body::Body as _;
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -141,6 +142,9 @@ impl Door {
 async fn accept(inner: Arc<Inner>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
     let graceful = GracefulShutdown::new();
     let budget = Arc::new(Budget::default());
+    let looking = Arc::clone(&budget);
+    // It ends with the runtime.
+    tokio::spawn(async move { looking.give_back().await });
     loop {
         let accepted = tokio::select! {
             // At the limit the next one waits in the kernel's queue, and those that idle are ended soon.
@@ -202,7 +206,7 @@ fn connection(
         let (inner, line) = (Arc::clone(&inner), Arc::clone(&line));
         request.extensions_mut().insert(peer.clone());
         async move {
-            let call = line.begin();
+            let call = line.begin(request.version() < http::Version::HTTP_2);
             let response = inner.answer(request, &line).await;
             Ok::<_, Infallible>(response.map(|body| Body::new(During { body, _call: call })))
         }
@@ -246,7 +250,7 @@ impl Inner {
                 let body = Messages::new(request, self.message_size_bytes_max, line).only().await;
                 respond(body.and_then(watch_health), line)
             }
-            _ => self.beyond(caller, request).await,
+            _ => self.beyond(caller, request, line).await,
         }
     }
 
@@ -268,12 +272,22 @@ impl Inner {
     }
 
     /// What Python answers.
-    async fn beyond(&self, caller: Caller, request: Request<Incoming>) -> Response<Body> {
+    async fn beyond(&self, caller: Caller, request: Request<Incoming>, line: &Arc<Line>) -> Response<Body> {
         let path = request.uri().path().to_owned();
         let Some((kind, method)) = self.hub.method(&path) else {
             return Status::unimplemented(format!("{} is not offered here", path.trim_start_matches('/'))).into_http();
         };
-        let request = request.map(Body::new);
+        let request = match kind {
+            Kind::Bidi => request.map(Body::new),
+            Kind::Unary | Kind::ServerStream => {
+                let (parts, body) = request.into_parts();
+                let messages = Messages::new(Request::new(body), self.message_size_bytes_max, line);
+                match messages.only().await {
+                    Ok(message) => Request::from_parts(parts, Body::new(Full::new(frame(message)))),
+                    Err(status) => return status.into_http(),
+                }
+            }
+        };
         let mut grpc =
             Grpc::new(Raw).max_decoding_message_size(self.message_size_bytes_max).max_encoding_message_size(usize::MAX);
         let bridged = Bridged { hub: Arc::clone(&self.hub), method };

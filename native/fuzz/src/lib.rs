@@ -13,7 +13,7 @@ use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
 const SECONDS_DEFAULT: u64 = 2;
 /// Inputs between two looks at the clock.
-const CASES_AT_ONCE: u32 = 64;
+const CASES_AT_ONCE: u32 = 8;
 /// Bytes with which lengths, signs, varints and terminators go wrong.
 const EDGES: &[&[u8]] = &[
     b"\0",
