@@ -17,6 +17,9 @@ use tonic::Status;
 
 /// Bytes of requests that are gathered and not yet stored or answered.
 const REQUEST_BYTES_MAX: usize = 256 << 20;
+/// And of those that are small, so that they need not wait for those that are not.
+const SMALL_REQUEST_BYTES_MAX: usize = 64 << 20;
+const SMALL_BYTES: usize = 64 << 10;
 /// Bytes of responses that their clients have not taken yet.
 const RESPONSE_BYTES_MAX: usize = 256 << 20;
 /// What one piece of a streamed response takes at most, the room before it included.
@@ -47,6 +50,7 @@ const CONNECTIONS_MAX: usize = 4096;
 /// What all connections share.
 pub(crate) struct Budget {
     requests: Arc<Semaphore>,
+    small_requests: Arc<Semaphore>,
     responses: Arc<Semaphore>,
     connections: Arc<Semaphore>,
     began: Instant,
@@ -56,6 +60,7 @@ impl Default for Budget {
     fn default() -> Self {
         Self {
             requests: Arc::new(Semaphore::new(REQUEST_BYTES_MAX)),
+            small_requests: Arc::new(Semaphore::new(SMALL_REQUEST_BYTES_MAX)),
             responses: Arc::new(Semaphore::new(RESPONSE_BYTES_MAX)),
             connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             began: Instant::now(),
@@ -98,6 +103,7 @@ impl Budget {
     /// Whether those who stall must make room for those who do not.
     fn is_short(&self) -> bool {
         self.requests.available_permits() < REQUEST_BYTES_MAX / 4
+            || self.small_requests.available_permits() < SMALL_REQUEST_BYTES_MAX / 4
             || self.responses.available_permits() < RESPONSE_BYTES_MAX / 4
     }
 }
@@ -197,12 +203,13 @@ impl Line {
         Call(Arc::clone(self))
     }
 
-    /// Room for bytes of a request; none is needed for few.
-    pub(crate) async fn gather(&self, bytes: usize) -> Result<Option<OwnedSemaphorePermit>, Status> {
+    /// Room for bytes of a message that says it has so many; none is needed for few.
+    pub(crate) async fn gather(&self, bytes: usize, of: Option<usize>) -> Result<Option<OwnedSemaphorePermit>, Status> {
         if bytes < COUNTED_BYTES {
             return Ok(None);
         }
-        let room = Arc::clone(&self.budget.requests);
+        let small = of.is_some_and(|length| length <= SMALL_BYTES) && bytes <= SMALL_BYTES;
+        let room = Arc::clone(if small { &self.budget.small_requests } else { &self.budget.requests });
         let count = u32::try_from(bytes).unwrap_or(u32::MAX);
         match Arc::clone(&room).try_acquire_many_owned(count) {
             Ok(permit) => Ok(Some(permit)),

@@ -46,8 +46,10 @@ impl Messages {
             match self.line.patient(self.body.frame()).await? {
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
-                        self.held.charge(self.line.gather(data.len()).await?);
+                        let came = data.len();
                         self.held.push(data);
+                        let charge = self.line.gather(came, self.header()?).await?;
+                        self.held.charge(charge);
                     }
                 }
                 Some(Err(_)) => return Err(Status::cancelled("the request broke off")),

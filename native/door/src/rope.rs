@@ -1,6 +1,7 @@
 //! Bytes in the pieces in which they came, so that a large message is never copied to be whole.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::sync::OwnedSemaphorePermit;
@@ -10,8 +11,8 @@ use tokio::sync::OwnedSemaphorePermit;
 pub(crate) struct Rope {
     pieces: VecDeque<Bytes>,
     length: usize,
-    /// The room that these bytes take of what all requests may.
-    charge: Option<OwnedSemaphorePermit>,
+    /// The room that these bytes take of what all requests may, of each sort of room one.
+    charges: Vec<OwnedSemaphorePermit>,
 }
 
 impl From<Bytes> for Rope {
@@ -36,16 +37,18 @@ impl Rope {
 
     /// Count bytes that were pushed.
     pub(crate) fn charge(&mut self, more: Option<OwnedSemaphorePermit>) {
-        match (&mut self.charge, more) {
-            (Some(charge), Some(more)) => charge.merge(more),
-            (charge @ None, more) => *charge = more,
-            (Some(_), None) => {}
+        let Some(more) = more else { return };
+        match self.charges.iter_mut().find(|charge| Arc::ptr_eq(charge.semaphore(), more.semaphore())) {
+            Some(charge) => charge.merge(more),
+            None => self.charges.push(more),
         }
     }
 
     pub(crate) fn append(&mut self, other: Self) {
         self.length += other.length;
-        self.charge(other.charge);
+        for charge in other.charges {
+            self.charge(Some(charge));
+        }
         self.pieces.extend(other.pieces);
     }
 
@@ -74,7 +77,7 @@ impl Rope {
     /// Take the first bytes; the caller has checked that there are so many.
     pub(crate) fn take(&mut self, mut count: usize) -> Self {
         // What stays is little, and has its place in the next charge.
-        let mut taken = Self { charge: self.charge.take(), ..Self::default() };
+        let mut taken = Self { charges: std::mem::take(&mut self.charges), ..Self::default() };
         while count > 0 {
             let Some(front) = self.pieces.front_mut() else { break };
             if front.len() > count {
