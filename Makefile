@@ -8,7 +8,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 RUST_SOURCES := $(shell find native -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
 
-.PHONY: help setup demo check test conformance bench bench-peers proto docs clean lock native check-rust check-python
+.PHONY: help setup demo check test crash fuzz conformance bench bench-peers proto docs clean lock native check-rust check-python
 
 help: ## list the habits
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -51,6 +51,14 @@ test: setup ## every test: Rust, Python, flows over real sockets, third-party cl
 	cargo test --locked --workspace --quiet
 	tests/clients/install.sh
 	$(BIN)/pytest
+
+crash: setup ## kill a server a hundred times while it is written to, and look for what was acknowledged: KILLS=100
+	$(BIN)/python -m tests.faults.campaign --kills $(or $(KILLS),100)
+	$(BIN)/python -m tests.faults.campaign --kills $(or $(KILLS),100) --durability power --writes 3000
+	$(BIN)/python -m tests.faults.campaign --kills $(or $(KILLS),100) --evict
+
+fuzz: ## mutate what comes from outside for FUZZ_S=300 seconds a target
+	BUILDNET_FUZZ_S=$(or $(FUZZ_S),300) cargo test --locked --package buildnet-fuzz --release --no-fail-fast
 
 conformance: setup ## score a server against the REAPI: make conformance URL=grpc://HOST:PORT INSTANCE=NAME REPORT=FILE.json
 	$(BIN)/pytest tests/conformance -q --tb=line $(if $(URL),--url $(URL)) $(if $(INSTANCE),--instance $(INSTANCE)) \

@@ -49,6 +49,19 @@ class BlobStore(Protocol):
         """Digest texts that an ActionResult references, at any depth, and that are absent."""
         ...
 
+    async def hold_action(self, key: ActionKey) -> None:
+        """Keep the Action, its Command and its inputs until `release_action`; a second call changes nothing.
+
+        Raises:
+            NotFound: the Action or a Directory is absent.
+            Overloaded: as much is held as may be; nothing is held for this action.
+        """
+        ...
+
+    def release_action(self, key: ActionKey) -> None:
+        """End what `hold_action` began; nothing happens when it did not."""
+        ...
+
 
 class Ledger(Protocol):
     """The append-only, tamper-evident log."""

@@ -72,7 +72,7 @@ pub(crate) fn read(services: &Services, caller: &Caller, body: Bytes) -> Result<
         let (store, reader, chunk) = on_disk(usize::MAX, move || next_chunk(store, reader)).await?;
         Ok(chunk.map(|chunk| (message_of(chunk), (store, reader))))
     });
-    Ok(Answer::Many(Box::pin(pieces)))
+    Ok(Answer::Pieces(Box::pin(pieces)))
 }
 
 fn message_of(chunk: Chunk) -> Bytes {
@@ -113,7 +113,7 @@ fn read_zstd(store: &Arc<Store>, digest: &Digest, offset: u64) -> Result<Answer,
         let (packed, rest) = step.await?;
         Ok::<_, Status>(Some((response_of(packed.into()), rest)))
     });
-    Ok(Answer::Many(Box::pin(pieces)))
+    Ok(Answer::Pieces(Box::pin(pieces)))
 }
 
 /// An upload; dropped before its end, it waits for its client.

@@ -2,6 +2,7 @@
 //! on to Python take tonic's way.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use hyper::body::Incoming;
 use tonic::Status;
 use tonic::body::Body;
 
+use crate::budget::{Line, Metered};
 use crate::rope::Rope;
 
 const FRAME_BYTES: usize = 5;
@@ -24,11 +26,12 @@ pub(crate) struct Messages {
     body: Incoming,
     held: Rope,
     size_bytes_max: usize,
+    line: Arc<Line>,
 }
 
 impl Messages {
-    pub(crate) fn new(request: Request<Incoming>, size_bytes_max: usize) -> Self {
-        Self { body: request.into_body(), held: Rope::default(), size_bytes_max }
+    pub(crate) fn new(request: Request<Incoming>, size_bytes_max: usize, line: &Arc<Line>) -> Self {
+        Self { body: request.into_body(), held: Rope::default(), size_bytes_max, line: Arc::clone(line) }
     }
 
     /// The next message; none at the end.
@@ -40,10 +43,13 @@ impl Messages {
                 self.held.advance(FRAME_BYTES);
                 return Ok(Some(self.held.take(length)));
             }
-            match self.body.frame().await {
+            match self.line.patient(self.body.frame()).await? {
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
+                        let came = data.len();
                         self.held.push(data);
+                        let charge = self.line.gather(came, self.header()?).await?;
+                        self.held.charge(charge);
                     }
                 }
                 Some(Err(_)) => return Err(Status::cancelled("the request broke off")),
@@ -88,6 +94,8 @@ impl Messages {
 pub(crate) enum Answer {
     /// One message.
     One(Option<Bytes>),
+    /// Large ones, each made only when there is room for it.
+    Pieces(Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>),
     /// Many.
     Many(Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>),
     /// Nothing more.
@@ -101,7 +109,7 @@ impl http_body::Body for Answer {
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let next = match &mut *self {
             Self::One(message) => message.take().map(Ok),
-            Self::Many(messages) => match messages.as_mut().poll_next(context) {
+            Self::Many(messages) | Self::Pieces(messages) => match messages.as_mut().poll_next(context) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(next) => next,
             },
@@ -131,12 +139,18 @@ impl http_body::Body for Answer {
 }
 
 /// A response of these frames, or the status alone.
-pub(crate) fn respond(answer: Result<Answer, Status>) -> Response<Body> {
-    match answer {
+pub(crate) fn respond(answer: Result<Answer, Status>, line: &Arc<Line>) -> Response<Body> {
+    let charged = answer.and_then(|answer| match answer {
+        Answer::One(Some(message)) => line.charge(message).map(|message| Answer::One(Some(message))),
+        answer => Ok(answer),
+    });
+    match charged {
         Err(status) => status.into_http(),
         Ok(answer) => {
             debug_assert!(!answer.is_end_stream());
-            let mut response = Response::new(Body::new(answer));
+            let pieces = matches!(answer, Answer::Pieces(_));
+            let body = if pieces { Body::new(Metered::new(answer, line)) } else { Body::new(answer) };
+            let mut response = Response::new(body);
             response.headers_mut().insert(header::CONTENT_TYPE, GRPC.clone());
             response
         }

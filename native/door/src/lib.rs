@@ -5,6 +5,7 @@
 
 mod access;
 mod bridge;
+mod budget;
 mod bytestream;
 mod chunks;
 mod codec;

@@ -1,14 +1,18 @@
 //! Bytes in the pieces in which they came, so that a large message is never copied to be whole.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
+use tokio::sync::OwnedSemaphorePermit;
 
 /// Pieces in order.
 #[derive(Default)]
 pub(crate) struct Rope {
     pieces: VecDeque<Bytes>,
     length: usize,
+    /// The room that these bytes take of what all requests may, of each sort of room one.
+    charges: Vec<OwnedSemaphorePermit>,
 }
 
 impl From<Bytes> for Rope {
@@ -31,8 +35,20 @@ impl Rope {
         }
     }
 
+    /// Count bytes that were pushed.
+    pub(crate) fn charge(&mut self, more: Option<OwnedSemaphorePermit>) {
+        let Some(more) = more else { return };
+        match self.charges.iter_mut().find(|charge| Arc::ptr_eq(charge.semaphore(), more.semaphore())) {
+            Some(charge) => charge.merge(more),
+            None => self.charges.push(more),
+        }
+    }
+
     pub(crate) fn append(&mut self, other: Self) {
         self.length += other.length;
+        for charge in other.charges {
+            self.charge(Some(charge));
+        }
         self.pieces.extend(other.pieces);
     }
 
@@ -60,7 +76,8 @@ impl Rope {
 
     /// Take the first bytes; the caller has checked that there are so many.
     pub(crate) fn take(&mut self, mut count: usize) -> Self {
-        let mut taken = Self::default();
+        // What stays is little, and has its place in the next charge.
+        let mut taken = Self { charges: std::mem::take(&mut self.charges), ..Self::default() };
         while count > 0 {
             let Some(front) = self.pieces.front_mut() else { break };
             if front.len() > count {

@@ -10,6 +10,8 @@ use buildnet_store::Store;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::{HeaderMap, Request, Response, header};
+use http_body::Body as _;
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -17,15 +19,16 @@ use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tonic::body::Body;
 use tonic::server::Grpc;
 use tonic::{Code, Status};
 
 use crate::access::Caller;
 use crate::bridge::{Bridged, Event, Hub, Kind, Peer};
+use crate::budget::{Budget, During, Heard, Line, Metered};
 use crate::bytestream::{self, on_disk};
-use crate::codec::{Raw, decode};
+use crate::codec::{Raw, decode, frame};
 use crate::execution::{EXECUTE, Execute};
 use crate::grpc::{Answer, Messages, respond};
 use crate::http::HttpCache;
@@ -33,13 +36,16 @@ use crate::services::{self, Method, Services};
 use crate::updates::Updates;
 use crate::uploads::Uploads;
 
-const CONNECTIONS_MAX: usize = 4096;
-const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
+const STREAMS_PER_CONNECTION_MAX: u32 = 256;
 /// A small blob in its message is one frame, and so one piece.
 const FRAME_BYTES_MAX: u32 = 64 << 10;
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// When the kernel asks whether a client that says nothing is still there.
+const PROBE_AFTER: Duration = Duration::from_secs(60);
+/// Responses of HTTP that need no room of their own.
+const SMALL_BYTES: u64 = 64 << 10;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -145,25 +151,35 @@ impl Door {
 
 async fn accept(inner: Arc<Inner>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
     let graceful = GracefulShutdown::new();
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let budget = Arc::new(Budget::default());
+    let looking = Arc::clone(&budget);
+    // It ends with the runtime.
+    tokio::spawn(async move { looking.give_back().await });
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            // At the limit the next one waits in the kernel's queue, and those that idle are ended soon.
+            accepted = async {
+                let permit = budget.admit().await;
+                listener.accept().await.map(|(stream, peer)| (stream, peer, permit))
+            } => accepted,
             // The sender lives in the door; an error means that it is gone.
             _ = stop.wait_for(|stopped| *stopped) => break,
         };
-        let Ok((stream, peer)) = accepted else {
+        let Ok((stream, peer, permit)) = accepted else {
             // Out of descriptors, most likely: some will be given back, and spinning helps nobody.
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
-        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
-        let connection = connection(&inner, stream, peer);
+        let line = Line::new(&budget);
+        let connection = connection(&inner, stream, peer, &line);
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             let _permit = permit;
-            // How a connection ended is its peer's affair.
-            let _ = connection.await;
+            tokio::select! {
+                // How a connection ended is its peer's affair.
+                _ = connection => {}
+                () = line.outstayed() => {}
+            }
         });
     }
     drop(listener);
@@ -171,13 +187,23 @@ async fn accept(inner: Arc<Inner>, listener: TcpListener, mut stop: watch::Recei
     inner.hub.push(Event::Drained);
 }
 
+/// Where a call comes from.
+struct Origin {
+    peer: SocketAddr,
+    line: Arc<Line>,
+}
+
 fn connection(
     inner: &Arc<Inner>,
     stream: TcpStream,
     peer: SocketAddr,
+    line: &Arc<Line>,
 ) -> impl hyper_util::server::graceful::GracefulConnection<Error: Send> + Send + 'static {
     // Without it small replies wait; a socket that refuses the option still works.
     let _ = stream.set_nodelay(true);
+    // As does one that cannot be probed.
+    let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true)
+        .and_then(|()| rustix::net::sockopt::set_tcp_keepidle(&stream, PROBE_AFTER));
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     builder
@@ -190,60 +216,74 @@ fn connection(
         .keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE);
     let inner = Arc::clone(inner);
+    let io = TokioIo::new(Heard { stream, line: Arc::clone(line) });
+    let origin = Arc::new(Origin { peer, line: Arc::clone(line) });
     let service = service_fn(move |request: Request<Incoming>| {
-        let inner = Arc::clone(&inner);
-        async move { Ok::<_, Infallible>(inner.answer(peer, request).await) }
+        let (inner, origin) = (Arc::clone(&inner), Arc::clone(&origin));
+        async move {
+            let call = origin.line.begin(request.version() < http::Version::HTTP_2);
+            let response = inner.answer(&origin, request).await;
+            Ok::<_, Infallible>(response.map(|body| During { body, _call: call }))
+        }
     });
-    builder.serve_connection(TokioIo::new(stream), service).into_owned()
+    builder.serve_connection(io, service).into_owned()
 }
 
 impl Inner {
-    async fn answer(self: Arc<Self>, peer: SocketAddr, request: Request<Incoming>) -> Response<Body> {
+    async fn answer(self: Arc<Self>, origin: &Origin, request: Request<Incoming>) -> Response<Body> {
         let caller = Caller::default();
         let kind = request.headers().get(header::CONTENT_TYPE);
         if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
-            return self.grpc(caller, peer, request).await;
+            return self.grpc(caller, origin, request).await;
         }
-        self.http.answer(&caller, request).await
+        let response = self.http.answer(&caller, request).await;
+        let small = response.body().size_hint().upper().is_some_and(|bytes| bytes <= SMALL_BYTES);
+        if small { response } else { response.map(|body| Body::new(Metered::new(body, &origin.line))) }
     }
 
-    async fn grpc(&self, caller: Caller, peer: SocketAddr, request: Request<Incoming>) -> Response<Body> {
+    async fn grpc(&self, caller: Caller, origin: &Origin, request: Request<Incoming>) -> Response<Body> {
+        let line = &origin.line;
         if let Some(method) = Method::of(request.uri().path()) {
-            return respond(self.unary(&caller, method, request).await);
+            return respond(self.unary(&caller, method, request, line).await, line);
         }
         match request.uri().path() {
             "/build.bazel.remote.execution.v2.ActionCache/UpdateActionResult" => {
-                let body = Messages::new(request, self.message_size_bytes_max).only().await;
-                match body {
-                    Ok(body) => respond(self.services.update_action_result(&caller, body).await),
-                    Err(status) => respond(Err(status)),
+                match Messages::new(request, self.message_size_bytes_max, line).only().await {
+                    Ok(body) => respond(self.services.update_action_result(&caller, body).await, line),
+                    Err(status) => respond(Err(status), line),
                 }
             }
             "/google.bytestream.ByteStream/Write" => {
-                let requests = Messages::new(request, self.message_size_bytes_max);
+                let requests = Messages::new(request, self.message_size_bytes_max, line);
                 let done = bytestream::write(&self.services, &caller, requests).await;
-                respond(done.map(|message| Answer::One(Some(message))))
+                respond(done.map(|message| Answer::One(Some(message))), line)
             }
             "/google.bytestream.ByteStream/Read" => {
-                let body = Messages::new(request, self.message_size_bytes_max).only().await;
-                respond(body.and_then(|body| bytestream::read(&self.services, &caller, body)))
+                let body = Messages::new(request, self.message_size_bytes_max, line).only().await;
+                respond(body.and_then(|body| bytestream::read(&self.services, &caller, body)), line)
             }
             "/build.bazel.remote.execution.v2.ContentAddressableStorage/GetTree" => {
-                match Messages::new(request, self.message_size_bytes_max).only().await {
-                    Ok(body) => respond(bytestream::get_tree(&self.services, &caller, body).await),
-                    Err(status) => respond(Err(status)),
+                match Messages::new(request, self.message_size_bytes_max, line).only().await {
+                    Ok(body) => respond(bytestream::get_tree(&self.services, &caller, body).await, line),
+                    Err(status) => respond(Err(status), line),
                 }
             }
             "/grpc.health.v1.Health/Watch" => {
-                let body = Messages::new(request, self.message_size_bytes_max).only().await;
-                respond(body.and_then(watch_health))
+                let body = Messages::new(request, self.message_size_bytes_max, line).only().await;
+                respond(body.and_then(watch_health), line)
             }
-            _ => self.beyond(caller, peer, request).await,
+            _ => self.beyond(caller, origin, request).await,
         }
     }
 
-    async fn unary(&self, caller: &Caller, method: Method, request: Request<Incoming>) -> Result<Answer, Status> {
-        let body = Messages::new(request, self.message_size_bytes_max).only().await?;
+    async fn unary(
+        &self,
+        caller: &Caller,
+        method: Method,
+        request: Request<Incoming>,
+        line: &Arc<Line>,
+    ) -> Result<Answer, Status> {
+        let body = Messages::new(request, self.message_size_bytes_max, line).only().await?;
         let answer = if method.is_slow(self.services.store.waits_for_disk()) {
             let (services, caller) = (Arc::clone(&self.services), caller.clone());
             on_disk(usize::MAX, move || Ok(services.answer(&caller, method, body))).await??
@@ -254,13 +294,23 @@ impl Inner {
     }
 
     /// What Python answers.
-    async fn beyond(&self, caller: Caller, peer: SocketAddr, mut request: Request<Incoming>) -> Response<Body> {
+    async fn beyond(&self, caller: Caller, origin: &Origin, mut request: Request<Incoming>) -> Response<Body> {
         let path = request.uri().path().to_owned();
         let Some((kind, method)) = self.hub.method(&path) else {
             return Status::unimplemented(format!("{} is not offered here", path.trim_start_matches('/'))).into_http();
         };
-        request.extensions_mut().insert(Peer(peer.to_string()));
-        let request = request.map(Body::new);
+        request.extensions_mut().insert(Peer(origin.peer.to_string()));
+        let request = match kind {
+            Kind::Bidi => request.map(Body::new),
+            Kind::Unary | Kind::ServerStream => {
+                let (parts, body) = request.into_parts();
+                let messages = Messages::new(Request::new(body), self.message_size_bytes_max, &origin.line);
+                match messages.only().await {
+                    Ok(message) => Request::from_parts(parts, Body::new(Full::new(frame(message)))),
+                    Err(status) => return status.into_http(),
+                }
+            }
+        };
         let mut grpc =
             Grpc::new(Raw).max_decoding_message_size(self.message_size_bytes_max).max_encoding_message_size(usize::MAX);
         let bridged = Bridged { hub: Arc::clone(&self.hub), method };

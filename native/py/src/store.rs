@@ -176,8 +176,7 @@ impl PyStore {
     fn hold(&self, py: Python<'_>, name: &str, digests: Vec<String>) -> PyResult<()> {
         let store = self.open().map_err(raise)?;
         let digests = self::digests(&digests).map_err(raise)?;
-        py.detach(|| store.hold(name, &digests));
-        Ok(())
+        py.detach(|| store.hold(name, &digests)).map_err(raise)
     }
 
     fn hold_action(&self, py: Python<'_>, name: &str, action: &str) -> PyResult<()> {

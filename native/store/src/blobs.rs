@@ -12,7 +12,7 @@ use buildnet_formats::{Digest, FieldValue, Hasher, NativeError};
 use bytes::Bytes;
 
 use crate::index::Place;
-use crate::log::Record;
+use crate::log::{Record, sync_directory};
 use crate::record::{Key, Kind, LARGE, ZSTD, crc, u32_at, u64_at};
 use crate::segment::read_at;
 use crate::{Durability, Store, free_bytes, now_s, unusable};
@@ -22,6 +22,8 @@ const BLOCK_BYTES: usize = 128 << 10;
 const COPY_BYTES: usize = 512 << 10;
 /// Room kept before what is read, for the frame that will carry it.
 const HEADROOM_BYTES: usize = 64;
+/// Damaged files kept as evidence; those that follow are deleted.
+const QUARANTINE_FILES_MAX: usize = 64;
 /// How much is written before the disk is asked again how full it is.
 const ROOM_STEP_BYTES: u64 = 16 << 20;
 
@@ -254,9 +256,14 @@ impl Store {
 
     /// Append records and let the index follow before anyone else appends.
     pub(crate) fn append(&self, records: &[Record<'_>]) -> Result<(), NativeError> {
+        self.append_if(records, |_| true)
+    }
+
+    /// As [`Store::append`], of those that are still `wanted` when nobody else can append.
+    pub(crate) fn append_if(&self, records: &[Record<'_>], wanted: impl Fn(usize) -> bool) -> Result<(), NativeError> {
         let now = now_s();
         let mut replaced = Vec::new();
-        self.log.append(records, |number, place, segment| {
+        self.log.append(records, wanted, |number, place, segment| {
             let record = &records[number];
             let mut index = self.index.write();
             let before = if record.kind == Kind::Removed {
@@ -418,12 +425,16 @@ impl Store {
             if !place.is_large() {
                 return Ok(Source::Packed(Chunk { bytes, at }));
             }
-            let payload = &bytes[at..];
-            let file = payload.len().checked_sub(8).and_then(|_| File::open(self.large_path(u64_at(payload, 0))).ok());
-            match file {
-                Some(file) => return Ok(Source::Large { file, sums: bytes, at: at + 8 }),
-                None if self.index.read().get(&key) != Some(place) => {}
-                None => return Err(self.damaged(digest, place)),
+            if bytes.len() < at + 8 {
+                return Err(self.damaged(digest, place));
+            }
+            let path = self.large_path(u64_at(&bytes, at));
+            match File::open(&path) {
+                Ok(file) => return Ok(Source::Large { file, sums: bytes, at: at + 8 }),
+                // Only a file that is not there is damage; too many open files is not.
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(unusable(&path, &error)),
+                Err(_) if self.index.read().get(&key) != Some(place) => {}
+                Err(_) => return Err(self.damaged(digest, place)),
             }
         }
         Err(absent())
@@ -461,10 +472,11 @@ impl Store {
                 }
             }
             Source::Large { file, sums, at } => {
+                let number = u64_at(sums, *at - 8);
                 let sums = &sums[*at..];
                 match read_blocks(file, sums, &reader.digest, reader.offset, wanted.min(bytes_max)) {
                     Some(chunk) => chunk,
-                    None => return Err(self.damaged_file(&reader.digest)),
+                    None => return Err(self.damaged_file(&reader.digest, number)),
                 }
             }
         };
@@ -473,43 +485,72 @@ impl Store {
         Ok(Some(chunk))
     }
 
-    fn damaged_file(&self, digest: &Digest) -> NativeError {
-        let place = self.index.read().get(&Key::of_blob(digest));
+    /// The file of this number is not what it was; the blob may be in another by now.
+    fn damaged_file(&self, digest: &Digest, number: u64) -> NativeError {
+        let key = Key::of_blob(digest);
+        let place = self.index.read().get(&key);
         match place {
-            Some(place) => self.damaged(digest, place),
-            None => NativeError::not_found("blob", digest.to_string()),
+            Some(place) if self.large_number(&key, place) == Some(number) => self.damaged(digest, place),
+            _ => blame(digest),
         }
+    }
+
+    /// The number of the file that a record of a large blob names.
+    pub(crate) fn large_number(&self, key: &Key, place: Place) -> Option<u64> {
+        if !place.is_large() {
+            return None;
+        }
+        let (header, bytes) = self.log.segment(place.segment)?.read(key, place)?;
+        (bytes.len() >= header.payload_at() + 8).then(|| u64_at(&bytes, header.payload_at()))
     }
 
     /// A blob that is not what its digest says is absent from now on; the file of a large one is set apart as evidence.
     fn damaged(&self, digest: &Digest, place: Place) -> NativeError {
-        self.counters.damaged.fetch_add(1, Ordering::Relaxed);
         let key = Key::of_blob(digest);
-        if place.is_large()
-            && let Some(segment) = self.log.segment(place.segment)
-            && let Some((header, bytes)) = segment.read(&key, place)
-        {
-            let path = self.large_path(u64_at(&bytes[header.payload_at()..], 0));
-            // Without the evidence the blob is absent all the same.
-            let _ = fs::rename(path, self.root.join("quarantine").join(digest.hex()));
+        if let Some(number) = self.large_number(&key, place) {
+            self.set_apart(&self.large_path(number), digest);
         }
-        self.forget(&key, digest.function() as u8, digest.hash());
-        NativeError::new(
-            "digest_mismatch",
-            format!("the stored bytes of {digest} are damaged; it is absent from now on"),
-        )
-        .with("expected", FieldValue::Text(digest.to_string()))
-        .with("blame", FieldValue::Text("store".to_owned()))
+        self.forget_at(&key, place);
+        blame(digest)
+    }
+
+    fn set_apart(&self, file: &Path, digest: &Digest) {
+        let quarantine = self.root.join("quarantine");
+        let kept = fs::read_dir(&quarantine).map_or(usize::MAX, Iterator::count);
+        if kept < QUARANTINE_FILES_MAX {
+            // Without the evidence the blob is absent all the same.
+            let _ = fs::rename(file, quarantine.join(digest.hex()));
+        }
     }
 
     /// Say in the log that a name is gone.
-    pub(crate) fn forget(&self, key: &Key, function: u8, name: &[u8]) {
+    pub(crate) fn forget(&self, key: &Key) {
         self.counters.removals.fetch_add(1, Ordering::Release);
-        let removed = Record { key: *key, kind: Kind::Removed, function, flags: 0, name, payload: &[] };
-        if self.append(&[removed]).is_err() {
+        if self.append(&[Record::removal(key)]).is_err() {
             // A disk that takes no more bytes still has an index in memory that can forget.
             self.index.write().remove(key);
         }
+    }
+
+    /// Say in the log that the damaged record at `place` is gone, unless its name has another by now. Returns whether it
+    /// was the one.
+    pub(crate) fn forget_at(&self, key: &Key, place: Place) -> bool {
+        let was = std::cell::Cell::new(false);
+        let appended = self.append_if(&[Record::removal(key)], |_| {
+            was.set(self.index.read().get(key) == Some(place));
+            was.get()
+        });
+        if was.get() {
+            self.counters.damaged.fetch_add(1, Ordering::Relaxed);
+            self.counters.removals.fetch_add(1, Ordering::Release);
+        }
+        if appended.is_err() {
+            let mut index = self.index.write();
+            if index.get(key) == Some(place) {
+                index.remove(key);
+            }
+        }
+        was.get()
     }
 
     /// Copy a blob to a new file, verified; the file appears only when it is whole.
@@ -556,6 +597,12 @@ impl Store {
         }
         Ok(())
     }
+}
+
+fn blame(digest: &Digest) -> NativeError {
+    NativeError::new("digest_mismatch", format!("the stored bytes of {digest} are damaged; it is absent from now on"))
+        .with("expected", FieldValue::Text(digest.to_string()))
+        .with("blame", FieldValue::Text("store".to_owned()))
 }
 
 fn check(expected: &Digest, data: &[u8]) -> Result<(), NativeError> {
@@ -648,7 +695,7 @@ impl LargeFile {
             match rustix::fs::renameat_with(rustix::fs::CWD, &self.path, rustix::fs::CWD, &dest, flags) {
                 Ok(()) => {
                     if power {
-                        File::open(parent).and_then(|d| d.sync_all()).map_err(|e| unusable(parent, &e))?;
+                        sync_directory(parent)?;
                     }
                     self.kept = true;
                     self.sums[..8].copy_from_slice(&number.to_le_bytes());
@@ -657,6 +704,7 @@ impl LargeFile {
                 Err(rustix::io::Errno::EXIST) => {}
                 Err(rustix::io::Errno::NOENT) if !parent.exists() => match fs::create_dir(parent) {
                     Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(unusable(parent, &error)),
+                    _ if power => sync_directory(&store.root.join("large"))?,
                     _ => {}
                 },
                 Err(error) => return Err(unusable(&dest, &error.into())),

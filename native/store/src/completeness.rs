@@ -264,7 +264,7 @@ impl Store {
     /// Keep everything that an action needs from being evicted until [`Store::release`].
     ///
     /// # Errors
-    /// As [`Store::missing_of_action`].
+    /// As [`Store::missing_of_action`], `not_found`, and as [`Store::hold`].
     pub fn hold_action(&self, name: &str, action: &Digest) -> Result<(), NativeError> {
         let decoded = decode_action(&self.get_bytes(action, MESSAGE_BYTES_MAX)?)?;
         let function = Some(action.function());
@@ -275,8 +275,7 @@ impl Store {
         let mut needed = wanted.order;
         needed.extend([*action, command]);
         needed.extend(walked);
-        self.hold(name, &needed);
-        Ok(())
+        self.hold(name, &needed)
     }
 
     /// Walk the Directories below `root`, breadth first: files go to `wanted`, absent Directories to `missing`.

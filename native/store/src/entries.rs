@@ -171,9 +171,7 @@ impl Store {
             if let Some(entry) = entry {
                 return self.whole(entry);
             }
-            if self.index.read().get(&key) == Some(place) {
-                self.counters.damaged.fetch_add(1, Ordering::Relaxed);
-                self.forget(&key, 0, &name.0);
+            if self.forget_at(&key, place) {
                 return Ok(None);
             }
         }
@@ -286,7 +284,7 @@ impl Store {
         let key = Key::of_entry(&name.0);
         let known = self.index.read().get(&key).is_some();
         if known {
-            self.forget(&key, 0, &name.0);
+            self.forget(&key);
         }
         known
     }

@@ -2,7 +2,7 @@
 //! newest. It costs what it evicts, runs in the background, and never takes what a live action or a recent answer needs.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use buildnet_formats::{Digest, NativeError};
 
 use crate::index::{Place, Use};
 use crate::log::Record;
-use crate::record::{HEADER_BYTES, Header, Key, Kind};
+use crate::record::{HEADER_BYTES, Header, Key};
 use crate::segment::{Row, Segment};
 use crate::{Store, now_s};
 
@@ -20,8 +20,13 @@ const HIGH_WATER: u64 = 95;
 const LOW_WATER: u64 = 85;
 /// A sealed segment with less than this share of live bytes is rewritten, in percent.
 const LIVE_MIN: u64 = 50;
-/// Records moved by one append.
+/// Records moved by one append, and about how many bytes of them.
 const MOVED_AT_ONCE: usize = 256;
+const MOVED_BYTES_AT_ONCE: u64 = 4 << 20;
+/// A segment is left alone while emptying it would move more than so many times what it gives back.
+const MOVED_FACTOR: u64 = 4;
+/// Blobs held under all names together: 40 bytes each, and as much for those held once.
+const HELD_MAX: usize = 2_000_000;
 /// How often the background thread looks without being woken.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 
@@ -79,20 +84,33 @@ impl Drop for Background {
 impl Store {
     /// Keep blobs from being evicted until [`Store::release`], under a name of the caller's; a second call replaces the
     /// first.
-    pub fn hold(&self, name: &str, digests: &[Digest]) {
+    ///
+    /// # Errors
+    /// `overloaded` when more is held than is worth the memory; nothing is held under the name then.
+    pub fn hold(&self, name: &str, digests: &[Digest]) -> Result<(), NativeError> {
         self.release(name);
         let keys: Vec<Key> = digests.iter().map(Key::of_blob).collect();
         let mut holds = self.holds.lock();
+        if holds.total + keys.len() > HELD_MAX {
+            return Err(NativeError::new(
+                "overloaded",
+                format!("{} blobs are held already, of at most {HELD_MAX}; {name} holds none of its own", holds.total),
+            ));
+        }
+        holds.total += keys.len();
         for key in &keys {
             *holds.counts.entry(*key).or_default() += 1;
         }
         holds.by_name.insert(name.to_owned(), keys);
+        Ok(())
     }
 
     /// End what [`Store::hold`] began.
     pub fn release(&self, name: &str) {
         let mut holds = self.holds.lock();
-        for key in holds.by_name.remove(name).unwrap_or_default() {
+        let keys = holds.by_name.remove(name).unwrap_or_default();
+        holds.total -= keys.len();
+        for key in keys {
             if let Some(count) = holds.counts.get_mut(&key) {
                 *count -= 1;
                 if *count == 0 {
@@ -125,7 +143,7 @@ impl Store {
                 state.pressed = false;
             }
             // A disk that fails here fails the writers too, and those say so.
-            let _ = self.evict_to(self.high_water(), self.low_water());
+            let _ = self.try_evict(self.high_water(), self.low_water());
             let _ = self.compact();
         }
     }
@@ -155,7 +173,7 @@ impl Store {
             return Ok(());
         }
         let limit = self.options.size_bytes_max.saturating_sub(size_bytes);
-        self.evict_to(limit, limit)?;
+        self.try_evict(limit, limit)?;
         if self.used_bytes().saturating_add(size_bytes) <= self.options.size_bytes_max {
             return Ok(());
         }
@@ -171,29 +189,41 @@ impl Store {
         ))
     }
 
+    /// As [`Store::evict_to`], but not again within a second after nothing was found that may go: looking costs as much
+    /// as the index, and those who are refused may ask often.
+    fn try_evict(&self, high: u64, low: u64) -> Result<(), NativeError> {
+        let now = now_s();
+        if self.counters.fruitless_s.load(Ordering::Relaxed) == now {
+            return Ok(());
+        }
+        if self.evict_to(high, low)?.bytes == 0 && self.used_bytes() > high {
+            self.counters.fruitless_s.store(now, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
     /// Evict until the store takes at most `low` bytes, if it takes more than `high`.
     ///
     /// # Errors
     /// `state_corrupt` when the disk fails.
     pub fn evict_to(&self, high: u64, low: u64) -> Result<Evicted, NativeError> {
         let mut done = Evicted::default();
+        let _one = self.evicting.lock();
+        // Who waited for another's eviction may find the room made.
         if self.used_bytes() <= high {
             return Ok(done);
         }
-        let _one = self.evicting.lock();
-        let last = self.log.turn()?;
-        // Once round every segment there is: what stayed then is all in use.
         for pressed in [false, true] {
+            // Once round every segment there is: what stayed then is all in use.
+            let last = self.log.turn()?;
             for segment in self.log.sealed().into_iter().filter(|s| s.number <= last) {
                 if self.used_bytes() <= low {
                     return Ok(done);
                 }
-                done.add(self.sweep(&segment, |usage| match usage {
-                    Use::Recent => false,
-                    Use::Restored => pressed,
-                    Use::Referenced => pressed,
-                    Use::Idle => true,
-                })?);
+                let rows = segment.rows()?;
+                if self.pays(&segment, &rows, pressed) {
+                    done.add(self.sweep(&segment, rows, |usage| goes(usage, pressed))?);
+                }
             }
             if self.used_bytes() <= self.high_water().max(high) {
                 break;
@@ -210,21 +240,51 @@ impl Store {
         let _one = self.evicting.lock();
         let before = self.log.bytes();
         for segment in self.log.sealed() {
-            let (end, live) = (segment.end.load(Ordering::Relaxed), segment.live.load(Ordering::Relaxed));
-            if live * 100 < end * LIVE_MIN {
-                self.sweep(&segment, |_| false)?;
+            let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+            let oldest = self.log.oldest() == Some(segment.number);
+            let needed = of(&segment.live) + if oldest { 0 } else { of(&segment.removals) };
+            if needed * 100 < of(&segment.end) * LIVE_MIN {
+                self.sweep(&segment, segment.rows()?, |_| false)?;
             }
         }
         Ok(before.saturating_sub(self.log.bytes()))
     }
 
+    /// Whether emptying a segment gives back enough for what it moves. Where it does not, second chances are spent, so
+    /// that another round may find it otherwise.
+    fn pays(&self, segment: &Segment, rows: &[Row], pressed: bool) -> bool {
+        let (now, keep_s) = (now_s(), self.options.keep_s);
+        let (mut staying, mut files) = (0, 0);
+        for rows in rows.chunks(MOVED_AT_ONCE) {
+            let holds = self.holds.lock();
+            let index = self.index.read();
+            for row in rows.iter().filter(|row| !row.removed) {
+                if index.get(&row.key) != Some(row.place(segment.number)) {
+                    continue;
+                }
+                let usage = index.usage(&row.key, now, keep_s, self.opened_s);
+                if usage.is_some_and(|usage| goes(usage, pressed)) && !holds.counts.contains_key(&row.key) {
+                    files += row.large_bytes();
+                } else {
+                    staying += u64::from(row.length);
+                }
+            }
+        }
+        let freed = segment.end.load(Ordering::Relaxed).saturating_sub(staying) + files;
+        let pays = staying <= freed * MOVED_FACTOR;
+        if !pays {
+            let index = self.index.read();
+            rows.iter().for_each(|row| index.spend(&row.key, now, keep_s));
+        }
+        pays
+    }
+
     /// Empty one sealed segment: move what stays, drop what `goes`, delete the file.
-    fn sweep(&self, segment: &Segment, goes: impl Fn(Use) -> bool) -> Result<Evicted, NativeError> {
+    fn sweep(&self, segment: &Segment, rows: Vec<Row>, goes: impl Fn(Use) -> bool) -> Result<Evicted, NativeError> {
         let mut done = Evicted::default();
-        let rows = segment.rows()?;
         let now = now_s();
         let mut staying: Vec<(Row, Place)> = Vec::new();
-        let mut going: Vec<(Key, Place)> = Vec::new();
+        let mut going: Vec<(Row, Place)> = Vec::new();
         let oldest = self.log.oldest() == Some(segment.number);
         for row in rows {
             let place = row.place(segment.number);
@@ -239,23 +299,45 @@ impl Store {
                 continue;
             }
             if self.try_remove(&row.key, place, now, &goes) {
-                going.push((row.key, place));
+                going.push((row, place));
             } else {
                 staying.push((row, place));
             }
         }
-        for (key, place) in going {
+        self.tell_gone(&going, oldest)?;
+        for (row, place) in going {
             done.records += 1;
-            done.bytes += u64::from(place.length()) + if place.is_large() { key.size_bytes() } else { 0 };
-            self.dispose(&key, place);
+            done.bytes += u64::from(row.length) + row.large_bytes();
+            self.dispose(&row.key, place);
         }
-        for batch in staying.chunks(MOVED_AT_ONCE) {
-            done.moved += self.move_records(segment, batch)?;
+        let mut rest = staying.as_slice();
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let fits = |(row, _): &&(Row, Place)| {
+                bytes += u64::from(row.length);
+                bytes <= MOVED_BYTES_AT_ONCE
+            };
+            let count = rest.iter().take(MOVED_AT_ONCE).take_while(fits).count().max(1);
+            done.moved += self.move_records(segment, &rest[..count])?;
+            rest = &rest[count..];
         }
         self.counters.evicted.fetch_add(done.records, Ordering::Relaxed);
         self.counters.evicted_bytes.fetch_add(done.bytes, Ordering::Relaxed);
         self.log.delete(segment)?;
         Ok(done)
+    }
+
+    /// Say in the log what goes, where its record coming back after a crash would be a lie: a large blob without its
+    /// file, or an entry that an older segment holds an older value of.
+    fn tell_gone(&self, going: &[(Row, Place)], oldest: bool) -> Result<(), NativeError> {
+        let lies =
+            |row: &Row| row.large_bytes() > 0 || (!oldest && row.key.size_bytes() == 0 && row.key.function() == 0);
+        let keys: Vec<Key> = going.iter().filter(|(row, _)| lies(row)).map(|(row, _)| row.key).collect();
+        for keys in keys.chunks(MOVED_AT_ONCE) {
+            let records: Vec<Record<'_>> = keys.iter().map(Record::removal).collect();
+            self.log.append(&records, |number| self.index.read().get(&keys[number]).is_none(), |_, _, _| {})?;
+        }
+        Ok(())
     }
 
     /// Remove a record that nothing needs. Decided under the lock that every use takes, so that nothing is evicted that
@@ -280,10 +362,9 @@ impl Store {
         for (row, place) in rows {
             match segment.read(&row.key, *place) {
                 Some((header, bytes)) => read.push((*row, *place, header, bytes)),
+                // Of a removal nothing is left to tell; another place of the name is not this one's affair.
                 None => {
-                    self.counters.damaged.fetch_add(1, Ordering::Relaxed);
-                    self.counters.removals.fetch_add(1, Ordering::Release);
-                    self.index.write().remove(&row.key);
+                    self.forget_at(&row.key, *place);
                 }
             }
         }
@@ -299,13 +380,27 @@ impl Store {
             })
             .collect();
         let mut moved = 0;
-        self.log.append(&records, |number, to, target| {
-            let (row, from, header, _) = &read[number];
-            if header.kind != Kind::Removed && self.index.write().relocate(&row.key, *from, to) {
+        let wanted = |number: usize| {
+            let (row, from, ..) = &read[number];
+            let now = self.index.read().get(&row.key);
+            if row.removed { now.is_none() } else { now == Some(*from) }
+        };
+        self.log.append(&records, wanted, |number, to, target| {
+            let (row, from, ..) = &read[number];
+            if !row.removed && self.index.write().relocate(&row.key, *from, to) {
                 target.live.fetch_add(u64::from(to.length()), Ordering::Relaxed);
                 moved += 1;
             }
         })?;
         Ok(moved)
+    }
+}
+
+/// Whether what is used so may be evicted, `pressed` when without it there would be no room.
+fn goes(usage: Use, pressed: bool) -> bool {
+    match usage {
+        Use::Recent => false,
+        Use::Restored | Use::Referenced => pressed,
+        Use::Idle => true,
     }
 }

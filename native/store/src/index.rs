@@ -122,6 +122,16 @@ impl Index {
         })
     }
 
+    /// Take back the second chance of a record whose use is long ago.
+    pub(crate) fn spend(&self, key: &Key, now_s: u64, recent_s: u64) {
+        let Some(slot) = self.find(key) else { return };
+        let used = slot.used.load(Ordering::Relaxed);
+        if used & REFERENCED != 0 && u64::from(stamp(now_s).saturating_sub(used) >> 1) >= recent_s {
+            // A use meanwhile wins.
+            let _ = slot.used.compare_exchange(used, used & !REFERENCED, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
     /// Put a record where it is now; returns where it was.
     pub(crate) fn insert(&mut self, key: Key, place: Place, now_s: u64) -> Option<Place> {
         let hash = spread(self.seed, &key);

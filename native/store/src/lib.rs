@@ -97,6 +97,8 @@ pub(crate) struct Counters {
     pub(crate) large_bytes: AtomicU64,
     /// Bytes that may be written before the disk is asked again how full it is.
     pub(crate) room: AtomicI64,
+    /// The second in which eviction last found nothing that may go.
+    pub(crate) fruitless_s: AtomicU64,
 }
 
 /// Blobs and entries below one directory, opened by one process.
@@ -120,6 +122,7 @@ pub struct Store {
 #[derive(Default)]
 pub(crate) struct Holds {
     pub(crate) by_name: HashMap<String, Vec<Key>>,
+    pub(crate) total: usize,
     pub(crate) counts: HashMap<Key, u32>,
 }
 
@@ -187,10 +190,13 @@ pub(crate) fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// Translate an I/O error at `path`: a full disk is its own error, the rest means that the store is damaged.
+/// Translate an I/O error at `path`: a full disk is its own error, as is a process without descriptors or memory; the rest
+/// means that the store is damaged.
 pub(crate) fn unusable(path: &Path, error: &io::Error) -> NativeError {
     let code = match error.raw_os_error() {
         Some(libc::ENOSPC | libc::EDQUOT) => "storage_full",
+        // Passing: nothing on the disk is wrong, and the next try may find what this one lacked.
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EAGAIN) => "overloaded",
         _ => "state_corrupt",
     };
     NativeError::new(code, format!("{}: {error}", path.display()))

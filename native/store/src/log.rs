@@ -11,7 +11,7 @@ use buildnet_formats::NativeError;
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::index::Place;
-use crate::record::{HEADER_BYTES, Header, Key, Kind, aligned, crc};
+use crate::record::{HEADER_BYTES, Header, Key, Kind, Salt, aligned, crc};
 use crate::segment::{Opened, Row, Segment, write_at};
 use crate::{Durability, unusable};
 
@@ -25,8 +25,13 @@ pub(crate) struct Record<'a> {
     pub(crate) payload: &'a [u8],
 }
 
-impl Record<'_> {
-    fn encode(&self, out: &mut Vec<u8>) {
+impl<'a> Record<'a> {
+    /// What says that `key` is gone.
+    pub(crate) fn removal(key: &'a Key) -> Self {
+        Self { key: *key, kind: Kind::Removed, function: key.function(), flags: 0, name: &key.hash, payload: &[] }
+    }
+
+    fn encode(&self, salt: Salt, out: &mut Vec<u8>) {
         let header = Header {
             kind: self.kind,
             function: self.function,
@@ -36,7 +41,7 @@ impl Record<'_> {
             size_bytes: self.key.size_bytes(),
             payload_crc: crc(self.payload),
         };
-        out.extend_from_slice(&header.encode(self.name));
+        out.extend_from_slice(&header.encode(salt, self.name));
         out.extend_from_slice(self.name);
         out.extend_from_slice(self.payload);
         out.resize(aligned(out.len() as u64) as usize, 0);
@@ -66,6 +71,7 @@ struct Synced {
 /// Every segment, and the one that grows.
 pub(crate) struct Log {
     directory: PathBuf,
+    salt: Salt,
     segment_bytes: u64,
     durability: Durability,
     active: Mutex<Active>,
@@ -82,11 +88,14 @@ pub(crate) struct Log {
 const LARGE_FACTOR: u64 = 8;
 /// Buffers that grew over this are given back.
 const BUFFER_BYTES_KEPT: usize = 1 << 20;
+/// Places in a segment are 32 bits, and one append may go over the limit by what it appends.
+const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 
 impl Log {
     /// Open every segment below `directory`; `each` is told of its records, in the order in which they were written.
     pub(crate) fn open(
         directory: &Path,
+        salt: Salt,
         segment_bytes: u64,
         durability: Durability,
         mut each: impl FnMut(&Segment, &[Row], u64),
@@ -94,9 +103,10 @@ impl Log {
         let mut segments = BTreeMap::new();
         let mut bytes = 0;
         let numbers = numbers(directory).map_err(|e| unusable(directory, &e))?;
+        let power = durability == Durability::Power;
         let mut active: Option<(Arc<Segment>, Vec<Row>)> = None;
         for number in &numbers {
-            let Opened { segment, rows, damaged, sealed } = Segment::open(directory, *number)?;
+            let Opened { segment, rows, damaged, sealed } = Segment::open(directory, *number, salt)?;
             each(&segment, &rows, damaged);
             bytes += segment.end.load(Ordering::Relaxed);
             let segment = Arc::new(segment);
@@ -106,6 +116,10 @@ impl Log {
                 // What a killed process left half-written was never acknowledged.
                 let end = segment.end.load(Ordering::Relaxed);
                 segment.file.set_len(end).map_err(|e| unusable(&segment.path, &e))?;
+                if power {
+                    // What another durability left unsynced is promised from now on.
+                    segment.file.sync_data().map_err(|e| unusable(&segment.path, &e))?;
+                }
                 active = Some((segment, rows));
             } else if !sealed {
                 segment.seal(&rows)?;
@@ -115,7 +129,10 @@ impl Log {
             Some(found) => found,
             None => {
                 let number = numbers.last().map_or(1, |last| last + 1);
-                let segment = Arc::new(Segment::create(directory, number)?);
+                let segment = Arc::new(Segment::create(directory, number, salt)?);
+                if power {
+                    sync_directory(directory)?;
+                }
                 segments.insert(number, Arc::clone(&segment));
                 (segment, Vec::new())
             }
@@ -123,7 +140,8 @@ impl Log {
         let large_bytes = rows.iter().map(Row::large_bytes).sum();
         Ok(Self {
             directory: directory.to_owned(),
-            segment_bytes,
+            salt,
+            segment_bytes: segment_bytes.min(SEGMENT_BYTES_MAX),
             durability,
             active: Mutex::new(Active { segment, rows, buffer: Vec::new(), large_bytes, appends: 0 }),
             segments: RwLock::new(segments),
@@ -134,60 +152,76 @@ impl Log {
         })
     }
 
-    /// Append records together, tell `placed` where they are before anyone else appends, and wait for the disk if that
-    /// was promised.
+    /// Append those of `records` that are still `wanted` when nobody else can append, tell `placed` where they are, and
+    /// wait for the disk if that was promised.
     ///
     /// # Errors
     /// `storage_full`, after which nothing was appended; `state_corrupt` when the disk fails.
     pub(crate) fn append(
         &self,
         records: &[Record<'_>],
-        mut placed: impl FnMut(usize, Place, &Segment),
+        wanted: impl Fn(usize) -> bool,
+        placed: impl FnMut(usize, Place, &Segment),
     ) -> Result<(), NativeError> {
-        let ticket = {
-            let mut active = self.active.lock();
-            let length: usize = records.iter().map(|r| aligned(r.length() as u64) as usize).sum();
-            if active.segment.end.load(Ordering::Relaxed) + length as u64 > self.segment_bytes
-                || active.large_bytes > LARGE_FACTOR * self.segment_bytes
-            {
-                self.roll(&mut active)?;
-            }
-            let Active { segment, rows, buffer, large_bytes, appends } = &mut *active;
-            buffer.clear();
-            buffer.reserve(length);
-            let start = segment.end.load(Ordering::Relaxed);
-            let first = rows.len();
-            for record in records {
-                let offset = start + buffer.len() as u64;
-                record.encode(buffer);
-                let row = Row {
-                    key: record.key,
-                    offset: u32::try_from(offset).unwrap_or(u32::MAX),
-                    length: u32::try_from(record.length()).unwrap_or(u32::MAX),
-                    flags: record.flags,
-                    removed: record.kind == Kind::Removed,
-                };
-                rows.push(row);
-            }
-            if let Err(error) = write_at(&segment.file, buffer, start) {
-                rows.truncate(first);
-                // What was written of it is overwritten by the next, or cut off when the store is opened.
-                let _ = segment.file.set_len(start);
-                return Err(unusable(&segment.path, &error));
-            }
-            segment.end.fetch_add(buffer.len() as u64, Ordering::Release);
-            self.bytes.fetch_add(buffer.len() as u64, Ordering::Relaxed);
-            for (number, row) in rows[first..].iter().enumerate() {
-                *large_bytes += row.large_bytes();
-                placed(number, row.place(segment.number), segment);
-            }
-            if buffer.capacity() > BUFFER_BYTES_KEPT {
-                *buffer = Vec::new();
-            }
-            *appends += 1;
-            *appends
-        };
+        let Some(ticket) = self.write(&mut self.active.lock(), records, wanted, placed)? else { return Ok(()) };
         if self.durability == Durability::Power { self.sync(ticket) } else { Ok(()) }
+    }
+
+    fn write(
+        &self,
+        active: &mut Active,
+        records: &[Record<'_>],
+        wanted: impl Fn(usize) -> bool,
+        mut placed: impl FnMut(usize, Place, &Segment),
+    ) -> Result<Option<u64>, NativeError> {
+        // The order on the disk is the order of the truth when the store is opened again: what was overtaken since it
+        // was read must not follow what overtook it.
+        let numbers: Vec<usize> = (0..records.len()).filter(|number| wanted(*number)).collect();
+        if numbers.is_empty() {
+            return Ok(None);
+        }
+        let length: usize = numbers.iter().map(|n| aligned(records[*n].length() as u64) as usize).sum();
+        let end = active.segment.end.load(Ordering::Relaxed);
+        let over = end + length as u64 > self.segment_bytes || active.large_bytes > LARGE_FACTOR * self.segment_bytes;
+        if over && end > 0 {
+            self.roll(active)?;
+        }
+        let Active { segment, rows, buffer, large_bytes, appends } = active;
+        buffer.clear();
+        buffer.reserve(length);
+        let start = segment.end.load(Ordering::Relaxed);
+        let first = rows.len();
+        for record in numbers.iter().map(|n| &records[*n]) {
+            let offset = start + buffer.len() as u64;
+            record.encode(self.salt, buffer);
+            rows.push(Row {
+                key: record.key,
+                offset: u32::try_from(offset).unwrap_or(u32::MAX),
+                length: u32::try_from(record.length()).unwrap_or(u32::MAX),
+                flags: record.flags,
+                removed: record.kind == Kind::Removed,
+            });
+        }
+        if let Err(error) = write_at(&segment.file, buffer, start) {
+            rows.truncate(first);
+            // What was written of it is overwritten by the next, or cut off when the store is opened.
+            let _ = segment.file.set_len(start);
+            return Err(unusable(&segment.path, &error));
+        }
+        segment.end.fetch_add(buffer.len() as u64, Ordering::Release);
+        self.bytes.fetch_add(buffer.len() as u64, Ordering::Relaxed);
+        for (number, row) in numbers.into_iter().zip(&rows[first..]) {
+            *large_bytes += row.large_bytes();
+            if row.removed {
+                segment.removals.fetch_add(u64::from(row.length), Ordering::Relaxed);
+            }
+            placed(number, row.place(segment.number), segment);
+        }
+        if buffer.capacity() > BUFFER_BYTES_KEPT {
+            *buffer = Vec::new();
+        }
+        *appends += 1;
+        Ok(Some(*appends))
     }
 
     /// Close the growing segment and begin another; returns the closed one's number.
@@ -201,13 +235,19 @@ impl Log {
     }
 
     fn roll(&self, active: &mut Active) -> Result<(), NativeError> {
-        let next = Arc::new(Segment::create(&self.directory, active.segment.number + 1)?);
-        if self.durability == Durability::Power {
-            self.flush(&active.segment)?;
-            let directory = std::fs::File::open(&self.directory).and_then(|d| d.sync_all());
-            directory.map_err(|e| unusable(&self.directory, &e))?;
+        let next = Arc::new(Segment::create(&self.directory, active.segment.number + 1, self.salt)?);
+        let prepared = || {
+            if self.durability == Durability::Power {
+                self.flush(&active.segment)?;
+                sync_directory(&self.directory)?;
+            }
+            active.segment.seal(&active.rows)
+        };
+        if let Err(error) = prepared() {
+            // It must not stand in the way of the next try: a disk that is full now may have room later.
+            next.delete()?;
+            return Err(error);
         }
-        active.segment.seal(&active.rows)?;
         self.segments.write().insert(next.number, Arc::clone(&next));
         active.segment = next;
         active.rows = Vec::new();
@@ -291,10 +331,22 @@ impl Log {
     }
 }
 
+/// Make new names below a directory durable.
+pub(crate) fn sync_directory(directory: &Path) -> Result<(), NativeError> {
+    let synced = std::fs::File::open(directory).and_then(|d| d.sync_all());
+    synced.map_err(|e| unusable(directory, &e))
+}
+
 fn numbers(directory: &Path) -> io::Result<Vec<u32>> {
     let mut numbers = Vec::new();
     for entry in std::fs::read_dir(directory)? {
-        let name = entry?.file_name();
+        let entry = entry?;
+        let name = entry.file_name();
+        if name.to_str().is_some_and(|n| n.ends_with(".part")) {
+            // An index file that a killed process was writing.
+            std::fs::remove_file(entry.path())?;
+            continue;
+        }
         if let Some(number) = name.to_str().and_then(|n| n.strip_suffix(".seg")).and_then(|n| n.parse().ok()) {
             numbers.push(number);
         }

@@ -12,11 +12,12 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::completeness::Closures;
 use crate::index::Index;
-use crate::log::Log;
+use crate::log::{Log, sync_directory};
+use crate::record::{Salt, crc};
 use crate::segment::{Row, Segment};
 use crate::{Counters, Holds, Options, Store, Work, now_s, unusable};
 
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 impl Store {
     /// Open or create the store below `root`.
@@ -25,14 +26,19 @@ impl Store {
     /// `state_newer` when a newer version wrote it, which is left untouched; `state_locked` when another process has
     /// it open, with its pid; `state_corrupt` when it cannot be read.
     pub fn open(root: &Path, options: Options) -> Result<Self, NativeError> {
-        check_format(root)?;
+        read_format(root)?;
         let at = |path: &Path, error: &io::Error| unusable(path, error);
         for directory in ["segments", "large", "tmp", "quarantine"] {
             let path = root.join(directory);
             fs::DirBuilder::new().recursive(true).mode(0o755).create(&path).map_err(|e| at(&path, &e))?;
         }
         let lock = lock(root)?;
-        check_format(root)?;
+        let segments = root.join("segments");
+        let (first, second) = random()?;
+        let salt = match read_format(root)? {
+            Some(salt) => salt,
+            None => begin(root, &segments, Salt((first ^ second.rotate_left(17)).to_le_bytes()))?,
+        };
         // What a killed process left half-written was never acknowledged.
         let temporary = root.join("tmp");
         for entry in fs::read_dir(&temporary).map_err(|e| at(&temporary, &e))? {
@@ -40,17 +46,13 @@ impl Store {
             fs::remove_file(&path).map_err(|e| at(&path, &e))?;
         }
         let counters = Counters::default();
-        let (first, second) = random()?;
-        let mut loading = Loading { index: Index::new((first, second)), counters: &counters, opened_s: now_s() };
-        let segments = root.join("segments");
-        let log = Log::open(&segments, options.segment_bytes, options.durability, |segment, rows, damaged| {
+        // A second earlier than now: what is written from now on is told apart from what was here.
+        let opened_s = now_s() - 1;
+        let mut loading = Loading { index: Index::new((first, second)), counters: &counters, opened_s };
+        let log = Log::open(&segments, salt, options.segment_bytes, options.durability, |segment, rows, damaged| {
             loading.add(segment, rows, damaged);
         })?;
-        let Loading { index, opened_s, .. } = loading;
-        let format = root.join("FORMAT");
-        if !format.exists() {
-            fs::write(&format, format!("{FORMAT}\n")).map_err(|e| at(&format, &e))?;
-        }
+        let Loading { index, .. } = loading;
         let store = Self {
             root: root.to_owned(),
             options,
@@ -112,26 +114,48 @@ fn random() -> Result<(u64, u64), NativeError> {
     Ok((crate::record::u64_at(a, 0), crate::record::u64_at(b, 0)))
 }
 
-fn check_format(root: &Path) -> Result<(), NativeError> {
+/// Write the format and the salt of a store that has neither.
+fn begin(root: &Path, segments: &Path, salt: Salt) -> Result<Salt, NativeError> {
     let path = root.join("FORMAT");
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+    let mut known = fs::read_dir(segments).map_err(|e| unusable(segments, &e))?;
+    if known.next().is_some() {
+        return Err(malformed(root, "is not there although there are segments"));
+    }
+    let text = format!("{FORMAT} {}", hex::encode(salt.0));
+    let line = format!("{text} {:08x}\n", crc(text.as_bytes()));
+    // Whole or not at all, and on the disk before any record that needs it.
+    let temporary = root.join("FORMAT.part");
+    let written = File::create(&temporary).and_then(|mut file| {
+        file.write_all(line.as_bytes())?;
+        file.sync_all()
+    });
+    written.and_then(|()| fs::rename(&temporary, &path)).map_err(|e| unusable(&path, &e))?;
+    for directory in [root, root.parent().unwrap_or(root)] {
+        sync_directory(directory)?;
+    }
+    Ok(salt)
+}
+
+/// The salt of the store below `root`; none when there is no store yet.
+fn read_format(root: &Path) -> Result<Option<Salt>, NativeError> {
+    let path = root.join("FORMAT");
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(unusable(&path, &error)),
     };
-    let corrupt = |message: String| {
-        NativeError::new("state_corrupt", message).with("path", FieldValue::Text(path.display().to_string()))
-    };
-    let found: u32 =
-        text.trim().parse().map_err(|_| corrupt(format!("{} does not hold a format number", path.display())))?;
+    let text = String::from_utf8_lossy(&bytes);
+    let number = text.split_whitespace().next().and_then(|word| word.parse::<u32>().ok());
+    let Some(found) = number else { return Err(malformed(root, "does not hold a format number")) };
     match found.cmp(&FORMAT) {
-        std::cmp::Ordering::Equal => Ok(()),
-        std::cmp::Ordering::Less => Err(corrupt(format!(
-            "{} is of format {found}, which this version no longer reads (it reads {FORMAT}); the store is a cache: \
-             remove {} and it fills again",
-            path.display(),
-            root.display()
-        ))),
+        std::cmp::Ordering::Equal => match salt_of(&text) {
+            Some(salt) => Ok(Some(salt)),
+            None => Err(malformed(root, "is damaged")),
+        },
+        std::cmp::Ordering::Less => Err(malformed(
+            root,
+            &format!("is of format {found}, which this version no longer reads (it reads {FORMAT})"),
+        )),
         std::cmp::Ordering::Greater => Err(NativeError::new(
             "state_newer",
             format!(
@@ -143,6 +167,25 @@ fn check_format(root: &Path) -> Result<(), NativeError> {
         .with("found", FieldValue::Int(found.into()))
         .with("supported", FieldValue::Int(FORMAT.into()))),
     }
+}
+
+fn malformed(root: &Path, what: &str) -> NativeError {
+    let path = root.join("FORMAT");
+    NativeError::new(
+        "state_corrupt",
+        format!("{} {what}; the store is a cache: remove {} and it fills again", path.display(), root.display()),
+    )
+    .with("path", FieldValue::Text(path.display().to_string()))
+}
+
+/// `NUMBER SALT SUM`, in hexadecimal but for the number; the sum is of what stands before it.
+fn salt_of(line: &str) -> Option<Salt> {
+    let (text, sum) = line.strip_suffix('\n')?.rsplit_once(' ')?;
+    let salt = text.split_once(' ')?.1;
+    if sum != format!("{:08x}", crc(text.as_bytes())) {
+        return None;
+    }
+    Some(Salt(hex::decode(salt).ok()?.try_into().ok()?))
 }
 
 fn lock(root: &Path) -> Result<File, NativeError> {

@@ -10,7 +10,10 @@ pub(crate) const ALIGN: u64 = 8;
 /// Bytes of a name: an instance name, a path or a hash.
 pub(crate) const NAME_BYTES_MAX: usize = 4096;
 
-const MAGIC: [u8; 4] = *b"BNr2";
+/// What a store mixes into the headers of its records. It is random and no client learns it, so that bytes which a client
+/// sent never pass for a record when what stood before them is damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Salt(pub(crate) [u8; 8]);
 
 /// What a record holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +23,7 @@ pub(crate) enum Kind {
     Blob = 1,
     /// A result by its action, or any value by its path; its name is the namespace and the rest.
     Entry = 2,
-    /// The name is gone since this record.
+    /// What was found by the key that is this record's name is gone since.
     Removed = 3,
 }
 
@@ -54,8 +57,14 @@ impl Key {
 
     /// The key of a record with this header and name; none of a name that no record has.
     pub(crate) fn of_record(header: &Header, name: &[u8]) -> Option<Self> {
-        if header.subject() == Kind::Entry {
-            return Some(Self::of_entry(name));
+        match header.kind {
+            Kind::Entry => return Some(Self::of_entry(name)),
+            Kind::Removed => {
+                let kind = if header.function == 0 { Kind::Entry } else { Kind::Blob };
+                let what = header.size_bytes << 8 | u64::from(header.function & 15) << 4 | kind as u64;
+                return Some(Self { hash: name.try_into().ok()?, what });
+            }
+            Kind::Blob => {}
         }
         let function = Function::of_byte(header.function).filter(|f| f.hash_bytes() == name.len())?;
         Some(Self::of_blob(&Digest::new(function, name, header.size_bytes)))
@@ -63,6 +72,11 @@ impl Key {
 
     pub(crate) fn size_bytes(&self) -> u64 {
         self.what >> 8
+    }
+
+    /// The digest function of a blob's key; 0 of an entry's.
+    pub(crate) fn function(&self) -> u8 {
+        (self.what >> 4 & 15) as u8
     }
 
     /// Whether the two are blobs of one function and hash, whatever their sizes.
@@ -85,19 +99,10 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    /// What a removal removes, or what the record itself is.
-    fn subject(&self) -> Kind {
-        match self.kind {
-            Kind::Removed if self.function == 0 => Kind::Entry,
-            Kind::Removed => Kind::Blob,
-            kind => kind,
-        }
-    }
-
     /// The header's bytes before `name`. The last four are a checksum of the others and the name.
-    pub(crate) fn encode(&self, name: &[u8]) -> [u8; HEADER_BYTES] {
+    pub(crate) fn encode(&self, salt: Salt, name: &[u8]) -> [u8; HEADER_BYTES] {
         let mut bytes = [0; HEADER_BYTES];
-        bytes[..4].copy_from_slice(&MAGIC);
+        bytes[..4].copy_from_slice(&salt.0[..4]);
         bytes[4] = self.kind as u8;
         bytes[5] = self.function;
         bytes[6] = self.flags;
@@ -105,15 +110,15 @@ impl Header {
         bytes[12..16].copy_from_slice(&self.payload_length.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.size_bytes.to_le_bytes());
         bytes[24..28].copy_from_slice(&self.payload_crc.to_le_bytes());
-        let crc = header_crc(&bytes[..28], name);
+        let crc = header_crc(salt, &bytes[..28], name);
         bytes[28..].copy_from_slice(&crc.to_le_bytes());
         bytes
     }
 
     /// The header at the beginning of `bytes`, if its checksum with the name behind it holds.
-    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(salt: Salt, bytes: &[u8]) -> Option<Self> {
         let fixed = bytes.get(..HEADER_BYTES)?;
-        if fixed[..4] != MAGIC {
+        if fixed[..4] != salt.0[..4] {
             return None;
         }
         let kind = match fixed[4] {
@@ -132,7 +137,7 @@ impl Header {
             payload_crc: u32_at(fixed, 24),
         };
         let name = bytes.get(HEADER_BYTES..HEADER_BYTES + usize::from(header.name_length))?;
-        (header_crc(&fixed[..28], name) == u32_at(fixed, 28)).then_some(header)
+        (header_crc(salt, &fixed[..28], name) == u32_at(fixed, 28)).then_some(header)
     }
 
     /// Where the payload begins, counted from the header.
@@ -156,8 +161,9 @@ pub(crate) fn crc(bytes: &[u8]) -> u32 {
     crc32fast::hash(bytes)
 }
 
-fn header_crc(fixed: &[u8], name: &[u8]) -> u32 {
+fn header_crc(salt: Salt, fixed: &[u8], name: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&salt.0[4..]);
     hasher.update(fixed);
     hasher.update(name);
     hasher.finalize()
@@ -176,6 +182,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const SALT: Salt = Salt([1, 2, 3, 4, 5, 6, 7, 8]);
+
     proptest! {
         #[test]
         fn headers_round_trip_and_no_flipped_byte_passes(
@@ -185,18 +193,20 @@ mod tests {
                 kind: Kind::Entry, function: 0, flags: ZSTD, name_length: name.len() as u16,
                 payload_length: length, size_bytes: size, payload_crc: 7,
             };
-            let mut bytes = header.encode(&name).to_vec();
+            let mut bytes = header.encode(SALT, &name).to_vec();
             bytes.extend_from_slice(&name);
-            prop_assert_eq!(Header::decode(&bytes), Some(header));
+            prop_assert_eq!(Header::decode(SALT, &bytes), Some(header));
+            prop_assert!(Header::decode(Salt([9; 8]), &bytes).is_none());
+            prop_assert!(Header::decode(Salt([1, 2, 3, 4, 0, 0, 0, 0]), &bytes).is_none());
             let at = at % bytes.len();
             bytes[at] ^= flip;
-            prop_assert!(Header::decode(&bytes).is_none());
+            prop_assert!(Header::decode(SALT, &bytes).is_none());
         }
 
         #[test]
         fn no_bytes_panic(bytes: Vec<u8>) {
-            let _ = Header::decode(&bytes);
-            let _ = Header::decode(&[MAGIC.as_slice(), &[1, 0, 0], &bytes].concat());
+            let _ = Header::decode(SALT, &bytes);
+            let _ = Header::decode(SALT, &[&SALT.0[..4], &[1, 0, 0], &bytes].concat());
         }
     }
 

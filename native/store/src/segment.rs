@@ -10,10 +10,10 @@ use buildnet_formats::NativeError;
 use rustix::buffer::spare_capacity;
 
 use crate::index::Place;
-use crate::record::{HEADER_BYTES, Header, Key, Kind, LARGE, aligned, crc, u32_at, u64_at};
+use crate::record::{HEADER_BYTES, Header, Key, Kind, LARGE, Salt, aligned, crc, u32_at, u64_at};
 use crate::unusable;
 
-const INDEX_MAGIC: [u8; 8] = *b"BNidx002";
+const INDEX_MAGIC: [u8; 8] = *b"BNidx003";
 const INDEX_HEADER_BYTES: usize = 24;
 const ROW_BYTES: usize = 56;
 const HASH_BYTES_MAX: usize = 64;
@@ -44,10 +44,13 @@ pub(crate) struct Segment {
     pub(crate) number: u32,
     pub(crate) path: PathBuf,
     pub(crate) file: File,
+    pub(crate) salt: Salt,
     /// Where the next record would begin.
     pub(crate) end: AtomicU64,
     /// Bytes of records that the index points to.
     pub(crate) live: AtomicU64,
+    /// Bytes of records that say what is gone.
+    pub(crate) removals: AtomicU64,
 }
 
 impl Segment {
@@ -56,15 +59,20 @@ impl Segment {
     }
 
     /// A new, empty segment.
-    pub(crate) fn create(directory: &Path, number: u32) -> Result<Self, NativeError> {
+    pub(crate) fn create(directory: &Path, number: u32, salt: Salt) -> Result<Self, NativeError> {
         let path = Self::path_of(directory, number);
         let file = File::options().read(true).write(true).create_new(true).open(&path);
         let file = file.map_err(|e| unusable(&path, &e))?;
-        Ok(Self { number, path, file, end: AtomicU64::new(0), live: AtomicU64::new(0) })
+        Ok(Self::new(number, path, file, salt, 0))
+    }
+
+    fn new(number: u32, path: PathBuf, file: File, salt: Salt, end: u64) -> Self {
+        let (end, live, removals) = (AtomicU64::new(end), AtomicU64::new(0), AtomicU64::new(0));
+        Self { number, path, file, salt, end, live, removals }
     }
 
     /// Open a segment and list its records. `active` ones have no index yet and may end in the middle of a record.
-    pub(crate) fn open(directory: &Path, number: u32) -> Result<Opened, NativeError> {
+    pub(crate) fn open(directory: &Path, number: u32, salt: Salt) -> Result<Opened, NativeError> {
         let path = Self::path_of(directory, number);
         let at = |e: io::Error| unusable(&path, &e);
         let file = File::options().read(true).write(true).open(&path).map_err(at)?;
@@ -72,11 +80,15 @@ impl Segment {
         let (rows, end, damaged, sealed) = match read_index(&path, length) {
             Some((rows, end)) => (rows, end, 0, true),
             None => {
-                let scan = scan(&fs::read(&path).map_err(at)?);
-                (scan.rows, scan.end, scan.damaged, false)
+                let scan = scan(salt, &fs::read(&path).map_err(at)?);
+                // An index file that is here and does not hold is damage too, or the segment behind it is shorter.
+                let broken = u64::from(path.with_extension("idx").exists());
+                (scan.rows, scan.end, scan.damaged.max(broken), false)
             }
         };
-        let segment = Self { number, path, file, end: AtomicU64::new(end), live: AtomicU64::new(0) };
+        let segment = Self::new(number, path, file, salt, end);
+        let removals = rows.iter().filter(|row| row.removed).map(|row| u64::from(row.length)).sum();
+        segment.removals.store(removals, Ordering::Relaxed);
         Ok(Opened { segment, rows, damaged, sealed })
     }
 
@@ -87,7 +99,12 @@ impl Segment {
         if let Some((rows, _)) = read_index(&self.path, length) {
             return Ok(rows);
         }
-        Ok(scan(&fs::read(&self.path).map_err(at)?).rows)
+        Ok(scan(self.salt, &fs::read(&self.path).map_err(at)?).rows)
+    }
+
+    /// Whether the index file of a sealed segment is what was written.
+    pub(crate) fn index_is_sound(&self) -> bool {
+        read_index(&self.path, self.end.load(Ordering::Acquire)).is_some()
     }
 
     /// Write the index file; from now on opening reads that instead of every record.
@@ -114,7 +131,7 @@ impl Segment {
     /// The bytes of a record, if they are what their checksums say and it is the one with this key.
     pub(crate) fn read(&self, key: &Key, place: Place) -> Option<(Header, Vec<u8>)> {
         let bytes = read_at(&self.file, u64::from(place.offset), place.length() as usize, 0)?;
-        let header = Header::decode(&bytes)?;
+        let header = Header::decode(self.salt, &bytes)?;
         if header.record_bytes() != u64::from(place.length()) {
             return None;
         }
@@ -122,9 +139,7 @@ impl Segment {
         let sound = crc(payload) == header.payload_crc && Key::of_record(&header, name).as_ref() == Some(key);
         sound.then_some((header, bytes))
     }
-}
 
-impl Segment {
     /// As [`Segment::read`], of a blob whose hash has so many bytes, with the payload put at the end of `out`.
     pub(crate) fn read_onto(&self, key: &Key, place: Place, hash_bytes: usize, out: &mut Vec<u8>) -> Option<Header> {
         let mut head = [0; HEADER_BYTES + HASH_BYTES_MAX];
@@ -134,7 +149,7 @@ impl Segment {
         out.resize(start + payload, 0);
         let parts = &mut [IoSliceMut::new(head), IoSliceMut::new(&mut out[start..])];
         let read = rustix::io::preadv(&self.file, parts, u64::from(place.offset)).ok()?;
-        let header = Header::decode(head)?;
+        let header = Header::decode(self.salt, head)?;
         let sound = read == place.length() as usize
             && header.record_bytes() == read as u64
             && crc(&out[start..]) == header.payload_crc
@@ -176,13 +191,14 @@ struct Scan {
     damaged: u64,
 }
 
-/// Every sound record of a segment. What is not a record is passed over: the next one begins at an aligned place.
-fn scan(bytes: &[u8]) -> Scan {
+/// Every sound record of a segment. What is not a record is passed over: the next one begins at an aligned place, and no
+/// bytes of a client look like one, since none knows the salt.
+fn scan(salt: Salt, bytes: &[u8]) -> Scan {
     let mut found = Scan { rows: Vec::new(), end: 0, damaged: 0 };
     let mut at = 0;
     let mut lost = false;
     while at + HEADER_BYTES <= bytes.len() {
-        let Some(header) = Header::decode(&bytes[at..]) else {
+        let Some(header) = Header::decode(salt, &bytes[at..]) else {
             lost = true;
             at += crate::record::ALIGN as usize;
             continue;
@@ -206,7 +222,16 @@ fn scan(bytes: &[u8]) -> Scan {
         at = aligned(record_end as u64) as usize;
         found.end = at as u64;
     }
+    found.damaged += u64::from(!is_torn(salt, bytes.get(found.end as usize..).unwrap_or_default()));
     found
+}
+
+/// Whether these bytes may be the beginning of one record, as a killed process leaves them behind the last one.
+fn is_torn(salt: Salt, rest: &[u8]) -> bool {
+    if rest.len() < HEADER_BYTES || Header::decode(salt, rest).is_some() {
+        return true;
+    }
+    rest[..4] == salt.0[..4] && rest.len() < HEADER_BYTES + usize::from(u16::from_le_bytes([rest[8], rest[9]]))
 }
 
 fn encode_index(rows: &[Row], end: u64) -> Vec<u8> {
@@ -263,7 +288,13 @@ mod tests {
     use buildnet_formats::{Digest, Function};
     use proptest::prelude::*;
 
+    const SALT: Salt = Salt([1, 2, 3, 4, 5, 6, 7, 8]);
+
     fn record(payload: &[u8]) -> Vec<u8> {
+        record_salted(SALT, payload)
+    }
+
+    fn record_salted(salt: Salt, payload: &[u8]) -> Vec<u8> {
         let digest = Digest::of(payload);
         let header = Header {
             kind: Kind::Blob,
@@ -274,7 +305,7 @@ mod tests {
             size_bytes: payload.len() as u64,
             payload_crc: crc(payload),
         };
-        let mut bytes = [header.encode(digest.hash()).as_slice(), digest.hash(), payload].concat();
+        let mut bytes = [header.encode(salt, digest.hash()).as_slice(), digest.hash(), payload].concat();
         bytes.resize(aligned(bytes.len() as u64) as usize, 0);
         bytes
     }
@@ -287,17 +318,17 @@ mod tests {
         ) {
             let records: Vec<Vec<u8>> = payloads.iter().map(|p| record(p)).collect();
             let whole = records.concat();
-            prop_assert_eq!(scan(&whole).rows.len(), payloads.len());
+            prop_assert_eq!(scan(SALT, &whole).rows.len(), payloads.len());
             let mut flipped = whole.clone();
             let at = at % whole.len();
             flipped[at] ^= flip;
             // A flip in the padding costs nothing.
-            prop_assert!(scan(&flipped).rows.len() + 1 >= payloads.len());
-            for row in scan(&flipped).rows {
+            prop_assert!(scan(SALT, &flipped).rows.len() + 1 >= payloads.len());
+            for row in scan(SALT, &flipped).rows {
                 prop_assert!(payloads.iter().any(|p| Key::of_blob(&Digest::of(p)) == row.key));
             }
             let cut = cut % whole.len();
-            let kept = scan(&whole[..cut]).rows.len();
+            let kept = scan(SALT, &whole[..cut]).rows.len();
             let mut whole_records = 0;
             let mut length = 0;
             for (record, payload) in records.iter().zip(&payloads) {
@@ -322,8 +353,22 @@ mod tests {
         }
 
         #[test]
+        fn a_record_inside_a_blob_is_none_of_ours(payload in proptest::collection::vec(any::<u8>(), 0..40), pad in 0usize..3) {
+            // What a client can build without the salt, at an aligned place of a blob whose own header was lost.
+            let guessed = record_salted(Salt([9; 8]), &payload);
+            let mut outer = record(&[&vec![0; 8 * pad], guessed.as_slice()].concat());
+            outer[28] ^= 1;
+            let bytes = [outer, record(b"after")].concat();
+            let found = scan(SALT, &bytes);
+            prop_assert_eq!(found.rows.len(), 1);
+            prop_assert_eq!(found.rows[0].key, Key::of_blob(&Digest::of(b"after")));
+            prop_assert_eq!(found.damaged, 1);
+        }
+
+        #[test]
         fn no_bytes_panic(bytes: Vec<u8>) {
-            let _ = scan(&bytes);
+            let _ = scan(SALT, &bytes);
+            let _ = scan(SALT, &[&SALT.0[..4], &[1, 0, 0], &bytes].concat());
             let _ = decode_index(&bytes, 1 << 20);
         }
     }

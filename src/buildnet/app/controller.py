@@ -14,6 +14,7 @@ from buildnet._native import Store
 from buildnet.app import state
 from buildnet.app.clock import SystemClock, random_id
 from buildnet.app.config import ControllerConfig
+from buildnet.app.descriptors import raise_limit
 from buildnet.app.local_worker import supervise
 from buildnet.app.recorder import LedgerRecorder
 from buildnet.app.stores import NativeStores
@@ -31,6 +32,7 @@ from buildnet.edge.unbuilt import unbuilt_methods
 from buildnet.ledger.log import LedgerLog, load_or_create_key
 from buildnet.model.entry import Entry, Value
 from buildnet.scheduler.core import Limits
+from buildnet.scheduler.holds import LiveActions
 from buildnet.scheduler.publish import OrderedPublisher
 from buildnet.scheduler.service import Scheduler
 from buildnet.wire.native import translated
@@ -56,6 +58,7 @@ async def run_controller(config: ControllerConfig, announce: Callable[[Ready], N
         BuildNetError: the state directory or the address cannot be used.
     """
     clock = SystemClock()
+    descriptors = raise_limit()
     async with build_controller(config, clock=clock) as bridge, asyncio.TaskGroup() as tasks:
         address = await bridge.serve(config.listen)
         try:
@@ -63,7 +66,9 @@ async def run_controller(config: ControllerConfig, announce: Callable[[Ready], N
             slots = config.slots if config.worker else 0
             ready = Ready(url, address, str(config.state), os.getpid(), slots)
             if config.worker:
-                worker = supervise(url, config.state, config.slots, stop, monotonic_s=clock.monotonic_s)
+                worker = supervise(
+                    url, config.state, config.slots, stop, monotonic_s=clock.monotonic_s, descriptors=descriptors
+                )
                 tasks.create_task(worker)
             with state.announced(config.state, asdict(ready)):
                 announce(ready)
@@ -103,6 +108,7 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
             attempt_ended=logs.end,
             limits=Limits(lease_s=LEASE_DURATION_S),
             fence_first=(term << 32) + 1,
+            live=LiveActions(stores),
         )
         await held.enter_async_context(_running(scheduler.run()))
         descriptions = Descriptions()

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from buildnet.app.config import child_environment
+from buildnet.app.descriptors import give_back
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +27,12 @@ async def supervise(
     stop: asyncio.Event,
     *,
     monotonic_s: Callable[[], float],
+    descriptors: tuple[int, int],
 ) -> None:
-    """Run `buildnet join` as a child until `stop` is set, then let it drain and end it."""
+    """Run `buildnet join` as a child until `stop` is set, then let it drain and end it.
+
+    `descriptors` are its limits of open files, soft and hard.
+    """
     delay_s = _RESTART_DELAY_S
     while not stop.is_set():
         started_s = monotonic_s()
@@ -53,6 +58,7 @@ async def supervise(
             # Ctrl-C in a terminal reaches the whole group; the controller decides when its worker stops.
             start_new_session=True,
         )
+        give_back(child.pid, descriptors)
         await _first(child.wait(), stop.wait())
         if stop.is_set():
             await _end(child)

@@ -36,10 +36,16 @@ def opened(directory: Path) -> Iterator[Path]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            # The pid is a help; a lock file without one is held all the same.
+            holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
+            who = f"process {holder}" if holder.isdigit() else "another BuildNET process"
             raise StateLocked(
-                f"another BuildNET process uses {directory}; stop it, or choose another directory with --state",
+                f"{who} uses {directory}; stop it, or choose another directory with --state",
                 path=str(directory),
+                pid=holder,
             ) from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         _check_version(directory)
         version = directory / "VERSION"
         if not version.exists():
@@ -53,7 +59,7 @@ def opened(directory: Path) -> Iterator[Path]:
 def _check_version(directory: Path) -> None:
     path = directory / "VERSION"
     try:
-        text = path.read_text()
+        text = path.read_text(errors="replace")
     except FileNotFoundError:
         return
     except OSError as error:

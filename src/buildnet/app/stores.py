@@ -21,6 +21,16 @@ class NativeStores:
         with translated():
             return await asyncio.to_thread(self._store.missing_of_result, result)
 
+    async def hold_action(self, key: ActionKey) -> None:
+        """See BlobStore."""
+        with translated():
+            await asyncio.to_thread(self._store.hold_action, _held_name(key), key.digest.text)
+
+    def release_action(self, key: ActionKey) -> None:
+        """See BlobStore."""
+        with translated():
+            self._store.release(_held_name(key))
+
     async def get(self, key: ActionKey) -> bytes | None:
         """See ActionCache."""
         with translated():
@@ -35,3 +45,7 @@ class NativeStores:
         """A small blob that the door has just admitted; from the page cache, so not worth a thread."""
         with translated():
             return self._store.get_bytes(digest)
+
+
+def _held_name(key: ActionKey) -> str:
+    return f"action {key.instance}:{key.digest.text}"

@@ -17,6 +17,7 @@ from buildnet.model.entry import Entry, Value
 from buildnet.model.node import WorkerOffer
 from buildnet.ports import ActionCache, Clock, Follower, Progress, Publisher, WorkerLink
 from buildnet.scheduler import core
+from buildnet.scheduler.holds import LiveActions
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,9 @@ class Scheduler:
         attempt_ended: Callable[[int], None] = lambda fence: None,
         limits: core.Limits = core.Limits(),  # noqa: B008 - frozen
         fence_first: int = 1,
+        live: LiveActions | None = None,
     ) -> None:
+        self._live = live
         self._core = core.SchedulerCore(limits, fence_first=fence_first)
         self._cache = cache
         self._publisher = publisher
@@ -100,6 +103,8 @@ class Scheduler:
         operation.followers.append(follower)
         self._operations[operation.id] = operation
         self._forget_old()
+        if self._live is not None and self._live.began(wanted.key):
+            self._spawn(self._live.hold(wanted.key))
         self._step(core.Want(operation.id, wanted))
         return operation.id
 
@@ -242,6 +247,8 @@ class Scheduler:
             operation.completed_at_unix_ms = self._clock.now_unix_ms()
             operation.completed_at_s = self._clock.monotonic_s()
             self._ended.append(operation)
+            if self._live is not None:
+                self._live.ended(operation.wanted.key)
         for follower in list(operation.followers):
             follower(operation.progress)
         operation.changed.set()

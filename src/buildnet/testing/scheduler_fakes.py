@@ -35,11 +35,23 @@ class MemoryBlobs:
     def __init__(self, asked: list[str] | None = None) -> None:
         self.asked = [] if asked is None else asked
         self.absent: set[str] = set()
+        self.held: set[ActionKey] = set()
+        self.hold_fails: Exception | None = None
 
     async def missing_of_result(self, result: bytes) -> Sequence[str]:
         """See ports.BlobStore."""
         self.asked.append("blobs")
         return sorted(self.absent)
+
+    async def hold_action(self, key: ActionKey) -> None:
+        """See ports.BlobStore."""
+        if self.hold_fails is not None:
+            raise self.hold_fails
+        self.held.add(key)
+
+    def release_action(self, key: ActionKey) -> None:
+        """See ports.BlobStore."""
+        self.held.discard(key)
 
 
 class MemoryCache:

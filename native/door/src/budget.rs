@@ -1,0 +1,443 @@
+//! What calls in progress may hold in memory, all together, and what a connection must do to be kept. A client that is slow
+//! or never reads is ended, never waited for by others; who asks for more than there is hears so.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http_body::{Body, Frame, SizeHint};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::Status;
+
+/// Bytes of requests that are gathered and not yet stored or answered.
+const REQUEST_BYTES_MAX: usize = 256 << 20;
+/// And of those that are small, so that they need not wait for those that are not.
+const SMALL_REQUEST_BYTES_MAX: usize = 64 << 20;
+const SMALL_BYTES: usize = 64 << 10;
+/// Bytes of responses that their clients have not taken yet.
+const RESPONSE_BYTES_MAX: usize = 256 << 20;
+/// What one piece of a streamed response takes at most, the room before it included.
+const PIECE_BYTES: usize = 520 << 10;
+/// Smaller pieces are not counted: they cost less than counting them.
+const COUNTED_BYTES: usize = 1 << 10;
+const COUNTED_RESPONSE_BYTES: u64 = 64 << 10;
+/// How long a call waits for room before it is refused.
+const WAIT: Duration = Duration::from_secs(20);
+/// How long a client may keep what it holds without going on, with room to spare and without.
+const STALL: Duration = Duration::from_secs(60);
+const STALL_SHORT: Duration = Duration::from_secs(5);
+/// How long a connection may be without a call, with room for others and without.
+const IDLE: Duration = Duration::from_secs(600);
+const IDLE_SHORT: Duration = Duration::from_secs(5);
+/// How long a connection may take to say what it speaks, with room for others and without.
+const GREETING: Duration = Duration::from_secs(15);
+const GREETING_SHORT: Duration = Duration::from_secs(3);
+/// The preface of HTTP/2; no request of HTTP/1.1 that means anything is shorter.
+const GREETING_BYTES: u64 = 24;
+/// How often memory is looked after; over how much of it in use, and under how much again, it is given back.
+const GIVE_BACK_EVERY: Duration = Duration::from_secs(2);
+const USED_BYTES_MANY: usize = 32 << 20;
+const USED_BYTES_FEW: usize = 8 << 20;
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+const CONNECTIONS_MAX: usize = 4096;
+
+/// What all connections share.
+pub(crate) struct Budget {
+    requests: Arc<Semaphore>,
+    small_requests: Arc<Semaphore>,
+    responses: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
+    began: Instant,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self {
+            requests: Arc::new(Semaphore::new(REQUEST_BYTES_MAX)),
+            small_requests: Arc::new(Semaphore::new(SMALL_REQUEST_BYTES_MAX)),
+            responses: Arc::new(Semaphore::new(RESPONSE_BYTES_MAX)),
+            connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            began: Instant::now(),
+        }
+    }
+}
+
+impl Budget {
+    /// Room for one more connection; until there is, it waits in the kernel's queue. None when the door is gone.
+    pub(crate) async fn admit(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.connections).acquire_owned().await.ok()
+    }
+
+    /// Give memory that a crowd took back to the system, now that it has gone. Never returns.
+    pub(crate) async fn give_back(&self) {
+        let mut look = tokio::time::interval(GIVE_BACK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut was_used = false;
+        loop {
+            look.tick().await;
+            let free = self.requests.available_permits() + self.responses.available_permits();
+            let used = REQUEST_BYTES_MAX + RESPONSE_BYTES_MAX - free;
+            if was_used && used < USED_BYTES_FEW {
+                was_used = false;
+                // Whether there was something to give is the allocator's affair.
+                let _ = tokio::task::spawn_blocking(trim).await;
+            }
+            was_used |= used > USED_BYTES_MANY;
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn is_crowded(&self) -> bool {
+        self.connections.available_permits() < CONNECTIONS_MAX / 8
+    }
+
+    /// Whether those who stall must make room for those who do not.
+    fn is_short(&self) -> bool {
+        self.requests.available_permits() < REQUEST_BYTES_MAX / 4
+            || self.small_requests.available_permits() < SMALL_REQUEST_BYTES_MAX / 4
+            || self.responses.available_permits() < RESPONSE_BYTES_MAX / 4
+    }
+}
+
+#[cfg(target_env = "gnu")]
+fn trim() {
+    // SAFETY: malloc_trim takes no pointer and may be called from any thread (malloc_trim(3)).
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn trim() {}
+
+async fn reserve(room: Arc<Semaphore>, bytes: usize, what: &str) -> Result<OwnedSemaphorePermit, Status> {
+    let count = u32::try_from(bytes).unwrap_or(u32::MAX);
+    match tokio::time::timeout(WAIT, room.acquire_many_owned(count)).await {
+        Ok(Ok(permit)) => Ok(permit),
+        Ok(Err(_)) => Err(Status::unavailable("the server is stopping")),
+        Err(_) => Err(Status::resource_exhausted(format!(
+            "the server holds as many {what} in memory as it may; try again later"
+        ))),
+    }
+}
+
+/// What is known of one connection.
+pub(crate) struct Line {
+    budget: Arc<Budget>,
+    began_ms: u64,
+    /// Bytes that came, up to [`GREETING_BYTES`].
+    greeted: AtomicU64,
+    calls: AtomicUsize,
+    /// Pieces of responses on their way.
+    sending: AtomicUsize,
+    /// When a call last began or ended, and when a piece was last taken by the client.
+    called_ms: AtomicU64,
+    taken_ms: AtomicU64,
+    /// Whether it speaks HTTP/1.1, where a call that moves no bytes is a client that stalls; and when bytes last moved.
+    is_http1: AtomicBool,
+    moved_ms: AtomicU64,
+    /// A request on it stalled while room was short: what it has on its way takes room too.
+    is_hopeless: AtomicBool,
+}
+
+impl Line {
+    pub(crate) fn new(budget: &Arc<Budget>) -> Arc<Self> {
+        let now_ms = budget.now_ms();
+        Arc::new(Self {
+            budget: Arc::clone(budget),
+            began_ms: now_ms,
+            greeted: AtomicU64::new(0),
+            calls: AtomicUsize::new(0),
+            sending: AtomicUsize::new(0),
+            called_ms: AtomicU64::new(now_ms),
+            taken_ms: AtomicU64::new(now_ms),
+            is_http1: AtomicBool::new(false),
+            moved_ms: AtomicU64::new(now_ms),
+            is_hopeless: AtomicBool::new(false),
+        })
+    }
+
+    /// Return once the connection has no right to be kept any longer.
+    pub(crate) async fn outstayed(&self) {
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            look.tick().await;
+            let (crowded, short) = (self.budget.is_crowded(), self.budget.is_short());
+            let now_ms = self.budget.now_ms();
+            let over = |since_ms: u64, plenty: Duration, scarce: Duration, scarcity: bool| {
+                u128::from(now_ms.saturating_sub(since_ms)) > if scarcity { scarce } else { plenty }.as_millis()
+            };
+            let silent = self.greeted.load(Ordering::Relaxed) < GREETING_BYTES
+                && over(self.began_ms, GREETING, GREETING_SHORT, crowded);
+            let idle = self.calls.load(Ordering::Relaxed) == 0
+                && over(self.called_ms.load(Ordering::Relaxed), IDLE, IDLE_SHORT, crowded);
+            let stalled = self.sending.load(Ordering::Relaxed) > 0
+                && over(self.taken_ms.load(Ordering::Relaxed), STALL, STALL_SHORT, short);
+            let stuck = self.is_http1.load(Ordering::Relaxed)
+                && self.calls.load(Ordering::Relaxed) > 0
+                && over(self.moved_ms.load(Ordering::Relaxed), STALL, STALL_SHORT, crowded || short);
+            if silent || idle || stalled || stuck || self.is_hopeless.load(Ordering::Relaxed) {
+                return;
+            }
+        }
+    }
+
+    /// Count a call until the answer ends or is dropped.
+    pub(crate) fn begin(self: &Arc<Self>, is_http1: bool) -> Call {
+        if is_http1 {
+            self.is_http1.store(true, Ordering::Relaxed);
+            self.moved_ms.store(self.budget.now_ms(), Ordering::Relaxed);
+        }
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        self.called_ms.store(self.budget.now_ms(), Ordering::Relaxed);
+        Call(Arc::clone(self))
+    }
+
+    /// Room for bytes of a message that says it has so many; none is needed for few.
+    pub(crate) async fn gather(&self, bytes: usize, of: Option<usize>) -> Result<Option<OwnedSemaphorePermit>, Status> {
+        if bytes < COUNTED_BYTES {
+            return Ok(None);
+        }
+        let small = of.is_some_and(|length| length <= SMALL_BYTES) && bytes <= SMALL_BYTES;
+        let room = Arc::clone(if small { &self.budget.small_requests } else { &self.budget.requests });
+        let count = u32::try_from(bytes).unwrap_or(u32::MAX);
+        match Arc::clone(&room).try_acquire_many_owned(count) {
+            Ok(permit) => Ok(Some(permit)),
+            Err(_) => reserve(room, bytes, "requests").await.map(Some),
+        }
+    }
+
+    /// Wait for more of a request, but not for a client that has stopped to send it.
+    pub(crate) async fn patient<T>(&self, more: impl Future<Output = T>) -> Result<T, Status> {
+        let mut more = std::pin::pin!(more);
+        let began = Instant::now();
+        loop {
+            if let Ok(done) = tokio::time::timeout(STALL_SHORT, &mut more).await {
+                return Ok(done);
+            }
+            let short = self.budget.is_short();
+            let allowed = if short { STALL_SHORT } else { STALL };
+            if began.elapsed() >= allowed {
+                self.is_hopeless.fetch_or(short, Ordering::Relaxed);
+                return Err(Status::deadline_exceeded(format!(
+                    "nothing of the request came for {} s; send it again",
+                    allowed.as_secs()
+                )));
+            }
+        }
+    }
+
+    /// Bytes of a response that is not a stream, counted until the client has taken them.
+    pub(crate) fn charge(self: &Arc<Self>, bytes: Bytes) -> Result<Bytes, Status> {
+        if (bytes.len() as u64) < COUNTED_RESPONSE_BYTES {
+            return Ok(bytes);
+        }
+        let count = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        match Arc::clone(&self.budget.responses).try_acquire_many_owned(count) {
+            Ok(permit) => Ok(self.held(bytes, permit)),
+            Err(_) => Err(Status::resource_exhausted(
+                "the server holds as many responses in memory as it may; try again later",
+            )),
+        }
+    }
+
+    fn moved(&self) {
+        if self.is_http1.load(Ordering::Relaxed) {
+            self.moved_ms.store(self.budget.now_ms(), Ordering::Relaxed);
+        }
+    }
+
+    fn held(self: &Arc<Self>, bytes: Bytes, permit: OwnedSemaphorePermit) -> Bytes {
+        if self.sending.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.taken_ms.store(self.budget.now_ms(), Ordering::Relaxed);
+        }
+        Bytes::from_owner(Sending { bytes, line: Arc::clone(self), _permit: permit })
+    }
+}
+
+/// A piece of a response, until the last of it is written to the socket.
+struct Sending {
+    bytes: Bytes,
+    line: Arc<Line>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Sending {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.line.sending.fetch_sub(1, Ordering::Relaxed);
+        self.line.taken_ms.store(self.line.budget.now_ms(), Ordering::Relaxed);
+    }
+}
+
+/// A call in progress.
+pub(crate) struct Call(Arc<Line>);
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.0.called_ms.store(self.0.budget.now_ms(), Ordering::Relaxed);
+        self.0.calls.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A body that lasts as long as its call.
+pub(crate) struct During<B> {
+    pub(crate) body: B,
+    pub(crate) _call: Call,
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for During<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+type Reserved = BoxFuture<'static, Result<OwnedSemaphorePermit, Status>>;
+
+/// A body of large pieces, made one at a time, each only when there is room for it.
+pub(crate) struct Metered<B> {
+    body: B,
+    line: Arc<Line>,
+    reserving: Option<Reserved>,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl<B> Metered<B> {
+    pub(crate) fn new(body: B, line: &Arc<Line>) -> Self {
+        Self { body, line: Arc::clone(line), reserving: None, permit: None }
+    }
+}
+
+impl<B> Body for Metered<B>
+where
+    B: Body<Data = Bytes, Error = Status> + Unpin,
+{
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = &mut *self;
+        if this.permit.is_none() {
+            let room = &this.line.budget.responses;
+            let count = u32::try_from(PIECE_BYTES).unwrap_or(u32::MAX);
+            let permit = match Arc::clone(room).try_acquire_many_owned(count) {
+                Ok(permit) => Ok(permit),
+                Err(_) => {
+                    let wait = || Box::pin(reserve(Arc::clone(room), PIECE_BYTES, "responses")) as Reserved;
+                    let done = ready!(this.reserving.get_or_insert_with(wait).as_mut().poll(context));
+                    this.reserving = None;
+                    done
+                }
+            };
+            match permit {
+                Ok(permit) => this.permit = Some(permit),
+                Err(status) => return Poll::Ready(Some(Err(status))),
+            }
+        }
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(context));
+        let Some(mut permit) = this.permit.take() else { return Poll::Ready(frame) };
+        Poll::Ready(frame.map(|frame| {
+            frame.map(|frame| match frame.into_data() {
+                Ok(data) if data.len() >= COUNTED_BYTES => {
+                    let taken = permit.split(data.len().min(PIECE_BYTES)).unwrap_or(permit);
+                    Frame::data(this.line.held(data, taken))
+                }
+                Ok(data) => Frame::data(data),
+                Err(other) => other,
+            })
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A socket that tells whether its client has said anything.
+pub(crate) struct Heard {
+    pub(crate) stream: TcpStream,
+    pub(crate) line: Arc<Line>,
+}
+
+impl AsyncRead for Heard {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if buffer.filled().len() > before {
+            self.line.moved();
+        }
+        if self.line.greeted.load(Ordering::Relaxed) < GREETING_BYTES {
+            let came = (buffer.filled().len() - before) as u64;
+            self.line.greeted.fetch_add(came, Ordering::Relaxed);
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Heard {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        if written.is_ready() {
+            self.line.moved();
+        }
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        if written.is_ready() {
+            self.line.moved();
+        }
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

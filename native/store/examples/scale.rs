@@ -1,0 +1,92 @@
+//! One measurement of a store for bench/store_scale.py: `fill ROOT COUNT` or `open ROOT COUNT`. It prints JSON and judges
+//! nothing.
+
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use buildnet_formats::{Digest, NativeError};
+use buildnet_store::{Options, Store};
+
+const BLOB_BYTES: usize = 512;
+const BATCH: u64 = 100;
+const ASKED: u64 = 200_000;
+
+fn content(number: u64) -> Vec<u8> {
+    number.to_le_bytes().repeat(BLOB_BYTES / 8)
+}
+
+/// A walk over all numbers below `count` that meets no neighbour next.
+fn scattered(step: u64, count: u64) -> u64 {
+    step.wrapping_mul(0x9e37_79b9_7f4a_7c15) % count
+}
+
+fn open(root: &Path) -> Result<Arc<Store>, NativeError> {
+    Ok(Arc::new(Store::open(root, Options { free_bytes_min: 0, ..Options::default() })?))
+}
+
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+fn fill(root: &Path, count: u64) -> Result<Vec<(&'static str, f64)>, NativeError> {
+    let store = open(root)?;
+    let mut inserted_s = 0.0;
+    for first in (0..count).step_by(BATCH as usize) {
+        let data: Vec<Vec<u8>> = (first..count.min(first + BATCH)).map(content).collect();
+        let batch: Vec<(Digest, &[u8])> = data.iter().map(|data| (Digest::of(data), data.as_slice())).collect();
+        let began = Instant::now();
+        for answer in store.put_many(&batch) {
+            answer?;
+        }
+        // Of the last tenth: what an insert costs in a store of this size.
+        if first >= count - count / 10 {
+            inserted_s += began.elapsed().as_secs_f64();
+        }
+    }
+    Ok(vec![("inserts_per_s", (count / 10) as f64 / inserted_s)])
+}
+
+fn measure(root: &Path, count: u64) -> Result<Vec<(&'static str, f64)>, NativeError> {
+    let before = resident_bytes();
+    let began = Instant::now();
+    let store = open(root)?;
+    let opened_s = began.elapsed().as_secs_f64();
+    let resident = resident_bytes();
+    let digests: Vec<Digest> = (0..ASKED).map(|step| Digest::of(&content(scattered(step, count)))).collect();
+    let began = Instant::now();
+    let mut missing = 0;
+    for asked in digests.chunks(1000) {
+        missing += store.find_missing(asked)?.len();
+    }
+    let asked_s = began.elapsed().as_secs_f64();
+    let reads = &digests[..20_000];
+    let began = Instant::now();
+    for digest in reads {
+        store.get_bytes(digest, 1 << 20)?;
+    }
+    Ok(vec![
+        ("opened_s", opened_s),
+        ("resident_bytes", resident as f64),
+        ("resident_before_bytes", before as f64),
+        ("missing", missing as f64),
+        ("lookups_per_s", ASKED as f64 / asked_s),
+        ("reads_per_s", reads.len() as f64 / began.elapsed().as_secs_f64()),
+    ])
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments: Vec<String> = std::env::args().collect();
+    let [_, what, root, count] = arguments.as_slice() else { return Err("fill|open ROOT COUNT".into()) };
+    let count = count.parse()?;
+    let facts = match what.as_str() {
+        "fill" => fill(Path::new(root), count)?,
+        _ => measure(Path::new(root), count)?,
+    };
+    let facts: Vec<String> = facts.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+    writeln!(std::io::stdout(), "{{{}}}", facts.join(","))?;
+    Ok(())
+}
