@@ -1,7 +1,8 @@
-//! The listener: connections, limits, dispatch by path, and an orderly end.
+//! The listener: connections, limits, who calls, dispatch by path, and an orderly end. No call is answered before its
+//! caller is known, but for health.
 
 use std::convert::Infallible;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,9 +16,11 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, watch};
+use tokio_rustls::server::TlsStream;
 use tonic::body::Body;
 use tonic::server::Grpc;
 use tonic::{Code, Status};
@@ -26,10 +29,13 @@ use crate::access::Caller;
 use crate::bridge::{Bridged, Event, Hub, Kind, Peer};
 use crate::bytestream::{self, on_disk};
 use crate::codec::{Raw, decode, frame};
+use crate::credentials::{Access, AccessOptions, refuse};
 use crate::execution::{EXECUTE, Execute};
 use crate::grpc::{Answer, Messages, respond};
 use crate::http::HttpCache;
 use crate::services::{self, Method, Services};
+use crate::tls::{Tls, TlsOptions, names_of};
+use crate::tokens::Refusal;
 use crate::uploads::Uploads;
 
 const CONNECTIONS_MAX: usize = 4096;
@@ -39,6 +45,10 @@ const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often files that may change are looked at.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+const HEALTH: &str = "/grpc.health.v1.Health/";
 
 /// How to listen.
 #[derive(Clone, Debug)]
@@ -49,11 +59,25 @@ pub struct DoorOptions {
     pub message_size_bytes_max: usize,
     /// Whether actions are executed here, or only cached.
     pub execution: bool,
+    /// Who is let in.
+    pub access: AccessOptions,
+    /// TLS, or plaintext.
+    pub tls: Option<TlsOptions>,
+    /// Whether to listen on a loopback port too, in plaintext and for tokens only: for the workers of this machine, who
+    /// have nothing to verify a certificate by.
+    pub local: bool,
 }
 
 impl Default for DoorOptions {
     fn default() -> Self {
-        Self { threads: 1, message_size_bytes_max: 16 << 20, execution: true }
+        Self {
+            threads: 1,
+            message_size_bytes_max: 16 << 20,
+            execution: true,
+            access: AccessOptions::open(),
+            tls: None,
+            local: false,
+        }
     }
 }
 
@@ -63,6 +87,16 @@ pub struct Door {
     threads: usize,
     runtime: Mutex<Option<Runtime>>,
     stop: watch::Sender<bool>,
+    local: bool,
+}
+
+/// Where a door listens.
+#[derive(Clone, Copy, Debug)]
+pub struct Listening {
+    /// For everybody.
+    pub address: SocketAddr,
+    /// For this machine's workers.
+    pub local: Option<SocketAddr>,
 }
 
 struct Inner {
@@ -70,11 +104,16 @@ struct Inner {
     services: Arc<Services>,
     http: HttpCache,
     message_size_bytes_max: usize,
+    access: Access,
+    tls: Option<Tls>,
 }
 
 impl Door {
     /// A door that does not listen yet.
-    pub fn new(store: Arc<Store>, hub: Arc<Hub>, options: &DoorOptions) -> Self {
+    ///
+    /// # Errors
+    /// `invalid_request` when a file of TLS or of revoked tokens cannot be used.
+    pub fn new(store: Arc<Store>, hub: Arc<Hub>, options: DoorOptions) -> Result<Self, NativeError> {
         let services =
             Services { store: Arc::clone(&store), uploads: Uploads::default(), execution: options.execution };
         let inner = Inner {
@@ -82,16 +121,24 @@ impl Door {
             services: Arc::new(services),
             http: HttpCache { store, started: Instant::now() },
             message_size_bytes_max: options.message_size_bytes_max,
+            access: Access::new(options.access)?,
+            tls: options.tls.map(Tls::new).transpose()?,
         };
         let (stop, _) = watch::channel(false);
-        Self { inner: Arc::new(inner), threads: options.threads.max(1), runtime: Mutex::new(None), stop }
+        Ok(Self {
+            inner: Arc::new(inner),
+            threads: options.threads.max(1),
+            runtime: Mutex::new(None),
+            stop,
+            local: options.local,
+        })
     }
 
-    /// Listen on `HOST:PORT`; port 0 picks a free one. Returns the address.
+    /// Listen on `HOST:PORT`; port 0 picks a free one.
     ///
     /// # Errors
     /// `port_in_use`, or `invalid_request` when the address cannot be listened on.
-    pub fn start(&self, listen: &str) -> Result<SocketAddr, NativeError> {
+    pub fn start(&self, listen: &str) -> Result<Listening, NativeError> {
         let refuse = |error: &std::io::Error| {
             let code = match error.kind() {
                 std::io::ErrorKind::AddrInUse => "port_in_use",
@@ -113,10 +160,24 @@ impl Door {
             .build()
             .map_err(|e| refuse(&e))?;
         let listener = runtime.block_on(TcpListener::bind(address)).map_err(|e| refuse(&e))?;
-        let local = listener.local_addr().map_err(|e| refuse(&e))?;
-        runtime.spawn(accept(Arc::clone(&self.inner), listener, self.stop.subscribe()));
+        let address = listener.local_addr().map_err(|e| refuse(&e))?;
+        let mut local = None;
+        if self.local {
+            local = Some(runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).map_err(|e| refuse(&e))?);
+        }
+        let listening = Listening {
+            address,
+            local: local.as_ref().map(TcpListener::local_addr).transpose().map_err(|e| refuse(&e))?,
+        };
+        runtime.spawn(accept(Arc::clone(&self.inner), listener, local, self.stop.subscribe()));
+        runtime.spawn(watch_files(Arc::clone(&self.inner)));
         *self.runtime.lock().unwrap_or_else(PoisonError::into_inner) = Some(runtime);
-        Ok(local)
+        Ok(listening)
+    }
+
+    /// Calls without good credentials, and calls whose caller lacked a right.
+    pub fn refusals(&self) -> (u64, u64) {
+        self.inner.access.refusals()
     }
 
     /// Accept no more, tell every connection to finish, and push [`Event::Drained`] when all have.
@@ -133,12 +194,14 @@ impl Door {
     }
 }
 
-async fn accept(inner: Arc<Inner>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
+async fn accept(inner: Arc<Inner>, listener: TcpListener, local: Option<TcpListener>, mut stop: watch::Receiver<bool>) {
     let graceful = GracefulShutdown::new();
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let stopping = stop.clone();
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let (accepted, strict) = tokio::select! {
+            accepted = listener.accept() => (accepted, false),
+            accepted = accept_of(local.as_ref()) => (accepted, true),
             // The sender lives in the door; an error means that it is gone.
             _ = stop.wait_for(|stopped| *stopped) => break,
         };
@@ -148,26 +211,95 @@ async fn accept(inner: Arc<Inner>, listener: TcpListener, mut stop: watch::Recei
             continue;
         };
         let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
-        let connection = connection(&inner, stream, peer);
-        let connection = graceful.watch(connection);
+        // Without it small replies wait; a socket that refuses the option still works.
+        let _ = stream.set_nodelay(true);
+        let origin = Origin { peer: Peer(peer.to_string()), certified: None, strict };
+        let (inner, watcher, stopping) = (Arc::clone(&inner), graceful.watcher(), stopping.clone());
         tokio::spawn(async move {
             let _permit = permit;
             // How a connection ended is its peer's affair.
-            let _ = connection.await;
+            match inner.tls.as_ref().filter(|_| !strict) {
+                None => drop(watcher.watch(connection(&inner, stream, origin)).await),
+                Some(tls) => {
+                    let Some((stream, origin)) = shake_hands(&inner, tls, stream, origin, stopping).await else {
+                        return;
+                    };
+                    drop(watcher.watch(connection(&inner, stream, origin)).await);
+                }
+            }
         });
     }
-    drop(listener);
+    drop((listener, local));
     graceful.shutdown().await;
     inner.hub.push(Event::Drained);
 }
 
-fn connection(
-    inner: &Arc<Inner>,
+async fn accept_of(listener: Option<&TcpListener>) -> std::io::Result<(TcpStream, SocketAddr)> {
+    match listener {
+        Some(listener) => listener.accept().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Where a connection comes from, and whom its certificate makes of its peer.
+#[derive(Clone)]
+struct Origin {
+    peer: Peer,
+    certified: Option<Caller>,
+    /// Nobody is let in without credentials.
+    strict: bool,
+}
+
+/// The stream within TLS; none when the peer does not manage it in time, or the door is closing.
+async fn shake_hands(
+    inner: &Inner,
+    tls: &Tls,
     stream: TcpStream,
-    peer: SocketAddr,
+    mut origin: Origin,
+    mut stop: watch::Receiver<bool>,
+) -> Option<(TlsStream<TcpStream>, Origin)> {
+    let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.acceptor().accept(stream));
+    let stream = tokio::select! {
+        done = handshake => done.ok()?.ok()?,
+        _ = stop.wait_for(|stopped| *stopped) => return None,
+    };
+    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    if let Some((names, expires_unix_s)) = certificate.and_then(names_of) {
+        origin.certified = inner.access.by_certificate(&names, expires_unix_s);
+    }
+    Some((stream, origin))
+}
+
+/// Take up files that changed: the certificate, its authority, revoked tokens.
+async fn watch_files(inner: Arc<Inner>) {
+    loop {
+        tokio::time::sleep(WATCH_INTERVAL).await;
+        let inner = Arc::clone(&inner);
+        let looked = tokio::task::spawn_blocking(move || {
+            let tls = inner.tls.as_ref().map_or(Ok(false), Tls::refresh);
+            match tls {
+                Ok(true) => inner.hub.push(Event::Said("the certificate was read again and is in force".to_owned())),
+                Ok(false) => {}
+                Err(error) => {
+                    inner.hub.push(Event::Said(format!("{}; the one before stays in force", error.message)));
+                }
+            }
+            if let Err(error) = inner.access.refresh() {
+                inner.hub.push(Event::Said(format!("{}; the list before stays in force", error.message)));
+            }
+        });
+        if looked.await.is_err() {
+            // Only at the end of the runtime.
+            return;
+        }
+    }
+}
+
+fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    inner: &Arc<Inner>,
+    stream: S,
+    origin: Origin,
 ) -> impl hyper_util::server::graceful::GracefulConnection<Error: Send> + Send + 'static {
-    // Without it small replies wait; a socket that refuses the option still works.
-    let _ = stream.set_nodelay(true);
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     builder
@@ -179,23 +311,31 @@ fn connection(
         .keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE);
     let inner = Arc::clone(inner);
-    let peer = Peer(peer.to_string());
     let service = service_fn(move |mut request: Request<Incoming>| {
         let inner = Arc::clone(&inner);
-        request.extensions_mut().insert(peer.clone());
-        async move { Ok::<_, Infallible>(inner.answer(request).await) }
+        request.extensions_mut().insert(origin.peer.clone());
+        let caller = inner.caller(&request, &origin);
+        async move { Ok::<_, Infallible>(inner.answer(caller, request).await) }
     });
     builder.serve_connection(TokioIo::new(stream), service).into_owned()
 }
 
 impl Inner {
-    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
-        let caller = Caller::default();
-        let kind = request.headers().get(header::CONTENT_TYPE);
-        if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
-            return self.grpc(caller, request).await;
+    fn caller(&self, request: &Request<Incoming>, origin: &Origin) -> Result<Caller, Refusal> {
+        if request.uri().path().starts_with(HEALTH) {
+            return Ok(self.access.nobody());
         }
-        self.http.answer(&caller, request).await
+        self.access.caller(request.headers(), origin.certified.as_ref(), origin.strict)
+    }
+
+    async fn answer(self: Arc<Self>, caller: Result<Caller, Refusal>, request: Request<Incoming>) -> Response<Body> {
+        let kind = request.headers().get(header::CONTENT_TYPE);
+        let grpc = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+        match caller {
+            Err(refusal) => refuse(refusal, grpc),
+            Ok(caller) if grpc => self.grpc(caller, request).await,
+            Ok(caller) => self.http.answer(&caller, request).await,
+        }
     }
 
     async fn grpc(&self, caller: Caller, request: Request<Incoming>) -> Response<Body> {
@@ -238,11 +378,15 @@ impl Inner {
     }
 
     /// What Python answers.
-    async fn beyond(&self, caller: Caller, request: Request<Incoming>) -> Response<Body> {
+    async fn beyond(&self, caller: Caller, mut request: Request<Incoming>) -> Response<Body> {
         let path = request.uri().path().to_owned();
         let Some((kind, method)) = self.hub.method(&path) else {
             return Status::unimplemented(format!("{} is not offered here", path.trim_start_matches('/'))).into_http();
         };
+        if let Err(status) = caller.check_call(&path) {
+            return status.into_http();
+        }
+        request.extensions_mut().insert(caller.clone());
         let request = request.map(Body::new);
         let mut grpc =
             Grpc::new(Raw).max_decoding_message_size(self.message_size_bytes_max).max_encoding_message_size(usize::MAX);

@@ -83,8 +83,8 @@ impl Services {
     pub(crate) fn answer(&self, caller: &Caller, method: Method, body: Bytes) -> Result<Bytes, Status> {
         match method {
             Method::GetCapabilities => {
-                decode::<re::GetCapabilitiesRequest>(body)?;
-                Ok(encode(&self.capabilities()))
+                let request: re::GetCapabilitiesRequest = decode(body)?;
+                Ok(encode(&self.capabilities(caller, &request.instance_name)))
             }
             Method::FindMissingBlobs => self.find_missing(caller, &body),
             Method::BatchUpdateBlobs => self.batch_update(caller, decode(body)?),
@@ -105,7 +105,10 @@ impl Services {
         }
     }
 
-    fn capabilities(&self) -> re::ServerCapabilities {
+    fn capabilities(&self, caller: &Caller, instance: &str) -> re::ServerCapabilities {
+        // By caller: Bazel takes a refused update for a failed build, and leaves out what is not offered.
+        let update_enabled = caller.may(Right::WriteActionCache, instance);
+        let execution = self.execution && caller.may(Right::Execute, instance);
         let zstd = vec![re::compressor::Value::Zstd as i32];
         let version = |minor| Some(SemVer { major: 2, minor, ..Default::default() });
         let all = re::PriorityCapabilities {
@@ -117,7 +120,7 @@ impl Services {
         re::ServerCapabilities {
             cache_capabilities: Some(re::CacheCapabilities {
                 digest_functions: Function::ALL.into_iter().map(Function::number).collect(),
-                action_cache_update_capabilities: Some(re::ActionCacheUpdateCapabilities { update_enabled: true }),
+                action_cache_update_capabilities: Some(re::ActionCacheUpdateCapabilities { update_enabled }),
                 max_batch_total_size_bytes: BATCH_BYTES_MAX as i64,
                 max_cas_blob_size_bytes: self.store.blob_size_bytes_max().cast_signed(),
                 symlink_absolute_path_strategy: re::symlink_absolute_path_strategy::Value::Disallowed as i32,
@@ -131,7 +134,7 @@ impl Services {
                 }),
                 ..Default::default()
             }),
-            execution_capabilities: self.execution.then(|| re::ExecutionCapabilities {
+            execution_capabilities: execution.then(|| re::ExecutionCapabilities {
                 digest_function: Function::Sha256.number(),
                 digest_functions: vec![Function::Sha256.number()],
                 exec_enabled: true,
@@ -147,7 +150,7 @@ impl Services {
 
     fn find_missing(&self, caller: &Caller, body: &Bytes) -> Result<Bytes, Status> {
         let request = FindMissing::decode(body)?;
-        caller.check(Right::Read, &request.instance)?;
+        caller.check(Right::Find, &request.instance)?;
         let missing = self.store.find_missing(&request.digests).map_err(|e| status_of(&e))?;
         Ok(encode(&re::FindMissingBlobsResponse {
             missing_blob_digests: missing.iter().map(Digest::to_message).collect(),

@@ -53,7 +53,11 @@ impl HttpCache {
             _ => Right::Read,
         };
         if let Err(status) = caller.check(right, &instance) {
-            return refusal(StatusCode::FORBIDDEN, status.message());
+            let code = match status.code() {
+                tonic::Code::InvalidArgument => StatusCode::BAD_REQUEST,
+                _ => StatusCode::FORBIDDEN,
+            };
+            return refusal(code, status.message());
         }
         let done = match (&method, kind) {
             (&Method::GET | &Method::HEAD, Kind::Cas) => self.read_blob(&hash, method == Method::HEAD),
