@@ -89,6 +89,12 @@ impl Rights {
         Self(rights.fold(0, |all, one| all | one))
     }
 
+    /// What is left of them in a trust namespace. A worker's results are published for everybody, and who changes the
+    /// server could do the same.
+    pub(crate) fn apart(self, namespace: Option<&str>) -> Self {
+        if namespace.is_some() { Self(self.0 & !(16 | 32)) } else { self }
+    }
+
     fn has(self, right: Right) -> bool {
         self.0 & right.bits() != 0
     }
@@ -254,18 +260,27 @@ enum Need {
 }
 
 fn need_of(path: &str) -> Need {
-    const SERVICES: [(&str, Need); 9] = [
-        ("/build.bazel.remote.execution.v2.Execution/", Need::Somewhere(Right::Execute)),
-        ("/google.longrunning.Operations/", Need::Somewhere(Right::Execute)),
-        ("/buildnet.v1.ActionService/CancelAction", Need::Somewhere(Right::Execute)),
-        ("/buildnet.v1.ActionService/", Need::Somewhere(Right::Read)),
-        ("/buildnet.v1.LedgerService/", Need::Everywhere(Right::Read)),
-        ("/buildnet.v1.FleetService/Join", Need::Everywhere(Right::Work)),
-        ("/buildnet.v1.FleetService/ListNodes", Need::Somewhere(Right::Read)),
-        ("/grpc.reflection.v1.ServerReflection/", Need::Nothing),
-        ("/grpc.reflection.v1alpha.ServerReflection/", Need::Nothing),
+    use Need::{Everywhere, Nothing, Somewhere};
+    // The first that the path begins with.
+    const CALLS: [(&str, Need); 16] = [
+        ("/build.bazel.remote.execution.v2.Execution/", Somewhere(Right::Execute)),
+        ("/google.longrunning.Operations/", Somewhere(Right::Execute)),
+        ("/buildnet.v1.ActionService/SubmitAction", Somewhere(Right::Execute)),
+        ("/buildnet.v1.ActionService/CancelAction", Somewhere(Right::Execute)),
+        ("/buildnet.v1.ActionService/", Somewhere(Right::Read)),
+        ("/buildnet.v1.JobService/SubmitJob", Somewhere(Right::Execute)),
+        ("/buildnet.v1.JobService/CancelJob", Somewhere(Right::Execute)),
+        ("/buildnet.v1.JobService/", Somewhere(Right::Read)),
+        ("/buildnet.v1.LedgerService/Append", Everywhere(Right::Administer)),
+        ("/buildnet.v1.LedgerService/", Everywhere(Right::Read)),
+        ("/buildnet.v1.FleetService/Join", Everywhere(Right::Work)),
+        ("/buildnet.v1.FleetService/ListNodes", Somewhere(Right::Read)),
+        ("/buildnet.v1.FleetService/WatchNodes", Somewhere(Right::Read)),
+        ("/buildnet.v1.ResourceService/", Somewhere(Right::Read)),
+        ("/grpc.reflection.v1.ServerReflection/", Nothing),
+        ("/grpc.reflection.v1alpha.ServerReflection/", Nothing),
     ];
-    let found = SERVICES.into_iter().find(|(prefix, _)| path.starts_with(prefix));
+    let found = CALLS.into_iter().find(|(prefix, _)| path.starts_with(prefix));
     // What nobody thought about is for those who may do everything.
     found.map_or(Need::Everywhere(Right::Administer), |(_, need)| need)
 }
@@ -277,7 +292,7 @@ mod tests {
 
     fn granted(scopes: &[&str], instances: Option<&[&str]>, namespace: Option<&str>) -> Caller {
         Caller(Arc::new(Grant {
-            rights: Rights::of(scopes.iter().copied()),
+            rights: Rights::of(scopes.iter().copied()).apart(namespace),
             instances: instances.map(|all| all.iter().map(|&i| i.to_owned()).collect()),
             namespace: namespace.map(str::to_owned),
             subject: "ci".to_owned(),
@@ -310,6 +325,15 @@ mod tests {
     }
 
     #[test]
+    fn in_a_namespace_nobody_joins_as_a_worker() {
+        let caller = granted(&["admin", "worker"], None, Some("pr"));
+        for right in [Right::Work, Right::Administer] {
+            assert!(!caller.may(right, ""), "{right:?}");
+        }
+        assert!(caller.may(Right::Execute, "") && caller.may(Right::WriteActionCache, ""));
+    }
+
+    #[test]
     fn instances_are_granted_by_segments() {
         let caller = granted(&["read"], Some(&["team", ""]), None);
         for (instance, allowed) in
@@ -329,7 +353,10 @@ mod tests {
             "/build.bazel.remote.execution.v2.Execution/Execute",
             "/buildnet.v1.LedgerService/Tail",
             "/buildnet.v1.FleetService/Join",
-            "/buildnet.v1.JobService/Submit",
+            "/buildnet.v1.JobService/SubmitJob",
+            "/buildnet.v1.LedgerService/Append",
+            "/buildnet.v1.FleetService/DrainNode",
+            "/buildnet.v1.TransportService/Open",
         ] {
             assert_eq!(reader.check_call(path).unwrap_err().code(), Code::PermissionDenied, "{path}");
         }

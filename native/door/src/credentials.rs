@@ -169,7 +169,7 @@ impl Access {
             }
         };
         let caller = Caller(Arc::new(Grant {
-            rights: Rights::of(token.scope.split(' ')),
+            rights: Rights::of(token.scope.split(' ')).apart(token.namespace.as_deref()),
             instances: token.instances,
             namespace: token.namespace,
             subject: if token.subject.is_empty() { token.id.clone() } else { token.subject },
@@ -193,7 +193,7 @@ impl Access {
     pub(crate) fn by_certificate(&self, names: &[String], expires_unix_s: u64) -> Option<Caller> {
         let rule = self.certificates.iter().find(|rule| rule.name.is_empty() || names.contains(&rule.name))?;
         Some(Caller(Arc::new(Grant {
-            rights: Rights::of(rule.scopes.iter().map(String::as_str)),
+            rights: Rights::of(rule.scopes.iter().map(String::as_str)).apart(rule.namespace.as_deref()),
             instances: rule.instances.clone(),
             namespace: rule.namespace.clone(),
             subject: names.first().cloned().unwrap_or_default(),

@@ -32,10 +32,9 @@ use crate::codec::{Raw, decode, frame};
 use crate::credentials::{Access, AccessOptions, refuse};
 use crate::execution::{EXECUTE, Execute};
 use crate::grpc::{Answer, Messages, respond};
-use crate::http::HttpCache;
+use crate::http::{HttpCache, discard};
 use crate::services::{self, Method, Services};
 use crate::tls::{Tls, TlsOptions, names_of};
-use crate::tokens::Refusal;
 use crate::uploads::Uploads;
 
 const CONNECTIONS_MAX: usize = 4096;
@@ -314,25 +313,26 @@ fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let service = service_fn(move |mut request: Request<Incoming>| {
         let inner = Arc::clone(&inner);
         request.extensions_mut().insert(origin.peer.clone());
-        let caller = inner.caller(&request, &origin);
-        async move { Ok::<_, Infallible>(inner.answer(caller, request).await) }
+        let origin = origin.clone();
+        async move { Ok::<_, Infallible>(inner.answer(&origin, request).await) }
     });
     builder.serve_connection(TokioIo::new(stream), service).into_owned()
 }
 
 impl Inner {
-    fn caller(&self, request: &Request<Incoming>, origin: &Origin) -> Result<Caller, Refusal> {
-        if request.uri().path().starts_with(HEALTH) {
-            return Ok(self.access.nobody());
-        }
-        self.access.caller(request.headers(), origin.certified.as_ref(), origin.strict)
-    }
-
-    async fn answer(self: Arc<Self>, caller: Result<Caller, Refusal>, request: Request<Incoming>) -> Response<Body> {
+    async fn answer(self: Arc<Self>, origin: &Origin, request: Request<Incoming>) -> Response<Body> {
         let kind = request.headers().get(header::CONTENT_TYPE);
         let grpc = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-        match caller {
-            Err(refusal) => refuse(refusal, grpc),
+        if grpc && request.uri().path().starts_with(HEALTH) {
+            // Whoever balances load has no token.
+            return self.grpc(self.access.nobody(), request).await;
+        }
+        match self.access.caller(request.headers(), origin.certified.as_ref(), origin.strict) {
+            Err(refusal) if grpc => refuse(refusal, true),
+            Err(refusal) => {
+                discard(request).await;
+                refuse(refusal, false)
+            }
             Ok(caller) if grpc => self.grpc(caller, request).await,
             Ok(caller) => self.http.answer(&caller, request).await,
         }

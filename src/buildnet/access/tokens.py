@@ -63,6 +63,12 @@ def check_grant(scopes: Iterable[str], instances: tuple[str, ...] | None, namesp
         for instance in instances:
             _check_name(instance, _NAME_BYTES_MAX, f"{where}the instance", "instance")
     if namespace:
+        if any(scope in ("worker", "admin") for scope in scopes):
+            raise InvalidRequest(
+                f"{where}a worker's results are published for everybody; leave out either the namespace or the scopes "
+                "worker and admin",
+                field="namespace",
+            )
         _check_name(namespace, _NAMESPACE_BYTES_MAX, f"{where}the namespace", "namespace")
 
 

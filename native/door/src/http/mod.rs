@@ -4,7 +4,7 @@
 //! while it is complete. The name has no size, so these entries are apart from those written over gRPC.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use buildnet_formats::{Digest, Function, NativeError};
 use buildnet_store::Store;
@@ -21,6 +21,8 @@ use crate::status::http_status_of;
 
 const ENTRY_BYTES_MAX: usize = 64 << 20;
 const CHUNK_BYTES: usize = 512 << 10;
+const DISCARDED_BYTES_MAX: usize = 64 << 20;
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the HTTP side stands on.
 pub(crate) struct HttpCache {
@@ -57,7 +59,9 @@ impl HttpCache {
                 tonic::Code::InvalidArgument => StatusCode::BAD_REQUEST,
                 _ => StatusCode::FORBIDDEN,
             };
-            return refusal(code, status.message());
+            let response = refusal(code, status.message());
+            discard(request).await;
+            return response;
         }
         let done = match (&method, kind) {
             (&Method::GET | &Method::HEAD, Kind::Cas) => self.read_blob(&hash, method == Method::HEAD),
@@ -169,6 +173,24 @@ impl HttpCache {
         self.store.put_entry_by_hash(namespace, &hash, &data)?;
         Ok(respond(StatusCode::OK, "text/plain", Bytes::new()))
     }
+}
+
+/// Read what a refused upload still sends: a client of HTTP/1.1 sends before it listens, and would take the closed
+/// connection for a broken one (RFC 9112 section 9.6). One that waits for `100 Continue` sends nothing.
+pub(crate) async fn discard(request: Request<Incoming>) {
+    if request.version() > http::Version::HTTP_11 || request.headers().contains_key(header::EXPECT) {
+        return;
+    }
+    let reading = async {
+        let (mut body, mut left) = (BodyStream::new(request.into_body()), DISCARDED_BYTES_MAX);
+        while let Some(Ok(frame)) = body.next().await {
+            let size = frame.data_ref().map_or(0, Bytes::len);
+            let Some(rest) = left.checked_sub(size) else { return };
+            left = rest;
+        }
+    };
+    // Past either limit the connection is closed, as it would have been at once.
+    let _ = tokio::time::timeout(DISCARD_TIMEOUT, reading).await;
 }
 
 fn check_size(size: usize) -> Result<(), NativeError> {
