@@ -25,6 +25,7 @@ use crate::watch::Stamp;
 /// Verified tokens that are remembered; past it all are forgotten and verified anew.
 const KNOWN_MAX: usize = 4096;
 const REFUSED_MAX: usize = 4096;
+const TAIL_BYTES: usize = 32;
 /// A clock that is behind another's does not refuse a fresh token.
 const CLOCK_SKEW_S: u64 = 30;
 const REVOKED_BYTES_MAX: u64 = 16 << 20;
@@ -73,8 +74,9 @@ pub(crate) struct Access {
     revoked_file: Option<PathBuf>,
     revoked_stamp: Mutex<Stamp>,
     revoked: RwLock<HashSet<String>>,
-    /// By the whole header, so that a known one is not even taken apart.
-    known: RwLock<HashMap<Box<[u8]>, Caller>>,
+    /// Whole headers, so that a known one is not even taken apart, by a hash of their ends: a signature is as good as
+    /// random, and hashing all of a token would cost more than all the rest.
+    known: RwLock<HashMap<u64, (Box<[u8]>, Caller)>>,
     /// Hashes, under a key of our own, of headers whose signature was not good: they cost no second verification.
     refused: Mutex<HashSet<u64>>,
     hasher: RandomState,
@@ -148,7 +150,10 @@ impl Access {
     }
 
     fn by_token(&self, value: &[u8]) -> Result<Caller, Refusal> {
-        if let Some(caller) = self.known.read().get(value) {
+        let end = self.hasher.hash_one(&value[value.len().saturating_sub(TAIL_BYTES)..]);
+        if let Some((header, caller)) = self.known.read().get(&end)
+            && header.as_ref() == value
+        {
             return Ok(caller.clone());
         }
         let hash = self.hasher.hash_one(value);
@@ -185,7 +190,7 @@ impl Access {
         if known.len() >= KNOWN_MAX {
             known.clear();
         }
-        known.insert(value.into(), caller.clone());
+        known.insert(end, (value.into(), caller.clone()));
         Ok(caller)
     }
 

@@ -26,5 +26,5 @@ mod wire;
 
 pub use bridge::{Event, Hub, Kind, MESSAGE_COST_BYTES, MetadataValue, Op, WINDOW_BYTES};
 pub use credentials::{AccessOptions, CertificateRule};
-pub use server::{Door, DoorOptions, Listening};
+pub use server::{Door, DoorOptions};
 pub use tls::TlsOptions;

@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use buildnet_formats::{FieldValue, NativeError};
@@ -87,15 +87,7 @@ pub struct Door {
     runtime: Mutex<Option<Runtime>>,
     stop: watch::Sender<bool>,
     local: bool,
-}
-
-/// Where a door listens.
-#[derive(Clone, Copy, Debug)]
-pub struct Listening {
-    /// For everybody.
-    pub address: SocketAddr,
-    /// For this machine's workers.
-    pub local: Option<SocketAddr>,
+    local_address: OnceLock<SocketAddr>,
 }
 
 struct Inner {
@@ -130,14 +122,15 @@ impl Door {
             runtime: Mutex::new(None),
             stop,
             local: options.local,
+            local_address: OnceLock::new(),
         })
     }
 
-    /// Listen on `HOST:PORT`; port 0 picks a free one.
+    /// Listen on `HOST:PORT`; port 0 picks a free one. Returns the address.
     ///
     /// # Errors
     /// `port_in_use`, or `invalid_request` when the address cannot be listened on.
-    pub fn start(&self, listen: &str) -> Result<Listening, NativeError> {
+    pub fn start(&self, listen: &str) -> Result<SocketAddr, NativeError> {
         let refuse = |error: &std::io::Error| {
             let code = match error.kind() {
                 std::io::ErrorKind::AddrInUse => "port_in_use",
@@ -162,16 +155,20 @@ impl Door {
         let address = listener.local_addr().map_err(|e| refuse(&e))?;
         let mut local = None;
         if self.local {
-            local = Some(runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).map_err(|e| refuse(&e))?);
+            let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).map_err(|e| refuse(&e))?;
+            // A door starts once.
+            let _ = self.local_address.set(listener.local_addr().map_err(|e| refuse(&e))?);
+            local = Some(listener);
         }
-        let listening = Listening {
-            address,
-            local: local.as_ref().map(TcpListener::local_addr).transpose().map_err(|e| refuse(&e))?,
-        };
         runtime.spawn(accept(Arc::clone(&self.inner), listener, local, self.stop.subscribe()));
         runtime.spawn(watch_files(Arc::clone(&self.inner)));
         *self.runtime.lock().unwrap_or_else(PoisonError::into_inner) = Some(runtime);
-        Ok(listening)
+        Ok(address)
+    }
+
+    /// Where the workers of this machine dial, once the door listens there.
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        self.local_address.get().copied()
     }
 
     /// Calls without good credentials, and calls whose caller lacked a right.

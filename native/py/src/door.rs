@@ -128,9 +128,13 @@ impl PyDoor {
         self.hub.fd()
     }
 
-    fn start(&self, py: Python<'_>, listen: &str) -> PyResult<(String, Option<String>)> {
-        let listening = py.detach(|| self.door.start(listen)).map_err(raise)?;
-        Ok((listening.address.to_string(), listening.local.map(|address| address.to_string())))
+    fn start(&self, py: Python<'_>, listen: &str) -> PyResult<String> {
+        py.detach(|| self.door.start(listen)).map(|address| address.to_string()).map_err(raise)
+    }
+
+    #[getter]
+    fn local_address(&self) -> Option<String> {
+        self.door.local_address().map(|address| address.to_string())
     }
 
     fn drain<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {

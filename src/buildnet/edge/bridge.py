@@ -167,7 +167,8 @@ class Bridge:
         """
         self._loop = asyncio.get_running_loop()
         with translated():
-            address, self.local_address = await asyncio.to_thread(self._door.start, listen)
+            address = await asyncio.to_thread(self._door.start, listen)
+        self.local_address = self._door.local_address
         self._loop.add_reader(self._door.fd, self._on_wake)
         return address
 
