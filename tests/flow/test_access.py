@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -16,7 +18,7 @@ import pytest
 from buildnet._native import Link
 from buildnet.access import keys, tokens
 from buildnet.client import Client, Credentials
-from buildnet.errors import Forbidden, Unauthenticated
+from buildnet.errors import Cancelled, Forbidden, Unauthenticated
 from buildnet.model.digest import Digest
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.google.bytestream import bytestream_pb2 as bs
@@ -284,6 +286,54 @@ async def test_what_an_untrusted_caller_has_executed_is_not_cached_for_others(gu
         assert (await trusted.run(argv)).cached
         shown = {info.instance for info in await trusted.actions()}
         assert shown <= {"team", ""}
+
+
+async def test_a_caller_in_a_namespace_stops_only_its_own(guarded: Guarded) -> None:
+    def client(**more: object) -> Client:
+        token = guarded.token("read", "cas-only", "execute", **more)
+        return Client(guarded.role.url, credentials=Credentials(token=lambda: token))
+
+    async with client(namespace="pr") as pr, client() as trusted:
+        running = asyncio.ensure_future(trusted.run(["/bin/sleep", "60"], do_not_cache=True))
+        while not (found := [info for info in await pr.actions() if info.state == "executing"]):
+            await asyncio.sleep(0.02)
+        with pytest.raises(Forbidden, match="may stop only what was begun there"):
+            await pr.cancel(found[0].id)
+        await trusted.cancel(found[0].id)
+        with pytest.raises(Cancelled):
+            await running
+
+
+@contextmanager
+def told_by_stdin(url: str, state: Path) -> Iterator[Callable[[str], None]]:
+    """A worker that is given its tokens as the local one is."""
+    arguments = ["join", url, "--state", str(state), "--slots", "1", "--token-from-stdin", "--until-stdin-closes"]
+    with subprocess.Popen([*COMMAND, *arguments, "--quiet"], stdin=subprocess.PIPE, text=True) as worker:
+        assert worker.stdin is not None
+
+        def tell(token: str) -> None:
+            assert worker.stdin is not None
+            worker.stdin.write(f"{token}\n")
+            worker.stdin.flush()
+
+        yield tell
+        worker.stdin.close()
+        assert worker.wait(20) is not None
+
+
+async def test_a_worker_outlives_the_token_that_it_joined_with(house: House) -> None:
+    server = Guarded(house.up("--no-worker", "--anonymous", "none"))
+    first, token = server.token("worker", expires_s=8), server.token("read", "cas-only", "execute")
+    async with Client(server.role.url, credentials=Credentials(token=lambda: token)) as client:
+        with told_by_stdin(server.role.url, house.directory / "renewed") as tell:
+            tell(first)
+            while not await client.nodes():
+                await asyncio.sleep(0.05)
+            tell(server.token("worker"))
+            while server.caller(first).code(CAS + "FindMissingBlobs") is Code.OK:
+                await asyncio.sleep(0.2)
+            # It takes its input and leaves its output by the link, whose first token has ended.
+            assert (await client.run(["/bin/cat", "in"], inputs={"in": fresh()})).exit_code == 0
 
 
 async def test_what_belongs_to_other_instances_is_not_seen(guarded: Guarded) -> None:

@@ -296,7 +296,7 @@ struct Facts {
 
 impl Facts {
     fn of<T>(request: &Request<T>) -> Self {
-        let peer = request.extensions().get::<Peer>().map(|peer| peer.0.clone()).unwrap_or_default();
+        let peer = request.extensions().get::<Peer>().map(|peer| peer.0.to_string()).unwrap_or_default();
         let mut metadata = metadata_of(request.metadata());
         metadata.extend(request.extensions().get::<Caller>().map(Caller::facts).unwrap_or_default());
         Self { metadata, timeout: timeout_of(request.metadata()), peer }
@@ -310,7 +310,7 @@ impl Facts {
 
 /// The caller's address, put into a request's extensions by the listener.
 #[derive(Clone)]
-pub(crate) struct Peer(pub(crate) String);
+pub(crate) struct Peer(pub(crate) Arc<str>);
 
 fn metadata_of(map: &MetadataMap) -> Vec<(String, MetadataValue)> {
     let mut pairs = Vec::new();

@@ -209,7 +209,7 @@ async fn accept(inner: Arc<Inner>, listener: TcpListener, local: Option<TcpListe
         let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
         // Without it small replies wait; a socket that refuses the option still works.
         let _ = stream.set_nodelay(true);
-        let origin = Origin { peer: Peer(peer.to_string()), certified: None, strict };
+        let origin = Origin { peer: Peer(peer.to_string().into()), certified: None, strict };
         let (inner, watcher, stopping) = (Arc::clone(&inner), graceful.watcher(), stopping.clone());
         tokio::spawn(async move {
             let _permit = permit;
@@ -238,7 +238,6 @@ async fn accept_of(listener: Option<&TcpListener>) -> std::io::Result<(TcpStream
 }
 
 /// Where a connection comes from, and whom its certificate makes of its peer.
-#[derive(Clone)]
 struct Origin {
     peer: Peer,
     certified: Option<Caller>,
@@ -306,11 +305,10 @@ fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE);
-    let inner = Arc::clone(inner);
+    let (inner, origin) = (Arc::clone(inner), Arc::new(origin));
     let service = service_fn(move |mut request: Request<Incoming>| {
-        let inner = Arc::clone(&inner);
+        let (inner, origin) = (Arc::clone(&inner), Arc::clone(&origin));
         request.extensions_mut().insert(origin.peer.clone());
-        let origin = origin.clone();
         async move { Ok::<_, Infallible>(inner.answer(&origin, request).await) }
     });
     builder.serve_connection(TokioIo::new(stream), service).into_owned()

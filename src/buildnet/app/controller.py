@@ -38,6 +38,8 @@ from buildnet.wire.native import translated
 _GRACE_S: Final = 5.0
 # A worker that was stopped for longer comes back with a new token; one that leaked is soon worth nothing.
 _WORKER_TOKEN_S: Final = 3600
+# Often, because a machine that slept wakes with an old token and a clock that has not counted.
+_WORKER_TOKEN_RENEWED_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ async def run_controller(config: ControllerConfig, announce: Callable[[Ready], N
                     config.slots,
                     stop,
                     token=lambda: _worker_token(config, clock),
-                    renew_s=_WORKER_TOKEN_S / 2,
+                    renew_s=_WORKER_TOKEN_RENEWED_S,
                     monotonic_s=clock.monotonic_s,
                 )
                 tasks.create_task(worker)

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 
 from buildnet.edge.bridge import Call, Method
+from buildnet.edge.execution import check_may_stop
 from buildnet.edge.logs import LogBook
 from buildnet.errors import NotFound
 from buildnet.model.caller import Caller, public_instance
@@ -94,7 +95,9 @@ class ActionService:
 
     def cancel_action(self, request: action_pb2.CancelActionRequest, call: Call) -> action_pb2.CancelActionResponse:
         """Stop one operation."""
-        self._scheduler.cancel(self._find(request.id, call.caller).id)
+        operation = self._find(request.id, call.caller)
+        check_may_stop(call.caller, operation)
+        self._scheduler.cancel(operation.id)
         return action_pb2.CancelActionResponse()
 
     async def stream_logs(

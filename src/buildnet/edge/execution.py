@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 
 from buildnet.edge.bridge import Call, Method
 from buildnet.edge.status import status_of
-from buildnet.errors import InvalidRequest, NotFound, Unimplemented
+from buildnet.errors import Forbidden, InvalidRequest, NotFound, Unimplemented
 from buildnet.model.action import Outcome, Wanted
 from buildnet.model.caller import Caller, public_instance
 from buildnet.ports import Progress
@@ -108,7 +108,9 @@ class ExecutionService:
 
     def cancel(self, request: operations_pb2.CancelOperationRequest, call: Call) -> empty_pb2.Empty:
         """Ask an operation to stop; its followers are told CANCELLED."""
-        self._scheduler.cancel(self._find(request.name, call.caller).id)
+        operation = self._find(request.name, call.caller)
+        check_may_stop(call.caller, operation)
+        self._scheduler.cancel(operation.id)
         return empty_pb2.Empty()
 
     def _find(self, name: str, caller: Caller) -> Operation:
@@ -128,6 +130,18 @@ class ExecutionService:
     def _message(self, operation: Operation) -> operations_pb2.Operation:
         name = _name(operation.wanted.key.instance, operation.id)
         return operation_of(name, operation.wanted.key.digest, operation.progress, _status)
+
+
+def check_may_stop(caller: Caller, operation: Operation) -> None:
+    """Refuse to end what others wait for.
+
+    Raises:
+        Forbidden: the caller is in a namespace, and the operation is not of it.
+    """
+    if not caller.may_stop(operation.wanted.key.instance):
+        raise Forbidden(
+            f"{caller.subject!r} is in the namespace {caller.namespace!r} and may stop only what was begun there"
+        )
 
 
 def _name(instance: str, operation_id: str) -> str:

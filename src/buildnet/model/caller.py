@@ -27,6 +27,10 @@ class Caller:
         public = public_instance(instance)
         return any(public == granted or (granted and public.startswith(f"{granted}/")) for granted in self.instances)
 
+    def may_stop(self, instance: str) -> bool:
+        """Whether what runs under this key is the caller's to end: in a namespace only what was begun there."""
+        return self.may_see(instance) and (not self.namespace or instance.endswith(f"{_SEPARATOR}{self.namespace}"))
+
     def written(self, instance: str) -> str:
         """The instance in the key of a result that this caller brings about."""
         return f"{instance}{_SEPARATOR}{self.namespace}" if self.namespace else instance
