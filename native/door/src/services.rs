@@ -106,7 +106,7 @@ impl Services {
     }
 
     fn capabilities(&self, caller: &Caller, instance: &str) -> re::ServerCapabilities {
-        // By caller: Bazel takes a refused update for a failed build, and leaves out what is not offered.
+        // By caller: a client that is told what it may not do does not fail half-way at it.
         let update_enabled = caller.may(Right::WriteActionCache, instance);
         let execution = self.execution && caller.may(Right::Execute, instance);
         let zstd = vec![re::compressor::Value::Zstd as i32];

@@ -44,7 +44,9 @@ def load_or_create(state: Path) -> Ed25519PrivateKey:
     try:
         with suppress(FileNotFoundError):
             return _parse(path)
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Each for itself: `parents` would leave the state directory open to others.
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
         pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -73,7 +73,7 @@ async def run_controller(config: ControllerConfig, announce: Callable[[Ready], N
                     config.state,
                     config.slots,
                     stop,
-                    token=lambda: _worker_token(config, clock),
+                    token=_worker_tokens(config, clock),
                     renew_s=_WORKER_TOKEN_RENEWED_S,
                     monotonic_s=clock.monotonic_s,
                 )
@@ -150,12 +150,16 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
         )
 
 
-def _worker_token(config: ControllerConfig, clock: SystemClock) -> str:
-    now_unix_s = clock.now_unix_ms() // 1000
-    token = tokens.Token(
-        random_id(), ("worker",), now_unix_s + _WORKER_TOKEN_S, "local worker", issued_unix_s=now_unix_s
-    )
-    return tokens.sign(keys.load_or_create(config.state), token)
+def _worker_tokens(config: ControllerConfig, clock: SystemClock) -> Callable[[], str]:
+    signer = keys.load_or_create(config.state)
+
+    def token() -> str:
+        now_unix_s = clock.now_unix_ms() // 1000
+        ends_unix_s = now_unix_s + _WORKER_TOKEN_S
+        says = tokens.Token(random_id(), ("worker",), ends_unix_s, "local worker", issued_unix_s=now_unix_s)
+        return tokens.sign(signer, says)
+
+    return token
 
 
 @asynccontextmanager
