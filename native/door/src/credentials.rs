@@ -324,6 +324,10 @@ mod tests {
             }
         }
         assert_eq!(access.refusals(), (0, 0));
+        let caller = access.caller(&headers(&format!("Bearer {token}")), None, false).unwrap();
+        assert!(caller.check(Right::WriteCas, "").is_err());
+        assert!(access.caller(&HeaderMap::new(), None, false).is_err());
+        assert_eq!(access.refusals(), (1, 1));
     }
 
     #[test]
