@@ -63,6 +63,11 @@ impl AccessOptions {
     }
 }
 
+struct Known {
+    header: Box<[u8]>,
+    caller: Caller,
+}
+
 /// Who is let in, and whom it has seen.
 pub(crate) struct Access {
     keys: Keys,
@@ -76,7 +81,7 @@ pub(crate) struct Access {
     revoked: RwLock<HashSet<String>>,
     /// Whole headers, so that a known one is not even taken apart, by a hash of their ends: a signature is as good as
     /// random, and hashing all of a token would cost more than all the rest.
-    known: RwLock<HashMap<u64, (Box<[u8]>, Caller)>>,
+    known: RwLock<HashMap<u64, Known>>,
     /// Hashes, under a key of our own, of headers whose signature was not good: they cost no second verification.
     refused: Mutex<HashSet<u64>>,
     hasher: RandomState,
@@ -151,10 +156,10 @@ impl Access {
 
     fn by_token(&self, value: &[u8]) -> Result<Caller, Refusal> {
         let end = self.hasher.hash_one(&value[value.len().saturating_sub(TAIL_BYTES)..]);
-        if let Some((header, caller)) = self.known.read().get(&end)
-            && header.as_ref() == value
+        if let Some(known) = self.known.read().get(&end)
+            && known.header.as_ref() == value
         {
-            return Ok(caller.clone());
+            return Ok(known.caller.clone());
         }
         let hash = self.hasher.hash_one(value);
         if self.refused.lock().contains(&hash) {
@@ -190,7 +195,7 @@ impl Access {
         if known.len() >= KNOWN_MAX {
             known.clear();
         }
-        known.insert(end, (value.into(), caller.clone()));
+        known.insert(end, Known { header: value.into(), caller: caller.clone() });
         Ok(caller)
     }
 
