@@ -18,7 +18,7 @@ import pytest
 from buildnet._native import Link
 from buildnet.access import keys, tokens
 from buildnet.client import Client, Credentials
-from buildnet.errors import Cancelled, Forbidden, Unauthenticated
+from buildnet.errors import BuildNetError, Cancelled, Forbidden, Unauthenticated
 from buildnet.model.digest import Digest
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.google.bytestream import bytestream_pb2 as bs
@@ -323,17 +323,28 @@ def told_by_stdin(url: str, state: Path) -> Iterator[Callable[[str], None]]:
 
 async def test_a_worker_outlives_the_token_that_it_joined_with(house: House) -> None:
     server = Guarded(house.up("--no-worker", "--anonymous", "none"))
-    first, token = server.token("worker", expires_s=8), server.token("read", "cas-only", "execute")
+    first, token = server.token("worker", id="first"), server.token("read", "cas-only", "execute")
     async with Client(server.role.url, credentials=Credentials(token=lambda: token)) as client:
         with told_by_stdin(server.role.url, house.directory / "renewed") as tell:
             tell(first)
             while not await client.nodes():
                 await asyncio.sleep(0.05)
-            tell(server.token("worker"))
+            keys.revoke(server.state, "first", 0)
             while server.caller(first).code(CAS + "FindMissingBlobs") is Code.OK:
-                await asyncio.sleep(0.2)
-            # It takes its input and leaves its output by the link, whose first token has ended.
-            assert (await client.run(["/bin/cat", "in"], inputs={"in": fresh()})).exit_code == 0
+                await asyncio.sleep(0.05)
+            # It takes its input and leaves its output by the link, whose token is refused.
+            with pytest.raises(BuildNetError):
+                await client.run(["/bin/cat", "in"], inputs={"in": fresh()})
+            tell(server.token("worker"))
+            while await exit_code(client) != 0:
+                await asyncio.sleep(0.05)
+
+
+async def exit_code(client: Client) -> int | None:
+    try:
+        return (await client.run(["/bin/cat", "in"], inputs={"in": fresh()})).exit_code
+    except BuildNetError:
+        return None
 
 
 async def test_what_belongs_to_other_instances_is_not_seen(guarded: Guarded) -> None:
