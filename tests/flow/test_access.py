@@ -18,7 +18,7 @@ import pytest
 from buildnet._native import Link
 from buildnet.access import keys, tokens
 from buildnet.client import Client, Credentials
-from buildnet.errors import BuildNetError, Cancelled, Forbidden, Unauthenticated
+from buildnet.errors import BuildNetError, Cancelled, Forbidden, NodeDown, Unauthenticated
 from buildnet.model.digest import Digest
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.google.bytestream import bytestream_pb2 as bs
@@ -167,7 +167,7 @@ def test_a_token_made_by_any_jwt_library_with_the_key_is_believed(guarded: Guard
 
 
 def test_a_token_ends_while_its_caller_goes_on_calling(guarded: Guarded) -> None:
-    caller = guarded.caller(guarded.token("read", expires_s=2))
+    caller = guarded.caller(guarded.token("read", expires_s=4))
     assert caller.code(CAS + "FindMissingBlobs") is Code.OK
     while (code := caller.code(CAS + "FindMissingBlobs")) is Code.OK:
         time.sleep(0.05)
@@ -333,7 +333,7 @@ async def test_a_worker_outlives_the_token_that_it_joined_with(house: House) -> 
             while server.caller(first).code(CAS + "FindMissingBlobs") is Code.OK:
                 await asyncio.sleep(0.05)
             # It takes its input and leaves its output by the link, whose token is refused.
-            with pytest.raises(BuildNetError):
+            with pytest.raises(NodeDown, match="refused this worker's credentials"):
                 await client.run(["/bin/cat", "in"], inputs={"in": fresh()})
             tell(server.token("worker"))
             while await exit_code(client) != 0:
