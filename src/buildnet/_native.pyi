@@ -66,7 +66,13 @@ class Store:
 
 @final
 class Door:
-    """One listening port: byte services end here, everything else becomes batched events for Python."""
+    """One listening port: byte services end here, everything else becomes batched events for Python.
+
+    `access`: keys (raw Ed25519 public keys), revoked (a file, or None), anonymous (scopes), certificates (each with
+    name, scopes, instances and namespace, the last two may be None); None lets everybody do everything. `tls`:
+    certificate, key, client_ca (or None), files of PEM. `local` listens on a loopback port too, in plaintext and for
+    tokens only: at `local_address` from `start` on.
+    """
 
     def __new__(
         cls,
@@ -76,9 +82,14 @@ class Door:
         threads: int = 1,
         message_size_bytes_max: int = ...,
         execution: bool = True,
+        access: Mapping[str, Any] | None = None,
+        tls: Mapping[str, Any] | None = None,
+        local: bool = False,
     ) -> Door: ...
     @property
     def fd(self) -> int: ...
+    @property
+    def local_address(self) -> str | None: ...
     def start(self, listen: str) -> str: ...
     def drain(self) -> list[tuple[Any, ...]]: ...
     def submit(self, ops: Sequence[tuple[Any, ...]]) -> None: ...
@@ -102,7 +113,18 @@ class InputTree:
 class Link:
     """An outbound connection that moves blobs to and from a REAPI server. All methods *block*."""
 
-    def __new__(cls, url: str, *, instance: str = "", connect_timeout_s: float = 5.0) -> Link: ...
+    def __new__(
+        cls,
+        url: str,
+        *,
+        instance: str = "",
+        connect_timeout_s: float = 5.0,
+        ca_pem: bytes | None = None,
+        certificate_pem: bytes | None = None,
+        key_pem: bytes | None = None,
+        token: str = "",
+    ) -> Link: ...
+    def set_token(self, token: str) -> None: ...
     def find_missing(self, digests: Sequence[str]) -> list[str]: ...
     def put_bytes(self, data: bytes) -> str: ...
     def put_file(self, path: str) -> str: ...

@@ -1,7 +1,8 @@
 """The whole error tree, grouped by what the caller does next; no error carries a transport's code.
 
     BuildNetError(code, retry, **fields)
-     ├─ CallerError   fix the request      InvalidRequest NotFound Forbidden Unimplemented TooLarge OutOfRange
+     ├─ CallerError   fix the request      InvalidRequest NotFound Unauthenticated Forbidden
+     │                                     Unimplemented TooLarge OutOfRange
      ├─ Missing       supply it, ask again BlobsMissing OutputInvalid LeaseLost
      ├─ Busy          wait                 Overloaded StorageFull
      ├─ Unreachable   another node         NodeDown NoCapableWorker DeadlinePassed Cancelled
@@ -50,6 +51,12 @@ class NotFound(CallerError):
     """The named thing does not exist. Fields: `kind`, `name`."""
 
     code = "not_found"
+
+
+class Unauthenticated(CallerError):
+    """The caller brings no credentials, or none that hold."""
+
+    code = "unauthenticated"
 
 
 class Forbidden(CallerError):

@@ -70,7 +70,23 @@ def test_every_habit_has_its_help() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["up", "join", "run", "actions ls", "cas put", "cas get", "ledger tail", "ledger verify", "doctor"]
+    "command",
+    [
+        "up",
+        "join",
+        "run",
+        "actions ls",
+        "cas put",
+        "cas get",
+        "ledger tail",
+        "ledger verify",
+        "doctor",
+        "token create",
+        "token show",
+        "token revoke",
+        "token key",
+        "config check",
+    ],
 )
 def test_every_commands_help_ends_with_an_example(command: str) -> None:
     ended = subprocess.run([*COMMAND, *command.split(), "--help"], capture_output=True, text=True, timeout=20)

@@ -50,8 +50,8 @@ def test_terms_only_rise(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:1", "192.0.2.1:80", "[::]:80", "example.org:80"])
-def test_nothing_listens_beyond_this_machine(tmp_path: Path, listen: str) -> None:
-    with pytest.raises(InvalidRequest, match="authenticat"):
+def test_nothing_listens_beyond_this_machine_in_plaintext(tmp_path: Path, listen: str) -> None:
+    with pytest.raises(InvalidRequest, match="tls-cert"):
         ControllerConfig(tmp_path, listen)
 
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from buildnet.errors import InvalidRequest, StateCorrupt
+from buildnet.model.credentials import Address
 from buildnet.sandbox.policy import Means
 from buildnet.worker.backoff import Backoff
 from buildnet.worker.config import WorkerConfig
@@ -58,17 +59,16 @@ def test_a_worker_offers_no_trust_and_no_container_image() -> None:
     [
         ("grpc://127.0.0.1:8980", "127.0.0.1:8980"),
         ("http://host:1/", "host:1"),
+        ("grpcs://host:1", "host:1"),
         ("host:99", "host:99"),
         ("grpc://[::1]:5", "[::1]:5"),
     ],
 )
 def test_a_url_becomes_a_target(tmp_path: Path, url: str, target: str) -> None:
-    assert WorkerConfig(url, tmp_path).target == target
+    assert WorkerConfig(url, tmp_path).address == Address(target, url.startswith("grpcs"))
 
 
-@pytest.mark.parametrize(
-    "url", ["", "grpc://", "host", "ftp://host:1", "grpc://h:99999", "grpcs://h:1", "http://h:1/a"]
-)
+@pytest.mark.parametrize("url", ["", "grpc://", "host", "ftp://host:1", "grpc://h:99999", "grpcs://h", "http://h:1/a"])
 def test_what_cannot_be_dialled_is_refused_before_anything_opens(tmp_path: Path, url: str) -> None:
     with pytest.raises(InvalidRequest, match="grpc://"):
         WorkerConfig(url, tmp_path)
@@ -77,7 +77,7 @@ def test_what_cannot_be_dialled_is_refused_before_anything_opens(tmp_path: Path,
 @given(st.text(max_size=40))
 def test_any_url_is_taken_or_refused_in_words(url: str) -> None:
     with suppress(InvalidRequest):
-        assert ":" in WorkerConfig(url, Path("/nowhere")).target
+        assert ":" in WorkerConfig(url, Path("/nowhere")).address.target
 
 
 @pytest.mark.parametrize("slots", [0, -1, 1025])

@@ -1,12 +1,17 @@
-//! One HTTP/2 connection with its own small runtime, so that callers block in plain threads.
+//! One HTTP/2 connection with its own small runtime, so that callers block in plain threads. A token leaves in the header
+//! of each call and nowhere else.
 
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
 use tokio::runtime::Runtime;
 use tonic::codegen::http::uri::PathAndQuery;
-use tonic::transport::{Channel, Endpoint};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Request, Status};
 use tonic_prost::ProstCodec;
 
@@ -18,8 +23,17 @@ const KEEP_ALIVE_S: u64 = 10;
 const ATTEMPTS: u32 = 4;
 const BACKOFF_MS: u64 = 100;
 
+/// What a `grpcs` server is verified by, and what it verifies this end by. All PEM.
+#[derive(Clone, Default)]
+pub struct TlsOptions {
+    /// Authorities; none for those that browsers trust.
+    pub ca: Option<Vec<u8>>,
+    /// This end's certificate with its private key.
+    pub identity: Option<(Vec<u8>, Vec<u8>)>,
+}
+
 /// How to dial.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct LinkOptions {
     /// REAPI instance name, may be empty.
     pub instance: String,
@@ -27,12 +41,64 @@ pub struct LinkOptions {
     pub connect_timeout: Duration,
     /// How long a unary call may take.
     pub call_timeout: Duration,
+    /// For `grpcs`.
+    pub tls: TlsOptions,
+    /// The token that calls bring; empty for none.
+    pub token: String,
 }
 
 impl Default for LinkOptions {
     fn default() -> Self {
-        Self { instance: String::new(), connect_timeout: Duration::from_secs(5), call_timeout: Duration::from_secs(60) }
+        Self {
+            instance: String::new(),
+            connect_timeout: Duration::from_secs(5),
+            call_timeout: Duration::from_secs(60),
+            tls: TlsOptions::default(),
+            token: String::new(),
+        }
     }
+}
+
+/// Puts the token that is valid now into each call.
+#[derive(Clone, Default)]
+pub(crate) struct Bearer(Arc<RwLock<Option<MetadataValue<Ascii>>>>);
+
+impl Bearer {
+    fn set(&self, token: &str) -> Result<(), DialError> {
+        let mut value = None;
+        if !token.is_empty() {
+            let mut header: MetadataValue<Ascii> = format!("Bearer {token}")
+                .parse()
+                .map_err(|_| DialError::Invalid("the token holds what no header can; is it a token?".to_owned()))?;
+            // Keeps it out of HPACK's table and of debug output.
+            header.set_sensitive(true);
+            value = Some(header);
+        }
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = value;
+        Ok(())
+    }
+}
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(header) = self.0.read().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            request.metadata_mut().insert("authorization", header.clone());
+        }
+        Ok(request)
+    }
+}
+
+pub(crate) type Client = tonic::client::Grpc<InterceptedService<Channel, Bearer>>;
+
+fn tls_config(options: &TlsOptions) -> ClientTlsConfig {
+    let mut config = match &options.ca {
+        Some(pem) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
+        None => ClientTlsConfig::new().with_webpki_roots(),
+    };
+    if let Some((certificate, key)) = &options.identity {
+        config = config.identity(Identity::from_pem(certificate, key));
+    }
+    config
 }
 
 /// An outbound connection. Dropping it closes it.
@@ -40,20 +106,23 @@ pub struct Link {
     pub(crate) url: String,
     pub(crate) options: LinkOptions,
     pub(crate) channel: Channel,
+    bearer: Bearer,
     pub(crate) runtime: Runtime,
 }
 
 impl Link {
-    /// Prepare a connection to `grpc://HOST:PORT` (or `http://`); the first call dials.
+    /// Prepare a connection to `grpc://HOST:PORT` or, within TLS, `grpcs://HOST:PORT`; the first call dials.
     ///
     /// # Errors
-    /// The URL names no server, or the runtime cannot start.
+    /// The URL names no server, a certificate or the token is not one, or the runtime cannot start.
     pub fn new(url: &str, options: LinkOptions) -> Result<Self, DialError> {
-        let authority = url
-            .strip_prefix("grpc://")
-            .or_else(|| url.strip_prefix("http://"))
-            .ok_or_else(|| DialError::Url(url.to_owned()))?;
-        let endpoint = Endpoint::from_shared(format!("http://{}", authority.trim_end_matches('/')))
+        let (tls, authority) = match url.split_once("://") {
+            Some(("grpc" | "http", authority)) => (false, authority),
+            Some(("grpcs" | "https", authority)) => (true, authority),
+            _ => return Err(DialError::Url(url.to_owned())),
+        };
+        let scheme = if tls { "https" } else { "http" };
+        let mut endpoint = Endpoint::from_shared(format!("{scheme}://{}", authority.trim_end_matches('/')))
             .map_err(|_| DialError::Url(url.to_owned()))?
             .connect_timeout(options.connect_timeout)
             .initial_stream_window_size(WINDOW_BYTES)
@@ -61,6 +130,13 @@ impl Link {
             .http2_keep_alive_interval(Duration::from_secs(KEEP_ALIVE_S))
             .keep_alive_timeout(Duration::from_secs(KEEP_ALIVE_S))
             .tcp_nodelay(true);
+        if tls {
+            // What is wrong with a PEM is in the error's source; it quotes no key.
+            let refused = |e: tonic::transport::Error| DialError::Invalid(format!("TLS to {url}: {}", root_cause(&e)));
+            endpoint = endpoint.tls_config(tls_config(&options.tls)).map_err(refused)?;
+        }
+        let bearer = Bearer::default();
+        bearer.set(&options.token)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("buildnet-dial")
@@ -71,7 +147,15 @@ impl Link {
             let _inside = runtime.enter();
             endpoint.connect_lazy()
         };
-        Ok(Self { url: url.to_owned(), options, channel, runtime })
+        Ok(Self { url: url.to_owned(), options, channel, bearer, runtime })
+    }
+
+    /// Bring another token from the next call on.
+    ///
+    /// # Errors
+    /// It holds what no header can.
+    pub fn set_token(&self, token: &str) -> Result<(), DialError> {
+        self.bearer.set(token)
     }
 
     /// Resource names begin with the instance and a slash, or with nothing.
@@ -79,8 +163,8 @@ impl Link {
         if self.options.instance.is_empty() { String::new() } else { format!("{}/", self.options.instance) }
     }
 
-    pub(crate) fn client(&self) -> tonic::client::Grpc<Channel> {
-        tonic::client::Grpc::new(self.channel.clone())
+    pub(crate) fn client(&self) -> Client {
+        tonic::client::Grpc::new(InterceptedService::new(self.channel.clone(), self.bearer.clone()))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
@@ -119,7 +203,7 @@ impl Link {
     }
 }
 
-pub(crate) async fn ready(client: &mut tonic::client::Grpc<Channel>) -> Result<(), Status> {
+pub(crate) async fn ready(client: &mut Client) -> Result<(), Status> {
     client.ready().await.map_err(|e| Status::unavailable(root_cause(&e)))
 }
 

@@ -7,7 +7,7 @@ use tonic::{Code, Status};
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
     /// The URL is not one this end can dial.
-    #[error("{0:?} is not a server's URL; write grpc://HOST:PORT")]
+    #[error("{0:?} is not a server's URL; write grpc://HOST:PORT, or grpcs://HOST:PORT for TLS")]
     Url(String),
     /// Nobody answers.
     #[error("cannot reach {url}: {reason}")]
@@ -57,6 +57,8 @@ impl DialError {
                 return Self::Down { url: url.to_owned(), reason: status.message().to_owned() };
             }
             Code::NotFound => "not_found",
+            Code::Unauthenticated => "unauthenticated",
+            Code::PermissionDenied => "forbidden",
             Code::InvalidArgument => "invalid_request",
             Code::FailedPrecondition => "blobs_missing",
             Code::OutOfRange => "out_of_range",

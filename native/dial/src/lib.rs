@@ -11,7 +11,7 @@ mod input_tree;
 mod pull;
 mod transfer;
 
-pub use channel::{Link, LinkOptions};
+pub use channel::{Link, LinkOptions, TlsOptions};
 pub use error::DialError;
 pub use input_tree::{InputTree, Source};
 pub use transfer::Moved;

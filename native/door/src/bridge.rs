@@ -16,6 +16,8 @@ use tokio::time::Sleep;
 use tonic::metadata::{KeyAndValueRef, MetadataMap};
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use crate::access::{CALLER_PREFIX, Caller};
+
 /// Bytes of messages in flight on one stream and in one direction.
 pub const WINDOW_BYTES: usize = 64 << 10;
 /// What a message costs beside its bytes, so that empty ones are bounded too.
@@ -94,6 +96,8 @@ pub enum Event {
         /// Namespace, name and SHA-256 of each.
         rows: Vec<String>,
     },
+    /// Something that a person who runs this server should read.
+    Said(String),
 }
 
 /// What Python does with a call.
@@ -309,8 +313,10 @@ struct Facts {
 
 impl Facts {
     fn of<T>(request: &Request<T>) -> Self {
-        let peer = request.extensions().get::<Peer>().map(|peer| peer.0.clone()).unwrap_or_default();
-        Self { metadata: metadata_of(request.metadata()), timeout: timeout_of(request.metadata()), peer }
+        let peer = request.extensions().get::<Peer>().map(|peer| peer.0.to_string()).unwrap_or_default();
+        let mut metadata = metadata_of(request.metadata());
+        metadata.extend(request.extensions().get::<Caller>().map(Caller::facts).unwrap_or_default());
+        Self { metadata, timeout: timeout_of(request.metadata()), peer }
     }
 
     fn event(self, id: u64, method: u32, body: Option<Bytes>) -> Event {
@@ -321,7 +327,7 @@ impl Facts {
 
 /// The caller's address, put into a request's extensions by the listener.
 #[derive(Clone)]
-pub(crate) struct Peer(pub(crate) String);
+pub(crate) struct Peer(pub(crate) Arc<str>);
 
 fn metadata_of(map: &MetadataMap) -> Vec<(String, MetadataValue)> {
     let mut pairs = Vec::new();
@@ -329,7 +335,11 @@ fn metadata_of(map: &MetadataMap) -> Vec<(String, MetadataValue)> {
         match pair {
             KeyAndValueRef::Ascii(key, value) => {
                 let key = key.as_str();
-                if matches!(key, "te" | "content-type" | "user-agent") || key.starts_with("grpc-") {
+                // Credentials end here; who calls is the door's to say.
+                if matches!(key, "te" | "content-type" | "user-agent" | "authorization")
+                    || key.starts_with("grpc-")
+                    || key.starts_with(CALLER_PREFIX)
+                {
                     continue;
                 }
                 if let Ok(value) = value.to_str() {

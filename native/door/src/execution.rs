@@ -60,7 +60,7 @@ async fn execute(
     check_function(execute.digest_function).map_err(|e| status_of(&e))?;
     let action = Digest::required(execute.action_digest.as_ref(), "action_digest").map_err(|e| status_of(&e))?;
     let wanted = execute.clone();
-    let answer = on_disk(usize::MAX, move || consider(&store, &wanted, &action)).await?;
+    let answer = on_disk(usize::MAX, move || consider(&store, &caller, &wanted, &action)).await?;
     if let Some(operation) = answer {
         return Ok(Response::new(Box::pin(stream::once(std::future::ready(Ok(encode(&operation)))))));
     }
@@ -80,11 +80,18 @@ fn check_function(number: i32) -> Result<(), NativeError> {
 }
 
 /// The finished operation when the result is cached; none when the action is to be run.
-fn consider(store: &Store, request: &re::ExecuteRequest, action: &Digest) -> Result<Option<Operation>, NativeError> {
-    if !request.skip_cache_lookup
-        && let Some(hit) = store.get_action_result(&request.instance_name, action)?
-    {
-        return operation(store, request, action, hit).map(Some);
+fn consider(
+    store: &Store,
+    caller: &Caller,
+    request: &re::ExecuteRequest,
+    action: &Digest,
+) -> Result<Option<Operation>, NativeError> {
+    if !request.skip_cache_lookup {
+        for namespace in caller.looked_up(&request.instance_name) {
+            if let Some(hit) = store.get_action_result(&namespace, action)? {
+                return operation(store, request, action, hit).map(Some);
+            }
+        }
     }
     let missing = store.missing_of_action(action)?;
     if missing.is_empty() { Ok(None) } else { Err(NativeError::missing(&missing)) }

@@ -1,4 +1,4 @@
-//! One port: gRPC over h2c and HTTP/1.1. Calls that move bytes end here, every other one is handed on in batches.
+//! One port: gRPC over h2c and HTTP/1.1, or both over TLS. Calls that move bytes end here, every other one is handed on in batches.
 //! The door decides nothing, and none of its threads waits for Python.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -9,18 +9,26 @@ mod budget;
 mod bytestream;
 mod chunks;
 mod codec;
+mod credentials;
+mod dispatch;
 mod execution;
 mod grpc;
 mod http;
+mod listener;
 mod results;
 mod rope;
 mod server;
 mod services;
 mod squeeze;
 mod status;
+mod tls;
+mod tokens;
 mod updates;
 mod uploads;
+mod watch;
 mod wire;
 
 pub use bridge::{Event, Hub, Kind, MESSAGE_COST_BYTES, MetadataValue, Op, WINDOW_BYTES};
+pub use credentials::{AccessOptions, CertificateRule};
 pub use server::{Door, DoorOptions};
+pub use tls::TlsOptions;

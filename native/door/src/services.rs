@@ -36,6 +36,8 @@ pub(crate) enum Method {
     BatchUpdateBlobs,
     BatchReadBlobs,
     GetActionResult,
+    /// Answered by [`Services::update_action_result`], once the ledger has it.
+    UpdateActionResult,
     SplitBlob,
     SpliceBlob,
     QueryWriteStatus,
@@ -53,6 +55,7 @@ impl Method {
             "/build.bazel.remote.execution.v2.ContentAddressableStorage/SplitBlob" => Self::SplitBlob,
             "/build.bazel.remote.execution.v2.ContentAddressableStorage/SpliceBlob" => Self::SpliceBlob,
             "/build.bazel.remote.execution.v2.ActionCache/GetActionResult" => Self::GetActionResult,
+            "/build.bazel.remote.execution.v2.ActionCache/UpdateActionResult" => Self::UpdateActionResult,
             "/google.bytestream.ByteStream/QueryWriteStatus" => Self::QueryWriteStatus,
             "/grpc.health.v1.Health/Check" => Self::HealthCheck,
             "/grpc.health.v1.Health/List" => Self::HealthList,
@@ -83,8 +86,8 @@ impl Services {
     pub(crate) fn answer(&self, caller: &Caller, method: Method, body: Bytes) -> Result<Bytes, Status> {
         match method {
             Method::GetCapabilities => {
-                decode::<re::GetCapabilitiesRequest>(body)?;
-                Ok(framed(&self.capabilities()))
+                let request: re::GetCapabilitiesRequest = decode(body)?;
+                Ok(framed(&self.capabilities(caller, &request.instance_name)))
             }
             Method::FindMissingBlobs => self.find_missing(caller, &body),
             Method::BatchUpdateBlobs => self.batch_update(caller, decode(body)?),
@@ -92,6 +95,7 @@ impl Services {
             Method::GetActionResult => self.get_action_result(caller, &decode(body)?),
             Method::SplitBlob => self.split(caller, &decode(body)?),
             Method::SpliceBlob => self.splice(caller, &decode(body)?),
+            Method::UpdateActionResult => Err(Status::internal("an update waits for the ledger elsewhere")),
             Method::QueryWriteStatus => self.query_write_status(caller, &decode(body)?),
             Method::HealthCheck => health_of(&decode::<health::HealthCheckRequest>(body)?.service),
             Method::HealthList => {
@@ -104,7 +108,10 @@ impl Services {
         }
     }
 
-    fn capabilities(&self) -> re::ServerCapabilities {
+    fn capabilities(&self, caller: &Caller, instance: &str) -> re::ServerCapabilities {
+        // By caller: a client that is told what it may not do does not fail half-way at it.
+        let update_enabled = caller.may(Right::WriteActionCache, instance);
+        let execution = self.execution && caller.may(Right::Execute, instance);
         let zstd = vec![re::compressor::Value::Zstd as i32];
         let version = |minor| Some(SemVer { major: 2, minor, ..Default::default() });
         let all = re::PriorityCapabilities {
@@ -116,7 +123,7 @@ impl Services {
         re::ServerCapabilities {
             cache_capabilities: Some(re::CacheCapabilities {
                 digest_functions: Function::ALL.into_iter().map(Function::number).collect(),
-                action_cache_update_capabilities: Some(re::ActionCacheUpdateCapabilities { update_enabled: true }),
+                action_cache_update_capabilities: Some(re::ActionCacheUpdateCapabilities { update_enabled }),
                 max_batch_total_size_bytes: BATCH_BYTES_MAX as i64,
                 max_cas_blob_size_bytes: self.store.blob_size_bytes_max().cast_signed(),
                 symlink_absolute_path_strategy: re::symlink_absolute_path_strategy::Value::Disallowed as i32,
@@ -130,7 +137,7 @@ impl Services {
                 }),
                 ..Default::default()
             }),
-            execution_capabilities: self.execution.then(|| re::ExecutionCapabilities {
+            execution_capabilities: execution.then(|| re::ExecutionCapabilities {
                 digest_function: Function::Sha256.number(),
                 digest_functions: vec![Function::Sha256.number()],
                 exec_enabled: true,
@@ -146,7 +153,7 @@ impl Services {
 
     fn find_missing(&self, caller: &Caller, body: &Bytes) -> Result<Bytes, Status> {
         let request = FindMissing::decode(body)?;
-        caller.check(Right::Read, &request.instance)?;
+        caller.check(Right::Find, &request.instance)?;
         let missing = self.store.find_missing(&request.digests).map_err(|e| status_of(&e))?;
         Ok(framed(&re::FindMissingBlobsResponse {
             missing_blob_digests: missing.iter().map(Digest::to_message).collect(),

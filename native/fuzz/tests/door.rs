@@ -44,7 +44,7 @@ impl House {
         let options = Options { free_bytes_min: 0, blob_size_bytes_max: 64 << 20, ..Options::default() };
         let store = Arc::new(Store::open(root.path(), options).unwrap());
         let hub = Arc::new(Hub::new(Vec::new()).unwrap());
-        let door = Door::new(Arc::clone(&store), hub, &DoorOptions::default());
+        let door = Door::new(Arc::clone(&store), hub, DoorOptions::default()).unwrap();
         let address = door.start("127.0.0.1:0").unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let client = runtime.block_on(async {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use buildnet_dial::{DialError, InputTree, Link, LinkOptions, Moved, Source};
+use buildnet_dial::{DialError, InputTree, Link, LinkOptions, Moved, Source, TlsOptions};
 use buildnet_formats::{Digest, FieldValue, NativeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
@@ -103,16 +103,32 @@ fn facts(py: Python<'_>, moved: Moved) -> PyResult<Bound<'_, PyDict>> {
 #[pymethods]
 impl PyLink {
     #[new]
-    #[pyo3(signature = (url, *, instance = "", connect_timeout_s = 5.0))]
-    fn new(url: &str, instance: &str, connect_timeout_s: f64) -> PyResult<Self> {
+    #[pyo3(signature = (
+        url, *, instance = "", connect_timeout_s = 5.0, ca_pem = None, certificate_pem = None, key_pem = None, token = ""
+    ))]
+    fn new(
+        url: &str,
+        instance: &str,
+        connect_timeout_s: f64,
+        ca_pem: Option<Vec<u8>>,
+        certificate_pem: Option<Vec<u8>>,
+        key_pem: Option<Vec<u8>>,
+        token: &str,
+    ) -> PyResult<Self> {
         let options = LinkOptions {
             instance: instance.to_owned(),
             connect_timeout: Duration::try_from_secs_f64(connect_timeout_s)
                 .map_err(|e| raise(NativeError::invalid("connect_timeout_s", e.to_string())))?,
+            tls: TlsOptions { ca: ca_pem, identity: certificate_pem.zip(key_pem) },
+            token: token.to_owned(),
             ..LinkOptions::default()
         };
         let link = Link::new(url, options).map_err(|e| raise(native(e)))?;
         Ok(Self(Mutex::new(Some(Arc::new(link)))))
+    }
+
+    fn set_token(&self, py: Python<'_>, token: &str) -> PyResult<()> {
+        self.with(py, |link| link.set_token(token))
     }
 
     #[allow(clippy::needless_pass_by_value)]

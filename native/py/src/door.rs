@@ -1,14 +1,17 @@
 //! Door as Python sees it: events come out as tuples, decisions go in as tuples.
 //!
 //! Events: `(0, id, method, body | None, metadata, timeout_s | None, peer)`, `(1, id, body)`, `(2, id)`, `(3, id)`,
-//! `(4, id, bytes)`, `(5,)`, `(6, id, rows)`: call, message, half-close, cancel, credit, drained, results.
+//! `(4, id, bytes)`, `(5,)`, `(6, id, rows)`, `(7, text)`: call, message, half-close, cancel, credit, drained, results, said.
 //! Decisions: `(id, 0, body)`, `(id, 1, body)`, `(id, 2, None)`, `(id, 3, (code, text, details))`, `(id, 4, bytes)`:
 //! reply, message, end, fail, ack.
 
 use std::os::fd::RawFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use buildnet_door::{Door, DoorOptions, Event, Hub, Kind, MetadataValue, Op};
+use buildnet_door::{
+    AccessOptions, CertificateRule, Door, DoorOptions, Event, Hub, Kind, MetadataValue, Op, TlsOptions,
+};
 use buildnet_formats::NativeError;
 use bytes::Bytes;
 use pyo3::exceptions::PyValueError;
@@ -17,6 +20,56 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
 use crate::error::raise;
 use crate::store::PyStore;
+
+/// Who is let in: keys as raw Ed25519, a file of revoked tokens, scopes of callers without credentials, certificates.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct PyAccess {
+    keys: Vec<Vec<u8>>,
+    revoked: Option<PathBuf>,
+    anonymous: Vec<String>,
+    certificates: Vec<PyCertificate>,
+}
+
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct PyCertificate {
+    name: String,
+    scopes: Vec<String>,
+    instances: Option<Vec<String>>,
+    namespace: Option<String>,
+}
+
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct PyTls {
+    certificate: PathBuf,
+    key: PathBuf,
+    client_ca: Option<PathBuf>,
+}
+
+impl From<PyAccess> for AccessOptions {
+    fn from(access: PyAccess) -> Self {
+        let certificates = access.certificates.into_iter().map(|rule| CertificateRule {
+            name: rule.name,
+            scopes: rule.scopes,
+            instances: rule.instances,
+            namespace: rule.namespace,
+        });
+        Self {
+            keys: access.keys,
+            revoked: access.revoked,
+            anonymous: access.anonymous,
+            certificates: certificates.collect(),
+        }
+    }
+}
+
+impl From<PyTls> for TlsOptions {
+    fn from(tls: PyTls) -> Self {
+        Self { certificate: tls.certificate, key: tls.key, client_ca: tls.client_ca }
+    }
+}
 
 /// One listening port.
 #[pyclass(name = "Door", module = "buildnet._native", frozen)]
@@ -28,13 +81,20 @@ pub struct PyDoor {
 #[pymethods]
 impl PyDoor {
     #[new]
-    #[pyo3(signature = (store, methods, *, threads = 1, message_size_bytes_max = 16 << 20, execution = true))]
+    #[pyo3(signature = (
+        store, methods, *,
+        threads = 1, message_size_bytes_max = 16 << 20, execution = true, access = None, tls = None, local = false
+    ))]
+    #[allow(clippy::too_many_arguments)]
     fn new(
         store: &Bound<'_, PyStore>,
         methods: Vec<(String, String)>,
         threads: usize,
         message_size_bytes_max: usize,
         execution: bool,
+        access: Option<PyAccess>,
+        tls: Option<PyTls>,
+        local: bool,
     ) -> PyResult<Self> {
         let methods = methods
             .into_iter()
@@ -50,9 +110,16 @@ impl PyDoor {
             .collect::<PyResult<Vec<_>>>()?;
         let hub = Hub::new(methods).map_err(|e| raise(NativeError::internal(e.to_string())))?;
         let hub = Arc::new(hub);
-        let options = DoorOptions { threads, message_size_bytes_max, execution };
+        let options = DoorOptions {
+            threads,
+            message_size_bytes_max,
+            execution,
+            access: access.map_or_else(AccessOptions::open, AccessOptions::from),
+            tls: tls.map(TlsOptions::from),
+            local,
+        };
         let store = store.get().open().map_err(raise)?;
-        let door = Door::new(store, Arc::clone(&hub), &options);
+        let door = Door::new(store, Arc::clone(&hub), options).map_err(raise)?;
         Ok(Self { hub, door })
     }
 
@@ -63,6 +130,11 @@ impl PyDoor {
 
     fn start(&self, py: Python<'_>, listen: &str) -> PyResult<String> {
         py.detach(|| self.door.start(listen)).map(|address| address.to_string()).map_err(raise)
+    }
+
+    #[getter]
+    fn local_address(&self) -> Option<String> {
+        self.door.local_address().map(|address| address.to_string())
     }
 
     fn drain<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
@@ -93,6 +165,9 @@ impl PyDoor {
         facts.set_item("calls", calls)?;
         facts.set_item("calls_open", open)?;
         facts.set_item("batches", batches)?;
+        let (unauthenticated, forbidden) = self.door.refusals();
+        facts.set_item("calls_unauthenticated", unauthenticated)?;
+        facts.set_item("calls_forbidden", forbidden)?;
         Ok(facts)
     }
 }
@@ -116,6 +191,7 @@ fn tuple_of(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyTuple>> {
         Event::Credit { id, bytes } => (4u8, id, bytes).into_pyobject(py),
         Event::Drained => (5u8,).into_pyobject(py),
         Event::Results { id, rows } => (6u8, id, rows).into_pyobject(py),
+        Event::Said(text) => (7u8, text).into_pyobject(py),
     }
 }
 

@@ -85,7 +85,7 @@ fn what_a_returned_result_refers_to_is_not_evicted() {
     let directory = re::OutputDirectory { tree_digest: Some(tree.to_message()), ..Default::default() };
     let result = re::ActionResult { output_directories: vec![directory], ..Default::default() }.encode_to_vec();
     let action = Digest::of(b"action");
-    store.put_action_result("", &action, &result, Origin::Client).unwrap();
+    store.put_action_result("", &action, &result, Origin::Client(None)).unwrap();
     let other = store.put_bytes(&data(2, 8 * KIB)).unwrap();
     drop(store);
     let store = open(root.path(), &Options { size_bytes_max: 100, ..options });
@@ -93,7 +93,7 @@ fn what_a_returned_result_refers_to_is_not_evicted() {
     store.evict_to(0, 0).unwrap();
     assert!(store.find_missing(&[file, tree]).unwrap().is_empty());
     assert_eq!(store.find_missing(&[other]).unwrap(), vec![other]);
-    assert_eq!(store.get_action_result("", &action).unwrap().unwrap(), result);
+    assert_eq!(store.get_action_result("", &action).unwrap().unwrap().bytes, result);
 }
 
 #[test]

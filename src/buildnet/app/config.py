@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from buildnet.app.admission import AccessConfig, TlsConfig, check
 from buildnet.errors import InvalidRequest, NodeDown
+from buildnet.model.credentials import NONE, Credentials
 
 DEFAULT_LISTEN = "127.0.0.1:8980"
 DURABILITIES = ("process", "power")
+CACHE_SIZE_BYTES_MIN = 64 << 20
+SECRET_BYTES_MAX = 64 << 10
+_OWN = frozenset(
+    ("BUILDNET_TOKEN", "BUILDNET_TOKEN_FILE", "BUILDNET_CA_FILE", "BUILDNET_CERT_FILE", "BUILDNET_KEY_FILE")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +27,9 @@ class ControllerConfig:
     """One controller with its door and, unless told otherwise, one local worker.
 
     `durability` is what an acknowledged write survives: `process` the kill of any process, `power` also the loss of
-    power (every acknowledgement waits for an fsync).
+    power (every acknowledgement waits for an fsync). `cache_size_bytes` and `cache_keep_s` are the store's own when
+    None: what it holds at most, and for how long nothing is evicted that was used. `tiers` are `[[cache.tier]]` of the
+    configuration file as they are written there.
     """
 
     state: Path
@@ -29,6 +37,11 @@ class ControllerConfig:
     slots: int = 1
     worker: bool = True
     durability: str = "process"
+    cache_size_bytes: int | None = None
+    cache_keep_s: int | None = None
+    tiers: tuple[Mapping[str, object], ...] = ()
+    tls: TlsConfig | None = None
+    access: AccessConfig = field(default_factory=AccessConfig)
 
     def __post_init__(self) -> None:
         if self.durability not in DURABILITIES:
@@ -37,7 +50,12 @@ class ControllerConfig:
                 field="durability",
             )
         _check_slots(self.slots)
-        _check_loopback(self.listen)
+        if self.cache_size_bytes is not None and self.cache_size_bytes < CACHE_SIZE_BYTES_MIN:
+            raise InvalidRequest(
+                f"a cache of {self.cache_size_bytes} bytes is too small to be one; give it 64 MiB or more",
+                field="cache.size",
+            )
+        check(self.listen, self.access, self.tls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +66,7 @@ class WorkerRunConfig:
     state: Path
     slots: int = 1
     hidden: tuple[Path, ...] = ()
+    credentials: Credentials = NONE
 
     def __post_init__(self) -> None:
         _check_slots(self.slots)
@@ -56,25 +75,6 @@ class WorkerRunConfig:
 def _check_slots(slots: int) -> None:
     if not 1 <= slots <= 1024:
         raise InvalidRequest(f"slots must be from 1 to 1024, not {slots}", field="slots")
-
-
-def _check_loopback(listen: str) -> None:
-    host, separator, port = listen.rpartition(":")
-    if not separator or not port.isdigit() or int(port) > 65535:
-        raise InvalidRequest(
-            f"{listen!r} is not an address to listen on; write HOST:PORT, for example {DEFAULT_LISTEN}",
-            field="listen",
-        )
-    try:
-        loopback = ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        loopback = host == "localhost"
-    if not loopback:
-        raise InvalidRequest(
-            f"refusing to listen on {listen}: callers beyond this machine must authenticate, and authentication is "
-            "not built yet; listen on 127.0.0.1 and reach it through an SSH tunnel",
-            field="listen",
-        )
 
 
 def default_slots() -> int:
@@ -111,9 +111,61 @@ def server_url(explicit: str | None, state: Path | None) -> str:
         ) from error
 
 
+def token_of_environment() -> str:
+    """$BUILDNET_TOKEN, else what the file $BUILDNET_TOKEN_FILE holds, else nothing."""
+    if token := os.environ.get("BUILDNET_TOKEN"):
+        return token.strip()
+    if path := os.environ.get("BUILDNET_TOKEN_FILE"):
+        return _read(Path(path), "token").decode(errors="replace").strip()
+    return ""
+
+
+def credentials_of(
+    ca_file: Path | None = None,
+    cert_file: Path | None = None,
+    key_file: Path | None = None,
+    token_file: Path | None = None,
+) -> Credentials:
+    """What options name, else what the environment does: BUILDNET_CA_FILE, BUILDNET_CERT_FILE, BUILDNET_KEY_FILE,
+    BUILDNET_TOKEN, BUILDNET_TOKEN_FILE. A token's file is read again each time the token is wanted.
+
+    Raises:
+        InvalidRequest: a file cannot be read.
+    """
+
+    def pem(path: Path | None, name: str, what: str) -> bytes | None:
+        path = path or (Path(value) if (value := os.environ.get(name)) else None)
+        return None if path is None else _read(path, what)
+
+    def token() -> str:
+        if token_file is not None:
+            return _read(token_file, "token").decode(errors="replace").strip()
+        return token_of_environment()
+
+    # Told now rather than in the middle of something.
+    token()
+    return Credentials(
+        pem(ca_file, "BUILDNET_CA_FILE", "authority"),
+        pem(cert_file, "BUILDNET_CERT_FILE", "certificate"),
+        pem(key_file, "BUILDNET_KEY_FILE", "key"),
+        token,
+    )
+
+
+def _read(path: Path, what: str) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(SECRET_BYTES_MAX + 1)
+    except OSError as error:
+        raise InvalidRequest(f"cannot read the {what} in {path}: {error.strerror}", field=f"{what}_file") from error
+    if len(data) > SECRET_BYTES_MAX:
+        raise InvalidRequest(f"the {what} in {path} is over {SECRET_BYTES_MAX} bytes", field=f"{what}_file")
+    return data
+
+
 def child_environment() -> Mapping[str, str]:
-    """The environment for a worker process that this one starts."""
-    return dict(os.environ)
+    """The environment for a worker process that this one starts, without credentials that are this one's own."""
+    return {name: value for name, value in os.environ.items() if name not in _OWN}
 
 
 def log_level() -> str:

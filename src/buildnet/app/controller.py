@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from buildnet import __version__
 from buildnet._native import Store
-from buildnet.app import state
+from buildnet.access import keys, tokens
+from buildnet.app import admission, state
 from buildnet.app.clock import SystemClock, random_id
 from buildnet.app.config import ControllerConfig
 from buildnet.app.descriptors import raise_limit
@@ -38,6 +39,10 @@ from buildnet.scheduler.service import Scheduler
 from buildnet.wire.native import translated
 
 _GRACE_S: Final = 5.0
+# A worker that was stopped for longer comes back with a new token; one that leaked is soon worth nothing.
+_WORKER_TOKEN_S: Final = 3600
+# Often, because a machine that slept wakes with an old token and a clock that has not counted.
+_WORKER_TOKEN_RENEWED_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +67,20 @@ async def run_controller(config: ControllerConfig, announce: Callable[[Ready], N
     async with build_controller(config, clock=clock) as bridge, asyncio.TaskGroup() as tasks:
         address = await bridge.serve(config.listen)
         try:
-            url = f"grpc://{address}"
+            url = f"{'grpc' if config.tls is None else 'grpcs'}://{address}"
+            local_url = url if bridge.local_address is None else f"grpc://{bridge.local_address}"
             slots = config.slots if config.worker else 0
             ready = Ready(url, address, str(config.state), os.getpid(), slots)
             if config.worker:
                 worker = supervise(
-                    url, config.state, config.slots, stop, monotonic_s=clock.monotonic_s, descriptors=descriptors
+                    local_url,
+                    config.state,
+                    config.slots,
+                    stop,
+                    token=_worker_tokens(config, clock),
+                    renew_s=_WORKER_TOKEN_RENEWED_S,
+                    monotonic_s=clock.monotonic_s,
+                    descriptors=descriptors,
                 )
                 tasks.create_task(worker)
             with state.announced(config.state, asdict(ready)):
@@ -85,7 +98,12 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
     async with AsyncExitStack() as held:
         directory = held.enter_context(state.opened(config.state))
         with translated():
-            store = Store(str(directory / "cas"), config.durability)
+            store = Store(
+                str(directory / "cas"),
+                config.durability,
+                size_bytes_max=config.cache_size_bytes,
+                keep_s=config.cache_keep_s,
+            )
         held.callback(store.close)
         signer = load_or_create_key(directory / "keys" / "ledger.key")
         ledger = LedgerLog.open(directory / "ledger", signer, config.durability)
@@ -127,7 +145,28 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
         ):
             methods |= service.methods()
         methods |= unbuilt_methods(DECLARED, [*methods, *BYTE_CALLS])
-        yield Bridge(store, methods, to_status, ClientResults(ledger, clock).record)
+        yield Bridge(
+            store,
+            methods,
+            to_status,
+            ClientResults(ledger, clock).record,
+            access=config.access.for_door(config.listen, config.tls, directory),
+            tls=admission.for_door(config.tls),
+            # The local worker has nothing to verify the certificate by: it is made out for other names.
+            local=config.tls is not None and config.worker,
+        )
+
+
+def _worker_tokens(config: ControllerConfig, clock: SystemClock) -> Callable[[], str]:
+    signer = keys.load_or_create(config.state)
+
+    def token() -> str:
+        now_unix_s = clock.now_unix_ms() // 1000
+        ends_unix_s = now_unix_s + _WORKER_TOKEN_S
+        says = tokens.Token(random_id(), ("worker",), ends_unix_s, "local worker", issued_unix_s=now_unix_s)
+        return tokens.sign(signer, says)
+
+    return token
 
 
 @asynccontextmanager

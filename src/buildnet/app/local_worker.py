@@ -26,12 +26,23 @@ async def supervise(
     slots: int,
     stop: asyncio.Event,
     *,
+    token: Callable[[], str],
+    renew_s: float,
     monotonic_s: Callable[[], float],
     descriptors: tuple[int, int],
 ) -> None:
     """Run `buildnet join` as a child until `stop` is set, then let it drain and end it.
 
-    `descriptors` are its limits of open files, soft and hard.
+    Args:
+        url: where the child dials.
+        state: of the controller; the child keeps its own below it.
+        slots: attempts that may run at once.
+        stop: ends both.
+        token: makes the child's next token. It travels by the child's standard input: other users can read arguments,
+            and what the child runs could read its environment.
+        renew_s: how often, which is well before a token ends.
+        monotonic_s: a clock.
+        descriptors: the child's limits of open files, soft and hard.
     """
     delay_s = _RESTART_DELAY_S
     while not stop.is_set():
@@ -52,6 +63,7 @@ async def supervise(
             "--quiet",
             # The pipe closes with this process, however it ends: a killed controller leaves no worker behind.
             "--until-stdin-closes",
+            "--token-from-stdin",
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
             env=child_environment(),
@@ -59,13 +71,22 @@ async def supervise(
             start_new_session=True,
         )
         give_back(child.pid, descriptors)
-        await _first(child.wait(), stop.wait())
+        while child.returncode is None and not stop.is_set():
+            _tell(child, token())
+            await _first(child.wait(), stop.wait(), asyncio.sleep(renew_s))
         if stop.is_set():
             await _end(child)
             return
         log.warning("the local worker ended with code %s; starting it again", child.returncode)
         delay_s = _RESTART_DELAY_S if monotonic_s() - started_s > _LASTED_S else delay_s * 2
         await _first(asyncio.sleep(min(delay_s, _RESTART_DELAY_MAX_S)), stop.wait())
+
+
+def _tell(child: asyncio.subprocess.Process, token: str) -> None:
+    assert child.stdin is not None
+    # A child that is gone reads nothing more; its end is seen by whoever waits for it.
+    if not child.stdin.is_closing():
+        child.stdin.write(f"{token}\n".encode())
 
 
 async def _end(child: asyncio.subprocess.Process) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from buildnet._native import Store
 from buildnet.model.action import ActionKey
+from buildnet.model.caller import looked_up
 from buildnet.wire.native import translated
 
 
@@ -34,7 +35,11 @@ class NativeStores:
     async def get(self, key: ActionKey) -> bytes | None:
         """See ActionCache."""
         with translated():
-            return await asyncio.to_thread(self._store.get_action_result, key.instance, key.digest.text)
+            for instance in looked_up(key.instance):
+                result = await asyncio.to_thread(self._store.get_action_result, instance, key.digest.text)
+                if result is not None:
+                    return result
+        return None
 
     async def put(self, key: ActionKey, result: bytes, entry_index: int) -> None:
         """See ActionCache."""

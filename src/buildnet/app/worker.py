@@ -51,6 +51,7 @@ async def run(
             version=__version__,
             hostname=socket.gethostname(),
             hidden=config.hidden,
+            credentials=config.credentials,
         ),
         clock=SystemClock(),
         rng=random.SystemRandom(),

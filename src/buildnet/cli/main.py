@@ -14,20 +14,24 @@ _COMMANDS = {
     "actions": "buildnet.cli.actions",
     "cas": "buildnet.cli.cas",
     "completion": "buildnet.cli.completion",
+    "config": "buildnet.cli.config",
     "doctor": "buildnet.cli.doctor",
     "join": "buildnet.cli.join",
     "ledger": "buildnet.cli.ledger",
     "run": "buildnet.cli.run",
+    "token": "buildnet.cli.token",
     "up": "buildnet.cli.up",
 }
 _HELP = {
     "actions": "What runs, what ran, what it printed.",
     "cas": "Put and get blobs and trees.",
     "completion": "Print the script that completes commands in your shell.",
+    "config": "Check a configuration file.",
     "doctor": "Check this machine and the server.",
     "join": "Work for a controller.",
     "ledger": "Read and verify the ledger.",
     "run": "Run a command somewhere, or have its result from the cache.",
+    "token": "Make, show and revoke access tokens.",
     "up": "Start a controller with a local worker.",
 }
 

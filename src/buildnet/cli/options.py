@@ -12,6 +12,7 @@ import click
 
 if TYPE_CHECKING:
     from buildnet.client import SyncClient
+    from buildnet.model.credentials import Credentials
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -26,10 +27,52 @@ def state(command: F) -> F:
     return decorated
 
 
+def credentials(command: F) -> F:
+    """Add --ca-file, --cert-file, --key-file and --token-file, which `given_credentials` reads.
+
+    A token itself is no option: other users can read what a process was called with.
+    """
+    for name, words in reversed(_CREDENTIALS.items()):
+        option = click.option(
+            f"--{name}",
+            type=click.Path(path_type=Path, dir_okay=False),
+            help=words,
+            expose_value=False,
+            callback=_remember,
+        )
+        command = option(command)
+    return command
+
+
+_CREDENTIALS = {
+    "ca-file": "Verify the server by this authority, PEM.  [default: $BUILDNET_CA_FILE, or public ones]",
+    "cert-file": "Show this certificate, PEM.  [default: $BUILDNET_CERT_FILE]",
+    "key-file": "Its private key, PEM.  [default: $BUILDNET_KEY_FILE]",
+    "token-file": "Show the token in this file.  [default: $BUILDNET_TOKEN]",
+}
+
+
+def _remember(context: click.Context, parameter: click.Parameter, value: Path | None) -> None:
+    context.meta[f"buildnet.{parameter.name}"] = value
+
+
+def given_credentials() -> Credentials:
+    """What the options of `credentials` or the environment name.
+
+    Raises:
+        InvalidRequest: a file cannot be read.
+    """
+    from buildnet.app.config import credentials_of
+
+    meta = click.get_current_context().meta
+    return credentials_of(*(meta.get(f"buildnet.{name.replace('-', '_')}") for name in _CREDENTIALS))
+
+
 def of_server(command: F) -> F:
-    """Add --url, --state and --instance."""
-    where = "The server, grpc://HOST:PORT.  [default: $BUILDNET_URL, or the local one]"
-    with_instance: F = click.option("--instance", default="", help="REAPI instance name.")(command)
+    """Add --url, --state, --instance and credentials."""
+    where = "The server, grpc://HOST:PORT, or grpcs:// for TLS.  [default: $BUILDNET_URL, or the local one]"
+    with_credentials: F = credentials(command)
+    with_instance: F = click.option("--instance", default="", help="REAPI instance name.")(with_credentials)
     with_state: F = state(with_instance)
     with_url: F = click.option("--url", help=where)(with_state)
     return with_url
@@ -40,11 +83,12 @@ def connected(url: str | None, state: Path | None, instance: str = "") -> SyncCl
 
     Raises:
         NodeDown: none of them names one.
+        InvalidRequest: the credentials cannot be read.
     """
     from buildnet.app.config import server_url
     from buildnet.client import connect
 
-    return connect(server_url(url, state), instance=instance)
+    return connect(server_url(url, state), instance=instance, credentials=given_credentials())
 
 
 def echo_json(value: object) -> None:

@@ -1,48 +1,90 @@
-"""`buildnet up`: a controller, its door and a local worker in one command."""
+"""`buildnet up`: a controller, its door and a local worker in one command. Options outweigh the configuration file."""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, Final
 
 import click
 
 from buildnet.cli import options
 
+KEYS: Final = {
+    "state": "controller.state",
+    "listen": "controller.listen",
+    "slots": "controller.slots",
+    "no_worker": "controller.worker",
+    "durability": "cache.durability",
+    "cache_size": "cache.size",
+    "cache_keep": "cache.keep",
+    "tls_cert": "tls.certificate",
+    "tls_key": "tls.key",
+    "client_ca": "tls.client_ca",
+    "anonymous": "access.anonymous",
+    "trusted_key": "access.trusted_keys",
+    "insecure_plaintext": "access.insecure_plaintext",
+}
+"""Each option's key in the configuration file."""
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
 
 @click.command("up", epilog="Example: buildnet up --listen 127.0.0.1:8980 --slots 4")
+@click.option("--config", type=_FILE, help="A configuration file in TOML; every option here has a key there.")
 @options.state
-@click.option("--listen", default="127.0.0.1:8980", show_default=True, help="Address; port 0 takes a free one.")
+@click.option("--listen", help="Address; port 0 takes a free one.  [default: 127.0.0.1:8980]")
 @click.option("--slots", type=int, help="Actions the local worker runs at once.  [default: one a processor]")
-@click.option("--no-worker", is_flag=True, help="Run no actions here; others may join.")
+@click.option("--no-worker", is_flag=True, default=None, help="Run no actions here; others may join.")
 @click.option(
     "--durability",
     type=click.Choice(["process", "power"]),
-    default="process",
-    show_default=True,
-    help="What an acknowledged write survives: the death of a process, or the loss of power.",
+    help="What an acknowledged write survives: the death of a process, or the loss of power.  [default: process]",
 )
+@click.option("--cache-size", help="How much the cache holds, as in '50 GiB'.")
+@click.option("--cache-keep", help="For how long nothing is evicted that was used, as in 15m.")
+@click.option("--tls-cert", type=_FILE, help="Serve TLS with this certificate and those above it, PEM.")
+@click.option("--tls-key", type=_FILE, help="Its private key, PEM.")
+@click.option("--client-ca", type=_FILE, help="Believe certificates of clients that this authority signed, PEM.")
+@click.option(
+    "--anonymous",
+    type=click.Choice(["all", "read", "none"]),
+    help="What callers without credentials may do.  [default: all on loopback, else none]",
+)
+@click.option("--trusted-key", multiple=True, type=_FILE, help="Believe tokens signed by this public key too, PEM.")
+@click.option("--insecure-plaintext", is_flag=True, default=None, help="Listen beyond this machine without TLS.")
 @options.as_json
-def command(
-    state: Path | None, listen: str, slots: int | None, no_worker: bool, durability: str, as_json: bool
-) -> None:
+def command(config: Path | None, as_json: bool, **given: Any) -> None:
     """Start a controller with a local worker, and stop both on Ctrl-C or SIGTERM."""
-    from buildnet.app.config import ControllerConfig, default_slots, default_state_dir
+    from buildnet.app.config_file import configured
     from buildnet.app.controller import Ready, run_controller
     from buildnet.cli.serving import serve
 
-    directory = (state or default_state_dir()).absolute()
-    config = ControllerConfig(directory, listen, slots or default_slots(), not no_worker, durability)
+    settings = configured(config, overrides(given))
 
     def announce(ready: Ready) -> None:
         if as_json:
             options.echo_json({"ready": True, **asdict(ready)})
             return
-        work = f"{ready.slots} slots" if config.worker else "no worker"
+        work = f"{ready.slots} slots" if settings.worker else "no worker"
         click.echo(f"BuildNET is ready at {ready.url} ({work}, state in {ready.state}); stop with Ctrl-C")
 
     async def role(stop: asyncio.Event, stop_now: asyncio.Event) -> None:
-        await run_controller(config, announce, stop)
+        await run_controller(settings, announce, stop)
 
     serve(role)
+
+
+def overrides(given: dict[str, Any]) -> dict[str, Any]:
+    """Options that were given, by their keys in the configuration file and as it would give them."""
+    from buildnet.model.quantity import duration_s_of, size_bytes_of
+
+    settings = {KEYS[name]: value for name, value in given.items() if value is not None and value != ()}
+    if given.get("no_worker"):
+        settings["controller.worker"] = False
+    if size := given.get("cache_size"):
+        settings["cache.size"] = size_bytes_of(size, "--cache-size")
+    if keep := given.get("cache_keep"):
+        settings["cache.keep"] = duration_s_of(keep, "--cache-keep")
+    return settings

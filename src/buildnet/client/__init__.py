@@ -12,6 +12,7 @@
 from buildnet.client.client import Client
 from buildnet.client.results import ActionInfo, LogPiece, Output, RunResult
 from buildnet.client.sync import SyncClient, connect
+from buildnet.model.credentials import Credentials
 from buildnet.model.digest import Digest
 
-__all__ = ["ActionInfo", "Client", "Digest", "LogPiece", "Output", "RunResult", "SyncClient", "connect"]
+__all__ = ["ActionInfo", "Client", "Credentials", "Digest", "LogPiece", "Output", "RunResult", "SyncClient", "connect"]

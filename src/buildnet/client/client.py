@@ -11,13 +11,15 @@ from typing import Any, Final
 
 import grpc
 
-from buildnet._native import InputTree, Link
+from buildnet._native import InputTree
 from buildnet.client.describe import Wish, action_of, command_of
 from buildnet.client.results import ActionInfo, LogPiece, RunResult, result_of
 from buildnet.client.status import error_of_call, error_of_status
+from buildnet.dial import channel_of, link_of, metadata_of
 from buildnet.errors import BadSignature, BuildNetError, InvalidRequest, NodeDown, NotFound
 from buildnet.ledger import tree
 from buildnet.ledger.checkpoint import Verifier
+from buildnet.model.credentials import NONE, Address, Credentials
 from buildnet.model.digest import Digest
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.buildnet.v1 import action_pb2, fleet_pb2, ledger_pb2
@@ -48,14 +50,24 @@ DEFAULT_ENVIRONMENT: Final = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
 
 
 class Client:
-    """A connection to a server, made at the first call. Close it, or use it with `async with`."""
+    """A connection to a server, made at the first call. Close it, or use it with `async with`.
 
-    def __init__(self, url: str, *, instance: str = "") -> None:
+    Args:
+        url: `grpc://HOST:PORT`, or `grpcs://HOST:PORT` for TLS.
+        instance: REAPI instance name.
+        credentials: what the server is verified by, and what it is shown.
+
+    Raises:
+        InvalidRequest: the URL or the credentials cannot be used.
+    """
+
+    def __init__(self, url: str, *, instance: str = "", credentials: Credentials = NONE) -> None:
         self.url = url
         self.instance = instance
-        with translated():
-            self._link = Link(url, instance=instance)
-        self._channel = grpc.aio.insecure_channel(url.split("://", 1)[-1].rstrip("/"), options=_OPTIONS)
+        self._credentials = credentials
+        address = Address.parse(url)
+        self._link = link_of(address, credentials, instance=instance)
+        self._channel = channel_of(address, credentials, _OPTIONS)
 
     async def __aenter__(self) -> Client:
         return self
@@ -73,12 +85,13 @@ class Client:
     async def _unary(self, path: str, request: Any, response: type[Any]) -> Any:
         call = self._channel.unary_unary(path, type(request).SerializeToString, response.FromString)
         try:
-            return await call(request, timeout=_CALL_TIMEOUT_S)
+            return await call(request, timeout=_CALL_TIMEOUT_S, metadata=metadata_of(self._credentials))
         except grpc.aio.AioRpcError as error:
             raise error_of_call(error, self.url) from error
 
     async def _stream(self, path: str, request: Any, response: type[Any]) -> AsyncIterator[Any]:
-        call = self._channel.unary_stream(path, type(request).SerializeToString, response.FromString)(request)
+        multi = self._channel.unary_stream(path, type(request).SerializeToString, response.FromString)
+        call = multi(request, metadata=metadata_of(self._credentials))
         try:
             async for message in call:
                 yield message

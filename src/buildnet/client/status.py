@@ -15,6 +15,7 @@ _CODES = {
     grpc.StatusCode.DEADLINE_EXCEEDED: "deadline_passed",
     grpc.StatusCode.NOT_FOUND: "not_found",
     grpc.StatusCode.PERMISSION_DENIED: "forbidden",
+    grpc.StatusCode.UNAUTHENTICATED: "unauthenticated",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "overloaded",
     grpc.StatusCode.FAILED_PRECONDITION: "blobs_missing",
     grpc.StatusCode.ABORTED: "lease_lost",

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 from buildnet.client.client import Client
+from buildnet.model.credentials import NONE, Credentials
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -17,11 +18,11 @@ T = TypeVar("T")
 class SyncClient:
     """Every coroutine of Client as a plain method, every async iterator as an iterator."""
 
-    def __init__(self, url: str, *, instance: str = "") -> None:
+    def __init__(self, url: str, *, instance: str = "", credentials: Credentials = NONE) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="buildnet-client", daemon=True)
         self._thread.start()
-        self._client = self._wait(self._make(url, instance))
+        self._client = self._wait(self._make(url, instance, credentials))
         client = self._client
         self.url = url
         self.run = self._plain(client.run)
@@ -41,8 +42,8 @@ class SyncClient:
         self.ledger_tail = self._iterator(client.ledger_tail)
 
     @staticmethod
-    async def _make(url: str, instance: str) -> Client:
-        return Client(url, instance=instance)
+    async def _make(url: str, instance: str, credentials: Credentials) -> Client:
+        return Client(url, instance=instance, credentials=credentials)
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
@@ -103,6 +104,6 @@ async def _turn() -> None:
         await asyncio.wait(others, timeout=2.0)
 
 
-def connect(url: str, *, instance: str = "") -> SyncClient:
+def connect(url: str, *, instance: str = "", credentials: Credentials = NONE) -> SyncClient:
     """A client for plain code; use it with `with`."""
-    return SyncClient(url, instance=instance)
+    return SyncClient(url, instance=instance, credentials=credentials)

@@ -6,8 +6,10 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 
 from buildnet.edge.bridge import Call, Method
+from buildnet.edge.execution import check_may_stop
 from buildnet.edge.logs import LogBook
 from buildnet.errors import NotFound
+from buildnet.model.caller import Caller, public_instance
 from buildnet.scheduler.service import Operation, Scheduler
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.buildnet.v1 import action_pb2, fleet_pb2
@@ -76,7 +78,9 @@ class ActionService:
         wanted = set(request.states)
         chosen = [
             summary
-            for summary in map(self._summary, self._scheduler.operations())
+            for operation in self._scheduler.operations()
+            if call.caller.may_see(operation.wanted.key.instance)
+            for summary in (self._summary(operation),)
             if (not wanted or summary.state in wanted)
             and (not request.filter_instance_name or summary.instance_name == request.instance_name)
         ]
@@ -87,18 +91,20 @@ class ActionService:
 
     def get_action(self, request: action_pb2.GetActionRequest, call: Call) -> action_pb2.ActionSummary:
         """One operation by its id or the beginning of it."""
-        return self._summary(self._find(request.id))
+        return self._summary(self._find(request.id, call.caller))
 
     def cancel_action(self, request: action_pb2.CancelActionRequest, call: Call) -> action_pb2.CancelActionResponse:
         """Stop one operation."""
-        self._scheduler.cancel(self._find(request.id).id)
+        operation = self._find(request.id, call.caller)
+        check_may_stop(call.caller, operation)
+        self._scheduler.cancel(operation.id)
         return action_pb2.CancelActionResponse()
 
     async def stream_logs(
         self, request: action_pb2.StreamLogsRequest, call: Call
     ) -> AsyncIterator[action_pb2.LogRecord]:
         """Live output while the action runs; the stored output once it has ended."""
-        operation = self._of_logs(request)
+        operation = self._of_logs(request, call.caller)
         sent = {1: 0, 2: 0}
         while operation.progress.stage != "completed":
             fence = operation.fence
@@ -121,12 +127,12 @@ class ActionService:
         for record in self._stored(operation, sent):
             yield record
 
-    def _of_logs(self, request: action_pb2.StreamLogsRequest) -> Operation:
+    def _of_logs(self, request: action_pb2.StreamLogsRequest, caller: Caller) -> Operation:
         if request.id:
-            return self._find(request.id)
+            return self._find(request.id, caller)
         digest = digest_of(request.action_digest)
         for operation in self._scheduler.operations():
-            if operation.wanted.key.digest == digest:
+            if operation.wanted.key.digest == digest and caller.may_see(operation.wanted.key.instance):
                 return operation
         raise NotFound(f"no operation for the action {digest} is known", kind="operation", name=digest.text)
 
@@ -146,12 +152,13 @@ class ActionService:
                 records.append(_record(stream, offset, piece))
         return records
 
-    def _find(self, operation_id: str) -> Operation:
+    def _find(self, operation_id: str, caller: Caller) -> Operation:
         exact = self._scheduler.find_operation(operation_id)
-        if exact is not None:
+        if exact is not None and caller.may_see(exact.wanted.key.instance):
             return exact
         if len(operation_id) >= _PREFIX_MIN:
-            found = [o for o in self._scheduler.operations() if o.id.startswith(operation_id)]
+            seen = (o for o in self._scheduler.operations() if caller.may_see(o.wanted.key.instance))
+            found = [operation for operation in seen if operation.id.startswith(operation_id)]
             if len(found) == 1:
                 return found[0]
             if found:
@@ -172,7 +179,7 @@ class ActionService:
         summary = action_pb2.ActionSummary(
             id=operation.id,
             action_digest=digest_message(operation.wanted.key.digest),
-            instance_name=operation.wanted.key.instance,
+            instance_name=public_instance(operation.wanted.key.instance),
             state=_STATES[operation.progress.stage],
             worker=operation.progress.worker,
             command_arguments=described.arguments[:_ARGUMENTS_SHOWN] if described else (),

@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 
 from buildnet._native import Door, Store
 from buildnet.errors import BuildNetError
+from buildnet.model.caller import ANYBODY, Caller
 from buildnet.wire.native import translated
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,8 @@ Failure = tuple[int, str, bytes]
 
 _WINDOW_BYTES: Final = 64 << 10
 _MESSAGE_COST_BYTES: Final = 16
-_CALL, _MESSAGE, _HALF_CLOSE, _CANCEL, _CREDIT, _DRAINED, _RESULTS = range(7)
+_CALL, _MESSAGE, _HALF_CLOSE, _CANCEL, _CREDIT, _DRAINED, _RESULTS, _SAID = range(8)
+_CALLER: Final = "buildnet-caller-"
 _REPLY, _SEND, _END, _FAIL, _ACK = range(5)
 _CANCELLED: Final[Failure] = (1, "the call was cancelled", b"")
 _INVALID_ARGUMENT: Final = 3
@@ -50,12 +52,25 @@ class Method:
 
 @dataclass(slots=True)
 class Call:
-    """What is known of a call beside its messages. `timeout_s` is what was left when it came."""
+    """What is known of a call beside its messages. `timeout_s` is what was left when it came; the door has checked that
+    the `caller` may make it.
+    """
 
     id: int
     peer: str
     metadata: list[tuple[str, str | bytes]]
     timeout_s: float | None
+    caller: Caller = ANYBODY
+
+
+def _caller_of(metadata: list[tuple[str, str | bytes]]) -> Caller:
+    """The door's word (native/door/src/access.rs, facts); it drops what a client sends under these names."""
+    facts = [(key.removeprefix(_CALLER), str(value)) for key, value in metadata if key.startswith(_CALLER)]
+    if not facts:
+        return ANYBODY
+    single = dict(facts)
+    instances = tuple(value for key, value in facts if key == "instance") if "limited" in single else None
+    return Caller(single.get("subject", ""), single.get("namespace", ""), instances)
 
 
 class _Stream:
@@ -121,16 +136,24 @@ class Bridge:
         *,
         threads: int = 1,
         execution: bool = True,
+        access: Mapping[str, Any] | None = None,
+        tls: Mapping[str, Any] | None = None,
+        local: bool = False,
     ) -> None:
         self._methods = list(methods.values())
         self._to_status = to_status
         self._record_results = record_results
-        self._door = Door(
-            store,
-            [(path, method.kind) for path, method in methods.items()],
-            threads=threads,
-            execution=execution,
-        )
+        with translated():
+            self._door = Door(
+                store,
+                [(path, method.kind) for path, method in methods.items()],
+                threads=threads,
+                execution=execution,
+                access=access,
+                tls=tls,
+                local=local,
+            )
+        self.local_address: str | None = None
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._streams: dict[int, _Stream] = {}
         self._outbox: list[tuple[int, int, Any]] = []
@@ -138,7 +161,7 @@ class Bridge:
         self._drained = asyncio.Event()
 
     async def serve(self, listen: str) -> str:
-        """Listen, and return the address with the port that was taken.
+        """Listen, and return the address with the port that was taken. `local_address` is known from then on.
 
         Raises:
             PortInUse: the address is taken.
@@ -147,6 +170,7 @@ class Bridge:
         self._loop = asyncio.get_running_loop()
         with translated():
             address = await asyncio.to_thread(self._door.start, listen)
+        self.local_address = self._door.local_address
         self._loop.add_reader(self._door.fd, self._on_wake)
         return address
 
@@ -214,6 +238,8 @@ class Bridge:
                 self._drained.set()
             case 6:  # _RESULTS
                 self._spawn(event[1], self._results(event[1], event[2]))
+            case 7:  # _SAID
+                log.warning("%s", event[1])
 
     def _on_call(
         self,
@@ -225,7 +251,7 @@ class Bridge:
         peer: str,
     ) -> None:
         method = self._methods[index]
-        call = Call(call_id, peer, metadata, timeout_s)
+        call = Call(call_id, peer, metadata, timeout_s, _caller_of(metadata))
         if method.kind == "unary":
             try:
                 answer = method.handler(method.request.FromString(body), call)

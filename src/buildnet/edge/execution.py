@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator, Callable
 
 from buildnet.edge.bridge import Call, Method
 from buildnet.edge.status import status_of
-from buildnet.errors import InvalidRequest, NotFound, Unimplemented
+from buildnet.errors import Forbidden, InvalidRequest, NotFound, Unimplemented
 from buildnet.model.action import Outcome, Wanted
+from buildnet.model.caller import Caller, public_instance
 from buildnet.ports import Progress
 from buildnet.scheduler.service import Operation, Scheduler
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
@@ -51,7 +52,7 @@ class ExecutionService:
 
     async def execute(self, request: re.ExecuteRequest, call: Call) -> AsyncIterator[operations_pb2.Operation]:
         """Queue or join the action and follow it until it is completed."""
-        wanted, described = wanted_of(request.instance_name, request, self._read)
+        wanted, described = wanted_of(call.caller.written(request.instance_name), request, self._read)
         progress: asyncio.Queue[Progress] = asyncio.Queue()
         operation_id = self._scheduler.submit(wanted, progress.put_nowait)
         self._describe(operation_id, described)
@@ -60,7 +61,7 @@ class ExecutionService:
 
     async def wait(self, request: re.WaitExecutionRequest, call: Call) -> AsyncIterator[operations_pb2.Operation]:
         """Follow an operation that an earlier Execute began; its present state comes at once."""
-        operation = self._find(request.name)
+        operation = self._find(request.name, call.caller)
         progress: asyncio.Queue[Progress] = asyncio.Queue()
         self._scheduler.follow(operation.id, progress.put_nowait)
         async for message in self._follow(operation.id, operation.wanted, progress, None):
@@ -85,7 +86,7 @@ class ExecutionService:
 
     def get(self, request: operations_pb2.GetOperationRequest, call: Call) -> operations_pb2.Operation:
         """The present state of one operation."""
-        operation = self._find(request.name)
+        operation = self._find(request.name, call.caller)
         return self._message(operation)
 
     def list(self, request: operations_pb2.ListOperationsRequest, call: Call) -> operations_pb2.ListOperationsResponse:
@@ -97,7 +98,7 @@ class ExecutionService:
             start = int(request.page_token or "0")
         except ValueError as error:
             raise InvalidRequest("the page token is not one of ours", field="page_token") from error
-        known = list(self._scheduler.operations())
+        known = [o for o in self._scheduler.operations() if call.caller.may_see(o.wanted.key.instance)]
         page = known[start : start + limit]
         answer = operations_pb2.ListOperationsResponse()
         answer.operations.extend(self._message(operation) for operation in page)
@@ -107,12 +108,18 @@ class ExecutionService:
 
     def cancel(self, request: operations_pb2.CancelOperationRequest, call: Call) -> empty_pb2.Empty:
         """Ask an operation to stop; its followers are told CANCELLED."""
-        self._scheduler.cancel(self._find(request.name).id)
+        operation = self._find(request.name, call.caller)
+        check_may_stop(call.caller, operation)
+        self._scheduler.cancel(operation.id)
         return empty_pb2.Empty()
 
-    def _find(self, name: str) -> Operation:
+    def _find(self, name: str, caller: Caller) -> Operation:
         operation = self._scheduler.find_operation(name.rsplit("operations/", 1)[-1])
-        if operation is None or _name(operation.wanted.key.instance, operation.id) != name:
+        if (
+            operation is None
+            or _name(operation.wanted.key.instance, operation.id) != name
+            or not caller.may_see(operation.wanted.key.instance)
+        ):
             raise NotFound(
                 f"no operation is called {name!r}; it may have ended long ago: execute again",
                 kind="operation",
@@ -125,7 +132,20 @@ class ExecutionService:
         return operation_of(name, operation.wanted.key.digest, operation.progress, _status)
 
 
+def check_may_stop(caller: Caller, operation: Operation) -> None:
+    """Refuse to end what others wait for.
+
+    Raises:
+        Forbidden: the caller is in a namespace, and the operation is not of it.
+    """
+    if not caller.may_stop(operation.wanted.key.instance):
+        raise Forbidden(
+            f"{caller.subject!r} is in the namespace {caller.namespace!r} and may stop only what was begun there"
+        )
+
+
 def _name(instance: str, operation_id: str) -> str:
+    instance = public_instance(instance)
     return f"{instance}/operations/{operation_id}" if instance else f"operations/{operation_id}"
 
 

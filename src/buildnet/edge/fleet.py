@@ -14,6 +14,7 @@ from buildnet.edge.bridge import Call, Method
 from buildnet.edge.logs import LogBook
 from buildnet.errors import InvalidRequest
 from buildnet.model.action import Lease, Outcome
+from buildnet.model.caller import public_instance
 from buildnet.model.node import WorkerOffer
 from buildnet.ports import Clock
 from buildnet.scheduler.service import Scheduler
@@ -52,7 +53,7 @@ class _Session:
         """Send an Assign."""
         message = fleet_pb2.JoinResponse()
         message.assign.fence = lease.fence
-        message.assign.instance_name = lease.key.instance
+        message.assign.instance_name = public_instance(lease.key.instance)
         message.assign.action_digest.CopyFrom(digest_message(lease.key.digest))
         message.assign.timeout.FromNanoseconds(round(lease.timeout_s * 1e9))
         message.assign.attempt = lease.attempt

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from buildnet.errors import InvalidRequest
+from buildnet.model.credentials import NONE, Address, Credentials
 from buildnet.sandbox.policy import Limits
 
 SLOTS_MAX = 1024
@@ -17,7 +17,7 @@ class WorkerConfig:
     """One worker.
 
     Args:
-        url: the controller's door, `grpc://HOST:PORT`, `http://HOST:PORT` or `HOST:PORT`.
+        url: the controller's door, `grpc://HOST:PORT`, or `grpcs://HOST:PORT` for TLS.
         state: the worker's own directory: its identity, its CAS and its scratch space.
         slots: attempts that may run at once.
         version: of this program; the controller refuses another.
@@ -28,6 +28,7 @@ class WorkerConfig:
         hidden: directories that no command may look into, where namespaces are to be had; the
             worker's own state is always among them.
         properties: offered to requirements, besides those found out by the worker itself.
+        credentials: what the controller is verified by, and what it is shown.
         durability: of the worker's own CAS; a cache of the controller's, so never more than
             `process`.
         settle_timeout_s: how long a draining worker without a session waits to hand over its last
@@ -45,6 +46,7 @@ class WorkerConfig:
     isolation: str | None = None
     hidden: tuple[Path, ...] = ()
     properties: frozenset[tuple[str, str]] = frozenset()
+    credentials: Credentials = NONE
     durability: str = "process"
     settle_timeout_s: float = 10.0
     stop_timeout_s: float = 5.0
@@ -59,29 +61,13 @@ class WorkerConfig:
                 f"isolation {self.isolation!r} is not known; use namespaces or process",
                 field="isolation",
             )
-        _ = self.target
+        _ = self.address
 
     @property
-    def target(self) -> str:
-        """`HOST:PORT` as grpc dials it.
+    def address(self) -> Address:
+        """Where the controller is.
 
         Raises:
             InvalidRequest: the URL is not one that a worker can dial.
         """
-        url = self.url if "://" in self.url else f"grpc://{self.url}"
-        try:
-            parts = urlsplit(url)
-            host, port = parts.hostname, parts.port
-        except ValueError:
-            host, port = None, None
-        else:
-            if parts.scheme in ("grpcs", "https"):
-                raise InvalidRequest(
-                    f"{self.url}: TLS is not built yet; use grpc:// through an SSH tunnel",
-                    field="url",
-                )
-            if parts.scheme not in ("grpc", "http") or parts.path not in ("", "/"):
-                host = None
-        if not host or not port:
-            raise InvalidRequest(f"{self.url!r} is not a controller's address; write grpc://HOST:PORT", field="url")
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return Address.parse(self.url)

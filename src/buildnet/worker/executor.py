@@ -24,11 +24,13 @@ from buildnet.errors import (
     BlobsMissing,
     BuildNetError,
     Cancelled,
+    Forbidden,
     InvalidRequest,
     InvariantBroken,
     NotFound,
     SandboxFailed,
     StorageFull,
+    Unauthenticated,
     from_code,
 )
 from buildnet.model.action import Outcome, Properties
@@ -361,6 +363,9 @@ def _outcome(result: re.ActionResult, failure: BuildNetError | None, node: str) 
 
 
 def _failure(error: BuildNetError) -> Outcome:
+    if isinstance(error, (Unauthenticated, Forbidden)):
+        # The worker's own credentials: to whoever waits for the action, a worker that cannot reach its controller.
+        return Outcome("node_down", None, f"the controller refused this worker's credentials: {error.message}")
     return Outcome(error.code, None, error.message, missing=tuple(error.fields.get("digests", ())))
 
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
 
 from buildnet._native import Link, Store, probe_isolation
+from buildnet.dial import link_of
+from buildnet.errors import BuildNetError
+from buildnet.model.credentials import Credentials
 from buildnet.ports import Clock
 from buildnet.sandbox import Sandbox
 from buildnet.sandbox.namespaces import NamespaceSandbox
@@ -18,6 +24,8 @@ from buildnet.worker.executor import Executor
 from buildnet.worker.identity import Randomness, identity_of, offered
 from buildnet.worker.session import Ready, Session
 
+_log = logging.getLogger(__name__)
+_RENEW_INTERVAL_S = 5.0
 _SANDBOXES: dict[Isolation, type[NamespaceSandbox] | type[ProcessSandbox]] = {
     "namespaces": NamespaceSandbox,
     "process": ProcessSandbox,
@@ -55,8 +63,7 @@ async def run_worker(
         store = Store(str(config.state / "cas"), config.durability)
     try:
         identity = identity_of(config.state, rng)
-        with translated():
-            link = Link(f"grpc://{config.target}")
+        link = link_of(config.address, config.credentials)
         # One more than slots, so that a cancelled attempt's clean-up never waits for another's
         # upload.
         threads = ThreadPoolExecutor(config.slots + 1, thread_name_prefix="attempt")
@@ -76,12 +83,40 @@ async def run_worker(
             await asyncio.get_running_loop().run_in_executor(threads, executor.clear_scratch)
             properties = offered(means, config.properties)
             session = Session(config, identity, properties, executor, clock=clock, rng=rng, ready=ready)
-            await session.run(stop, stop_now or asyncio.Event())
+            async with _renewing(link, config.credentials):
+                await session.run(stop, stop_now or asyncio.Event())
         finally:
             link.close()
             threads.shutdown(wait=False, cancel_futures=True)
     finally:
         store.close()
+
+
+@asynccontextmanager
+async def _renewing(link: Link, credentials: Credentials) -> AsyncIterator[None]:
+    """Give the link each new token: its calls go on for longer than a token lasts."""
+
+    async def renew() -> None:
+        known = ""
+        while True:
+            try:
+                token = await asyncio.to_thread(credentials.token)
+                if token != known:
+                    with translated():
+                        link.set_token(token)
+                    known = token
+            except BuildNetError as error:
+                # The token known before may still be good, and its file may come back.
+                _log.warning("no new token: %s", error.message)
+            await asyncio.sleep(_RENEW_INTERVAL_S)
+
+    renewal = asyncio.ensure_future(renew())
+    try:
+        yield
+    finally:
+        renewal.cancel()
+        with suppress(asyncio.CancelledError):
+            await renewal
 
 
 def _memory_bytes() -> int:

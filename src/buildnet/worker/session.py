@@ -15,6 +15,7 @@ from typing import Any, Final, TypeAlias
 
 import grpc.aio
 
+from buildnet.dial import channel_of, metadata_of
 from buildnet.errors import BuildNetError, InvalidRequest
 from buildnet.model.action import Outcome, Properties
 from buildnet.ports import Clock
@@ -199,13 +200,14 @@ class Session:
     async def _connect(self) -> str:
         """Hold one session; return why it ended."""
         try:
-            async with grpc.aio.insecure_channel(self._config.target, options=_OPTIONS) as channel:
+            credentials = self._config.credentials
+            async with channel_of(self._config.address, credentials, _OPTIONS) as channel:
                 stub: Any = channel.stream_stream(
                     _JOIN,
                     request_serializer=fleet_pb2.JoinRequest.SerializeToString,
                     response_deserializer=fleet_pb2.JoinResponse.FromString,
                 )
-                call: _Call = stub(None)
+                call: _Call = stub(None, metadata=metadata_of(credentials))
                 async with asyncio.timeout(_JOIN_TIMEOUT_S):
                     interval_s = await self._join(call)
                 try:

@@ -4,7 +4,7 @@
 //! while it is complete. The name has no size, so these entries are apart from those written over gRPC.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use buildnet_formats::{Digest, Function, NativeError};
 use buildnet_store::Store;
@@ -22,6 +22,8 @@ use crate::updates::{Update, Updates};
 
 const ENTRY_BYTES_MAX: usize = 64 << 20;
 const CHUNK_BYTES: usize = 512 << 10;
+const DISCARDED_BYTES_MAX: usize = 64 << 20;
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the HTTP side stands on.
 pub(crate) struct HttpCache {
@@ -55,7 +57,13 @@ impl HttpCache {
             _ => Right::Read,
         };
         if let Err(status) = caller.check(right, &instance) {
-            return refusal(StatusCode::FORBIDDEN, status.message());
+            let code = match status.code() {
+                tonic::Code::InvalidArgument => StatusCode::BAD_REQUEST,
+                _ => StatusCode::FORBIDDEN,
+            };
+            let response = refusal(code, status.message());
+            discard(request).await;
+            return response;
         }
         let done = match (&method, kind) {
             (&Method::GET | &Method::HEAD, Kind::Cas) => self.read_blob(&hash, method == Method::HEAD),
@@ -170,6 +178,24 @@ impl HttpCache {
         }
         Ok(respond(StatusCode::OK, "text/plain", Bytes::new()))
     }
+}
+
+/// Read what a refused upload still sends: a client of HTTP/1.1 sends before it listens, and would take the closed
+/// connection for a broken one (RFC 9112 section 9.6). One that waits for `100 Continue` sends nothing.
+pub(crate) async fn discard(request: Request<Incoming>) {
+    if request.version() > http::Version::HTTP_11 || request.headers().contains_key(header::EXPECT) {
+        return;
+    }
+    let reading = async {
+        let (mut body, mut left) = (BodyStream::new(request.into_body()), DISCARDED_BYTES_MAX);
+        while let Some(Ok(frame)) = body.next().await {
+            let size = frame.data_ref().map_or(0, Bytes::len);
+            let Some(rest) = left.checked_sub(size) else { return };
+            left = rest;
+        }
+    };
+    // Past either limit the connection is closed, as it would have been at once.
+    let _ = tokio::time::timeout(DISCARD_TIMEOUT, reading).await;
 }
 
 fn check_size(size: usize) -> Result<(), NativeError> {

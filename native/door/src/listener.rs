@@ -1,0 +1,178 @@
+//! Connections: who may have one, for how long, within TLS or without, and where it came from. What is asked on one is
+//! answered elsewhere.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown, Watcher};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio_rustls::server::TlsStream;
+
+use crate::access::Caller;
+use crate::bridge::Event;
+use crate::budget::{Budget, During, Heard, Line};
+use crate::server::Inner;
+use crate::tls::{Tls, names_of};
+
+const STREAMS_PER_CONNECTION_MAX: u32 = 256;
+/// A small blob in its message is one frame, and so one piece.
+const FRAME_BYTES_MAX: u32 = 64 << 10;
+const STREAM_WINDOW_BYTES: u32 = 2 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// When the kernel asks whether a client that says nothing is still there.
+const PROBE_AFTER: Duration = Duration::from_secs(60);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where a connection comes from, and whom its certificate makes of its peer.
+pub(crate) struct Origin {
+    pub(crate) peer: SocketAddr,
+    pub(crate) line: Arc<Line>,
+    pub(crate) certified: Option<Caller>,
+    /// Nobody is let in without credentials.
+    pub(crate) strict: bool,
+}
+
+struct Accepted {
+    stream: TcpStream,
+    peer: SocketAddr,
+    strict: bool,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+/// Take connections until the stop, then let them end, and say so.
+pub(crate) async fn accept(
+    inner: Arc<Inner>,
+    listener: TcpListener,
+    local: Option<TcpListener>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let graceful = GracefulShutdown::new();
+    let budget = Arc::new(Budget::default());
+    let looking = Arc::clone(&budget);
+    // It ends with the runtime.
+    tokio::spawn(async move { looking.give_back().await });
+    let stopping = stop.clone();
+    loop {
+        let accepted = tokio::select! {
+            accepted = next(&budget, &listener, local.as_ref()) => accepted,
+            // The sender lives in the door; an error means that it is gone.
+            _ = stop.wait_for(|stopped| *stopped) => break,
+        };
+        let Ok(Accepted { stream, peer, strict, permit }) = accepted else {
+            // Out of descriptors, most likely: some will be given back, and spinning helps nobody.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            continue;
+        };
+        let line = Line::new(&budget);
+        let origin = Origin { peer, line: Arc::clone(&line), certified: None, strict };
+        let (inner, watcher, stopping) = (Arc::clone(&inner), graceful.watcher(), stopping.clone());
+        tokio::spawn(async move {
+            let _permit = permit;
+            tokio::select! {
+                () = serve(&inner, stream, origin, watcher, stopping) => {}
+                () = line.outstayed() => {}
+            }
+        });
+    }
+    drop((listener, local));
+    graceful.shutdown().await;
+    inner.hub.push(Event::Drained);
+}
+
+/// At the limit the next one waits in the kernel's queue, and those that idle are ended soon.
+async fn next(budget: &Budget, listener: &TcpListener, local: Option<&TcpListener>) -> io::Result<Accepted> {
+    let permit = budget.admit().await;
+    let (accepted, strict) = tokio::select! {
+        accepted = listener.accept() => (accepted, false),
+        accepted = accept_of(local) => (accepted, true),
+    };
+    accepted.map(|(stream, peer)| Accepted { stream, peer, strict, permit })
+}
+
+async fn accept_of(listener: Option<&TcpListener>) -> io::Result<(TcpStream, SocketAddr)> {
+    match listener {
+        Some(listener) => listener.accept().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn serve(
+    inner: &Arc<Inner>,
+    stream: TcpStream,
+    origin: Origin,
+    watcher: Watcher,
+    stopping: watch::Receiver<bool>,
+) {
+    // Without it small replies wait; a socket that refuses the option, or cannot be probed, still works.
+    let _ = stream.set_nodelay(true);
+    let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true)
+        .and_then(|()| rustix::net::sockopt::set_tcp_keepidle(&stream, PROBE_AFTER));
+    let stream = Heard { stream, line: Arc::clone(&origin.line) };
+    // How a connection ended is its peer's affair.
+    match inner.tls.as_ref().filter(|_| !origin.strict) {
+        None => drop(watcher.watch(connection(inner, stream, origin)).await),
+        Some(tls) => {
+            let Some((stream, origin)) = shake_hands(inner, tls, stream, origin, stopping).await else { return };
+            drop(watcher.watch(connection(inner, stream, origin)).await);
+        }
+    }
+}
+
+/// The stream within TLS; none when the peer does not manage it in time, or the door is closing.
+async fn shake_hands(
+    inner: &Inner,
+    tls: &Tls,
+    stream: Heard,
+    mut origin: Origin,
+    mut stop: watch::Receiver<bool>,
+) -> Option<(TlsStream<Heard>, Origin)> {
+    let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.acceptor().accept(stream));
+    let stream = tokio::select! {
+        done = handshake => done.ok()?.ok()?,
+        _ = stop.wait_for(|stopped| *stopped) => return None,
+    };
+    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    if let Some((names, expires_unix_s)) = certificate.and_then(names_of) {
+        origin.certified = inner.access.by_certificate(&names, expires_unix_s);
+    }
+    Some((stream, origin))
+}
+
+fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    inner: &Arc<Inner>,
+    stream: S,
+    origin: Origin,
+) -> impl GracefulConnection<Error: Send> + Send + 'static {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_frame_size(FRAME_BYTES_MAX)
+        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE);
+    let (inner, origin) = (Arc::clone(inner), Arc::new(origin));
+    let service = service_fn(move |request: http::Request<Incoming>| {
+        let (inner, origin) = (Arc::clone(&inner), Arc::clone(&origin));
+        async move {
+            let call = origin.line.begin(request.version() < http::Version::HTTP_2);
+            let response = inner.answer(&origin, request).await;
+            Ok::<_, Infallible>(response.map(|body| During { body, _call: call }))
+        }
+    });
+    builder.serve_connection(TokioIo::new(stream), service).into_owned()
+}

@@ -1,0 +1,132 @@
+"""The key that signs tokens and the list of revoked ones, in the state directory. A key is never logged and never
+leaves its file, which only its owner may read.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
+
+from buildnet.errors import InvalidRequest, StateCorrupt
+
+
+def key_path(state: Path) -> Path:
+    """Where a state directory keeps the key that signs its tokens."""
+    return state / "keys" / "token.key"
+
+
+def revoked_path(state: Path) -> Path:
+    """Where it keeps the list of revoked tokens; it need not be there."""
+    return state / "keys" / "revoked"
+
+
+def load_or_create(state: Path) -> Ed25519PrivateKey:
+    """The key that signs tokens, made at first use with mode 0600.
+
+    Raises:
+        StateCorrupt: the file cannot be read or does not hold a key.
+    """
+    path = key_path(state)
+    try:
+        with suppress(FileNotFoundError):
+            return _parse(path)
+        # Each for itself: `parents` would leave the state directory open to others.
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+        pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(pem)
+                file.flush()
+                os.fsync(file.fileno())
+            # A link, unlike a rename, leaves the key of another process that was first.
+            with suppress(FileExistsError):
+                os.link(temporary, path)
+        finally:
+            temporary.unlink()
+        return _parse(path)
+    except OSError as error:
+        raise StateCorrupt(f"cannot use {path}: {error.strerror}; check who may read it", path=str(path)) from error
+
+
+def _parse(path: Path) -> Ed25519PrivateKey:
+    pem = path.read_bytes()
+    try:
+        key = load_pem_private_key(pem, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise StateCorrupt(f"{path} does not hold a key; restore it from a copy", path=str(path)) from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise StateCorrupt(f"{path} holds a key that is not Ed25519; restore it from a copy", path=str(path))
+    return key
+
+
+def public_pem(key: Ed25519PublicKey) -> str:
+    """A public key as another server may be told to trust it."""
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+def load_public(path: Path) -> Ed25519PublicKey:
+    """A public key to trust, PEM.
+
+    Raises:
+        InvalidRequest: the file cannot be read or does not hold an Ed25519 public key.
+    """
+    remedy = "write there what `buildnet token key` prints on the server that signs"
+    try:
+        key = load_pem_public_key(path.read_bytes())
+    except OSError as error:
+        raise InvalidRequest(f"cannot read the key {path}: {error.strerror}; {remedy}", field="trusted_key") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise InvalidRequest(f"{path} does not hold a public key; {remedy}", field="trusted_key") from error
+    if not isinstance(key, Ed25519PublicKey):
+        raise InvalidRequest(f"{path} holds a key that is not Ed25519; {remedy}", field="trusted_key")
+    return key
+
+
+def revoke(state: Path, token_id: str, expires_unix_s: int) -> bool:
+    """Put a token on the list, which the door reads again; whether it was not there yet.
+
+    Args:
+        state: the state directory of the controller.
+        token_id: the token's id.
+        expires_unix_s: when it ends anyway, for whoever tidies the list; 0 when that is not known.
+    """
+    if not token_id or len(token_id) > 255 or any(c.isspace() or not c.isprintable() for c in token_id):
+        raise InvalidRequest(f"{token_id!r} is not a token's id; `buildnet token show` tells it", field="id")
+    path = revoked_path(state)
+    if token_id in revoked(state):
+        return False
+    # One write of one line, so that two at once do not mix.
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(descriptor, f"{token_id} {expires_unix_s}\n".encode())
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def revoked(state: Path) -> frozenset[str]:
+    """Ids on the list."""
+
+    def ids() -> Iterator[str]:
+        with suppress(FileNotFoundError), revoked_path(state).open() as file:
+            yield from (line.split()[0] for line in file if line.strip())
+
+    return frozenset(ids())

@@ -1,0 +1,51 @@
+"""Who calls, as far as rooms must know: which instances they may see, and the namespace of their results.
+
+Rights are checked in the door (native/door/src/access.rs); here nothing is granted. The key of a result that is kept
+apart is the instance name, a separator that no instance name may hold, and the namespace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_SEPARATOR = "\x01"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """`instances` with all below them, None for every one; `namespace` is "" for a trusted caller."""
+
+    subject: str = ""
+    namespace: str = ""
+    instances: tuple[str, ...] | None = None
+
+    def may_see(self, instance: str) -> bool:
+        """Whether what belongs to this instance (or to a namespace in it) is the caller's to see."""
+        if self.instances is None:
+            return True
+        public = public_instance(instance)
+        return any(public == granted or (granted and public.startswith(f"{granted}/")) for granted in self.instances)
+
+    def may_stop(self, instance: str) -> bool:
+        """Whether what runs under this key is the caller's to end: in a namespace only what was begun there."""
+        return self.may_see(instance) and (not self.namespace or instance.endswith(f"{_SEPARATOR}{self.namespace}"))
+
+    def written(self, instance: str) -> str:
+        """The instance in the key of a result that this caller brings about."""
+        return f"{instance}{_SEPARATOR}{self.namespace}" if self.namespace else instance
+
+
+ANYBODY = Caller()
+
+
+def public_instance(instance: str) -> str:
+    """The instance name as clients write it."""
+    return instance.partition(_SEPARATOR)[0]
+
+
+def looked_up(instance: str) -> Iterator[str]:
+    """Where a result under this key may be found, in this order: a namespace's own, then the trusted one."""
+    yield instance
+    if (public := public_instance(instance)) != instance:
+        yield public
