@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use buildnet_formats::{FieldValue, NativeError};
 use buildnet_store::Store;
@@ -38,6 +38,8 @@ const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
+/// Of one connection: what a head may take (RFC 6585: 431 past it), and what is read of a body at a time.
+const HTTP1_BUFFER_BYTES: usize = 128 << 10;
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How to listen.
@@ -80,7 +82,7 @@ impl Door {
         let inner = Inner {
             hub,
             services: Arc::new(services),
-            http: HttpCache { store, started: Instant::now() },
+            http: HttpCache::new(store),
             message_size_bytes_max: options.message_size_bytes_max,
         };
         let (stop, _) = watch::channel(false);
@@ -169,7 +171,7 @@ fn connection(
     // Without it small replies wait; a socket that refuses the option still works.
     let _ = stream.set_nodelay(true);
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HTTP1_BUFFER_BYTES);
     builder
         .http2()
         .timer(TokioTimer::new())

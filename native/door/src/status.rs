@@ -74,6 +74,7 @@ pub(crate) fn http_status_of(error: &NativeError) -> http::StatusCode {
     match error.code {
         "storage_full" => http::StatusCode::INSUFFICIENT_STORAGE,
         "too_large" => http::StatusCode::PAYLOAD_TOO_LARGE,
+        "overloaded" => http::StatusCode::SERVICE_UNAVAILABLE,
         _ => match code_of(error) {
             Code::InvalidArgument => http::StatusCode::BAD_REQUEST,
             Code::NotFound => http::StatusCode::NOT_FOUND,

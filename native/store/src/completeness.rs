@@ -88,6 +88,16 @@ impl Wanted {
     }
 }
 
+fn has_well_formed_digests(function: Function, result: &re::ActionResult) -> bool {
+    let files = result.output_files.iter().map(|file| file.digest.as_ref());
+    let trees = result.output_directories.iter().filter_map(|d| d.tree_digest.as_ref());
+    let roots = result.output_directories.iter().filter_map(|d| d.root_directory_digest.as_ref());
+    let logs = [&result.stdout_digest, &result.stderr_digest].into_iter().flatten();
+    files
+        .chain(trees.chain(roots).chain(logs).map(Some))
+        .all(|digest| digest.is_some_and(|digest| Digest::from_message_by(Some(function), digest).is_ok()))
+}
+
 impl Store {
     /// The stored result of an action, if every blob that it refers to is here; those are kept a while.
     ///
@@ -143,13 +153,25 @@ impl Store {
         let Some(entry) = self.entry(&crate::EntryName::action(namespace, action)?)? else {
             return Ok(None);
         };
-        let value = entry.value;
-        let result = re::ActionResult::decode(value.clone()).ok().filter(|r| r.encode_to_vec() == value);
-        let dangling = |missing: Vec<Digest>| !missing.is_empty();
-        if result.is_some() && self.missing_of_result(Some(action.function()), &value).is_ok_and(dangling) {
-            return Ok(None);
+        Ok(self.entry_is_complete(action.function(), &entry.value)?.then_some(entry.value))
+    }
+
+    /// Whether an entry's value refers to nothing absent. One that is no ActionResult refers to nothing.
+    ///
+    /// # Errors
+    /// `state_corrupt` when the disk fails.
+    pub fn entry_is_complete(&self, function: Function, value: &[u8]) -> Result<bool, NativeError> {
+        // A message with fields that are newer than these is an ActionResult all the same: only digests tell.
+        let Ok(result) = re::ActionResult::decode(value) else { return Ok(true) };
+        if !has_well_formed_digests(function, &result) {
+            return Ok(true);
         }
-        Ok(Some(value))
+        match self.missing_of_result(Some(function), value) {
+            Ok(missing) => Ok(missing.is_empty()),
+            // A Tree or Directory that it refers to is malformed.
+            Err(error) if error.code == "invalid_request" => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Store an entry of an HTTP client untouched.

@@ -19,7 +19,7 @@ const PUBLISHED: u8 = 1;
 const AS_BLOB: u8 = 1;
 const SIZE_UNKNOWN: u64 = u64::MAX;
 /// Values up to this are kept in the segment itself.
-const VALUE_BYTES_PACKED: usize = 1 << 20;
+pub const VALUE_BYTES_PACKED: usize = 1 << 20;
 
 /// Who wrote an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +86,15 @@ impl EntryName {
     }
 }
 
+/// Where the value of an entry is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// In the entry itself, checked.
+    Here(Bytes),
+    /// A blob, which is here.
+    Blob(Digest),
+}
+
 /// A value and what is known of it.
 pub(crate) struct Entry {
     pub(crate) value: Bytes,
@@ -112,14 +121,19 @@ impl Store {
     }
 
     pub(crate) fn entry(&self, name: &EntryName) -> Result<Option<Entry>, NativeError> {
+        self.entry_as_kept(name)?.map_or(Ok(None), |entry| self.whole(entry))
+    }
+
+    /// The entry as it is in its segment.
+    fn entry_as_kept(&self, name: &EntryName) -> Result<Option<Entry>, NativeError> {
         let key = Key::of_entry(&name.0);
         for _ in 0..8 {
             let Some(place) = self.index.read().touch(&key, now_s()) else { return Ok(None) };
             let Some(segment) = self.log.segment(place.segment) else { continue };
             let read = segment.read(&key, place);
             let entry = read.and_then(|(header, bytes)| Entry::decode(Bytes::from(bytes).slice(header.payload_at()..)));
-            if let Some(entry) = entry {
-                return self.whole(entry);
+            if entry.is_some() {
+                return Ok(entry);
             }
             if self.index.read().get(&key) == Some(place) {
                 self.counters.damaged.fetch_add(1, Ordering::Relaxed);
@@ -143,18 +157,17 @@ impl Store {
         Ok(Some(entry))
     }
 
-    /// The digest of the blob that a value under a path is kept as, so that it can be streamed.
+    /// Where the value of an entry is, so that a large one can be streamed; none when its blob is gone.
     ///
     /// # Errors
-    /// `state_corrupt` when the entry is malformed.
-    pub fn entry_blob(&self, name: &EntryName) -> Result<Option<Digest>, NativeError> {
-        let key = Key::of_entry(&name.0);
-        let Some(place) = self.index.read().touch(&key, now_s()) else { return Ok(None) };
-        let Some((header, bytes)) = self.log.segment(place.segment).and_then(|s| s.read(&key, place)) else {
-            return Ok(None);
-        };
-        let entry = Entry::decode(Bytes::from(bytes).slice(header.payload_at()..)).filter(|entry| entry.as_blob);
-        entry.map(|entry| String::from_utf8_lossy(&entry.value).parse()).transpose()
+    /// `state_corrupt` when the disk fails.
+    pub fn kept(&self, name: &EntryName) -> Result<Option<Kept>, NativeError> {
+        let Some(entry) = self.entry_as_kept(name)? else { return Ok(None) };
+        if !entry.as_blob {
+            return Ok(Some(Kept::Here(entry.value)));
+        }
+        let digest: Digest = String::from_utf8_lossy(&entry.value).parse()?;
+        Ok(self.contains(&digest).then_some(Kept::Blob(digest)))
     }
 
     /// The index of the ledger's entry for a result that the controller published.

@@ -1,0 +1,276 @@
+//! A request's body on its way in: hashed and written by another thread while more arrives, never held whole, and dropped
+//! when its client falls silent.
+
+use std::time::Duration;
+
+use buildnet_formats::{Digest, NativeError};
+use buildnet_store::{BlobWriter, Intake};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http::request::Parts;
+use http::{StatusCode, Version, header};
+use http_body_util::BodyStream;
+use hyper::body::{Body as _, Incoming};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::encoding::Coding;
+use super::refusal::Refusal;
+use super::route::bad;
+use crate::rope::Rope;
+use crate::squeeze::Unpacker;
+
+/// A body of which nothing comes for so long is given up.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
+/// What is gathered before a thread hashes and writes it.
+const GATHER_BYTES: usize = 512 << 10;
+/// Less is written where it stands.
+const INLINE_BYTES: usize = 64 << 10;
+/// How much of a body that nobody wants is read, so that its client can read the answer and use the connection again.
+const DRAINED_BYTES_MAX: u64 = 16 << 20;
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Frames of a small blob that are kept as they came.
+const FRAMES_BYTES_KEPT: usize = 128 << 10;
+
+/// The body of one request.
+pub(super) struct Inbound {
+    body: BodyStream<Incoming>,
+    announced: Option<u64>,
+    /// The client waits for a word before it sends.
+    waits: bool,
+    http1: bool,
+    ended: bool,
+}
+
+impl Inbound {
+    pub(super) fn new(parts: &Parts, body: Incoming) -> Self {
+        Self {
+            announced: body.size_hint().exact(),
+            waits: parts
+                .headers
+                .get(header::EXPECT)
+                .is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue")),
+            http1: parts.version < Version::HTTP_2,
+            ended: body.is_end_stream(),
+            body: BodyStream::new(body),
+        }
+    }
+
+    /// The size of the body, where its client said it.
+    pub(super) fn announced(&self) -> Option<u64> {
+        self.announced
+    }
+
+    /// Refuse a body by the size that is announced, before any of it is read.
+    ///
+    /// # Errors
+    /// 413.
+    pub(super) fn check_announced(&self, bytes_max: u64) -> Result<(), Refusal> {
+        match self.announced {
+            Some(size) if size > bytes_max => {
+                let message = format!("a body of {size} bytes is over the limit of {bytes_max} here");
+                Err(NativeError::too_large(message, bytes_max).into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The next bytes.
+    ///
+    /// # Errors
+    /// 400 when the body breaks off, 408 when nothing comes.
+    async fn next(&mut self) -> Result<Option<Bytes>, Refusal> {
+        // From the first look on the client has been told to send.
+        self.waits = false;
+        loop {
+            match timeout(IDLE_TIMEOUT, self.body.next()).await {
+                Err(_) => {
+                    return Err(Refusal::new(
+                        StatusCode::REQUEST_TIMEOUT,
+                        "deadline_passed",
+                        format!("nothing of the body came for {} s; send it again", IDLE_TIMEOUT.as_secs()),
+                    ));
+                }
+                Ok(None) => {
+                    self.ended = true;
+                    return Ok(None);
+                }
+                Ok(Some(Err(error))) => return Err(bad(&format!("the body broke off: {error}"))),
+                // What is not data are trailers.
+                Ok(Some(Ok(frame))) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Ok(Some(data));
+                    }
+                }
+            }
+        }
+    }
+
+    /// A small body as a whole.
+    ///
+    /// # Errors
+    /// 413; else as [`Inbound::take`].
+    pub(super) async fn whole(&mut self, bytes_max: usize) -> Result<Bytes, Refusal> {
+        self.check_announced(bytes_max as u64)?;
+        let mut body = Rope::default();
+        while let Some(data) = self.next().await? {
+            body.push(data);
+            if body.len() > bytes_max {
+                let message = format!("the body is over the limit of {bytes_max} bytes here");
+                return Err(NativeError::too_large(message, bytes_max as u64).into());
+            }
+        }
+        Ok(body.into_bytes())
+    }
+
+    /// Read the body to its end for nothing: what it holds is here already.
+    ///
+    /// # Errors
+    /// As [`Inbound::take`].
+    pub(super) async fn skip(&mut self) -> Result<(), Refusal> {
+        while self.next().await?.is_some() {}
+        Ok(())
+    }
+
+    /// Let the body go through a sink.
+    ///
+    /// # Errors
+    /// Those of the sink; 400 when the body breaks off or is not the zstd that it says; 408.
+    pub(super) async fn take<S: Sink>(&mut self, sink: S, coding: Coding) -> Result<Taken<S>, Refusal> {
+        let unpacker = match coding {
+            Coding::Identity => None,
+            Coding::Zstd => Some(Unpacker::new()?),
+        };
+        let mut idle = Some(Flow { sink, frames: unpacker.is_some().then(Vec::new), unpacker });
+        let mut busy: Option<JoinHandle<Result<Flow<S>, NativeError>>> = None;
+        let mut gathered = Rope::default();
+        loop {
+            let data = self.next().await?;
+            let last = data.is_none();
+            gathered.push(data.unwrap_or_default());
+            if gathered.len() < GATHER_BYTES && !last {
+                continue;
+            }
+            if let Some(writing) = busy.take() {
+                idle = Some(join(writing).await?);
+            }
+            let Some(mut flow) = idle.take() else { return Err(NativeError::internal("a body without a sink").into()) };
+            let batch = std::mem::take(&mut gathered);
+            // A few bytes of zstd may be very many: they are unpacked by another thread always.
+            if flow.unpacker.is_none() && batch.len() <= INLINE_BYTES {
+                flow.write(&batch)?;
+                idle = Some(flow);
+            } else {
+                busy = Some(tokio::task::spawn_blocking(move || flow.write(&batch).map(|()| flow)));
+            }
+            if last {
+                let flow = match busy.take() {
+                    Some(writing) => Some(join(writing).await?),
+                    None => idle.take(),
+                };
+                let flow = flow.ok_or_else(|| NativeError::internal("a body without a sink"))?;
+                return Ok(flow.finish()?);
+            }
+        }
+    }
+
+    /// Read what is left, within limits. Returns whether the connection can be used again.
+    pub(super) async fn settle(&mut self) -> bool {
+        if self.ended {
+            return true;
+        }
+        // HTTP/2 ends one stream and keeps the rest.
+        if self.waits || !self.http1 {
+            return !self.http1;
+        }
+        let drained = timeout(DRAIN_TIMEOUT, async {
+            let mut read = 0;
+            while let Ok(Some(data)) = self.next().await {
+                read += data.len() as u64;
+                if read > DRAINED_BYTES_MAX {
+                    return;
+                }
+            }
+        });
+        // Out of time or not, what counts is whether the end was seen.
+        let _ = drained.await;
+        self.ended
+    }
+}
+
+async fn join<T>(working: JoinHandle<Result<T, NativeError>>) -> Result<T, Refusal> {
+    match working.await {
+        Ok(done) => Ok(done?),
+        Err(_) => Err(NativeError::new("overloaded", "the server is stopping; try again").into()),
+    }
+}
+
+/// Do disk work on another thread where it may take long.
+pub(super) async fn on_disk<T: Send + 'static>(
+    is_slow: bool,
+    work: impl FnOnce() -> Result<T, NativeError> + Send + 'static,
+) -> Result<T, Refusal> {
+    if is_slow { join(tokio::task::spawn_blocking(work)).await } else { Ok(work()?) }
+}
+
+/// Where bytes go.
+pub(super) trait Sink: Send + 'static {
+    fn write(&mut self, data: &[u8]) -> Result<(), NativeError>;
+}
+
+impl Sink for BlobWriter {
+    fn write(&mut self, data: &[u8]) -> Result<(), NativeError> {
+        Self::write(self, data)
+    }
+}
+
+impl Sink for Intake {
+    fn write(&mut self, data: &[u8]) -> Result<(), NativeError> {
+        Self::write(self, data)
+    }
+}
+
+/// What a body went through.
+pub(super) struct Taken<S> {
+    pub(super) sink: S,
+    /// The zstd frames as they came, when they are few.
+    pub(super) frames: Option<Vec<u8>>,
+}
+
+impl Taken<Intake> {
+    /// Keep it as the blob with the hash of `named`.
+    pub(super) fn commit_blob(self, named: &Digest) -> Result<Digest, NativeError> {
+        self.sink.commit_as(Some(named.hash()), self.frames.as_deref())
+    }
+}
+
+struct Flow<S> {
+    sink: S,
+    unpacker: Option<Unpacker>,
+    frames: Option<Vec<u8>>,
+}
+
+impl<S: Sink> Flow<S> {
+    fn write(&mut self, batch: &Rope) -> Result<(), NativeError> {
+        for piece in batch.pieces() {
+            let Some(unpacker) = &mut self.unpacker else {
+                self.sink.write(piece)?;
+                continue;
+            };
+            let sink = &mut self.sink;
+            unpacker.feed(piece, |data| sink.write(data))?;
+            self.frames = self.frames.take().filter(|frames| frames.len() + piece.len() <= FRAMES_BYTES_KEPT);
+            if let Some(frames) = &mut self.frames {
+                frames.extend_from_slice(piece);
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Taken<S>, NativeError> {
+        if let Some(unpacker) = &self.unpacker {
+            unpacker.finish()?;
+        }
+        Ok(Taken { sink: self.sink, frames: self.frames })
+    }
+}
