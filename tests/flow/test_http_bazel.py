@@ -325,7 +325,9 @@ def test_a_large_result_is_complete_or_no_hit(call: Http) -> None:
 def test_an_entry_over_the_limit_is_refused_before_it_is_read(call: Http) -> None:
     path = f"/ac/{name_of(os.urandom(9))}"
     with call.raw() as raw:
-        raw.sendall(f"PUT {path} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 67108865\r\n\r\n".encode())
+        raw.sendall(
+            f"PUT {path} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 67108865\r\n\r\n".encode()
+        )
         response = http.client.HTTPResponse(raw)
         response.begin()
         assert response.status == 413

@@ -20,9 +20,8 @@ pub(super) enum Decision {
 
 /// What to answer a GET or HEAD of a representation with this entity tag and size.
 pub(super) fn decide(method: &Method, headers: &HeaderMap, tag: &str, size_bytes: u64) -> Decision {
-    match precondition(headers, Some(tag)) {
-        Some(false) => return Decision::Failed,
-        Some(true) | None => {}
+    if precondition(headers, Some(tag)) == Some(false) {
+        return Decision::Failed;
     }
     if headers.get_all(header::IF_NONE_MATCH).iter().any(|value| lists(value, Some(tag), true)) {
         return Decision::NotModified;

@@ -8,11 +8,13 @@ use buildnet_store::{BlobWriter, Intake};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use http::request::Parts;
-use http::{StatusCode, Version, header};
-use http_body_util::BodyStream;
-use hyper::body::{Body as _, Incoming};
+use http::{StatusCode, header};
+use http_body_util::{BodyStream, StreamBody};
+use hyper::body::{Body as _, Frame, Incoming};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tonic::Status;
+use tonic::body::Body;
 
 use super::encoding::Coding;
 use super::refusal::Refusal;
@@ -26,9 +28,11 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 const GATHER_BYTES: usize = 512 << 10;
 /// Less is written where it stands.
 const INLINE_BYTES: usize = 64 << 10;
-/// How much of a body that nobody wants is read, so that its client can read the answer and use the connection again.
-const DRAINED_BYTES_MAX: u64 = 16 << 20;
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// A body that nobody wants is read before the answer when it is so small: the connection can be used again.
+const SETTLED_BYTES_MAX: u64 = 1 << 20;
+/// How much of one is read after the answer, before the connection is closed.
+const DRAINED_BYTES_MAX: u64 = 256 << 20;
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Frames of a small blob that are kept as they came.
 const FRAMES_BYTES_KEPT: usize = 128 << 10;
 
@@ -36,9 +40,8 @@ const FRAMES_BYTES_KEPT: usize = 128 << 10;
 pub(super) struct Inbound {
     body: BodyStream<Incoming>,
     announced: Option<u64>,
-    /// The client waits for a word before it sends.
+    /// The client sends nothing: it waits for a word first, or has fallen silent.
     waits: bool,
-    http1: bool,
     ended: bool,
 }
 
@@ -50,7 +53,6 @@ impl Inbound {
                 .headers
                 .get(header::EXPECT)
                 .is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue")),
-            http1: parts.version < Version::HTTP_2,
             ended: body.is_end_stream(),
             body: BodyStream::new(body),
         }
@@ -85,6 +87,7 @@ impl Inbound {
         loop {
             match timeout(IDLE_TIMEOUT, self.body.next()).await {
                 Err(_) => {
+                    self.waits = true;
                     return Err(Refusal::new(
                         StatusCode::REQUEST_TIMEOUT,
                         "deadline_passed",
@@ -95,7 +98,10 @@ impl Inbound {
                     self.ended = true;
                     return Ok(None);
                 }
-                Ok(Some(Err(error))) => return Err(bad(&format!("the body broke off: {error}"))),
+                Ok(Some(Err(error))) => {
+                    self.waits = true;
+                    return Err(bad(&format!("the body broke off: {error}")));
+                }
                 // What is not data are trailers.
                 Ok(Some(Ok(frame))) => {
                     if let Ok(data) = frame.into_data() {
@@ -174,28 +180,51 @@ impl Inbound {
         }
     }
 
-    /// Read what is left, within limits. Returns whether the connection can be used again.
-    pub(super) async fn settle(&mut self) -> bool {
-        if self.ended {
-            return true;
+    /// Read the little that is left, so that the connection can be used again.
+    pub(super) async fn settle(&mut self) -> Rest {
+        if !self.ended && !self.waits && self.announced.is_some_and(|size| size <= SETTLED_BYTES_MAX) {
+            self.waits = !self.drain(SETTLED_BYTES_MAX).await;
         }
-        // HTTP/2 ends one stream and keeps the rest.
-        if self.waits || !self.http1 {
-            return !self.http1;
+        match (self.ended, self.waits) {
+            (true, _) => Rest::Nothing,
+            (_, true) => Rest::NeverSent,
+            _ => Rest::Coming,
         }
-        let drained = timeout(DRAIN_TIMEOUT, async {
+    }
+
+    /// Read what still comes, within limits, for clients that read no answer before they have sent all.
+    /// Returns whether there was enough time.
+    async fn drain(&mut self, bytes_max: u64) -> bool {
+        let reading = timeout(DRAIN_TIMEOUT, async {
             let mut read = 0;
             while let Ok(Some(data)) = self.next().await {
                 read += data.len() as u64;
-                if read > DRAINED_BYTES_MAX {
+                if read > bytes_max {
                     return;
                 }
             }
         });
-        // Out of time or not, what counts is whether the end was seen.
-        let _ = drained.await;
-        self.ended
+        reading.await.is_ok()
     }
+
+    /// A response's body that begins with `body` at once, and ends when what still comes has been read or was too much:
+    /// a connection that is closed before that may take the answer with it.
+    pub(super) fn linger(mut self, body: Body) -> Body {
+        let rest = futures_util::stream::once(async move {
+            self.drain(DRAINED_BYTES_MAX).await;
+            Ok::<_, Status>(Frame::data(Bytes::new()))
+        });
+        Body::new(StreamBody::new(BodyStream::new(body).chain(rest)))
+    }
+}
+
+/// What is left of a request's body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rest {
+    Nothing,
+    /// Nothing more comes: the client waited for a word that it did not get, or fell silent.
+    NeverSent,
+    Coming,
 }
 
 async fn join<T>(working: JoinHandle<Result<T, NativeError>>) -> Result<T, Refusal> {

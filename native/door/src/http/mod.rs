@@ -17,12 +17,12 @@ use std::time::{Instant, SystemTime};
 
 use buildnet_store::Store;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 use tonic::body::Body;
 
-use self::inbound::Inbound;
+use self::inbound::{Inbound, Rest};
 use self::outbound::respond;
 use self::refusal::{Dialect, Refusal};
 use self::route::{Cache, Route, Target, route};
@@ -58,7 +58,13 @@ impl HttpCache {
         let mut inbound = Inbound::new(&parts, body);
         let (dialect, done) = self.dispatch(caller, &parts, &mut inbound).await;
         let mut response = done.unwrap_or_else(|refusal| refusal.into_response(dialect));
-        if !inbound.settle().await {
+        match inbound.settle().await {
+            Rest::Nothing => return response,
+            Rest::NeverSent => {}
+            Rest::Coming => response = response.map(|body| inbound.linger(body)),
+        }
+        // HTTP/2 ends one stream and keeps the others (RFC 9113 8.2.2 forbids the word).
+        if parts.version < Version::HTTP_2 {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
