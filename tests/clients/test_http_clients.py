@@ -164,7 +164,7 @@ def test_gradle(url: str, place: str, tmp_path: Path) -> None:
     logs = []
     for _ in range(2):
         (tmp_path / "output.txt").unlink(missing_ok=True)
-        command = ["gradle", "--offline", "--no-daemon", "--build-cache", "--console=plain", "copied"]
+        command = ["gradle", "--no-daemon", "--build-cache", "--console=plain", "copied"]
         done = subprocess.run(
             [*command, f"--gradle-user-home={tmp_path}/home"], cwd=tmp_path, capture_output=True, text=True, timeout=240
         )

@@ -178,6 +178,29 @@ def test_bodies_do_not_fill_memory(server: Role, call: Http) -> None:
     assert hashlib.sha256(call("GET", paths[0]).body).hexdigest() == digest
 
 
+def test_many_unfinished_values_do_not_fill_memory(server: Role, call: Http) -> None:
+    """Each is small enough to be kept in memory, all of them are not."""
+    count, size = 300, 1_000_000
+    value = os.urandom(size)
+    before = resident_bytes(server, "VmRSS")
+    writers: list[tuple[str, socket.socket]] = []
+    try:
+        for _ in range(count):
+            path, raw = fresh_path(), call.raw()
+            writers.append((path, raw))
+            raw.sendall(f"PUT {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode() + value[:-1])
+        assert call("PUT", fresh_path(), value).status == 201
+        assert resident_bytes(server, "VmRSS") - before < 200 * MIB
+        for path, raw in writers:
+            raw.sendall(value[-1:])
+            assert answer_on(raw).status == 201
+            assert call("HEAD", path).headers["content-length"] == str(size)
+    finally:
+        for _, raw in writers:
+            raw.close()
+    assert call("GET", writers[-1][0]).body == value
+
+
 def test_connections_that_wait_take_little(server: Role, call: Http) -> None:
     """Each has made a request, so that its buffers are there."""
     count = 1500

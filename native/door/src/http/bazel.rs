@@ -63,7 +63,7 @@ impl HttpCache {
         inbound.check_announced(self.store.blob_size_bytes_max())?;
         let here = self.store.find_by_hash(named).filter(|d| said.is_none_or(|size| size == d.size_bytes()));
         if here.is_some() {
-            inbound.skip().await?;
+            inbound.skip(self.store.blob_size_bytes_max()).await?;
             return Ok(respond(StatusCode::OK, "text/plain", ""));
         }
         let waits = self.store.waits_for_disk();

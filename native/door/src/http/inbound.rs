@@ -1,6 +1,8 @@
 //! A request's body on its way in: hashed and written by another thread while more arrives, never held whole, and dropped
 //! when its client falls silent.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use buildnet_formats::{Digest, NativeError};
@@ -36,6 +38,37 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Frames of a small blob that are kept as they came.
 const FRAMES_BYTES_KEPT: usize = 128 << 10;
 
+/// Bytes of bodies that all requests together hold in memory. Past it they go to the disk in small pieces.
+const HELD_BYTES_MAX: usize = 64 << 20;
+
+/// How many bytes of bodies are in memory.
+#[derive(Clone, Default)]
+pub(super) struct Budget(Arc<AtomicUsize>);
+
+/// The part of one body.
+struct Held {
+    budget: Budget,
+    bytes: usize,
+}
+
+impl Held {
+    fn set(&mut self, bytes: usize) {
+        self.budget.0.fetch_add(bytes, Ordering::Relaxed);
+        self.budget.0.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.bytes = bytes;
+    }
+
+    fn is_pressed(&self) -> bool {
+        self.budget.0.load(Ordering::Relaxed) > HELD_BYTES_MAX
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
 /// The body of one request.
 pub(super) struct Inbound {
     body: BodyStream<Incoming>,
@@ -43,11 +76,13 @@ pub(super) struct Inbound {
     /// The client sends nothing: it waits for a word first, or has fallen silent.
     waits: bool,
     ended: bool,
+    budget: Budget,
 }
 
 impl Inbound {
-    pub(super) fn new(parts: &Parts, body: Incoming) -> Self {
+    pub(super) fn new(parts: &Parts, body: Incoming, budget: &Budget) -> Self {
         Self {
+            budget: budget.clone(),
             announced: body.size_hint().exact(),
             waits: parts
                 .headers
@@ -75,6 +110,10 @@ impl Inbound {
             }
             _ => Ok(()),
         }
+    }
+
+    fn held(&self) -> Held {
+        Held { budget: self.budget.clone(), bytes: 0 }
     }
 
     /// The next bytes.
@@ -115,12 +154,16 @@ impl Inbound {
     /// A small body as a whole.
     ///
     /// # Errors
-    /// 413; else as [`Inbound::take`].
+    /// 413; 503 while there is no memory for it; else as [`Inbound::take`].
     pub(super) async fn whole(&mut self, bytes_max: usize) -> Result<Bytes, Refusal> {
         self.check_announced(bytes_max as u64)?;
-        let mut body = Rope::default();
+        let (mut body, mut held) = (Rope::default(), self.held());
         while let Some(data) = self.next().await? {
             body.push(data);
+            held.set(body.len());
+            if held.is_pressed() {
+                return Err(NativeError::new("overloaded", "many requests are being read; try again").into());
+            }
             if body.len() > bytes_max {
                 let message = format!("the body is over the limit of {bytes_max} bytes here");
                 return Err(NativeError::too_large(message, bytes_max as u64).into());
@@ -129,12 +172,22 @@ impl Inbound {
         Ok(body.into_bytes())
     }
 
-    /// Read the body to its end for nothing: what it holds is here already.
+    /// Read a body of at most so many bytes for nothing: what it holds is here already.
     ///
     /// # Errors
-    /// As [`Inbound::take`].
-    pub(super) async fn skip(&mut self) -> Result<(), Refusal> {
-        while self.next().await?.is_some() {}
+    /// 413; else as [`Inbound::take`].
+    pub(super) async fn skip(&mut self, bytes_max: u64) -> Result<(), Refusal> {
+        let mut read = 0;
+        // Who waits for a word is spared the sending.
+        while !self.waits
+            && let Some(data) = self.next().await?
+        {
+            read += data.len() as u64;
+            if read > bytes_max {
+                let message = format!("the body is over the limit of {bytes_max} bytes here");
+                return Err(NativeError::too_large(message, bytes_max).into());
+            }
+        }
         Ok(())
     }
 
@@ -149,12 +202,14 @@ impl Inbound {
         };
         let mut idle = Some(Flow { sink, frames: unpacker.is_some().then(Vec::new), unpacker });
         let mut busy: Option<JoinHandle<Result<Flow<S>, NativeError>>> = None;
-        let mut gathered = Rope::default();
+        let (mut gathered, mut in_sink, mut held) = (Rope::default(), 0, self.held());
         loop {
             let data = self.next().await?;
             let last = data.is_none();
             gathered.push(data.unwrap_or_default());
-            if gathered.len() < GATHER_BYTES && !last {
+            held.set(gathered.len() + in_sink);
+            let pressed = held.is_pressed();
+            if gathered.len() < (if pressed { INLINE_BYTES } else { GATHER_BYTES }) && !last {
                 continue;
             }
             if let Some(writing) = busy.take() {
@@ -162,12 +217,13 @@ impl Inbound {
             }
             let Some(mut flow) = idle.take() else { return Err(NativeError::internal("a body without a sink").into()) };
             let batch = std::mem::take(&mut gathered);
+            in_sink = batch.len() + flow.sink.held_bytes();
             // A few bytes of zstd may be very many: they are unpacked by another thread always.
-            if flow.unpacker.is_none() && batch.len() <= INLINE_BYTES {
-                flow.write(&batch)?;
+            if flow.unpacker.is_none() && batch.len() <= INLINE_BYTES && !pressed {
+                flow.write(&batch, false)?;
                 idle = Some(flow);
             } else {
-                busy = Some(tokio::task::spawn_blocking(move || flow.write(&batch).map(|()| flow)));
+                busy = Some(tokio::task::spawn_blocking(move || flow.write(&batch, pressed).map(|()| flow)));
             }
             if last {
                 let flow = match busy.take() {
@@ -245,17 +301,40 @@ pub(super) async fn on_disk<T: Send + 'static>(
 /// Where bytes go.
 pub(super) trait Sink: Send + 'static {
     fn write(&mut self, data: &[u8]) -> Result<(), NativeError>;
+
+    /// Bytes that it keeps in memory.
+    fn held_bytes(&self) -> usize;
+
+    /// Keep less of them there.
+    fn spill(&mut self) -> Result<(), NativeError>;
 }
 
 impl Sink for BlobWriter {
     fn write(&mut self, data: &[u8]) -> Result<(), NativeError> {
         Self::write(self, data)
     }
+
+    fn held_bytes(&self) -> usize {
+        // Of a large blob nothing, but small ones are what there are many of.
+        usize::try_from(self.offset()).unwrap_or(usize::MAX).min(FRAMES_BYTES_KEPT)
+    }
+
+    fn spill(&mut self) -> Result<(), NativeError> {
+        Ok(())
+    }
 }
 
 impl Sink for Intake {
     fn write(&mut self, data: &[u8]) -> Result<(), NativeError> {
         Self::write(self, data)
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.in_memory().map_or(0, <[u8]>::len)
+    }
+
+    fn spill(&mut self) -> Result<(), NativeError> {
+        Self::spill(self)
     }
 }
 
@@ -280,7 +359,11 @@ struct Flow<S> {
 }
 
 impl<S: Sink> Flow<S> {
-    fn write(&mut self, batch: &Rope) -> Result<(), NativeError> {
+    fn write(&mut self, batch: &Rope, pressed: bool) -> Result<(), NativeError> {
+        // Small values stay: a file for each would cost more than it gives back.
+        if pressed && self.sink.held_bytes() > INLINE_BYTES {
+            self.sink.spill()?;
+        }
         for piece in batch.pieces() {
             let Some(unpacker) = &mut self.unpacker else {
                 self.sink.write(piece)?;

@@ -22,7 +22,7 @@ use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 use tonic::body::Body;
 
-use self::inbound::{Inbound, Rest};
+use self::inbound::{Budget, Inbound, Rest};
 use self::outbound::respond;
 use self::refusal::{Dialect, Refusal};
 use self::route::{Cache, Route, Target, route};
@@ -37,6 +37,7 @@ pub(crate) struct HttpCache {
     store: Arc<Store>,
     started: Instant,
     started_at: SystemTime,
+    budget: Budget,
     large_entries: Semaphore,
     /// One turn at a time, where the first write of a name counts.
     first_writes: tokio::sync::Mutex<()>,
@@ -48,6 +49,7 @@ impl HttpCache {
             store,
             started: Instant::now(),
             started_at: SystemTime::now(),
+            budget: Budget::default(),
             large_entries: Semaphore::new(LARGE_ENTRIES_MAX),
             first_writes: tokio::sync::Mutex::new(()),
         }
@@ -55,7 +57,7 @@ impl HttpCache {
 
     pub(crate) async fn answer(&self, caller: &Caller, request: Request<Incoming>) -> Response<Body> {
         let (parts, body) = request.into_parts();
-        let mut inbound = Inbound::new(&parts, body);
+        let mut inbound = Inbound::new(&parts, body, &self.budget);
         let (dialect, done) = self.dispatch(caller, &parts, &mut inbound).await;
         let mut response = done.unwrap_or_else(|refusal| refusal.into_response(dialect));
         match inbound.settle().await {

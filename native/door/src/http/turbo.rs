@@ -20,7 +20,7 @@ use crate::access::Caller;
 /// What a client may say of an artifact, and at most in so many bytes.
 const KEPT_HEADERS: [(&str, usize); 4] =
     [("x-artifact-duration", 20), ("x-artifact-tag", 600), ("x-artifact-dirty-hash", 255), ("x-artifact-sha", 255)];
-const BODY_BYTES_MAX: usize = 1 << 20;
+const BODY_BYTES_MAX: usize = 256 << 10;
 const HASHES_MAX: usize = 10_000;
 const JSON: &str = "application/json";
 

@@ -107,7 +107,10 @@ impl HttpCache {
         }
         let limit = size_bytes_max.min(self.store.blob_size_bytes_max());
         inbound.check_announced(limit)?;
-        let intake = self.store.intake(Function::Sha256, limit, VALUE_BYTES_PACKED);
+        // One that will not stay in memory need not begin there.
+        let large = inbound.announced().is_some_and(|size| size > VALUE_BYTES_PACKED as u64);
+        let memory = if large { 0 } else { VALUE_BYTES_PACKED };
+        let intake = self.store.intake(Function::Sha256, limit, memory);
         Ok(inbound.take(intake, coding_of(&parts.headers)?).await?.sink)
     }
 

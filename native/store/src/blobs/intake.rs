@@ -66,17 +66,8 @@ impl Intake {
                 self.size_bytes_max,
             ));
         }
-        if let Body::Packed(bytes) = &mut self.body
-            && size > self.memory_bytes_max as u64
-        {
-            let mut file = LargeFile::create(&self.store)?;
-            let mut hasher = Hasher::new(self.function);
-            hasher.update(bytes);
-            self.store.reserve(bytes.len() as u64)?;
-            self.reserved_bytes = bytes.len() as u64;
-            file.write(bytes)?;
-            self.hasher = Some(hasher);
-            self.body = Body::Large(file);
+        if size > self.memory_bytes_max as u64 {
+            self.spill()?;
         }
         if let Some(hasher) = &mut self.hasher {
             if size > self.reserved_bytes {
@@ -88,6 +79,23 @@ impl Intake {
         }
         self.size_bytes = size;
         self.body.write(data)
+    }
+
+    /// Give the memory back: what came so far, and what follows, goes to a file.
+    ///
+    /// # Errors
+    /// `storage_full`, `state_corrupt`.
+    pub fn spill(&mut self) -> Result<(), NativeError> {
+        let Body::Packed(bytes) = &self.body else { return Ok(()) };
+        self.store.reserve(bytes.len() as u64)?;
+        self.reserved_bytes = bytes.len() as u64;
+        let mut file = LargeFile::create(&self.store)?;
+        file.write(bytes)?;
+        let mut hasher = Hasher::new(self.function);
+        hasher.update(bytes);
+        self.hasher = Some(hasher);
+        self.body = Body::Large(file);
+        Ok(())
     }
 
     /// Keep the bytes as a blob, whatever they are; returns its digest.
