@@ -178,6 +178,18 @@ def test_bodies_do_not_fill_memory(server: Role, call: Http) -> None:
     assert hashlib.sha256(call("GET", paths[0]).body).hexdigest() == digest
 
 
+def test_a_body_may_come_a_byte_at_a_time(server: Role, call: Http) -> None:
+    path, value = fresh_path(), os.urandom(300_000)
+    before = resident_bytes(server, "VmRSS")
+    with call.raw() as raw:
+        raw.sendall(f"PUT {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+        raw.sendall(b"".join(b"1\r\n%c\r\n" % byte for byte in value))
+        assert resident_bytes(server, "VmRSS") - before < 32 * MIB
+        raw.sendall(b"0\r\n\r\n")
+        assert answer_on(raw).status == 201
+    assert call("GET", path).body == value
+
+
 def test_many_unfinished_values_do_not_fill_memory(server: Role, call: Http) -> None:
     """Each is small enough to be kept in memory, all of them are not."""
     count, size = 300, 1_000_000

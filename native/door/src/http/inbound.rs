@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use buildnet_formats::{Digest, NativeError};
 use buildnet_store::{BlobWriter, Intake};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use http::request::Parts;
 use http::{StatusCode, header};
@@ -37,7 +37,8 @@ const DRAINED_BYTES_MAX: u64 = 256 << 20;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Frames of a small blob that are kept as they came.
 const FRAMES_BYTES_KEPT: usize = 128 << 10;
-
+/// What a piece of a body takes besides its bytes: a body may come one byte at a time.
+const PIECE_BYTES: usize = 64;
 /// Bytes of bodies that all requests together hold in memory. Past it they go to the disk in small pieces.
 const HELD_BYTES_MAX: usize = 64 << 20;
 
@@ -157,9 +158,9 @@ impl Inbound {
     /// 413; 503 while there is no memory for it; else as [`Inbound::take`].
     pub(super) async fn whole(&mut self, bytes_max: usize) -> Result<Bytes, Refusal> {
         self.check_announced(bytes_max as u64)?;
-        let (mut body, mut held) = (Rope::default(), self.held());
+        let (mut body, mut held) = (BytesMut::new(), self.held());
         while let Some(data) = self.next().await? {
-            body.push(data);
+            body.extend_from_slice(&data);
             held.set(body.len());
             if held.is_pressed() {
                 return Err(NativeError::new("overloaded", "many requests are being read; try again").into());
@@ -169,7 +170,7 @@ impl Inbound {
                 return Err(NativeError::too_large(message, bytes_max as u64).into());
             }
         }
-        Ok(body.into_bytes())
+        Ok(body.freeze())
     }
 
     /// Read a body of at most so many bytes for nothing: what it holds is here already.
@@ -203,13 +204,16 @@ impl Inbound {
         let mut idle = Some(Flow { sink, frames: unpacker.is_some().then(Vec::new), unpacker });
         let mut busy: Option<JoinHandle<Result<Flow<S>, NativeError>>> = None;
         let (mut gathered, mut in_sink, mut held) = (Rope::default(), 0, self.held());
+        let mut gathered_bytes = 0;
         loop {
             let data = self.next().await?;
             let last = data.is_none();
-            gathered.push(data.unwrap_or_default());
-            held.set(gathered.len() + in_sink);
+            let data = data.unwrap_or_default();
+            gathered_bytes += data.len() + PIECE_BYTES;
+            gathered.push(data);
+            held.set(gathered_bytes + in_sink);
             let pressed = held.is_pressed();
-            if gathered.len() < (if pressed { INLINE_BYTES } else { GATHER_BYTES }) && !last {
+            if gathered_bytes < (if pressed { INLINE_BYTES } else { GATHER_BYTES }) && !last {
                 continue;
             }
             if let Some(writing) = busy.take() {
@@ -217,6 +221,7 @@ impl Inbound {
             }
             let Some(mut flow) = idle.take() else { return Err(NativeError::internal("a body without a sink").into()) };
             let batch = std::mem::take(&mut gathered);
+            gathered_bytes = 0;
             in_sink = batch.len() + flow.sink.held_bytes();
             // A few bytes of zstd may be very many: they are unpacked by another thread always.
             if flow.unpacker.is_none() && batch.len() <= INLINE_BYTES && !pressed {
