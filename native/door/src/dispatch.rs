@@ -21,7 +21,6 @@ use crate::codec::{Raw, decode, frame};
 use crate::credentials::refuse;
 use crate::execution::{EXECUTE, Execute};
 use crate::grpc::{Answer, Messages, respond};
-use crate::http::discard;
 use crate::listener::Origin;
 use crate::server::Inner;
 use crate::services::{self, Method};
@@ -40,10 +39,7 @@ impl Inner {
         }
         match self.access.caller(request.headers(), origin.certified.as_ref(), origin.strict) {
             Err(refusal) if grpc => refuse(refusal, true),
-            Err(refusal) => {
-                discard(request).await;
-                refuse(refusal, false)
-            }
+            Err(refusal) => self.http.refuse(request, refuse(refusal, false)).await,
             Ok(caller) if grpc => self.grpc(caller, origin, request).await,
             Ok(caller) => self.http(&caller, origin, request).await,
         }

@@ -31,6 +31,8 @@ const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// When the kernel asks whether a client that says nothing is still there.
 const PROBE_AFTER: Duration = Duration::from_secs(60);
+/// Of one connection: what a head may take (RFC 6585: 431 past it), and what is read of a body at a time.
+const HTTP1_BUFFER_BYTES: usize = 128 << 10;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -155,7 +157,7 @@ fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     origin: Origin,
 ) -> impl GracefulConnection<Error: Send> + Send + 'static {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HTTP1_BUFFER_BYTES);
     builder
         .http2()
         .timer(TokioTimer::new())

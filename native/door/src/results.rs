@@ -62,7 +62,7 @@ impl Services {
                 Some(result) => result,
             };
             store.check_result(&request.action, &result, Origin::Client(None))?;
-            Ok((Update::of_action(&namespace, &request.action, true, result.clone())?, result))
+            Ok((Update::of_action(&namespace, &request.action, result.clone())?, result))
         };
         let (update, result) = update().map_err(|e| status_of(&e))?;
         self.updates.keep(update).await?;

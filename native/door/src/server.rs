@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use buildnet_formats::{FieldValue, NativeError};
 use buildnet_store::Store;
@@ -90,7 +90,7 @@ impl Door {
         let inner = Inner {
             hub,
             services: Arc::new(services),
-            http: HttpCache { store, updates, started: Instant::now() },
+            http: HttpCache::new(store, updates),
             message_size_bytes_max: options.message_size_bytes_max,
             access: Access::new(options.access)?,
             tls: options.tls.map(Tls::new).transpose()?,

@@ -74,23 +74,12 @@ pub(crate) fn http_status_of(error: &NativeError) -> http::StatusCode {
     match error.code {
         "storage_full" => http::StatusCode::INSUFFICIENT_STORAGE,
         "too_large" => http::StatusCode::PAYLOAD_TOO_LARGE,
+        "overloaded" => http::StatusCode::SERVICE_UNAVAILABLE,
         _ => match code_of(error) {
             Code::InvalidArgument => http::StatusCode::BAD_REQUEST,
             Code::NotFound => http::StatusCode::NOT_FOUND,
             _ => http::StatusCode::INTERNAL_SERVER_ERROR,
         },
-    }
-}
-
-/// The HTTP status of a call that failed.
-pub(crate) fn http_status_of_status(status: &Status) -> http::StatusCode {
-    match status.code() {
-        Code::InvalidArgument => http::StatusCode::BAD_REQUEST,
-        Code::NotFound => http::StatusCode::NOT_FOUND,
-        Code::PermissionDenied => http::StatusCode::FORBIDDEN,
-        Code::ResourceExhausted => http::StatusCode::INSUFFICIENT_STORAGE,
-        Code::Unavailable => http::StatusCode::SERVICE_UNAVAILABLE,
-        _ => http::StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 

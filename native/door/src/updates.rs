@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use buildnet_formats::{Digest, Function, Hasher, NativeError};
-use buildnet_store::{Draft, Origin, Store};
+use buildnet_store::{Draft, EntryName, Origin, Store};
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
@@ -28,21 +29,30 @@ pub(crate) struct Update {
 }
 
 impl Update {
-    /// The result of an action, or whatever bytes a client keeps under one.
-    pub(crate) fn of_action(
-        namespace: &str,
-        action: &Digest,
-        size_known: bool,
-        value: bytes::Bytes,
-    ) -> Result<Self, NativeError> {
-        let name = match (action.function(), size_known) {
-            (Function::Sha256, true) => action.to_string(),
-            (Function::Sha256, false) => action.hex(),
-            (function, _) => format!("{}/{}", function.name(), action.hex()),
-        };
-        let row = format!("{} {name} {}", told(namespace), Digest::of(&value).hex());
-        Ok(Self { draft: Draft::action(namespace, action, size_known, value)?, row })
+    /// The result of an action.
+    pub(crate) fn of_action(namespace: &str, action: &Digest, value: Bytes) -> Result<Self, NativeError> {
+        let row = format!("{} {action} {}", told(namespace), Digest::of(&value).hex());
+        Ok(Self { draft: Draft::action(namespace, action, value)?, row })
     }
+}
+
+impl Update {
+    /// A value under a name.
+    pub(crate) fn of_path(name: EntryName, value: Bytes) -> Self {
+        let row = row_of(&name, &Digest::of(&value));
+        Self { draft: Draft::path(name, value), row }
+    }
+
+    /// A blob that is here, by its SHA-256, as the value under a name.
+    pub(crate) fn of_path_blob(name: EntryName, digest: &Digest) -> Self {
+        let row = row_of(&name, digest);
+        Self { draft: Draft::path_blob(name, digest), row }
+    }
+}
+
+fn row_of(name: &EntryName, value: &Digest) -> String {
+    let (namespace, path) = name.words();
+    format!("{} {} {}", told(&namespace), told(&path), value.hex())
 }
 
 /// A name as the ledger tells it: short, and without what would tear a row apart.
@@ -128,7 +138,7 @@ mod tests {
     fn a_row_has_three_words_whatever_the_name() {
         let action = Digest::of(b"action");
         for namespace in ["", "a/b", "a b", "a\nb", "sha256:x", &"x".repeat(600)] {
-            let update = Update::of_action(namespace, &action, true, bytes::Bytes::from_static(b"v")).unwrap();
+            let update = Update::of_action(namespace, &action, Bytes::from_static(b"v")).unwrap();
             assert_eq!(update.row.split(' ').count(), 3, "{:?}", update.row);
             assert!(update.row.ends_with(&Digest::of(b"v").hex()));
         }

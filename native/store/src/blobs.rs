@@ -1,6 +1,8 @@
 //! Blobs: written once their bytes are what their digest says, read with every byte under a checksum. A blob is visible
 //! whole or not at all.
 
+mod intake;
+
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
@@ -16,6 +18,8 @@ use crate::log::{Record, sync_directory};
 use crate::record::{Key, Kind, LARGE, ZSTD, crc, u32_at, u64_at};
 use crate::segment::read_at;
 use crate::{Durability, Store, free_bytes, now_s, unusable};
+
+pub use intake::Intake;
 
 /// Large files are checked in blocks of this size, each by a sum of its own.
 const BLOCK_BYTES: usize = 128 << 10;

@@ -96,6 +96,16 @@ impl Wanted {
     }
 }
 
+fn has_well_formed_digests(function: Function, result: &re::ActionResult) -> bool {
+    let files = result.output_files.iter().map(|file| file.digest.as_ref());
+    let trees = result.output_directories.iter().filter_map(|d| d.tree_digest.as_ref());
+    let roots = result.output_directories.iter().filter_map(|d| d.root_directory_digest.as_ref());
+    let logs = [&result.stdout_digest, &result.stderr_digest].into_iter().flatten();
+    files
+        .chain(trees.chain(roots).chain(logs).map(Some))
+        .all(|digest| digest.is_some_and(|digest| Digest::from_message_by(Some(function), digest).is_ok()))
+}
+
 impl Store {
     /// The stored result of an action, if every blob that it refers to is here; those are kept a while.
     ///
@@ -128,7 +138,7 @@ impl Store {
         origin: Origin,
     ) -> Result<(), NativeError> {
         self.check_result(action, result, origin)?;
-        let draft = Draft::action(namespace, action, true, Bytes::copy_from_slice(result))?;
+        let draft = Draft::action(namespace, action, Bytes::copy_from_slice(result))?;
         self.put_drafts(vec![(draft, origin)])
     }
 
@@ -153,27 +163,25 @@ impl Store {
         let Some(entry) = self.entry(&crate::EntryName::action(namespace, action)?)? else {
             return Ok(None);
         };
-        let value = entry.value;
-        let result = re::ActionResult::decode(value.clone()).ok().filter(|r| r.encode_to_vec() == value);
-        let dangling = |missing: Vec<Digest>| !missing.is_empty();
-        if result.is_some() && self.missing_of_result(Some(action.function()), &value).is_ok_and(dangling) {
-            return Ok(None);
-        }
-        Ok(Some(value))
+        Ok(self.entry_is_complete(action.function(), &entry.value)?.then_some(entry.value))
     }
 
-    /// Store an entry of an HTTP client untouched.
+    /// Whether an entry's value refers to nothing absent. One that is no ActionResult refers to nothing.
     ///
     /// # Errors
-    /// `storage_full`, `state_corrupt`.
-    pub fn put_entry_by_hash(
-        self: &Arc<Self>,
-        namespace: &str,
-        action: &Digest,
-        value: &[u8],
-    ) -> Result<(), NativeError> {
-        let draft = Draft::action(namespace, action, false, Bytes::copy_from_slice(value))?;
-        self.put_drafts(vec![(draft, Origin::Client(None))])
+    /// `state_corrupt` when the disk fails.
+    pub fn entry_is_complete(&self, function: Function, value: &[u8]) -> Result<bool, NativeError> {
+        // A message with fields that are newer than these is an ActionResult all the same: only digests tell.
+        let Ok(result) = re::ActionResult::decode(value) else { return Ok(true) };
+        if !has_well_formed_digests(function, &result) {
+            return Ok(true);
+        }
+        match self.missing_of_result(Some(function), value) {
+            Ok(missing) => Ok(missing.is_empty()),
+            // A Tree or Directory that it refers to is malformed.
+            Err(error) if error.code == "invalid_request" => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Blobs that an ActionResult refers to and that are absent: files, stdout, stderr, Trees and every file in them,

@@ -19,7 +19,7 @@ const PUBLISHED: u8 = 1;
 const AS_BLOB: u8 = 1;
 const SIZE_UNKNOWN: u64 = u64::MAX;
 /// Values up to this are kept in the segment itself.
-const VALUE_BYTES_PACKED: usize = 1 << 20;
+pub const VALUE_BYTES_PACKED: usize = 1 << 20;
 
 /// Index of no ledger entry.
 const UNLEDGERED: u64 = u64::MAX;
@@ -43,16 +43,15 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// The result of an action; `size_known` unless its writer named the action by hash alone.
+    /// The result of an action.
     ///
     /// # Errors
     /// `invalid_request` when the namespace is too long.
-    pub fn action(namespace: &str, action: &Digest, size_known: bool, value: Bytes) -> Result<Self, NativeError> {
-        let action_size = if size_known { action.size_bytes() } else { SIZE_UNKNOWN };
-        Ok(Self { name: EntryName::action(namespace, action)?, value, action_size, how: 0 })
+    pub fn action(namespace: &str, action: &Digest, value: Bytes) -> Result<Self, NativeError> {
+        Ok(Self { name: EntryName::action(namespace, action)?, value, action_size: action.size_bytes(), how: 0 })
     }
 
-    /// A value under a path.
+    /// A value under a path, or under an action whose writer knew no size.
     pub fn path(name: EntryName, value: Bytes) -> Self {
         Self { name, value, action_size: SIZE_UNKNOWN, how: 0 }
     }
@@ -115,6 +114,12 @@ impl EntryName {
         Ok(name)
     }
 
+    /// The namespace, and the path or `FUNCTION/HASH` within it.
+    pub fn words(&self) -> (String, String) {
+        let words = Self::describe(&self.0).map(|(_, namespace, name)| (namespace, name));
+        words.unwrap_or_default()
+    }
+
     /// The bytes of a record's name as one of these, in words: sort, namespace, and path or digest.
     pub(crate) fn describe(name: &[u8]) -> Option<(&'static str, String, String)> {
         let length = usize::from(u16::from_le_bytes([*name.get(1)?, *name.get(2)?]));
@@ -130,6 +135,15 @@ impl EntryName {
             _ => None,
         }
     }
+}
+
+/// Where the value of an entry is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// In the entry itself, checked.
+    Here(Bytes),
+    /// A blob, which is here.
+    Blob(Digest),
 }
 
 /// A value and what is known of it.
@@ -162,14 +176,19 @@ impl Store {
     }
 
     pub(crate) fn entry(&self, name: &EntryName) -> Result<Option<Entry>, NativeError> {
+        self.entry_as_kept(name)?.map_or(Ok(None), |entry| self.whole(entry))
+    }
+
+    /// The entry as it is in its segment.
+    fn entry_as_kept(&self, name: &EntryName) -> Result<Option<Entry>, NativeError> {
         let key = Key::of_entry(&name.0);
         for _ in 0..8 {
             let Some(place) = self.index.read().touch(&key, now_s()) else { return Ok(None) };
             let Some(segment) = self.log.segment(place.segment) else { continue };
             let read = segment.read(&key, place);
             let entry = read.and_then(|(header, bytes)| Entry::decode(Bytes::from(bytes).slice(header.payload_at()..)));
-            if let Some(entry) = entry {
-                return self.whole(entry);
+            if entry.is_some() {
+                return Ok(entry);
             }
             if self.forget_at(&key, place) {
                 return Ok(None);
@@ -191,18 +210,17 @@ impl Store {
         Ok(Some(entry))
     }
 
-    /// The digest of the blob that a value under a path is kept as, so that it can be streamed.
+    /// Where the value of an entry is, so that a large one can be streamed; none when its blob is gone.
     ///
     /// # Errors
-    /// `state_corrupt` when the entry is malformed.
-    pub fn entry_blob(&self, name: &EntryName) -> Result<Option<Digest>, NativeError> {
-        let key = Key::of_entry(&name.0);
-        let Some(place) = self.index.read().touch(&key, now_s()) else { return Ok(None) };
-        let Some((header, bytes)) = self.log.segment(place.segment).and_then(|s| s.read(&key, place)) else {
-            return Ok(None);
-        };
-        let entry = Entry::decode(Bytes::from(bytes).slice(header.payload_at()..)).filter(|entry| entry.as_blob);
-        entry.map(|entry| String::from_utf8_lossy(&entry.value).parse()).transpose()
+    /// `state_corrupt` when the disk fails.
+    pub fn kept(&self, name: &EntryName) -> Result<Option<Kept>, NativeError> {
+        let Some(entry) = self.entry_as_kept(name)? else { return Ok(None) };
+        if !entry.as_blob {
+            return Ok(Some(Kept::Here(entry.value)));
+        }
+        let digest: Digest = String::from_utf8_lossy(&entry.value).parse()?;
+        Ok(self.contains(&digest).then_some(Kept::Blob(digest)))
     }
 
     /// The index of the ledger's entry for a result that the controller published.

@@ -27,9 +27,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use buildnet_formats::{FieldValue, NativeError};
 use parking_lot::{Condvar, Mutex, RwLock};
 
-pub use crate::blobs::{BlobReader, BlobWriter, Chunk};
+pub use crate::blobs::{BlobReader, BlobWriter, Chunk, Intake};
 pub use crate::completeness::{Hit, TreePage};
-pub use crate::entries::{Draft, EntryName, Origin};
+pub use crate::entries::{Draft, EntryName, Kept, Origin, VALUE_BYTES_PACKED};
 pub use crate::evict::{Background, Evicted};
 pub use crate::scrub::Scrubbed;
 pub use crate::view::{Facts, Listed};
@@ -148,6 +148,11 @@ impl Store {
     /// The limit on one blob.
     pub fn blob_size_bytes_max(&self) -> u64 {
         self.options.blob_size_bytes_max
+    }
+
+    /// Blobs up to this size are packed.
+    pub fn packed_bytes_max(&self) -> u64 {
+        self.options.packed_bytes_max
     }
 
     /// Whether acknowledging a write waits for an fsync.

@@ -1,260 +1,163 @@
-//! The HTTP side of the port: Bazel's `/cas/HASH` and `/ac/HASH`, below an optional instance name, and `/status`.
-//!
-//! A CAS body must be what its name says. An AC body is stored untouched; one that is an ActionResult is returned only
-//! while it is complete. The name has no size, so these entries are apart from those written over gRPC.
+//! The HTTP side of the port: the caches that build clients speak to by HTTP, on one store and under one policy. Nothing is
+//! decided here but which cache is meant; what is not understood is refused, and the connection stays usable or is closed.
+
+mod bazel;
+mod conditions;
+mod encoding;
+mod inbound;
+mod outbound;
+mod refusal;
+mod route;
+mod turbo;
+mod values;
+mod webdav;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Instant, SystemTime};
 
-use buildnet_formats::{Digest, Function, NativeError};
 use buildnet_store::Store;
-use bytes::Bytes;
-use futures_util::StreamExt;
-use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, BodyStream, Full, StreamBody};
-use hyper::body::{Frame, Incoming};
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use hyper::body::Incoming;
+use tokio::sync::Semaphore;
 use tonic::body::Body;
 
+use self::inbound::{Budget, Inbound, Rest};
+use self::outbound::respond;
+use self::refusal::{Dialect, Refusal};
+use self::route::{Cache, Route, Target, route};
+use self::values::Named;
 use crate::access::{Caller, Right};
-use crate::bytestream::on_disk;
-use crate::status::{http_status_of, http_status_of_status};
-use crate::updates::{Update, Updates};
+use crate::updates::Updates;
 
-const ENTRY_BYTES_MAX: usize = 64 << 20;
-const CHUNK_BYTES: usize = 512 << 10;
-const DISCARDED_BYTES_MAX: usize = 64 << 20;
-const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Large results that are in memory at once to be understood.
+const LARGE_ENTRIES_MAX: usize = 2;
 
 /// What the HTTP side stands on.
 pub(crate) struct HttpCache {
-    pub(crate) store: Arc<Store>,
-    pub(crate) updates: Arc<Updates>,
-    pub(crate) started: Instant,
-}
-
-#[derive(Clone, Copy)]
-enum Kind {
-    Cas,
-    Entry,
+    store: Arc<Store>,
+    updates: Arc<Updates>,
+    started: Instant,
+    started_at: SystemTime,
+    budget: Budget,
+    large_entries: Semaphore,
+    /// One turn at a time, where the first write of a name counts.
+    first_writes: tokio::sync::Mutex<()>,
 }
 
 impl HttpCache {
+    pub(crate) fn new(store: Arc<Store>, updates: Arc<Updates>) -> Self {
+        Self {
+            store,
+            updates,
+            started: Instant::now(),
+            started_at: SystemTime::now(),
+            budget: Budget::default(),
+            large_entries: Semaphore::new(LARGE_ENTRIES_MAX),
+            first_writes: tokio::sync::Mutex::new(()),
+        }
+    }
+
     pub(crate) async fn answer(&self, caller: &Caller, request: Request<Incoming>) -> Response<Body> {
-        let path = percent_encoding::percent_decode_str(request.uri().path()).decode_utf8_lossy().into_owned();
-        if path == "/status" {
-            return self.status(request.method());
-        }
-        let Some((kind, instance, hash)) = parse(&path) else {
-            return refusal(
-                StatusCode::NOT_FOUND,
-                "nothing is served at this path; caches are at /cas/HASH and /ac/HASH, and /status is a status",
-            );
-        };
-        let method = request.method().clone();
-        let right = match (&method, kind) {
-            (&Method::PUT, Kind::Cas) => Right::WriteCas,
-            (&Method::PUT, Kind::Entry) => Right::WriteActionCache,
-            _ => Right::Read,
-        };
-        if let Err(status) = caller.check(right, &instance) {
-            let code = match status.code() {
-                tonic::Code::InvalidArgument => StatusCode::BAD_REQUEST,
-                _ => StatusCode::FORBIDDEN,
-            };
-            let response = refusal(code, status.message());
-            discard(request).await;
-            return response;
-        }
-        let done = match (&method, kind) {
-            (&Method::GET | &Method::HEAD, Kind::Cas) => self.read_blob(&hash, method == Method::HEAD),
-            (&Method::GET | &Method::HEAD, Kind::Entry) => self.read_entry(caller, &instance, &hash),
-            (&Method::PUT, Kind::Cas) => self.write_blob(hash, request).await,
-            (&Method::PUT, Kind::Entry) => self.write_entry(&caller.written(&instance), hash, request).await,
-            _ => return refusal(StatusCode::METHOD_NOT_ALLOWED, "use GET, HEAD or PUT"),
-        };
-        match done {
-            Ok(response) => response,
-            Err(error) => refusal(http_status_of(&error), &error.message),
-        }
+        let (parts, body) = request.into_parts();
+        let mut inbound = Inbound::new(&parts, body, &self.budget);
+        let (dialect, done) = self.dispatch(caller, &parts, &mut inbound).await;
+        let response = done.unwrap_or_else(|refusal| refusal.into_response(dialect));
+        settled(parts.version, inbound, response).await
     }
 
-    fn status(&self, method: &Method) -> Response<Body> {
-        if method != Method::GET && method != Method::HEAD {
-            return refusal(StatusCode::METHOD_NOT_ALLOWED, "use GET");
-        }
-        let facts: Vec<String> =
-            self.store.statistics().iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
-        let text = format!(
-            "{{\"version\":\"{}\",\"uptime_s\":{},\"store\":{{{}}}}}\n",
-            env!("CARGO_PKG_VERSION"),
-            self.started.elapsed().as_secs(),
-            facts.join(",")
-        );
-        respond(StatusCode::OK, "application/json", Bytes::from(text))
+    /// Answer a request that is refused for its caller's sake; what is still sent of it is read within limits.
+    pub(crate) async fn refuse(&self, request: Request<Incoming>, response: Response<Body>) -> Response<Body> {
+        let (parts, body) = request.into_parts();
+        let inbound = Inbound::new(&parts, body, &self.budget);
+        settled(parts.version, inbound, response).await
     }
 
-    fn read_blob(&self, hash: &Digest, head: bool) -> Result<Response<Body>, NativeError> {
-        let digest = self.store.find_by_hash(hash).ok_or_else(|| NativeError::not_found("blob", hash.hex()))?;
-        let response = Response::builder()
-            .header(header::CONTENT_TYPE, "application/octet-stream")
-            .header(header::CONTENT_LENGTH, digest.size_bytes());
-        let broken = |e: http::Error| NativeError::internal(e.to_string());
-        if head {
-            return response.body(Body::empty()).map_err(broken);
-        }
-        let reader = self.store.reader(&digest, 0, None)?;
-        let store = Arc::clone(&self.store);
-        // A blob that turns out rotten ends the body early: the client sees fewer bytes than were announced.
-        let frames = futures_util::stream::try_unfold((store, reader), |(store, mut reader)| async move {
-            let size = usize::try_from(reader.remaining()).unwrap_or(usize::MAX).min(CHUNK_BYTES);
-            let step = on_disk(size, move || {
-                let chunk = store.next_chunk(&mut reader, CHUNK_BYTES)?;
-                Ok((store, reader, chunk))
-            });
-            let (store, reader, chunk) = step.await?;
-            Ok::<_, tonic::Status>(chunk.map(|data| (Frame::data(data.into_bytes()), (store, reader))))
-        });
-        response.body(Body::new(StreamBody::new(frames))).map_err(broken)
-    }
-
-    fn read_entry(&self, caller: &Caller, instance: &str, hash: &Digest) -> Result<Response<Body>, NativeError> {
-        for namespace in caller.looked_up(instance) {
-            if let Some(value) = self.store.get_entry_by_hash(&namespace, hash)? {
-                return Ok(respond(StatusCode::OK, "application/octet-stream", value));
-            }
-        }
-        Err(NativeError::not_found("entry", hash.hex()))
-    }
-
-    async fn write_blob(&self, hash: Digest, request: Request<Incoming>) -> Result<Response<Body>, NativeError> {
-        let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
-        let mut body = BodyStream::new(request.into_body());
-        match announced {
-            Some(size) => {
-                let digest = Digest::new(Function::Sha256, hash.hash(), size);
-                if self.store.contains(&digest) {
-                    // The body is read to its end, so that the connection can be used again.
-                    while let Some(frame) = body.next().await {
-                        frame.map_err(broken_off)?;
-                    }
-                    return Ok(respond(StatusCode::OK, "text/plain", Bytes::new()));
-                }
-                let mut writer = self.store.writer(digest)?;
-                while let Some(frame) = body.next().await {
-                    if let Ok(data) = frame.map_err(broken_off)?.into_data() {
-                        writer.write(&data)?;
-                    }
-                }
-                writer.commit()?;
-            }
-            None => {
-                let mut data = Vec::new();
-                while let Some(frame) = body.next().await {
-                    if let Ok(more) = frame.map_err(broken_off)?.into_data() {
-                        check_size(data.len() + more.len())?;
-                        data.extend_from_slice(&more);
-                    }
-                }
-                self.store.put_expected(&Digest::new(Function::Sha256, hash.hash(), data.len() as u64), &data)?;
-            }
-        }
-        Ok(respond(StatusCode::OK, "text/plain", Bytes::new()))
-    }
-
-    async fn write_entry(
+    async fn dispatch(
         &self,
-        namespace: &str,
-        hash: Digest,
-        request: Request<Incoming>,
-    ) -> Result<Response<Body>, NativeError> {
-        let announced: Option<usize> =
-            request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
-        check_size(announced.unwrap_or(0))?;
-        let limited = http_body_util::Limited::new(request.into_body(), ENTRY_BYTES_MAX);
-        let data = limited.collect().await.map_err(broken_off)?.to_bytes();
-        let update = Update::of_action(namespace, &hash, false, data)?;
-        if let Err(status) = self.updates.keep(update).await {
-            return Ok(refusal(http_status_of_status(&status), status.message()));
+        caller: &Caller,
+        parts: &Parts,
+        inbound: &mut Inbound,
+    ) -> (Dialect, Result<Response<Body>, Refusal>) {
+        if parts.uri.path() == "/status" {
+            return (Dialect::Plain, self.status(&parts.method));
         }
-        Ok(respond(StatusCode::OK, "text/plain", Bytes::new()))
+        let Route { instance, target } = match route(parts.uri.path()) {
+            Ok(route) => route,
+            Err(refusal) => return (Dialect::Plain, Err(refusal)),
+        };
+        let dialect = match &target {
+            Target::Value { cache: Cache::Gradle, .. } => Dialect::Gradle,
+            Target::TurboStatus | Target::TurboEvents | Target::TurboQuery | Target::TurboArtifact(_) => Dialect::Turbo,
+            _ => Dialect::Plain,
+        };
+        (dialect, self.serve(caller, instance, &target, parts, inbound).await)
     }
-}
 
-/// Read what a refused upload still sends: a client of HTTP/1.1 sends before it listens, and would take the closed
-/// connection for a broken one (RFC 9112 section 9.6). One that waits for `100 Continue` sends nothing.
-pub(crate) async fn discard(request: Request<Incoming>) {
-    if request.version() > http::Version::HTTP_11 || request.headers().contains_key(header::EXPECT) {
-        return;
-    }
-    let reading = async {
-        let (mut body, mut left) = (BodyStream::new(request.into_body()), DISCARDED_BYTES_MAX);
-        while let Some(Ok(frame)) = body.next().await {
-            let size = frame.data_ref().map_or(0, Bytes::len);
-            let Some(rest) = left.checked_sub(size) else { return };
-            left = rest;
+    async fn serve(
+        &self,
+        caller: &Caller,
+        instance: String,
+        target: &Target,
+        parts: &Parts,
+        inbound: &mut Inbound,
+    ) -> Result<Response<Body>, Refusal> {
+        if parts.method == Method::OPTIONS {
+            return Ok(webdav::options());
         }
-    };
-    // Past either limit the connection is closed, as it would have been at once.
-    let _ = tokio::time::timeout(DISCARD_TIMEOUT, reading).await;
-}
-
-fn check_size(size: usize) -> Result<(), NativeError> {
-    if size > ENTRY_BYTES_MAX {
-        return Err(NativeError::too_large(
-            format!("a body of {size} bytes is over the limit of {ENTRY_BYTES_MAX}"),
-            ENTRY_BYTES_MAX as u64,
-        ));
+        let instance = match target {
+            Target::TurboStatus | Target::TurboEvents | Target::TurboQuery | Target::TurboArtifact(_) => {
+                turbo::instance_of(instance, parts)?
+            }
+            _ => instance,
+        };
+        caller.check(right_of(&parts.method, target), &instance)?;
+        match target {
+            Target::Blob(named) => self.blob(named, parts, inbound).await,
+            Target::Entry(action) => self.entry(caller, &instance, action, parts, inbound).await,
+            Target::Value { cache, path } => {
+                let named = Named { cache: *cache, instance: &instance, path };
+                self.value(caller, &named, parts, inbound).await
+            }
+            Target::Folder => self.webdav(caller, None, parts),
+            turbo => self.turbo(caller, &instance, turbo, parts, inbound).await,
+        }
     }
-    Ok(())
+
+    fn status(&self, method: &Method) -> Result<Response<Body>, Refusal> {
+        if method != Method::GET && method != Method::HEAD {
+            return Err(Refusal::method("GET, HEAD"));
+        }
+        let facts: serde_json::Map<_, _> =
+            self.store.statistics().into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+        let status = serde_json::json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "uptime_s": self.started.elapsed().as_secs(),
+            "store": facts,
+        });
+        Ok(respond(StatusCode::OK, "application/json", format!("{status}\n")))
+    }
 }
 
-fn broken_off(error: impl std::fmt::Display) -> NativeError {
-    NativeError::invalid("body", format!("the body broke off: {error}"))
-}
-
-/// `{/instance}/cas/HASH` or `{/instance}/ac/HASH`.
-fn parse(path: &str) -> Option<(Kind, String, Digest)> {
-    let (rest, name) = path.rsplit_once('/')?;
-    let (instance, kind) = rest.rsplit_once('/')?;
-    let kind = match kind {
-        "cas" => Kind::Cas,
-        "ac" => Kind::Entry,
-        _ => return None,
-    };
-    let digest = Digest::from_parts(Some(Function::Sha256), name, 0).ok()?;
-    Some((kind, instance.trim_start_matches('/').to_owned(), digest))
-}
-
-fn respond(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Body> {
-    let mut response = Response::new(Body::new(Full::new(body)));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+/// The response, once it is clear what becomes of the rest of the request.
+async fn settled(version: Version, mut inbound: Inbound, mut response: Response<Body>) -> Response<Body> {
+    match inbound.settle().await {
+        Rest::Nothing => return response,
+        Rest::NeverSent => {}
+        Rest::Coming => response = response.map(|body| inbound.linger(body)),
+    }
+    // HTTP/2 ends one stream and keeps the others (RFC 9113 8.2.2 forbids the word).
+    if version < Version::HTTP_2 {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     response
 }
 
-fn refusal(status: StatusCode, message: &str) -> Response<Body> {
-    respond(status, "text/plain; charset=utf-8", Bytes::from(format!("{message}\n")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn paths_name_a_cache_an_instance_and_a_hash() {
-        let hash = Digest::of(b"x").hex();
-        for (path, instance) in [("/cas/", ""), ("/a/b/ac/", "a/b")] {
-            assert_eq!(parse(&format!("{path}{hash}")).unwrap().1, instance);
-        }
-        assert!(parse("/cas/123").is_none());
-        assert!(parse(&format!("/other/{hash}")).is_none());
-    }
-
-    proptest! {
-        #[test]
-        fn no_path_panics(path: String) {
-            let _ = parse(&path);
-        }
+/// What a request needs.
+fn right_of(method: &Method, target: &Target) -> Right {
+    match (method.as_str(), target) {
+        ("PUT", Target::Blob(_)) => Right::WriteCas,
+        ("PUT" | "DELETE" | "MKCOL", _) => Right::WriteActionCache,
+        _ => Right::Read,
     }
 }

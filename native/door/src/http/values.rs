@@ -1,0 +1,151 @@
+//! Caches that choose their own names: ccache, sccache, Gradle, Nx. A value is whatever its writer sent, seen whole or not
+//! at all, in the namespaces of the caller and in no other.
+
+use buildnet_formats::{Function, NativeError};
+use buildnet_store::{EntryName, Intake, Kept, VALUE_BYTES_PACKED};
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Method, Response, StatusCode, header};
+use tonic::body::Body;
+
+use super::HttpCache;
+use super::conditions::{conditional, may_write};
+use super::encoding::coding_of;
+use super::inbound::{Inbound, on_disk};
+use super::outbound::{Asked, empty, precondition_failed, respond, send_blob, send_bytes, tag_of, tag_of_bytes};
+use super::refusal::Refusal;
+use super::route::{Cache, bad};
+use crate::access::Caller;
+use crate::updates::Update;
+
+/// A value to be answered for: which cache, in which instance, under which path.
+pub(super) struct Named<'a> {
+    pub(super) cache: Cache,
+    pub(super) instance: &'a str,
+    pub(super) path: &'a str,
+}
+
+impl HttpCache {
+    pub(super) async fn value(
+        &self,
+        caller: &Caller,
+        named: &Named<'_>,
+        parts: &Parts,
+        inbound: &mut Inbound,
+    ) -> Result<Response<Body>, Refusal> {
+        match parts.method {
+            Method::GET | Method::HEAD => {
+                let asked = Asked { method: &parts.method, headers: &parts.headers, coded: false };
+                match self.look_up(caller, named.instance, named.path)? {
+                    Some(Kept::Here(value)) => send_bytes(value, asked),
+                    Some(Kept::Blob(digest)) => send_blob(&self.store, &digest, asked).await,
+                    None => Err(NativeError::not_found("value", named.path).into()),
+                }
+            }
+            Method::PUT if named.cache == Cache::Nx => self.write_once(caller, named, parts, inbound).await,
+            Method::PUT => {
+                let name = EntryName::path(&caller.written(named.instance), named.path)?;
+                let replaced = self.store.has_path(&name);
+                self.write_value(name, u64::MAX, parts, inbound).await?;
+                Ok(empty(if replaced { StatusCode::NO_CONTENT } else { StatusCode::CREATED }))
+            }
+            Method::DELETE if named.cache != Cache::Nx => {
+                let name = EntryName::path(&caller.written(named.instance), named.path)?;
+                let known = self.store.remove_path(&name);
+                Ok(empty(if known { StatusCode::NO_CONTENT } else { StatusCode::NOT_FOUND }))
+            }
+            _ if named.cache == Cache::Nx => Err(Refusal::method("GET, HEAD, PUT")),
+            _ => self.webdav(caller, Some(named), parts),
+        }
+    }
+
+    /// The value that a caller sees under a path.
+    pub(super) fn look_up(&self, caller: &Caller, instance: &str, path: &str) -> Result<Option<Kept>, NativeError> {
+        for namespace in caller.looked_up(instance) {
+            let kept = self.store.kept(&EntryName::path(&namespace, path)?)?;
+            if kept.is_some() {
+                return Ok(kept);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Keep a body under a name, whatever was there.
+    ///
+    /// # Errors
+    /// 412 by the client's own conditions; 413, 415, 507; those of the body.
+    pub(super) async fn write_value(
+        &self,
+        name: EntryName,
+        size_bytes_max: u64,
+        parts: &Parts,
+        inbound: &mut Inbound,
+    ) -> Result<(), Refusal> {
+        if conditional(&parts.headers) {
+            let tag = self.store.kept(&name)?.map(|kept| match kept {
+                Kept::Here(value) => tag_of_bytes(&value),
+                Kept::Blob(digest) => tag_of(&digest),
+            });
+            if !may_write(&parts.headers, tag.as_deref()) {
+                return Err(precondition_failed());
+            }
+        }
+        let intake = self.take_in(size_bytes_max, parts, inbound).await?;
+        self.keep(name, intake).await
+    }
+
+    /// Take a body in without keeping it yet.
+    pub(super) async fn take_in(
+        &self,
+        size_bytes_max: u64,
+        parts: &Parts,
+        inbound: &mut Inbound,
+    ) -> Result<Intake, Refusal> {
+        if parts.headers.contains_key(header::CONTENT_RANGE) {
+            // RFC 9110 14.4: a server that does not understand it must refuse it.
+            return Err(bad("a value is written as a whole; send it without Content-Range"));
+        }
+        let limit = size_bytes_max.min(self.store.blob_size_bytes_max());
+        inbound.check_announced(limit)?;
+        // One that will not stay in memory need not begin there.
+        let large = inbound.announced().is_some_and(|size| size > VALUE_BYTES_PACKED as u64);
+        let memory = if large { 0 } else { VALUE_BYTES_PACKED };
+        let intake = self.store.intake(Function::Sha256, limit, memory);
+        Ok(inbound.take(intake, coding_of(&parts.headers)?).await?.sink)
+    }
+
+    async fn keep(&self, name: EntryName, intake: Intake) -> Result<(), Refusal> {
+        let work = move || match intake.in_memory() {
+            Some(bytes) => Ok(Update::of_path(name, Bytes::copy_from_slice(bytes))),
+            None => intake.commit().map(|digest| Update::of_path_blob(name, &digest)),
+        };
+        let update = on_disk(self.store.waits_for_disk(), work).await?;
+        Ok(self.updates.keep(update).await?)
+    }
+
+    /// Nx: the first value under a name stays, so that nobody can replace what others have read.
+    async fn write_once(
+        &self,
+        caller: &Caller,
+        named: &Named<'_>,
+        parts: &Parts,
+        inbound: &mut Inbound,
+    ) -> Result<Response<Body>, Refusal> {
+        let taken = || {
+            let message = format!("{} is here already and is not replaced", named.path);
+            Refusal::new(StatusCode::CONFLICT, "invalid_request", message)
+        };
+        if self.look_up(caller, named.instance, named.path)?.is_some() {
+            return Err(taken());
+        }
+        let intake = self.take_in(u64::MAX, parts, inbound).await?;
+        let name = EntryName::path(&caller.written(named.instance), named.path)?;
+        // Of two that came this far at once, one is first.
+        let _turn = self.first_writes.lock().await;
+        if self.look_up(caller, named.instance, named.path)?.is_some() {
+            return Err(taken());
+        }
+        self.keep(name, intake).await?;
+        Ok(respond(StatusCode::OK, "text/plain", ""))
+    }
+}
