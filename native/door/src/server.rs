@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use buildnet_formats::{FieldValue, NativeError};
 use buildnet_store::Store;
+use buildnet_tiers::Tiers;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::{HeaderMap, Request, Response, header};
@@ -24,7 +25,7 @@ use tonic::{Code, Status};
 
 use crate::access::Caller;
 use crate::bridge::{Bridged, Event, Hub, Kind, Peer};
-use crate::bytestream::{self, on_disk};
+use crate::bytestream;
 use crate::codec::{Raw, decode, frame};
 use crate::execution::{EXECUTE, Execute};
 use crate::grpc::{Answer, Messages, respond};
@@ -49,11 +50,13 @@ pub struct DoorOptions {
     pub message_size_bytes_max: usize,
     /// Whether actions are executed here, or only cached.
     pub execution: bool,
+    /// What stands behind the store.
+    pub tiers: Option<Arc<Tiers>>,
 }
 
 impl Default for DoorOptions {
     fn default() -> Self {
-        Self { threads: 1, message_size_bytes_max: 16 << 20, execution: true }
+        Self { threads: 1, message_size_bytes_max: 16 << 20, execution: true, tiers: None }
     }
 }
 
@@ -75,12 +78,17 @@ struct Inner {
 impl Door {
     /// A door that does not listen yet.
     pub fn new(store: Arc<Store>, hub: Arc<Hub>, options: &DoorOptions) -> Self {
-        let services =
-            Services { store: Arc::clone(&store), uploads: Uploads::default(), execution: options.execution };
+        let tiers = options.tiers.clone();
+        let services = Services {
+            store: Arc::clone(&store),
+            tiers: tiers.clone(),
+            uploads: Uploads::default(),
+            execution: options.execution,
+        };
         let inner = Inner {
             hub,
             services: Arc::new(services),
-            http: HttpCache { store, started: Instant::now() },
+            http: HttpCache { store, tiers, started: Instant::now() },
             message_size_bytes_max: options.message_size_bytes_max,
         };
         let (stop, _) = watch::channel(false);
@@ -210,7 +218,10 @@ impl Inner {
             }
             "/google.bytestream.ByteStream/Read" => {
                 let body = Messages::new(request, self.message_size_bytes_max).only().await;
-                respond(body.and_then(|body| bytestream::read(&self.services, &caller, body)))
+                respond(match body {
+                    Ok(body) => bytestream::read(&self.services, &caller, body).await,
+                    Err(status) => Err(status),
+                })
             }
             "/build.bazel.remote.execution.v2.ContentAddressableStorage/GetTree" => {
                 match Messages::new(request, self.message_size_bytes_max).only().await {
@@ -228,11 +239,13 @@ impl Inner {
 
     async fn unary(&self, caller: &Caller, method: Method, request: Request<Incoming>) -> Result<Answer, Status> {
         let body = Messages::new(request, self.message_size_bytes_max).only().await?;
-        let answer = if method.is_slow(self.services.store.waits_for_disk()) {
-            let (services, caller) = (Arc::clone(&self.services), caller.clone());
-            on_disk(usize::MAX, move || Ok(services.answer(&caller, method, body))).await??
-        } else {
-            self.services.answer(caller, method, body)?
+        let services = &self.services;
+        let answer = match &services.tiers {
+            None => services.answer_here(caller, method, body).await?,
+            Some(tiers) => {
+                let here = services.answer_here(caller, method, body.clone()).await;
+                services.answer_behind(tiers, caller, method, body, here).await?
+            }
         };
         Ok(Answer::One(Some(frame(answer))))
     }

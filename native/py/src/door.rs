@@ -17,6 +17,7 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
 use crate::error::raise;
 use crate::store::PyStore;
+use crate::tiers::PyTiers;
 
 /// One listening port.
 #[pyclass(name = "Door", module = "buildnet._native", frozen)]
@@ -28,13 +29,14 @@ pub struct PyDoor {
 #[pymethods]
 impl PyDoor {
     #[new]
-    #[pyo3(signature = (store, methods, *, threads = 1, message_size_bytes_max = 16 << 20, execution = true))]
+    #[pyo3(signature = (store, methods, *, threads = 1, message_size_bytes_max = 16 << 20, execution = true, tiers = None))]
     fn new(
         store: &Bound<'_, PyStore>,
         methods: Vec<(String, String)>,
         threads: usize,
         message_size_bytes_max: usize,
         execution: bool,
+        tiers: Option<&Bound<'_, PyTiers>>,
     ) -> PyResult<Self> {
         let methods = methods
             .into_iter()
@@ -50,7 +52,8 @@ impl PyDoor {
             .collect::<PyResult<Vec<_>>>()?;
         let hub = Hub::new(methods).map_err(|e| raise(NativeError::internal(e.to_string())))?;
         let hub = Arc::new(hub);
-        let options = DoorOptions { threads, message_size_bytes_max, execution };
+        let tiers = tiers.map(|tiers| tiers.get().open()).transpose().map_err(raise)?;
+        let options = DoorOptions { threads, message_size_bytes_max, execution, tiers };
         let store = store.get().open().map_err(raise)?;
         let door = Door::new(store, Arc::clone(&hub), &options);
         Ok(Self { hub, door })

@@ -12,7 +12,7 @@ use crate::index::{Place, Use};
 use crate::log::Record;
 use crate::record::{HEADER_BYTES, Header, Key, Kind};
 use crate::segment::{Row, Segment};
-use crate::{Store, now_s};
+use crate::{EntryName, Store, now_s};
 
 /// Above this share of the limit eviction begins, in percent.
 const HIGH_WATER: u64 = 95;
@@ -80,8 +80,16 @@ impl Store {
     /// Keep blobs from being evicted until [`Store::release`], under a name of the caller's; a second call replaces the
     /// first.
     pub fn hold(&self, name: &str, digests: &[Digest]) {
+        self.hold_keys(name, digests.iter().map(Key::of_blob).collect());
+    }
+
+    /// As [`Store::hold`], for one entry.
+    pub fn hold_entry(&self, name: &str, entry: &EntryName) {
+        self.hold_keys(name, vec![entry.key()]);
+    }
+
+    fn hold_keys(&self, name: &str, keys: Vec<Key>) {
         self.release(name);
-        let keys: Vec<Key> = digests.iter().map(Key::of_blob).collect();
         let mut holds = self.holds.lock();
         for key in &keys {
             *holds.counts.entry(*key).or_default() += 1;

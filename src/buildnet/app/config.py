@@ -21,7 +21,7 @@ class ControllerConfig:
     """One controller with its door and, unless told otherwise, one local worker.
 
     `durability` is what an acknowledged write survives: `process` the kill of any process, `power` also the loss of
-    power (every acknowledgement waits for an fsync).
+    power (every acknowledgement waits for an fsync). `tiers` are `[[cache.tier]]` tables (app/tiers.py).
     """
 
     state: Path
@@ -29,6 +29,7 @@ class ControllerConfig:
     slots: int = 1
     worker: bool = True
     durability: str = "process"
+    tiers: tuple[Mapping[str, object], ...] = ()
 
     def __post_init__(self) -> None:
         if self.durability not in DURABILITIES:

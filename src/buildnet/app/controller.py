@@ -16,7 +16,8 @@ from buildnet.app.clock import SystemClock, random_id
 from buildnet.app.config import ControllerConfig
 from buildnet.app.local_worker import supervise
 from buildnet.app.recorder import LedgerRecorder
-from buildnet.app.stores import NativeStores
+from buildnet.app.stores import NativeStores, opened_tiers
+from buildnet.app.tiers import parse_tiers
 from buildnet.edge.action import ActionService, Descriptions
 from buildnet.edge.bridge import Bridge, Method
 from buildnet.edge.contracts import BYTE_CALLS, DECLARED, POOL, SERVICES
@@ -76,11 +77,13 @@ async def run_controller(config: ControllerConfig, announce: Callable[[Ready], N
 @asynccontextmanager
 async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> AsyncIterator[Bridge]:
     """Open everything a controller stands on, lowest first; close it in reverse."""
+    behind = parse_tiers(config.tiers)
     async with AsyncExitStack() as held:
         directory = held.enter_context(state.opened(config.state))
         with translated():
             store = Store(str(directory / "cas"), config.durability)
         held.callback(store.close)
+        tiers = await held.enter_async_context(opened_tiers(behind, store, directory / "tiers"))
         signer = load_or_create_key(directory / "keys" / "ledger.key")
         ledger = LedgerLog.open(directory / "ledger", signer, config.durability)
         held.push_async_callback(ledger.close)
@@ -91,7 +94,7 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
         fields: dict[str, Value] = {"controller": controller_id, "term": term, "version": __version__}
         await ledger.append([Entry("controller.started", clock.now_unix_ms(), fields)])
 
-        stores = NativeStores(store)
+        stores = NativeStores(store, tiers)
         logs = LogBook()
         scheduler = Scheduler(
             cache=stores,
@@ -120,7 +123,7 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
         ):
             methods |= service.methods()
         methods |= unbuilt_methods(DECLARED, [*methods, *BYTE_CALLS])
-        yield Bridge(store, methods, to_status)
+        yield Bridge(store, methods, to_status, tiers=tiers)
 
 
 @asynccontextmanager

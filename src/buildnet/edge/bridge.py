@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, cast
 
 from google.protobuf.message import DecodeError
 
-from buildnet._native import Door, Store
+from buildnet._native import Door, Store, Tiers
 from buildnet.errors import BuildNetError
 from buildnet.wire.native import translated
 
@@ -120,6 +120,7 @@ class Bridge:
         *,
         threads: int = 1,
         execution: bool = True,
+        tiers: Tiers | None = None,
     ) -> None:
         self._methods = list(methods.values())
         self._to_status = to_status
@@ -128,6 +129,7 @@ class Bridge:
             [(path, method.kind) for path, method in methods.items()],
             threads=threads,
             execution=execution,
+            tiers=tiers,
         )
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._streams: dict[int, _Stream] = {}

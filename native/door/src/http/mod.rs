@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use buildnet_formats::{Digest, Function, NativeError};
-use buildnet_store::Store;
+use buildnet_store::{BlobWriter, Store};
+use buildnet_tiers::{EntryKey, Tiers};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use http::{Method, Request, Response, StatusCode, header};
@@ -25,6 +26,7 @@ const CHUNK_BYTES: usize = 512 << 10;
 /// What the HTTP side stands on.
 pub(crate) struct HttpCache {
     pub(crate) store: Arc<Store>,
+    pub(crate) tiers: Option<Arc<Tiers>>,
     pub(crate) started: Instant,
 }
 
@@ -56,8 +58,8 @@ impl HttpCache {
             return refusal(StatusCode::FORBIDDEN, status.message());
         }
         let done = match (&method, kind) {
-            (&Method::GET | &Method::HEAD, Kind::Cas) => self.read_blob(&hash, method == Method::HEAD),
-            (&Method::GET | &Method::HEAD, Kind::Entry) => self.read_entry(caller, &instance, &hash),
+            (&Method::GET | &Method::HEAD, Kind::Cas) => self.read_blob(&hash, method == Method::HEAD).await,
+            (&Method::GET | &Method::HEAD, Kind::Entry) => self.read_entry(caller, &instance, &hash).await,
             (&Method::PUT, Kind::Cas) => self.write_blob(hash, request).await,
             (&Method::PUT, Kind::Entry) => self.write_entry(&caller.written(&instance), hash, request).await,
             _ => return refusal(StatusCode::METHOD_NOT_ALLOWED, "use GET, HEAD or PUT"),
@@ -74,16 +76,23 @@ impl HttpCache {
         }
         let facts: Vec<String> =
             self.store.statistics().iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+        let tiers: Vec<String> = self.tiers.iter().flat_map(|tiers| tiers.statistics()).map(tier_facts).collect();
         let text = format!(
-            "{{\"version\":\"{}\",\"uptime_s\":{},\"store\":{{{}}}}}\n",
+            "{{\"version\":\"{}\",\"uptime_s\":{},\"store\":{{{}}},\"tiers\":[{}]}}\n",
             env!("CARGO_PKG_VERSION"),
             self.started.elapsed().as_secs(),
-            facts.join(",")
+            facts.join(","),
+            tiers.join(",")
         );
         respond(StatusCode::OK, "application/json", Bytes::from(text))
     }
 
-    fn read_blob(&self, hash: &Digest, head: bool) -> Result<Response<Body>, NativeError> {
+    async fn read_blob(&self, hash: &Digest, head: bool) -> Result<Response<Body>, NativeError> {
+        if let Some(tiers) = &self.tiers
+            && self.store.find_by_hash(hash).is_none()
+        {
+            tiers.pull_by_hash(*hash).await?;
+        }
         let digest = self.store.find_by_hash(hash).ok_or_else(|| NativeError::not_found("blob", hash.hex()))?;
         let response = Response::builder()
             .header(header::CONTENT_TYPE, "application/octet-stream")
@@ -92,7 +101,13 @@ impl HttpCache {
         if head {
             return response.body(Body::empty()).map_err(broken);
         }
-        let reader = self.store.reader(&digest, 0, None)?;
+        let reader = match (self.store.reader(&digest, 0, None), &self.tiers) {
+            // Rotten here, it may be whole there.
+            (Err(error), Some(tiers)) if gone(&error) && tiers.pull(vec![digest]).await?.is_empty() => {
+                self.store.reader(&digest, 0, None)?
+            }
+            (opened, _) => opened?,
+        };
         let store = Arc::clone(&self.store);
         // A blob that turns out rotten ends the body early: the client sees fewer bytes than were announced.
         let frames = futures_util::stream::try_unfold((store, reader), |(store, mut reader)| async move {
@@ -107,9 +122,15 @@ impl HttpCache {
         response.body(Body::new(StreamBody::new(frames))).map_err(broken)
     }
 
-    fn read_entry(&self, caller: &Caller, instance: &str, hash: &Digest) -> Result<Response<Body>, NativeError> {
+    async fn read_entry(&self, caller: &Caller, instance: &str, hash: &Digest) -> Result<Response<Body>, NativeError> {
         for namespace in caller.looked_up(instance) {
-            if let Some(value) = self.store.get_entry_by_hash(&namespace, hash)? {
+            let mut value = self.store.get_entry_by_hash(&namespace, hash)?;
+            if let Some(tiers) = self.tiers.as_ref().filter(|_| value.is_none())
+                && tiers.pull_entry(entry_key(&namespace, hash)).await?
+            {
+                value = self.store.get_entry_by_hash(&namespace, hash)?;
+            }
+            if let Some(value) = value {
                 return Ok(respond(StatusCode::OK, "application/octet-stream", value));
             }
         }
@@ -119,23 +140,19 @@ impl HttpCache {
     async fn write_blob(&self, hash: Digest, request: Request<Incoming>) -> Result<Response<Body>, NativeError> {
         let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
         let mut body = BodyStream::new(request.into_body());
+        let digest;
         match announced {
             Some(size) => {
-                let digest = Digest::new(Function::Sha256, hash.hash(), size);
-                if self.store.contains(&digest) {
-                    // The body is read to its end, so that the connection can be used again.
-                    while let Some(frame) = body.next().await {
-                        frame.map_err(broken_off)?;
-                    }
-                    return Ok(respond(StatusCode::OK, "text/plain", Bytes::new()));
-                }
-                let mut writer = self.store.writer(digest)?;
+                digest = Digest::new(Function::Sha256, hash.hash(), size);
+                // A body that is not needed is read to its end all the same, so that the connection can be used again.
+                let known = self.store.contains(&digest);
+                let mut writer = if known { None } else { Some(self.store.writer(digest)?) };
                 while let Some(frame) = body.next().await {
-                    if let Ok(data) = frame.map_err(broken_off)?.into_data() {
+                    if let (Ok(data), Some(writer)) = (frame.map_err(broken_off)?.into_data(), &mut writer) {
                         writer.write(&data)?;
                     }
                 }
-                writer.commit()?;
+                writer.map_or(Ok(()), BlobWriter::commit)?;
             }
             None => {
                 let mut data = Vec::new();
@@ -145,8 +162,12 @@ impl HttpCache {
                         data.extend_from_slice(&more);
                     }
                 }
-                self.store.put_expected(&Digest::new(Function::Sha256, hash.hash(), data.len() as u64), &data)?;
+                digest = Digest::new(Function::Sha256, hash.hash(), data.len() as u64);
+                self.store.put_expected(&digest, &data)?;
             }
+        }
+        if let Some(tiers) = &self.tiers {
+            tiers.written(vec![digest]).await.into_iter().collect::<Result<(), _>>()?;
         }
         Ok(respond(StatusCode::OK, "text/plain", Bytes::new()))
     }
@@ -163,8 +184,26 @@ impl HttpCache {
         let limited = http_body_util::Limited::new(request.into_body(), ENTRY_BYTES_MAX);
         let data = limited.collect().await.map_err(broken_off)?.to_bytes();
         self.store.put_entry_by_hash(namespace, &hash, &data)?;
+        if let Some(tiers) = &self.tiers {
+            tiers.entry_written(entry_key(namespace, &hash)).await?;
+        }
         Ok(respond(StatusCode::OK, "text/plain", Bytes::new()))
     }
+}
+
+/// Names of tiers are small letters, digits and dashes: nothing to escape.
+fn tier_facts((name, kind, counts): (String, &'static str, Vec<(&'static str, u64)>)) -> String {
+    let counts: Vec<String> = counts.iter().map(|(fact, value)| format!(",\"{fact}\":{value}")).collect();
+    format!("{{\"name\":\"{name}\",\"kind\":\"{kind}\"{}}}", counts.join(""))
+}
+
+fn gone(error: &NativeError) -> bool {
+    matches!(error.code, "not_found" | "digest_mismatch")
+}
+
+/// HTTP names an action by its hash alone.
+fn entry_key(namespace: &str, hash: &Digest) -> EntryKey {
+    EntryKey::Action { namespace: namespace.to_owned(), action: *hash, size_known: false }
 }
 
 fn check_size(size: usize) -> Result<(), NativeError> {
