@@ -140,8 +140,8 @@ class Seaweed(Engine):
     def answers(self) -> bool:
         with contextlib.suppress(OSError, http.client.HTTPException):
             if self._ask("GET", self.ports[6], "/healthz")[0] == 200:
-                # The bucket is a directory of the filer.
-                return self.filer("POST", "")[0] in (200, 201)
+                # The bucket is a directory of the filer; after a restart it is there.
+                return self.filer("POST", "")[0] in (200, 201, 409)
         return False
 
     def _ask(self, method: str, port: int, path: str, body: bytes | None = None) -> tuple[int, bytes]:

@@ -64,11 +64,11 @@ impl PyTiers {
 
     fn statistics<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
         let tiers = self.open().map_err(raise)?;
-        let rows = tiers.statistics().into_iter().map(|(name, kind, counts)| {
+        let rows = tiers.statistics().into_iter().map(|tier| {
             let row = PyDict::new(py);
-            row.set_item("name", name)?;
-            row.set_item("kind", kind)?;
-            for (fact, value) in counts {
+            row.set_item("name", tier.name)?;
+            row.set_item("kind", tier.kind)?;
+            for (fact, value) in tier.counts {
                 row.set_item(fact, value)?;
             }
             Ok(row)

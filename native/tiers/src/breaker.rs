@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 /// Failures in a row that open it.
 pub(crate) const FAILURES_MAX: u32 = 5;
 const PAUSE_MIN: Duration = Duration::from_millis(500);
-const PAUSE_MAX: Duration = Duration::from_secs(30);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// Closed, open until a time, or half open while one probe is out.
 #[derive(Debug, Default)]

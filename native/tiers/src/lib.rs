@@ -50,6 +50,17 @@ const FETCHES_AT_ONCE: usize = 64;
 const SPREADS_AT_ONCE: usize = 32;
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// What is known of one tier.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TierFacts {
+    /// Its name: small letters, digits and dashes.
+    pub name: String,
+    /// `s3`, `redis` or `reapi`.
+    pub kind: &'static str,
+    /// Counts since the start; `queue_entries`, `queue_bytes` and `left_alone` are of now.
+    pub counts: Vec<(&'static str, u64)>,
+}
+
 /// The tiers behind one store, with threads of their own: no caller's cancellation breaks off what others wait for.
 pub struct Tiers {
     inner: Arc<Inner>,
@@ -232,14 +243,13 @@ impl Tiers {
         self.inner.reports.next()
     }
 
-    /// For each tier its name, its kind, and counts since the start; `queue_entries`, `queue_bytes` and `left_alone` are of
-    /// now.
-    pub fn statistics(&self) -> Vec<(String, &'static str, Vec<(&'static str, u64)>)> {
+    /// What is known of each tier, in their order.
+    pub fn statistics(&self) -> Vec<TierFacts> {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let rows = self.inner.tiers.iter().map(|tier| {
             let counters = &tier.counters;
             let (queue_entries, queue_bytes) = tier.queue.as_ref().map_or((0, 0), Queue::size);
-            let facts = vec![
+            let counts = vec![
                 ("hits", read(&counters.hits)),
                 ("misses", read(&counters.misses)),
                 ("entry_hits", read(&counters.entry_hits)),
@@ -255,7 +265,7 @@ impl Tiers {
                 ("queue_bytes", queue_bytes),
                 ("left_alone", u64::from(tier.is_open())),
             ];
-            (tier.config.name.clone(), tier.kind(), facts)
+            TierFacts { name: tier.config.name.clone(), kind: tier.kind(), counts }
         });
         rows.collect()
     }

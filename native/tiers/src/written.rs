@@ -20,7 +20,7 @@ const PUTS_AT_ONCE: usize = 16;
 /// Taken from a queue in one step.
 const STEP_ITEMS: usize = 128;
 const PAUSE_MIN_MS: u64 = 100;
-const PAUSE_MAX_MS: u64 = 30_000;
+const PAUSE_MAX_MS: u64 = 10_000;
 /// Steps that an item may fail in while its tier answers others.
 const ATTEMPTS_MAX: u32 = 20;
 
@@ -104,13 +104,12 @@ impl Inner {
             Err(error) => return Err(TierError::Local(error)),
         };
         let taken: Vec<Digest> = digests.into_iter().filter(|digest| tier.takes(digest)).collect();
-        for (digest, error) in self.put_blobs(tier, &taken).await {
-            match error {
-                TierError::Local(local) if matches!(local.code, "not_found" | "digest_mismatch") => {
-                    return Ok(Fate::Dropped(format!("an entry refers to {digest}, which is not here to be put")));
-                }
-                other => return Err(other),
-            }
+        let mut failed = self.put_blobs(tier, &taken).await;
+        if let Some((digest, _)) = failed.iter().find(|(_, error)| is_gone(error)) {
+            return Ok(Fate::Dropped(format!("an entry refers to {digest}, which is not here to be put")));
+        }
+        if let Some((_, error)) = failed.pop() {
+            return Err(error);
         }
         match tier.put_entry(key, value).await {
             Ok(()) => Ok(Fate::Done),
@@ -215,12 +214,15 @@ fn entry_of(item: &Item) -> Option<&EntryKey> {
     }
 }
 
+/// Whether the blob is not here, or not as it was.
+fn is_gone(error: &TierError) -> bool {
+    matches!(error, TierError::Local(error) if matches!(error.code, "not_found" | "digest_mismatch"))
+}
+
 fn fate_of(error: &TierError, give_up: bool) -> Fate {
     match error {
         TierError::Refused(text) => Fate::Dropped(format!("it refuses what was written: {text}")),
-        TierError::Local(error) if matches!(error.code, "not_found" | "digest_mismatch") => {
-            Fate::Dropped(format!("what was to be written is gone here: {}", error.message))
-        }
+        error if is_gone(error) => Fate::Dropped(format!("what was to be written is gone here: {}", error.text())),
         other if give_up => Fate::Dropped(format!("given up after {ATTEMPTS_MAX} attempts: {}", other.text())),
         _ => Fate::Waits,
     }

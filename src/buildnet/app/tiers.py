@@ -104,8 +104,8 @@ def parse_tiers(
     """Check `[[cache.tier]]` tables, in order; credentials come from `environment` or the files that they name.
 
     Raises:
-        InvalidRequest: a key is unknown or missing, a value is malformed, or a credential cannot be read. Its `field` is
-            `cache.tier.NUMBER.KEY`.
+        InvalidRequest: a key is unknown or missing, a value is malformed, or a credential cannot be read. Its `field`
+            is `cache.tier.NUMBER.KEY`.
     """
     if len(tables) > TIERS_MAX:
         raise InvalidRequest(f"{len(tables)} tiers are more than the {TIERS_MAX} that are allowed", field="cache.tier")

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use buildnet_formats::{Digest, Function, NativeError};
 use buildnet_store::{BlobWriter, Store};
-use buildnet_tiers::{EntryKey, Tiers};
+use buildnet_tiers::{EntryKey, TierFacts, Tiers};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use http::{Method, Request, Response, StatusCode, header};
@@ -192,7 +192,8 @@ impl HttpCache {
 }
 
 /// Names of tiers are small letters, digits and dashes: nothing to escape.
-fn tier_facts((name, kind, counts): (String, &'static str, Vec<(&'static str, u64)>)) -> String {
+fn tier_facts(tier: TierFacts) -> String {
+    let TierFacts { name, kind, counts } = tier;
     let counts: Vec<String> = counts.iter().map(|(fact, value)| format!(",\"{fact}\":{value}")).collect();
     format!("{{\"name\":\"{name}\",\"kind\":\"{kind}\"{}}}", counts.join(""))
 }
