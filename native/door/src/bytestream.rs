@@ -164,11 +164,11 @@ async fn read_zstd(
         let cost = usize::try_from(reader.remaining()).unwrap_or(usize::MAX);
         let here = Arc::clone(&store);
         let step = match (on_disk(cost, move || Ok(packed_step(here, reader, packer))).await?, &healing) {
-            (Err((error, Some(packer))), Some(healing)) => {
-                let reader = healing.healed(&store, &error).await?;
-                on_disk(cost, move || packed_step(store, reader, packer).map_err(|(error, _)| error)).await?
+            (Err(unread), Some(healing)) => {
+                let reader = healing.healed(&store, &unread.error).await?;
+                on_disk(cost, move || packed_step(store, reader, unread.packer).map_err(|unread| unread.error)).await?
             }
-            (step, _) => step.map_err(|(error, _)| status_of(&error))?,
+            (step, _) => step.map_err(|unread| status_of(&unread.error))?,
         };
         if let Some(healing) = &mut healing {
             healing.passed(step.taken);
@@ -186,21 +186,24 @@ struct Packed {
     rest: Option<(Arc<Store>, BlobReader, Packer)>,
 }
 
-/// With a failed reading comes the packer back, for another reading to go on with.
-fn packed_step(
-    store: Arc<Store>,
-    reader: BlobReader,
-    mut packer: Packer,
-) -> Result<Packed, (NativeError, Option<Packer>)> {
+/// A reading that failed, and the packer for another to go on with.
+struct Unread {
+    error: NativeError,
+    packer: Packer,
+}
+
+fn packed_step(store: Arc<Store>, reader: BlobReader, mut packer: Packer) -> Result<Packed, Box<Unread>> {
     let (store, reader, chunk) = match next_chunk(store, reader) {
         Ok(step) => step,
-        Err(error) => return Err((error, Some(packer))),
+        Err(error) => return Err(Box::new(Unread { error, packer })),
     };
     let last = reader.remaining() == 0;
     let bytes = chunk.as_ref().map_or(&[][..], Chunk::as_slice);
     let taken = bytes.len() as u64;
-    let packed = packer.feed(bytes, last).map_err(|error| (error, None))?;
-    Ok(Packed { packed, taken, rest: (!last).then_some((store, reader, packer)) })
+    match packer.feed(bytes, last) {
+        Ok(packed) => Ok(Packed { packed, taken, rest: (!last).then_some((store, reader, packer)) }),
+        Err(error) => Err(Box::new(Unread { error, packer })),
+    }
 }
 
 /// An upload; dropped before its end, it waits for its client.

@@ -48,6 +48,8 @@ use crate::tier::Tier;
 
 const FETCHES_AT_ONCE: usize = 64;
 const SPREADS_AT_ONCE: usize = 32;
+/// How long a writer waits for room in a queue.
+const ROOM_WAIT: Duration = Duration::from_secs(5);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What is known of one tier.
@@ -296,7 +298,7 @@ fn open_queue(
     store: &Arc<Store>,
     reports: &Reports,
 ) -> Result<Queue, NativeError> {
-    let bounds = Bounds { entries: config.queue_entries_max, bytes: config.queue_bytes_max };
+    let bounds = Bounds { entries: config.queue_entries_max, bytes: config.queue_bytes_max, wait: ROOM_WAIT };
     let (queue, strange) = Queue::open(directory, &config.name, bounds, store)?;
     if strange > 0 {
         reports.push(format!("tier {}: {strange} bytes at the end of its queue's file were no records", config.name));

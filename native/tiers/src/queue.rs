@@ -15,8 +15,6 @@ use tokio::sync::Notify;
 
 use crate::queue_file::{HEADER, Item, Record, read_all};
 
-/// How long a writer waits for room.
-pub(crate) const ROOM_WAIT: Duration = Duration::from_secs(5);
 /// A file of dead records is rewritten once they are this many bytes and more than the living ones.
 const DEAD_BYTES_MIN: u64 = 1 << 20;
 
@@ -25,6 +23,8 @@ const DEAD_BYTES_MIN: u64 = 1 << 20;
 pub(crate) struct Bounds {
     pub(crate) entries: usize,
     pub(crate) bytes: u64,
+    /// How long a writer waits for room.
+    pub(crate) wait: Duration,
 }
 
 /// One tier's queue and its file.
@@ -113,9 +113,9 @@ impl Queue {
     /// Remember that these are to be written, all or none; waits for room.
     ///
     /// # Errors
-    /// `overloaded` when there was none for [`ROOM_WAIT`]; `storage_full`, `state_corrupt`.
+    /// `overloaded` when there was none in time; `storage_full`, `state_corrupt`.
     pub(crate) async fn push(&self, items: Vec<Item>) -> Result<(), NativeError> {
-        let deadline = tokio::time::Instant::now() + ROOM_WAIT;
+        let deadline = tokio::time::Instant::now() + self.bounds.wait;
         loop {
             // Registered before it looks, so that no room is missed.
             let room = self.room.notified();
@@ -294,7 +294,14 @@ mod tests {
     }
 
     fn open(place: &Place, entries: usize) -> Queue {
-        Queue::open(&place.root, "t", Bounds { entries, bytes: 1 << 20 }, &place.store).unwrap().0
+        Queue::open(
+            &place.root,
+            "t",
+            Bounds { entries, bytes: 1 << 20, wait: Duration::from_millis(300) },
+            &place.store,
+        )
+        .unwrap()
+        .0
     }
 
     fn blob(n: u64) -> Item {
@@ -328,7 +335,8 @@ mod tests {
         let path = place.root.join("t.queue");
         let bytes = fs::read(&path).unwrap();
         fs::write(&path, &bytes[..bytes.len() - 3]).unwrap();
-        let (queue, strange) = Queue::open(&place.root, "t", Bounds { entries: 9, bytes: 9 }, &place.store).unwrap();
+        let (queue, strange) =
+            Queue::open(&place.root, "t", Bounds { entries: 9, bytes: 9, wait: Duration::ZERO }, &place.store).unwrap();
         assert!(strange > 0);
         assert_eq!(queue.head(9).len(), 1);
         drop(queue);
@@ -337,7 +345,7 @@ mod tests {
         assert!(place.root.join("t.queue.damaged").exists());
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_full_queue_makes_writers_wait_and_then_tells_them() {
         let place = place();
         let queue = Arc::new(open(&place, 2));
