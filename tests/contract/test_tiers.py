@@ -105,12 +105,16 @@ def test_every_digest_function_passes(writer: Server, reader: Server, settled: A
     assert reader.read(reader.name(digest, function=function)) == data
 
 
-def test_of_another_size_it_is_absent(writer: Server, reader: Server, settled: Any) -> None:
+def test_of_another_size_it_is_absent(pair: tuple[Front, Front], writer: Server, reader: Server, settled: Any) -> None:
     digest = writer.put(fresh(100))
     settled()
     other = re.Digest(hash=digest.hash, size_bytes=99)
     assert reader.missing(other) == [f"{other.hash}/99"]
     refused(lambda: reader.read(reader.name(other)), Code.NOT_FOUND)
+    empty = re.Digest(hash=digest.hash, size_bytes=0)
+    assert reader.missing(empty) == [f"{empty.hash}/0"]
+    # Who asks for what never was shows no damage.
+    assert pair[1].counts(pair[1].tiers[0]["name"])["damaged"] == 0
 
 
 def result_of(server: Server) -> tuple[re.Digest, re.ActionResult]:

@@ -132,7 +132,7 @@ impl Inner {
             let (inner, digest) = (Arc::clone(self), *digest);
             self.runtime.spawn(async move {
                 let _permit = permit;
-                if let Err(error) = tier.put(&inner.store, &digest).await {
+                if let Err(error) = inner.put(&tier, &digest).await {
                     tier.counters.dropped.fetch_add(1, Ordering::Relaxed);
                     tier.report(format_args!("{digest} was not copied to it: {}", error.text()));
                 }

@@ -23,6 +23,8 @@ pub(crate) struct Inner {
     pub(crate) flights: Mutex<HashMap<Digest, Flight>>,
     pub(crate) fetches: Semaphore,
     pub(crate) spreads: Arc<Semaphore>,
+    /// MiB.
+    pub(crate) puts: Semaphore,
     pub(crate) reports: Arc<Reports>,
 }
 

@@ -48,6 +48,8 @@ use crate::tier::Tier;
 
 const FETCHES_AT_ONCE: usize = 64;
 const SPREADS_AT_ONCE: usize = 32;
+/// Memory for blobs on their way to tiers.
+const PUTS_MIB: usize = 128;
 /// How long a writer waits for room in a queue.
 const ROOM_WAIT: Duration = Duration::from_secs(5);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -108,6 +110,7 @@ impl Tiers {
             flights: Mutex::default(),
             fetches: Semaphore::new(FETCHES_AT_ONCE),
             spreads: Arc::new(Semaphore::new(SPREADS_AT_ONCE)),
+            puts: Semaphore::new(PUTS_MIB),
             reports,
         });
         let (stop, _) = watch::channel(false);

@@ -103,7 +103,7 @@ pub trait BlobStore: Send + Sync {
     /// Those of `digests` that are absent, or there with another size.
     fn missing<'a>(&'a self, digests: &'a [Digest]) -> Done<'a, Vec<Digest>>;
 
-    /// The bytes of a blob; none when it is absent.
+    /// The bytes of a blob; none when it is absent, or there with another size: the name that was asked for may be wrong.
     fn get<'a>(&'a self, digest: &'a Digest) -> Done<'a, Option<Pieces>>;
 
     /// Keep a blob, whole or not at all.

@@ -104,6 +104,7 @@ impl BlobStore for Redis {
     fn get<'a>(&'a self, digest: &'a Digest) -> Done<'a, Option<crate::port::Pieces>> {
         Box::pin(async move {
             let value = self.fetch(&self.blob(digest)).await?;
+            let value = value.filter(|value| value.len() as u64 == digest.size_bytes());
             Ok(value.map(|value| stream::iter([Ok(value)]).boxed()))
         })
     }

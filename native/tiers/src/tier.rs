@@ -113,7 +113,8 @@ impl Tier {
             Engine::Redis { .. } => self.config.blob_size_bytes_max.min(redis::VALUE_BYTES_MAX),
             _ => self.config.blob_size_bytes_max,
         };
-        !digest.is_empty() && digest.size_bytes() <= most
+        // Nothing but the empty blob has no bytes, and that one is everywhere.
+        (1..=most).contains(&digest.size_bytes())
     }
 
     pub(crate) fn is_open(&self) -> bool {

@@ -1,12 +1,12 @@
 //! Write-through and write-back: what was written here goes to the tiers, blobs before the entries that refer to them. A
 //! through tier is waited for; a back tier's queue takes it, and a task of its own empties the queue.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use buildnet_formats::{Digest, FieldValue, NativeError};
-use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
 use tokio::sync::watch;
 
@@ -17,11 +17,14 @@ use crate::queue_file::Item;
 use crate::tier::Tier;
 
 const PUTS_AT_ONCE: usize = 16;
+const ENTRIES_AT_ONCE: usize = 8;
+/// What one blob takes of the memory for puts at most: a large one goes up in parts.
+const PUT_MIB_MAX: u32 = 24;
 /// Taken from a queue in one step.
 const STEP_ITEMS: usize = 128;
 const PAUSE_MIN_MS: u64 = 100;
 const PAUSE_MAX_MS: u64 = 10_000;
-/// Steps that an item may fail in while its tier answers others.
+/// Steps in which an item may fail while others pass.
 const ATTEMPTS_MAX: u32 = 20;
 
 /// What became of one item of a queue.
@@ -82,14 +85,26 @@ impl Inner {
 
     /// Put what the tier lacks of these; returns those that failed.
     async fn put_blobs(&self, tier: &Tier, digests: &[Digest]) -> Vec<(Digest, TierError)> {
-        let lacking = match tier.missing(digests).await {
-            Ok(lacking) => lacking,
-            Err(error) => return digests.iter().map(|digest| (*digest, error.clone())).collect(),
-        };
+        match tier.missing(digests).await {
+            Ok(lacking) => self.put_all(tier, lacking).await,
+            Err(error) => digests.iter().map(|digest| (*digest, error.clone())).collect(),
+        }
+    }
+
+    async fn put_all(&self, tier: &Tier, lacking: Vec<Digest>) -> Vec<(Digest, TierError)> {
         let put = stream::iter(lacking.into_iter().filter(|digest| tier.takes(digest)))
-            .map(|digest| async move { tier.put(&self.store, &digest).await.map_err(|error| (digest, error)) })
+            .map(|digest| async move { self.put(tier, &digest).await.map_err(|error| (digest, error)) })
             .buffer_unordered(PUTS_AT_ONCE);
         put.filter_map(|done| async move { done.err() }).collect().await
+    }
+
+    /// Put one blob; all that are under way at once fit the memory set aside for them.
+    pub(crate) async fn put(&self, tier: &Tier, digest: &Digest) -> Result<(), TierError> {
+        let mib = u32::try_from(digest.size_bytes() >> 20).unwrap_or(PUT_MIB_MAX).min(PUT_MIB_MAX);
+        let Ok(_room) = self.puts.acquire_many(1 + mib).await else {
+            return Err(TierError::Down("the server is stopping".to_owned()));
+        };
+        tier.put(&self.store, digest).await
     }
 
     /// Put an entry after all that it refers to.
@@ -104,7 +119,10 @@ impl Inner {
             Err(error) => return Err(TierError::Local(error)),
         };
         let taken: Vec<Digest> = digests.into_iter().filter(|digest| tier.takes(digest)).collect();
-        let mut failed = self.put_blobs(tier, &taken).await;
+        let lacking = tier.missing(&taken).await?;
+        // A client does not send what another tier has.
+        self.pull(&lacking).await?;
+        let mut failed = self.put_all(tier, lacking).await;
         if let Some((digest, _)) = failed.iter().find(|(_, error)| is_gone(error)) {
             return Ok(Fate::Dropped(format!("an entry refers to {digest}, which is not here to be put")));
         }
@@ -127,23 +145,29 @@ impl Inner {
     pub(crate) async fn drain(self: Arc<Self>, tier: Arc<Tier>, mut stop: watch::Receiver<bool>) {
         let Some(queue) = &tier.queue else { return };
         let mut random = fastrand::Rng::new();
-        let (mut failures, mut attempts) = (0u32, 0u32);
+        let mut failures = 0u32;
+        let mut attempts: HashMap<u64, u32> = HashMap::new();
         loop {
             let head = queue.head(STEP_ITEMS);
             let pause = if head.is_empty() {
                 None
             } else {
                 let waits = tokio::select! {
-                    waits = self.step(&tier, queue, &head, attempts >= ATTEMPTS_MAX) => waits,
+                    waits = self.step(&tier, queue, &head, &attempts) => waits,
                     _ = stop.wait_for(|stopped| *stopped) => return,
                 };
-                if !waits {
-                    (failures, attempts) = (0, 0);
+                if waits.is_empty() {
+                    failures = 0;
+                    attempts.clear();
                     continue;
                 }
-                failures += 1;
-                // Only what fails while its tier answers others counts against it.
-                attempts = if tier.is_open() { 0 } else { attempts + 1 };
+                // Some went, so the tier answers: what did not go need not wait long.
+                failures = if waits.len() < head.len() { 1 } else { failures + 1 };
+                attempts.retain(|number, _| waits.contains(number));
+                if waits.len() < head.len() {
+                    // Only what fails beside others that pass is at fault itself.
+                    waits.iter().for_each(|number| *attempts.entry(*number).or_default() += 1);
+                }
                 let most = PAUSE_MIN_MS.saturating_mul(1 << failures.min(12)).min(PAUSE_MAX_MS);
                 Some(Duration::from_millis(random.u64(most / 2..=most)))
             };
@@ -160,37 +184,52 @@ impl Inner {
         }
     }
 
-    /// Write one step of a queue; returns whether some of it must be tried again.
-    async fn step(self: &Arc<Self>, tier: &Arc<Tier>, queue: &Queue, head: &[(u64, Item)], give_up: bool) -> bool {
+    /// Write one step of a queue; returns what of it must be tried again.
+    async fn step(
+        self: &Arc<Self>,
+        tier: &Arc<Tier>,
+        queue: &Queue,
+        head: &[(u64, Item)],
+        attempts: &HashMap<u64, u32>,
+    ) -> HashSet<u64> {
+        let give_up = |number: &u64| attempts.get(number).is_some_and(|failed| *failed >= ATTEMPTS_MAX);
         let blobs: Vec<Digest> = head.iter().filter_map(|(_, item)| blob_of(item)).collect();
-        let failed = self.put_blobs(tier, &blobs).await;
-        let entries = head.iter().filter_map(|(number, item)| entry_of(item).map(|key| (*number, key)));
+        let failed: HashMap<Digest, TierError> = self.put_blobs(tier, &blobs).await.into_iter().collect();
+        let mut keys = Vec::new();
+        for (number, item) in head {
+            if let Item::Entry(key) = item {
+                keys.push((*number, key.clone(), give_up(number)));
+            }
+        }
         // The newest value is read for each, so of equal names any order does.
-        let entries = join_all(entries.map(|(number, key)| async move {
-            let fate = match self.put_entry(tier, key).await {
-                Ok(fate) => fate,
-                Err(error) => fate_of(&error, give_up),
-            };
-            (number, fate)
-        }))
-        .await;
+        let entries: Vec<(u64, Fate)> = stream::iter(keys)
+            .map(|(number, key, give_up)| async move {
+                let fate = match self.put_entry(tier, &key).await {
+                    Ok(fate) => fate,
+                    Err(error) => fate_of(&error, give_up),
+                };
+                (number, fate)
+            })
+            .buffer_unordered(ENTRIES_AT_ONCE)
+            .collect()
+            .await;
         let blobs = head.iter().filter_map(|(number, item)| {
-            let digest = blob_of(item)?;
-            let error = failed.iter().find(|(blob, _)| *blob == digest).map(|(_, error)| error);
-            Some((*number, error.map_or(Fate::Done, |error| fate_of(error, give_up))))
+            let error = failed.get(&blob_of(item)?);
+            Some((*number, error.map_or(Fate::Done, |error| fate_of(error, give_up(number)))))
         });
-        let mut done = Vec::with_capacity(head.len());
+        let (mut done, mut waits) = (Vec::with_capacity(head.len()), HashSet::new());
         for (number, fate) in blobs.chain(entries) {
             match fate {
                 Fate::Done => done.push(number),
-                Fate::Waits => {}
+                Fate::Waits => {
+                    waits.insert(number);
+                }
                 Fate::Dropped(text) => {
                     self.drop_item(tier, &text);
                     done.push(number);
                 }
             }
         }
-        let waits = done.len() < head.len();
         if !done.is_empty()
             && let Err(error) = queue.done(&done)
         {
@@ -204,13 +243,6 @@ fn blob_of(item: &Item) -> Option<Digest> {
     match item {
         Item::Blob(digest) => Some(*digest),
         Item::Entry(_) => None,
-    }
-}
-
-fn entry_of(item: &Item) -> Option<&EntryKey> {
-    match item {
-        Item::Blob(_) => None,
-        Item::Entry(key) => Some(key),
     }
 }
 
