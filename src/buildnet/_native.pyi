@@ -14,6 +14,7 @@ __all__ = [
     "NativeError",
     "Process",
     "Store",
+    "Tiers",
     "collect",
     "probe_isolation",
     "remove_tree",
@@ -65,6 +66,17 @@ class Store:
     def close(self) -> None: ...
 
 @final
+class Tiers:
+    """What stands behind one store. `configs` are tables of buildnet.app.tiers; the queues are below `directory`."""
+
+    def __new__(cls, store: Store, configs: Sequence[Mapping[str, Any]], directory: str) -> Tiers: ...
+    def pull_result(self, result: bytes) -> None: ...
+    def result_written(self, instance: str, action: str) -> None: ...
+    def next_report(self) -> str | None: ...
+    def statistics(self) -> list[dict[str, Any]]: ...
+    def close(self) -> None: ...
+
+@final
 class Door:
     """One listening port: byte services end here, everything else becomes batched events for Python.
 
@@ -85,6 +97,7 @@ class Door:
         access: Mapping[str, Any] | None = None,
         tls: Mapping[str, Any] | None = None,
         local: bool = False,
+        tiers: Tiers | None = None,
     ) -> Door: ...
     @property
     def fd(self) -> int: ...

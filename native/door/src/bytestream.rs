@@ -6,12 +6,14 @@ use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
 use buildnet_formats::wire::google::bytestream as bs;
 use buildnet_formats::{Compressor, Digest, Function, NativeError, ReadName, WriteName};
 use buildnet_store::{BlobReader, Chunk, Store};
+use buildnet_tiers::Tiers;
 use bytes::Bytes;
 use futures_util::stream;
 use parking_lot::Mutex;
 use tonic::Status;
 
 use crate::access::{Caller, Right};
+use crate::behind;
 use crate::codec::decode;
 use crate::grpc::{Answer, Messages};
 use crate::rope::Rope;
@@ -45,7 +47,7 @@ pub(crate) async fn on_disk<T: Send + 'static>(
     }
 }
 
-pub(crate) fn read(services: &Services, caller: &Caller, body: Bytes) -> Result<Answer, Status> {
+pub(crate) async fn read(services: &Services, caller: &Caller, body: Bytes) -> Result<Answer, Status> {
     let request: bs::ReadRequest = decode(body)?;
     let name = ReadName::parse(&request.resource_name).map_err(|e| status_of(&e))?;
     caller.check(Right::Read, &name.instance)?;
@@ -57,22 +59,73 @@ pub(crate) fn read(services: &Services, caller: &Caller, body: Bytes) -> Result<
         limit => Some(u64::try_from(limit).map_err(|_| Status::invalid_argument("read_limit is negative"))?),
     };
     let store = &services.store;
-    if name.compressor == Compressor::Zstd {
-        if limit.is_some() {
-            return Err(Status::invalid_argument("read_limit must be 0 when the blob travels compressed"));
-        }
-        return read_zstd(store, &name.digest, offset);
+    if name.compressor == Compressor::Zstd && limit.is_some() {
+        return Err(Status::invalid_argument("read_limit must be 0 when the blob travels compressed"));
     }
-    let mut reader = store.reader(&name.digest, offset, limit).map_err(|e| status_of(&e))?;
+    let healing = services.tiers.clone().map(|tiers| Healing { tiers, digest: name.digest, at: offset, limit });
+    if name.compressor == Compressor::Zstd {
+        return read_zstd(store, &name.digest, offset, healing).await;
+    }
+    let mut reader = open(store, &name.digest, offset, limit, healing.as_ref()).await?;
     if reader.is_packed() {
         let chunk = store.next_chunk(&mut reader, CHUNK_BYTES).map_err(|e| status_of(&e))?;
         return Ok(Answer::One(chunk.map(message_of)));
     }
-    let pieces = stream::try_unfold((Arc::clone(store), reader), |(store, reader)| async move {
-        let (store, reader, chunk) = on_disk(usize::MAX, move || next_chunk(store, reader)).await?;
-        Ok(chunk.map(|chunk| (message_of(chunk), (store, reader))))
+    let start = (Arc::clone(store), reader, healing);
+    let pieces = stream::try_unfold(start, |(store, reader, mut healing)| async move {
+        let here = Arc::clone(&store);
+        let step = match (on_disk(usize::MAX, move || Ok(next_chunk(here, reader))).await?, &healing) {
+            (Err(error), Some(healing)) => {
+                let reader = healing.healed(&store, &error).await?;
+                on_disk(usize::MAX, move || next_chunk(store, reader)).await?
+            }
+            (step, _) => step.map_err(|e| status_of(&e))?,
+        };
+        let (store, reader, chunk) = step;
+        if let (Some(healing), Some(chunk)) = (&mut healing, &chunk) {
+            healing.passed(chunk.len() as u64);
+        }
+        Ok(chunk.map(|chunk| (message_of(chunk), (store, reader, healing))))
     });
     Ok(Answer::Pieces(Box::pin(pieces)))
+}
+
+/// Where a read stands, so that it can go on from a tier's copy when the one here turns out rotten or gone.
+pub(crate) struct Healing {
+    tiers: Arc<Tiers>,
+    digest: Digest,
+    at: u64,
+    limit: Option<u64>,
+}
+
+impl Healing {
+    fn passed(&mut self, bytes: u64) {
+        self.at += bytes;
+        self.limit = self.limit.map(|limit| limit - bytes);
+    }
+
+    /// The rest of the blob from a copy of a tier; the error stands when it is another, or no tier has one.
+    async fn healed(&self, store: &Store, error: &NativeError) -> Result<BlobReader, Status> {
+        let gone = matches!(error.code, "not_found" | "digest_mismatch");
+        if !gone || !self.tiers.pull(vec![self.digest]).await.map_err(|e| status_of(&e))?.is_empty() {
+            return Err(status_of(error));
+        }
+        store.reader(&self.digest, self.at, self.limit).map_err(|e| status_of(&e))
+    }
+}
+
+/// A reader of a blob that is here or in a tier.
+async fn open(
+    store: &Store,
+    digest: &Digest,
+    offset: u64,
+    limit: Option<u64>,
+    healing: Option<&Healing>,
+) -> Result<BlobReader, Status> {
+    match (store.reader(digest, offset, limit), healing) {
+        (Err(error), Some(healing)) => healing.healed(store, &error).await,
+        (opened, _) => opened.map_err(|e| status_of(&e)),
+    }
 }
 
 fn message_of(chunk: Chunk) -> Bytes {
@@ -92,28 +145,65 @@ fn next_chunk(store: Arc<Store>, mut reader: BlobReader) -> Result<Step, NativeE
 }
 
 /// The offset counts bytes of the blob; what is sent is one zstd stream of all that follows it.
-fn read_zstd(store: &Arc<Store>, digest: &Digest, offset: u64) -> Result<Answer, Status> {
+async fn read_zstd(
+    store: &Arc<Store>,
+    digest: &Digest,
+    offset: u64,
+    healing: Option<Healing>,
+) -> Result<Answer, Status> {
     if offset == 0
         && let Some(frames) = store.packed_zstd(digest)
     {
         return Ok(Answer::One(Some(response_of(frames))));
     }
-    let reader = store.reader(digest, offset, None).map_err(|e| status_of(&e))?;
+    let reader = open(store, digest, offset, None, healing.as_ref()).await?;
     let packer = Packer::new().map_err(|e| status_of(&e))?;
-    let state = Some((Arc::clone(store), reader, packer));
+    let state = Some((Arc::clone(store), reader, packer, healing));
     let pieces = stream::try_unfold(state, |state| async move {
-        let Some((store, reader, mut packer)) = state else { return Ok(None) };
+        let Some((store, reader, packer, mut healing)) = state else { return Ok(None) };
         let cost = usize::try_from(reader.remaining()).unwrap_or(usize::MAX);
-        let step = on_disk(cost, move || {
-            let (store, reader, chunk) = next_chunk(store, reader)?;
-            let last = reader.remaining() == 0;
-            let packed = packer.feed(chunk.as_ref().map_or(&[], Chunk::as_slice), last)?;
-            Ok((packed, (!last).then_some((store, reader, packer))))
-        });
-        let (packed, rest) = step.await?;
-        Ok::<_, Status>(Some((response_of(packed.into()), rest)))
+        let here = Arc::clone(&store);
+        let step = match (on_disk(cost, move || Ok(packed_step(here, reader, packer))).await?, &healing) {
+            (Err(unread), Some(healing)) => {
+                let reader = healing.healed(&store, &unread.error).await?;
+                on_disk(cost, move || packed_step(store, reader, unread.packer).map_err(|unread| unread.error)).await?
+            }
+            (step, _) => step.map_err(|unread| status_of(&unread.error))?,
+        };
+        if let Some(healing) = &mut healing {
+            healing.passed(step.taken);
+        }
+        let rest = step.rest.map(|(store, reader, packer)| (store, reader, packer, healing));
+        Ok::<_, Status>(Some((response_of(step.packed.into()), rest)))
     });
     Ok(Answer::Pieces(Box::pin(pieces)))
+}
+
+/// One piece of a blob, packed, and what follows it.
+struct Packed {
+    packed: Vec<u8>,
+    taken: u64,
+    rest: Option<(Arc<Store>, BlobReader, Packer)>,
+}
+
+/// A reading that failed, and the packer for another to go on with.
+struct Unread {
+    error: NativeError,
+    packer: Packer,
+}
+
+fn packed_step(store: Arc<Store>, reader: BlobReader, mut packer: Packer) -> Result<Packed, Box<Unread>> {
+    let (store, reader, chunk) = match next_chunk(store, reader) {
+        Ok(step) => step,
+        Err(error) => return Err(Box::new(Unread { error, packer })),
+    };
+    let last = reader.remaining() == 0;
+    let bytes = chunk.as_ref().map_or(&[][..], Chunk::as_slice);
+    let taken = bytes.len() as u64;
+    match packer.feed(bytes, last) {
+        Ok(packed) => Ok(Packed { packed, taken, rest: (!last).then_some((store, reader, packer)) }),
+        Err(error) => Err(Box::new(Unread { error, packer })),
+    }
 }
 
 /// An upload; dropped before its end, it waits for its client.
@@ -182,7 +272,16 @@ fn write_all(slot: &Slot, data: &Rope) -> Result<(), NativeError> {
     data.pieces().try_for_each(|piece| writer.write(piece))
 }
 
-pub(crate) async fn write(services: &Services, caller: &Caller, mut requests: Messages) -> Result<Bytes, Status> {
+pub(crate) async fn write(services: &Services, caller: &Caller, requests: Messages) -> Result<Bytes, Status> {
+    let (answer, digest) = write_here(services, caller, requests).await?;
+    if let Some(tiers) = &services.tiers {
+        behind::written(tiers, digest).await?;
+    }
+    Ok(answer)
+}
+
+/// Returns the reply and the blob that it acknowledges.
+async fn write_here(services: &Services, caller: &Caller, mut requests: Messages) -> Result<(Bytes, Digest), Status> {
     let Some(first) = requests.next().await? else {
         return Err(Status::invalid_argument("the upload ended before its first message"));
     };
@@ -193,14 +292,14 @@ pub(crate) async fn write(services: &Services, caller: &Caller, mut requests: Me
     let compressed = name.compressor == Compressor::Zstd;
     // REAPI: an upload of what is already here ends at once, however much of it was sent.
     if services.store.contains(&name.digest) {
-        return Ok(committed(if compressed { -1 } else { size }));
+        return Ok((committed(if compressed { -1 } else { size }), name.digest));
     }
     if compressed {
-        return write_zstd(services, &name, first, requests).await;
+        return Ok((write_zstd(services, &name, first, requests).await?, name.digest));
     }
     let offset = offset_of(&first)?;
     if first.finish_write && offset == 0 && first.data.len() <= INLINE_BYTES {
-        return write_small(services, &name, first.data).await;
+        return Ok((write_small(services, &name, first.data).await?, name.digest));
     }
     let resumed = if offset > 0 { services.uploads.resume(&name, offset) } else { None };
     let writer = match resumed {
@@ -226,7 +325,7 @@ pub(crate) async fn write(services: &Services, caller: &Caller, mut requests: Me
         upload.take(request.data, request.finish_write).await?;
         if request.finish_write {
             upload.commit().await?;
-            return Ok(committed(size));
+            return Ok((committed(size), name.digest));
         }
         request = match requests.next().await {
             Ok(Some(message)) => WriteRequest::decode(message)?,
@@ -330,6 +429,13 @@ pub(crate) async fn get_tree(services: &Services, caller: &Caller, body: Bytes) 
     let root = root.map_err(|e| status_of(&e))?;
     let page_size =
         usize::try_from(request.page_size).map_err(|_| Status::invalid_argument("page_size is negative"))?;
+    if let Some(tiers) = &services.tiers {
+        // What is nowhere, or no Directory, is the walk's to say.
+        match tiers.pull_tree(root).await {
+            Err(error) if error.code != "invalid_request" => return Err(status_of(&error)),
+            _ => {}
+        }
+    }
     let store = Arc::clone(&services.store);
     let first = page(Arc::clone(&store), root, page_size, request.page_token).await?;
     let pages = stream::try_unfold(Some(first), move |state| {

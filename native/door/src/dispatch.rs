@@ -16,7 +16,7 @@ use tonic::{Code, Status};
 use crate::access::Caller;
 use crate::bridge::{Bridged, Kind, Peer};
 use crate::budget::Metered;
-use crate::bytestream::{self, on_disk};
+use crate::bytestream;
 use crate::codec::{Raw, decode, frame};
 use crate::credentials::refuse;
 use crate::execution::{EXECUTE, Execute};
@@ -72,11 +72,13 @@ impl Inner {
         if method == Method::UpdateActionResult {
             return self.services.update_action_result(caller, body).await;
         }
-        let answer = if method.is_slow(self.services.store.waits_for_disk()) {
-            let (services, caller) = (Arc::clone(&self.services), caller.clone());
-            on_disk(usize::MAX, move || Ok(services.answer(&caller, method, body))).await??
-        } else {
-            self.services.answer(caller, method, body)?
+        let services = &self.services;
+        let answer = match &services.tiers {
+            None => services.answer_here(caller, method, body).await?,
+            Some(tiers) => {
+                let here = services.answer_here(caller, method, body.clone()).await;
+                services.answer_behind(tiers, caller, method, body, here).await?
+            }
         };
         Ok(Answer::One(Some(answer)))
     }
@@ -90,7 +92,7 @@ impl Inner {
         match stream {
             Stream::GetTree => bytestream::get_tree(&self.services, caller, body).await,
             Stream::Watch => watch_health(body),
-            _ => bytestream::read(&self.services, caller, body),
+            _ => bytestream::read(&self.services, caller, body).await,
         }
     }
 

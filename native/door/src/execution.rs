@@ -16,6 +16,7 @@ use tonic::server::ServerStreamingService;
 use tonic::{Request, Response, Status};
 
 use crate::access::{Caller, Right};
+use crate::behind::inlined_from;
 use crate::bridge::Bridged;
 use crate::bytestream::on_disk;
 use crate::codec::{decode, encode};
@@ -43,14 +44,14 @@ impl ServerStreamingService<Bytes> for Execute {
     type Future = Answer;
 
     fn call(&mut self, request: Request<Bytes>) -> Self::Future {
-        let (store, caller) = (Arc::clone(&self.services.store), self.caller.clone());
+        let (services, caller) = (Arc::clone(&self.services), self.caller.clone());
         let beyond = Bridged { hub: Arc::clone(&self.beyond.hub), method: self.beyond.method };
-        Box::pin(execute(store, caller, beyond, request))
+        Box::pin(execute(services, caller, beyond, request))
     }
 }
 
 async fn execute(
-    store: Arc<Store>,
+    services: Arc<Services>,
     caller: Caller,
     mut beyond: Bridged,
     request: Request<Bytes>,
@@ -59,13 +60,51 @@ async fn execute(
     caller.check(Right::Execute, &execute.instance_name)?;
     check_function(execute.digest_function).map_err(|e| status_of(&e))?;
     let action = Digest::required(execute.action_digest.as_ref(), "action_digest").map_err(|e| status_of(&e))?;
-    let wanted = execute.clone();
-    let answer = on_disk(usize::MAX, move || consider(&store, &caller, &wanted, &action)).await?;
+    let answer = admit(&services, &caller, &execute, action).await?;
     if let Some(operation) = answer {
         return Ok(Response::new(Box::pin(stream::once(std::future::ready(Ok(encode(&operation)))))));
     }
     let replies = ServerStreamingService::call(&mut beyond, request).await?;
     Ok(replies.map(|replies| replies.boxed() as Replies))
+}
+
+/// The finished operation when the result is cached here or in a tier; none when the action is to be run, with all that it
+/// needs here.
+async fn admit(
+    services: &Services,
+    caller: &Caller,
+    request: &re::ExecuteRequest,
+    action: Digest,
+) -> Result<Option<Operation>, Status> {
+    let here = |skip_cache: bool| {
+        let (store, caller, mut wanted) = (Arc::clone(&services.store), caller.clone(), request.clone());
+        wanted.skip_cache_lookup |= skip_cache;
+        on_disk(usize::MAX, move || Ok(consider(&store, &caller, &wanted, &action)))
+    };
+    let first = here(false).await?;
+    let Some(tiers) = services.tiers.as_ref().filter(|_| !matches!(first, Ok(Some(_)))) else {
+        return first.map_err(|e| status_of(&e));
+    };
+    if !request.skip_cache_lookup {
+        for namespace in caller.looked_up(&request.instance_name) {
+            let found = tiers.action_result(namespace.into_owned(), action).await.map_err(|e| status_of(&e))?;
+            if let Some(result) = found {
+                let result = inlined_from(&services.store, tiers, &action, result, &inline_of(request)).await?;
+                return operation_of(request, &action, result).map(Some).map_err(|e| status_of(&e));
+            }
+        }
+    }
+    match first {
+        Err(error) if error.code == "blobs_missing" => {
+            tiers.pull_action(action).await.map_err(|e| status_of(&e))?;
+            here(true).await?.map_err(|e| status_of(&e))
+        }
+        other => other.map_err(|e| status_of(&e)),
+    }
+}
+
+fn inline_of(request: &re::ExecuteRequest) -> Inline<'_> {
+    Inline { stdout: request.inline_stdout, stderr: request.inline_stderr, files: &request.inline_output_files }
 }
 
 /// Actions are executed under SHA-256; the other functions are for caching (GetCapabilities says so).
@@ -98,10 +137,12 @@ fn consider(
 }
 
 fn operation(store: &Store, request: &re::ExecuteRequest, action: &Digest, hit: Hit) -> Result<Operation, NativeError> {
-    let inline =
-        Inline { stdout: request.inline_stdout, stderr: request.inline_stderr, files: &request.inline_output_files };
+    operation_of(request, action, inlined(store, action.function(), hit, &inline_of(request)))
+}
+
+/// The operation of a result that has inside what was asked.
+fn operation_of(request: &re::ExecuteRequest, action: &Digest, result: Bytes) -> Result<Operation, NativeError> {
     let broken = |status: Status| NativeError::internal(status.message());
-    let result = inlined(store, action.function(), hit, &inline);
     let response = re::ExecuteResponse {
         result: Some(decode(result).map_err(broken)?),
         cached_result: true,

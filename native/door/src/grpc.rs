@@ -16,8 +16,8 @@ use tonic::body::Body;
 
 use crate::budget::{Line, Metered};
 use crate::rope::Rope;
+use crate::wire::FRAME_BYTES;
 
-const FRAME_BYTES: usize = 5;
 static GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 static OK: HeaderValue = HeaderValue::from_static("0");
 

@@ -4,6 +4,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod access;
+mod behind;
 mod bridge;
 mod budget;
 mod bytestream;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use buildnet_formats::{FieldValue, NativeError};
 use buildnet_store::Store;
+use buildnet_tiers::Tiers;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -32,6 +33,8 @@ pub struct DoorOptions {
     pub message_size_bytes_max: usize,
     /// Whether actions are executed here, or only cached.
     pub execution: bool,
+    /// What stands behind the store.
+    pub tiers: Option<Arc<Tiers>>,
     /// Who is let in.
     pub access: AccessOptions,
     /// TLS, or plaintext.
@@ -47,6 +50,7 @@ impl Default for DoorOptions {
             threads: 1,
             message_size_bytes_max: 16 << 20,
             execution: true,
+            tiers: None,
             access: AccessOptions::open(),
             tls: None,
             local: false,
@@ -80,9 +84,11 @@ impl Door {
     /// # Errors
     /// `invalid_request` when a file of TLS or of revoked tokens cannot be used.
     pub fn new(store: Arc<Store>, hub: Arc<Hub>, options: DoorOptions) -> Result<Self, NativeError> {
-        let updates = Arc::new(Updates::default());
+        let tiers = options.tiers;
+        let updates = Arc::new(Updates::new(tiers.clone()));
         let services = Services {
             store: Arc::clone(&store),
+            tiers: tiers.clone(),
             uploads: Uploads::default(),
             updates: Arc::clone(&updates),
             execution: options.execution,
@@ -90,7 +96,7 @@ impl Door {
         let inner = Inner {
             hub,
             services: Arc::new(services),
-            http: HttpCache::new(store, updates),
+            http: HttpCache::new(store, tiers, updates),
             message_size_bytes_max: options.message_size_bytes_max,
             access: Access::new(options.access)?,
             tls: options.tls.map(Tls::new).transpose()?,

@@ -8,6 +8,7 @@ use buildnet_formats::wire::google::bytestream as bs;
 use buildnet_formats::wire::grpc::health::v1 as health;
 use buildnet_formats::{Compressor, Digest, Function, NativeError, WriteName};
 use buildnet_store::Store;
+use buildnet_tiers::Tiers;
 use bytes::Bytes;
 use tonic::Status;
 
@@ -76,6 +77,7 @@ impl Method {
 /// What the services stand on.
 pub(crate) struct Services {
     pub(crate) store: Arc<Store>,
+    pub(crate) tiers: Option<Arc<Tiers>>,
     pub(crate) uploads: Uploads,
     pub(crate) updates: Arc<Updates>,
     pub(crate) execution: bool,

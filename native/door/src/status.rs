@@ -19,6 +19,9 @@ fn code_of(error: &NativeError) -> Code {
         // A rotten blob has been set apart and is absent from now on: say what the next call will say.
         "digest_mismatch" if blamed(error, "store") => Code::NotFound,
         "digest_mismatch" => Code::InvalidArgument,
+        // Another try may reach it: a tier that does not answer, a server that stops.
+        "node_down" => Code::Unavailable,
+        "cancelled" => Code::Cancelled,
         "state_corrupt" => Code::DataLoss,
         _ => Code::Internal,
     }
@@ -78,6 +81,7 @@ pub(crate) fn http_status_of(error: &NativeError) -> http::StatusCode {
         _ => match code_of(error) {
             Code::InvalidArgument => http::StatusCode::BAD_REQUEST,
             Code::NotFound => http::StatusCode::NOT_FOUND,
+            Code::Unavailable | Code::Cancelled | Code::ResourceExhausted => http::StatusCode::SERVICE_UNAVAILABLE,
             _ => http::StatusCode::INTERNAL_SERVER_ERROR,
         },
     }

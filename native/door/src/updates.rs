@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use buildnet_formats::{Digest, Function, Hasher, NativeError};
 use buildnet_store::{Draft, EntryName, Origin, Store};
+use buildnet_tiers::{EntryKey, Tiers};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
@@ -23,6 +24,7 @@ const NAME_BYTES_TOLD: usize = 512;
 
 /// A value that a client wants kept.
 pub(crate) struct Update {
+    key: EntryKey,
     draft: Draft,
     /// What the ledger says of it: what it is under, and the SHA-256 of its bytes.
     row: String,
@@ -32,21 +34,22 @@ impl Update {
     /// The result of an action.
     pub(crate) fn of_action(namespace: &str, action: &Digest, value: Bytes) -> Result<Self, NativeError> {
         let row = format!("{} {action} {}", told(namespace), Digest::of(&value).hex());
-        Ok(Self { draft: Draft::action(namespace, action, value)?, row })
+        let key = EntryKey::Action { namespace: namespace.to_owned(), action: *action, size_known: true };
+        Ok(Self { key, draft: Draft::action(namespace, action, value)?, row })
     }
 }
 
 impl Update {
     /// A value under a name.
-    pub(crate) fn of_path(name: EntryName, value: Bytes) -> Self {
-        let row = row_of(&name, &Digest::of(&value));
-        Self { draft: Draft::path(name, value), row }
+    pub(crate) fn of_value(key: EntryKey, value: Bytes) -> Result<Self, NativeError> {
+        let name = key.local()?;
+        Ok(Self { row: row_of(&name, &Digest::of(&value)), key, draft: Draft::path(name, value) })
     }
 
     /// A blob that is here, by its SHA-256, as the value under a name.
-    pub(crate) fn of_path_blob(name: EntryName, digest: &Digest) -> Self {
-        let row = row_of(&name, digest);
-        Self { draft: Draft::path_blob(name, digest), row }
+    pub(crate) fn of_blob(key: EntryKey, digest: &Digest) -> Result<Self, NativeError> {
+        let name = key.local()?;
+        Ok(Self { row: row_of(&name, digest), key, draft: Draft::path_blob(name, digest) })
     }
 }
 
@@ -72,25 +75,29 @@ struct Waiting {
 
 /// The way of every such value into the store.
 pub(crate) struct Updates {
+    tiers: Option<Arc<Tiers>>,
     queue: mpsc::Sender<Waiting>,
     /// Taken by the one writer.
     waiting: Mutex<Option<mpsc::Receiver<Waiting>>>,
 }
 
-impl Default for Updates {
-    fn default() -> Self {
-        let (queue, waiting) = mpsc::channel(WAITING_MAX);
-        Self { queue, waiting: Mutex::new(Some(waiting)) }
-    }
-}
-
 impl Updates {
-    /// Write a value; it is in the ledger and in the store when this returns.
+    pub(crate) fn new(tiers: Option<Arc<Tiers>>) -> Self {
+        let (queue, waiting) = mpsc::channel(WAITING_MAX);
+        Self { tiers, queue, waiting: Mutex::new(Some(waiting)) }
+    }
+
+    /// Write a value; it is in the ledger, in the store and where the tiers promise it to be when this returns.
     pub(crate) async fn keep(&self, update: Update) -> Result<(), Status> {
         let stopping = || Status::unavailable("the server is stopping");
         let (done, answer) = oneshot::channel();
+        let behind = self.tiers.as_ref().map(|tiers| (tiers, update.key.clone()));
         self.queue.send(Waiting { update, done }).await.map_err(|_| stopping())?;
-        answer.await.map_err(|_| stopping())?
+        answer.await.map_err(|_| stopping())??;
+        match behind {
+            None => Ok(()),
+            Some((tiers, key)) => tiers.entry_written(key).await.map_err(|e| status_of(&e)),
+        }
     }
 
     /// The writer: one batch at a time, so that what comes meanwhile is one batch too.
@@ -109,7 +116,7 @@ impl Updates {
 
 async fn write(hub: &Arc<Hub>, store: &Arc<Store>, batch: Vec<Waiting>) {
     let (mut drafts, mut rows, mut writers) = (Vec::new(), Vec::new(), Vec::with_capacity(batch.len()));
-    for Waiting { update: Update { draft, row }, done } in batch {
+    for Waiting { update: Update { draft, row, .. }, done } in batch {
         drafts.push(draft);
         rows.push(row);
         writers.push(done);

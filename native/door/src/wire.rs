@@ -15,6 +15,9 @@ use crate::codec::decode;
 use crate::rope::Rope;
 use crate::status::status_of;
 
+/// What gRPC puts before a message.
+pub(crate) const FRAME_BYTES: usize = 5;
+
 /// Digests of FindMissingBlobs without an allocation for each hash.
 pub(crate) struct FindMissing {
     pub(crate) instance: String,

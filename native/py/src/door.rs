@@ -20,6 +20,7 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
 use crate::error::raise;
 use crate::store::PyStore;
+use crate::tiers::PyTiers;
 
 /// Who is let in: keys as raw Ed25519, a file of revoked tokens, scopes of callers without credentials, certificates.
 #[derive(FromPyObject)]
@@ -83,7 +84,8 @@ impl PyDoor {
     #[new]
     #[pyo3(signature = (
         store, methods, *,
-        threads = 1, message_size_bytes_max = 16 << 20, execution = true, access = None, tls = None, local = false
+        threads = 1, message_size_bytes_max = 16 << 20, execution = true, access = None, tls = None, local = false,
+        tiers = None
     ))]
     #[allow(clippy::too_many_arguments)]
     fn new(
@@ -95,6 +97,7 @@ impl PyDoor {
         access: Option<PyAccess>,
         tls: Option<PyTls>,
         local: bool,
+        tiers: Option<&Bound<'_, PyTiers>>,
     ) -> PyResult<Self> {
         let methods = methods
             .into_iter()
@@ -110,6 +113,7 @@ impl PyDoor {
             .collect::<PyResult<Vec<_>>>()?;
         let hub = Hub::new(methods).map_err(|e| raise(NativeError::internal(e.to_string())))?;
         let hub = Arc::new(hub);
+        let tiers = tiers.map(|tiers| tiers.get().open()).transpose().map_err(raise)?;
         let options = DoorOptions {
             threads,
             message_size_bytes_max,
@@ -117,6 +121,7 @@ impl PyDoor {
             access: access.map_or_else(AccessOptions::open, AccessOptions::from),
             tls: tls.map(TlsOptions::from),
             local,
+            tiers,
         };
         let store = store.get().open().map_err(raise)?;
         let door = Door::new(store, Arc::clone(&hub), options).map_err(raise)?;

@@ -8,6 +8,7 @@ mod error;
 mod process;
 mod stage;
 mod store;
+mod tiers;
 
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -16,5 +17,6 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     dial::register(module)?;
     door::register(module)?;
     process::register(module)?;
-    stage::register(module)
+    stage::register(module)?;
+    tiers::register(module)
 }

@@ -125,6 +125,14 @@ impl Store {
         }
     }
 
+    /// The stored result of an action, whether or not what it refers to is here.
+    ///
+    /// # Errors
+    /// `state_corrupt` when the disk fails.
+    pub fn stored_result(&self, namespace: &str, action: &Digest) -> Result<Option<Bytes>, NativeError> {
+        Ok(self.entry_of_action(namespace, action)?.map(|entry| entry.value))
+    }
+
     /// Store the exact bytes of a result.
     ///
     /// # Errors

@@ -102,6 +102,11 @@ impl EntryName {
         Ok(Self(name))
     }
 
+    /// What the index finds it by.
+    pub(crate) fn key(&self) -> Key {
+        Key::of_entry(&self.0)
+    }
+
     fn begin(sort: u8, namespace: &str, more: usize) -> Result<Vec<u8>, NativeError> {
         if namespace.len() + more + 3 > NAME_BYTES_MAX {
             return Err(NativeError::invalid("instance_name", "the name is over 4096 bytes"));

@@ -12,7 +12,7 @@ use crate::index::{Place, Use};
 use crate::log::Record;
 use crate::record::{HEADER_BYTES, Header, Key};
 use crate::segment::{Row, Segment};
-use crate::{Store, now_s};
+use crate::{EntryName, Store, now_s};
 
 /// Above this share of the limit eviction begins, in percent.
 const HIGH_WATER: u64 = 95;
@@ -88,8 +88,19 @@ impl Store {
     /// # Errors
     /// `overloaded` when more is held than is worth the memory; nothing is held under the name then.
     pub fn hold(&self, name: &str, digests: &[Digest]) -> Result<(), NativeError> {
+        self.hold_keys(name, digests.iter().map(Key::of_blob).collect())
+    }
+
+    /// As [`Store::hold`], for one entry.
+    ///
+    /// # Errors
+    /// As [`Store::hold`].
+    pub fn hold_entry(&self, name: &str, entry: &EntryName) -> Result<(), NativeError> {
+        self.hold_keys(name, vec![entry.key()])
+    }
+
+    fn hold_keys(&self, name: &str, keys: Vec<Key>) -> Result<(), NativeError> {
         self.release(name);
-        let keys: Vec<Key> = digests.iter().map(Key::of_blob).collect();
         let mut holds = self.holds.lock();
         if holds.total + keys.len() > HELD_MAX {
             return Err(NativeError::new(

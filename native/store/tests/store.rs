@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
 use buildnet_formats::{Digest, Function};
-use buildnet_store::{Options, Origin, Store};
+use buildnet_store::{EntryName, Options, Origin, Store};
 use prost::Message;
 
 fn open(root: &Path) -> Arc<Store> {
@@ -190,4 +190,34 @@ fn what_was_acknowledged_survives_kill_9() {
         store.get_bytes(&digest, 1 << 20).unwrap();
     }
     assert_eq!(fs::read_dir(root.path().join("tmp")).unwrap().count(), 0);
+}
+
+#[test]
+fn what_is_held_is_not_evicted_blob_or_entry_until_it_is_released() {
+    let root = tempfile::tempdir().unwrap();
+    let options = Options { free_bytes_min: 0, keep_s: 0, segment_bytes: 4096, ..Options::default() };
+    let store = Arc::new(Store::open(root.path(), options).unwrap());
+    let (name, other) = (EntryName::path("n", "held").unwrap(), EntryName::path("n", "other").unwrap());
+    for name in [&name, &other] {
+        store.put_path(name, b"value").unwrap();
+    }
+    let (held, loose) = (store.put_bytes(b"held").unwrap(), store.put_bytes(b"loose").unwrap());
+    store.hold("a", &[held]);
+    store.hold_entry("b", &name);
+    for n in 0..1000u32 {
+        store.put_bytes(&n.to_le_bytes().repeat(20)).unwrap();
+    }
+    store.evict_to(0, 0).unwrap();
+    assert!(store.contains(&held) && !store.contains(&loose));
+    assert!(store.has_path(&name) && !store.has_path(&other));
+    store.release("a");
+    store.release("b");
+    // What was used twice is given a second round.
+    for round in 1..4u32 {
+        for n in 0..1000 {
+            store.put_bytes(&(round * 1000 + n).to_le_bytes().repeat(20)).unwrap();
+        }
+        store.evict_to(0, 0).unwrap();
+    }
+    assert!(!store.contains(&held) && !store.has_path(&name));
 }

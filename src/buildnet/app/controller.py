@@ -18,7 +18,8 @@ from buildnet.app.config import ControllerConfig
 from buildnet.app.descriptors import raise_limit
 from buildnet.app.local_worker import supervise
 from buildnet.app.recorder import LedgerRecorder
-from buildnet.app.stores import NativeStores
+from buildnet.app.stores import NativeStores, opened_tiers
+from buildnet.app.tiers import parse_tiers
 from buildnet.edge.action import ActionService, Descriptions
 from buildnet.edge.bridge import Bridge, Method
 from buildnet.edge.contracts import BYTE_CALLS, DECLARED, POOL, SERVICES
@@ -95,6 +96,7 @@ async def run_controller(config: ControllerConfig, announce: Callable[[Ready], N
 @asynccontextmanager
 async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> AsyncIterator[Bridge]:
     """Open everything a controller stands on, lowest first; close it in reverse."""
+    behind = parse_tiers(config.tiers)
     async with AsyncExitStack() as held:
         directory = held.enter_context(state.opened(config.state))
         with translated():
@@ -105,6 +107,7 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
                 keep_s=config.cache_keep_s,
             )
         held.callback(store.close)
+        tiers = await held.enter_async_context(opened_tiers(behind, store, directory / "tiers"))
         signer = load_or_create_key(directory / "keys" / "ledger.key")
         ledger = LedgerLog.open(directory / "ledger", signer, config.durability)
         held.push_async_callback(ledger.close)
@@ -115,7 +118,7 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
         fields: dict[str, Value] = {"controller": controller_id, "term": term, "version": __version__}
         await ledger.append([Entry("controller.started", clock.now_unix_ms(), fields)])
 
-        stores = NativeStores(store)
+        stores = NativeStores(store, tiers)
         logs = LogBook()
         scheduler = Scheduler(
             cache=stores,
@@ -154,6 +157,7 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
             tls=admission.for_door(config.tls),
             # The local worker has nothing to verify the certificate by: it is made out for other names.
             local=config.tls is not None and config.worker,
+            tiers=tiers,
         )
 
 

@@ -1,26 +1,38 @@
-"""The native store behind the ports of the rooms; its blocking calls run in threads."""
+"""The native store behind the ports of the rooms, and the tiers behind it; its blocking calls run in threads."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
 
-from buildnet._native import Store
+from buildnet._native import Store, Tiers
+from buildnet.app.tiers import TierConfig
+from buildnet.errors import BuildNetError
 from buildnet.model.action import ActionKey
 from buildnet.model.caller import looked_up
 from buildnet.wire.native import translated
 
+log = logging.getLogger(__name__)
+
 
 class NativeStores:
-    """BlobStore and ActionCache over one native Store."""
+    """BlobStore and ActionCache over one native Store and what stands behind it."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, tiers: Tiers | None = None) -> None:
         self._store = store
+        self._tiers = tiers
 
     async def missing_of_result(self, result: bytes) -> Sequence[str]:
-        """See BlobStore."""
+        """See BlobStore. A worker does not send what a tier has, so what is absent here is brought from there."""
         with translated():
-            return await asyncio.to_thread(self._store.missing_of_result, result)
+            missing = await asyncio.to_thread(self._store.missing_of_result, result)
+            if missing and self._tiers is not None:
+                await asyncio.to_thread(self._tiers.pull_result, result)
+                missing = await asyncio.to_thread(self._store.missing_of_result, result)
+        return missing
 
     async def hold_action(self, key: ActionKey) -> None:
         """See BlobStore."""
@@ -42,9 +54,15 @@ class NativeStores:
         return None
 
     async def put(self, key: ActionKey, result: bytes, entry_index: int) -> None:
-        """See ActionCache."""
+        """See ActionCache. What is published is published: a tier that does not take it is told of, and no more."""
         with translated():
             await asyncio.to_thread(self._store.put_action_result, key.instance, key.digest.text, result, entry_index)
+        if self._tiers is not None:
+            try:
+                with translated():
+                    await asyncio.to_thread(self._tiers.result_written, key.instance, key.digest.text)
+            except BuildNetError as error:
+                log.warning("the result of %s is in this cache only: %s", key.digest.text, error.message)
 
     def read(self, digest: str) -> bytes:
         """A small blob that the door has just admitted; from the page cache, so not worth a thread."""
@@ -54,3 +72,29 @@ class NativeStores:
 
 def _held_name(key: ActionKey) -> str:
     return f"action {key.instance}:{key.digest.text}"
+@asynccontextmanager
+async def opened_tiers(configs: Sequence[TierConfig], store: Store, directory: Path) -> AsyncIterator[Tiers | None]:
+    """What stands behind `store`, its reports going to the log; none when nothing does.
+
+    Raises:
+        NodeDown: a required tier does not answer.
+        InvalidRequest: one cannot be used as configured.
+    """
+    if not configs:
+        yield None
+        return
+    tables = [config.native() for config in configs]
+    with translated():
+        tiers = await asyncio.to_thread(Tiers, store, tables, str(directory))
+    telling = asyncio.ensure_future(_tell(tiers))
+    try:
+        yield tiers
+    finally:
+        # Closed first, so that the last reports are still told.
+        await asyncio.to_thread(tiers.close)
+        await telling
+
+
+async def _tell(tiers: Tiers) -> None:
+    while (report := await asyncio.to_thread(tiers.next_report)) is not None:
+        log.warning("%s", report)

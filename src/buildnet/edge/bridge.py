@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, cast
 
 from google.protobuf.message import DecodeError
 
-from buildnet._native import Door, Store
+from buildnet._native import Door, Store, Tiers
 from buildnet.errors import BuildNetError
 from buildnet.model.caller import ANYBODY, Caller
 from buildnet.wire.native import translated
@@ -139,6 +139,7 @@ class Bridge:
         access: Mapping[str, Any] | None = None,
         tls: Mapping[str, Any] | None = None,
         local: bool = False,
+        tiers: Tiers | None = None,
     ) -> None:
         self._methods = list(methods.values())
         self._to_status = to_status
@@ -152,6 +153,7 @@ class Bridge:
                 access=access,
                 tls=tls,
                 local=local,
+                tiers=tiers,
             )
         self.local_address: str | None = None
         self._tasks: dict[int, asyncio.Task[None]] = {}

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use buildnet_formats::{Digest, NativeError};
 use buildnet_store::{BlobWriter, EntryName, Kept};
+use buildnet_tiers::EntryKey;
 use http::request::Parts;
 use http::{Method, Response, StatusCode};
 use tonic::body::Body;
@@ -23,6 +24,11 @@ pub(super) const ENTRY_BYTES_MAX: u64 = 64 << 20;
 const UNPACKED_BYTES_MAX: u64 = 1 << 30;
 const SIZE_HEADER: &str = "x-digest-sizebytes";
 
+/// HTTP names an action by its hash alone.
+fn key_of(namespace: &str, action: &Digest) -> EntryKey {
+    EntryKey::Action { namespace: namespace.to_owned(), action: *action, size_known: false }
+}
+
 impl HttpCache {
     pub(super) async fn blob(
         &self,
@@ -32,14 +38,26 @@ impl HttpCache {
     ) -> Result<Response<Body>, Refusal> {
         match parts.method {
             Method::GET | Method::HEAD => {
-                let digest =
-                    self.store.find_by_hash(named).ok_or_else(|| NativeError::not_found("blob", named.hex()))?;
+                let digest = self.find(named).await?;
                 let asked = Asked { method: &parts.method, headers: &parts.headers, coded: true };
                 send_blob(&self.store, &digest, asked).await
             }
             Method::PUT => self.write_blob(named, parts, inbound).await,
             _ => Err(Refusal::method("GET, HEAD, PUT")),
         }
+    }
+
+    /// The blob with this hash, here or brought here.
+    async fn find(&self, named: &Digest) -> Result<Digest, NativeError> {
+        if let Some(digest) = self.store.find_by_hash(named) {
+            return Ok(digest);
+        }
+        let brought = match &self.tiers {
+            None => false,
+            Some(tiers) => tiers.pull_by_hash(*named).await?,
+        };
+        let found = if brought { self.store.find_by_hash(named) } else { None };
+        found.ok_or_else(|| NativeError::not_found("blob", named.hex()))
     }
 
     async fn write_blob(
@@ -62,16 +80,18 @@ impl HttpCache {
         };
         inbound.check_announced(self.store.blob_size_bytes_max())?;
         let here = self.store.find_by_hash(named).filter(|d| said.is_none_or(|size| size == d.size_bytes()));
-        if here.is_some() {
+        if let Some(digest) = here {
             inbound.skip(self.store.blob_size_bytes_max()).await?;
-            return Ok(respond(StatusCode::OK, "text/plain", ""));
+            return self.blob_written(digest).await;
         }
         let waits = self.store.waits_for_disk();
-        match said {
+        let digest = match said {
             Some(size) => {
-                let writer = self.store.writer(Digest::new(named.function(), named.hash(), size))?;
+                let digest = Digest::new(named.function(), named.hash(), size);
+                let writer = self.store.writer(digest)?;
                 let taken = inbound.take::<BlobWriter>(writer, coding).await?;
                 on_disk(waits, move || taken.sink.commit_as(taken.frames.as_deref())).await?;
+                digest
             }
             None => {
                 let limit = if coding == Coding::Zstd { UNPACKED_BYTES_MAX } else { u64::MAX };
@@ -79,8 +99,15 @@ impl HttpCache {
                 let intake = self.store.intake(named.function(), limit, memory);
                 let taken = inbound.take(intake, coding).await?;
                 let named = *named;
-                on_disk(waits, move || taken.commit_blob(&named)).await?;
+                on_disk(waits, move || taken.commit_blob(&named)).await?
             }
+        };
+        self.blob_written(digest).await
+    }
+
+    async fn blob_written(&self, digest: Digest) -> Result<Response<Body>, Refusal> {
+        if let Some(tiers) = &self.tiers {
+            tiers.written(vec![digest]).await.into_iter().collect::<Result<(), _>>()?;
         }
         Ok(respond(StatusCode::OK, "text/plain", ""))
     }
@@ -96,7 +123,7 @@ impl HttpCache {
         match parts.method {
             Method::GET | Method::HEAD => self.read_entry(caller, instance, action, parts).await,
             Method::PUT => {
-                let name = EntryName::action(&caller.written(instance), action)?;
+                let name = key_of(&caller.written(instance), action);
                 self.write_value(name, ENTRY_BYTES_MAX, parts, inbound).await?;
                 Ok(respond(StatusCode::OK, "text/plain", ""))
             }
@@ -118,17 +145,31 @@ impl HttpCache {
     ) -> Result<Response<Body>, Refusal> {
         let asked = Asked { method: &parts.method, headers: &parts.headers, coded: true };
         for namespace in caller.looked_up(instance) {
-            match self.store.kept(&EntryName::action(&namespace, action)?)? {
-                Some(Kept::Here(value)) if self.store.entry_is_complete(action.function(), &value)? => {
-                    return send_bytes(value, asked);
-                }
-                Some(Kept::Blob(digest)) if self.is_large_entry_complete(action, digest).await? => {
-                    return send_blob(&self.store, &digest, asked).await;
-                }
-                _ => {}
+            let name = EntryName::action(&namespace, action)?;
+            let mut kept = self.complete(action, &name).await?;
+            if let (None, Some(tiers)) = (&kept, &self.tiers)
+                && tiers.pull_entry(key_of(&namespace, action)).await?
+            {
+                kept = self.complete(action, &name).await?;
+            }
+            match kept {
+                Some(Kept::Here(value)) => return send_bytes(value, asked),
+                Some(Kept::Blob(digest)) => return send_blob(&self.store, &digest, asked).await,
+                None => {}
             }
         }
         Err(NativeError::not_found("entry", action.hex()).into())
+    }
+
+    /// The entry of this name, if what it refers to is here.
+    async fn complete(&self, action: &Digest, name: &EntryName) -> Result<Option<Kept>, Refusal> {
+        let kept = self.store.kept(name)?;
+        let complete = match &kept {
+            None => false,
+            Some(Kept::Here(value)) => self.store.entry_is_complete(action.function(), value)?,
+            Some(Kept::Blob(digest)) => self.is_large_entry_complete(action, *digest).await?,
+        };
+        Ok(kept.filter(|_| complete))
     }
 
     /// A large value must be in memory to be understood: few at a time.

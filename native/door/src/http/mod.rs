@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use buildnet_store::Store;
+use buildnet_tiers::Tiers;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
@@ -36,6 +37,7 @@ const LARGE_ENTRIES_MAX: usize = 2;
 /// What the HTTP side stands on.
 pub(crate) struct HttpCache {
     store: Arc<Store>,
+    tiers: Option<Arc<Tiers>>,
     updates: Arc<Updates>,
     started: Instant,
     started_at: SystemTime,
@@ -46,9 +48,10 @@ pub(crate) struct HttpCache {
 }
 
 impl HttpCache {
-    pub(crate) fn new(store: Arc<Store>, updates: Arc<Updates>) -> Self {
+    pub(crate) fn new(store: Arc<Store>, tiers: Option<Arc<Tiers>>, updates: Arc<Updates>) -> Self {
         Self {
             store,
+            tiers,
             updates,
             started: Instant::now(),
             started_at: SystemTime::now(),
@@ -119,7 +122,7 @@ impl HttpCache {
                 let named = Named { cache: *cache, instance: &instance, path };
                 self.value(caller, &named, parts, inbound).await
             }
-            Target::Folder => self.webdav(caller, None, parts),
+            Target::Folder => self.webdav(caller, None, parts).await,
             turbo => self.turbo(caller, &instance, turbo, parts, inbound).await,
         }
     }

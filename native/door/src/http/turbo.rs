@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use buildnet_formats::{Digest, NativeError};
-use buildnet_store::{EntryName, Kept};
+use buildnet_store::Kept;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use serde_json::{Value, json};
@@ -13,6 +13,7 @@ use tonic::body::Body;
 use super::HttpCache;
 use super::inbound::{Inbound, on_disk};
 use super::outbound::{Asked, respond, send_blob};
+use super::values::key_of;
 use super::refusal::Refusal;
 use super::route::{Target, artifact_name, bad, decoded, instance_of_team};
 use crate::access::Caller;
@@ -67,12 +68,12 @@ impl HttpCache {
             }
             (Target::TurboQuery, &Method::POST) => {
                 let body = inbound.whole(BODY_BYTES_MAX).await?;
-                self.query(caller, instance, &body)
+                self.query(caller, instance, &body).await
             }
             (Target::TurboEvents | Target::TurboQuery, _) => Err(Refusal::method("POST")),
             (Target::TurboArtifact(hash), &Method::GET | &Method::HEAD) => {
                 let absent = || NativeError::not_found("artifact", hash);
-                let artifact = self.artifact(caller, instance, hash)?.ok_or_else(absent)?;
+                let artifact = self.artifact(caller, instance, hash).await?.ok_or_else(absent)?;
                 let asked = Asked { method: &parts.method, headers: &parts.headers, coded: false };
                 let mut response = send_blob(&self.store, &artifact.digest, asked).await?;
                 say(&artifact.said, response.headers_mut());
@@ -86,13 +87,17 @@ impl HttpCache {
     }
 
     /// An artifact whose bytes are here.
-    fn artifact(&self, caller: &Caller, instance: &str, hash: &str) -> Result<Option<Artifact>, NativeError> {
-        let Some(Kept::Here(entry)) = self.look_up(caller, instance, &path_of(hash))? else { return Ok(None) };
+    async fn artifact(&self, caller: &Caller, instance: &str, hash: &str) -> Result<Option<Artifact>, NativeError> {
+        let Some(Kept::Here(entry)) = self.look_up(caller, instance, &path_of(hash)).await? else { return Ok(None) };
         let malformed = || NativeError::new("state_corrupt", format!("the entry of the artifact {hash} is malformed"));
         let mut said: Value = serde_json::from_slice(&entry).map_err(|_| malformed())?;
         let digest = said.as_object_mut().and_then(|facts| facts.remove("digest")).ok_or_else(malformed)?;
         let digest: Digest = digest.as_str().ok_or_else(malformed)?.parse()?;
-        Ok(self.store.contains(&digest).then_some(Artifact { digest, said }))
+        let mut here = self.store.contains(&digest);
+        if let (false, Some(tiers)) = (here, &self.tiers) {
+            here = tiers.pull(vec![digest]).await?.is_empty();
+        }
+        Ok(here.then_some(Artifact { digest, said }))
     }
 
     async fn write_artifact(
@@ -112,20 +117,24 @@ impl HttpCache {
         if facts.get(KEPT_HEADERS[0].0).and_then(Value::as_str).is_some_and(|text| text.parse::<u64>().is_err()) {
             return Err(bad("x-artifact-duration is a number of milliseconds"));
         }
-        let name = EntryName::path(namespace, &path_of(hash))?;
+        let key = key_of(namespace, &path_of(hash));
         let intake = self.take_in(u64::MAX, parts, inbound).await?;
         let work = move || {
             // The blob first: an entry names nothing that is not here.
-            facts.insert("digest".to_owned(), Value::from(intake.commit()?.to_string()));
-            Ok(Update::of_path(name, Value::from(facts).to_string().into()))
+            let digest = intake.commit()?;
+            facts.insert("digest".to_owned(), Value::from(digest.to_string()));
+            Ok((digest, Update::of_value(key, Value::from(facts).to_string().into())?))
         };
-        let update = on_disk(self.store.waits_for_disk(), work).await?;
+        let (digest, update) = on_disk(self.store.waits_for_disk(), work).await?;
+        if let Some(tiers) = &self.tiers {
+            tiers.written(vec![digest]).await.into_iter().collect::<Result<(), _>>()?;
+        }
         self.updates.keep(update).await?;
         let text = json!({ "urls": [format!("/v8/artifacts/{hash}")] }).to_string();
         Ok(respond(StatusCode::ACCEPTED, JSON, text))
     }
 
-    fn query(&self, caller: &Caller, instance: &str, body: &[u8]) -> Result<Response<Body>, Refusal> {
+    async fn query(&self, caller: &Caller, instance: &str, body: &[u8]) -> Result<Response<Body>, Refusal> {
         let hashes = serde_json::from_slice::<Value>(body).ok().and_then(|mut body| {
             let hashes = body.get_mut("hashes")?.as_array_mut()?;
             std::mem::take(hashes).into_iter().map(|hash| Some(hash.as_str()?.to_owned())).collect::<Option<Vec<_>>>()
@@ -137,7 +146,7 @@ impl HttpCache {
         let mut answers = serde_json::Map::new();
         for hash in hashes {
             artifact_name(&hash)?;
-            let answer = match self.artifact(caller, instance, &hash)? {
+            let answer = match self.artifact(caller, instance, &hash).await? {
                 None => Value::Null,
                 Some(artifact) => described(&artifact),
             };

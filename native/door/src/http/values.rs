@@ -3,6 +3,7 @@
 
 use buildnet_formats::{Function, NativeError};
 use buildnet_store::{EntryName, Intake, Kept, VALUE_BYTES_PACKED};
+use buildnet_tiers::EntryKey;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Method, Response, StatusCode, header};
@@ -25,6 +26,11 @@ pub(super) struct Named<'a> {
     pub(super) path: &'a str,
 }
 
+/// What the store and the tiers know a path by.
+pub(super) fn key_of(namespace: &str, path: &str) -> EntryKey {
+    EntryKey::Path { namespace: namespace.to_owned(), path: path.to_owned() }
+}
+
 impl HttpCache {
     pub(super) async fn value(
         &self,
@@ -36,7 +42,7 @@ impl HttpCache {
         match parts.method {
             Method::GET | Method::HEAD => {
                 let asked = Asked { method: &parts.method, headers: &parts.headers, coded: false };
-                match self.look_up(caller, named.instance, named.path)? {
+                match self.look_up(caller, named.instance, named.path).await? {
                     Some(Kept::Here(value)) => send_bytes(value, asked),
                     Some(Kept::Blob(digest)) => send_blob(&self.store, &digest, asked).await,
                     None => Err(NativeError::not_found("value", named.path).into()),
@@ -44,9 +50,9 @@ impl HttpCache {
             }
             Method::PUT if named.cache == Cache::Nx => self.write_once(caller, named, parts, inbound).await,
             Method::PUT => {
-                let name = EntryName::path(&caller.written(named.instance), named.path)?;
-                let replaced = self.store.has_path(&name);
-                self.write_value(name, u64::MAX, parts, inbound).await?;
+                let key = key_of(&caller.written(named.instance), named.path);
+                let replaced = self.store.has_path(&key.local()?);
+                self.write_value(key, u64::MAX, parts, inbound).await?;
                 Ok(empty(if replaced { StatusCode::NO_CONTENT } else { StatusCode::CREATED }))
             }
             Method::DELETE if named.cache != Cache::Nx => {
@@ -55,14 +61,25 @@ impl HttpCache {
                 Ok(empty(if known { StatusCode::NO_CONTENT } else { StatusCode::NOT_FOUND }))
             }
             _ if named.cache == Cache::Nx => Err(Refusal::method("GET, HEAD, PUT")),
-            _ => self.webdav(caller, Some(named), parts),
+            _ => self.webdav(caller, Some(named), parts).await,
         }
     }
 
     /// The value that a caller sees under a path.
-    pub(super) fn look_up(&self, caller: &Caller, instance: &str, path: &str) -> Result<Option<Kept>, NativeError> {
+    pub(super) async fn look_up(
+        &self,
+        caller: &Caller,
+        instance: &str,
+        path: &str,
+    ) -> Result<Option<Kept>, NativeError> {
         for namespace in caller.looked_up(instance) {
-            let kept = self.store.kept(&EntryName::path(&namespace, path)?)?;
+            let name = EntryName::path(&namespace, path)?;
+            let mut kept = self.store.kept(&name)?;
+            if let (None, Some(tiers)) = (&kept, &self.tiers)
+                && tiers.pull_entry(key_of(&namespace, path)).await?
+            {
+                kept = self.store.kept(&name)?;
+            }
             if kept.is_some() {
                 return Ok(kept);
             }
@@ -76,13 +93,13 @@ impl HttpCache {
     /// 412 by the client's own conditions; 413, 415, 507; those of the body.
     pub(super) async fn write_value(
         &self,
-        name: EntryName,
+        key: EntryKey,
         size_bytes_max: u64,
         parts: &Parts,
         inbound: &mut Inbound,
     ) -> Result<(), Refusal> {
         if conditional(&parts.headers) {
-            let tag = self.store.kept(&name)?.map(|kept| match kept {
+            let tag = self.store.kept(&key.local()?)?.map(|kept| match kept {
                 Kept::Here(value) => tag_of_bytes(&value),
                 Kept::Blob(digest) => tag_of(&digest),
             });
@@ -91,7 +108,7 @@ impl HttpCache {
             }
         }
         let intake = self.take_in(size_bytes_max, parts, inbound).await?;
-        self.keep(name, intake).await
+        self.keep(key, intake).await
     }
 
     /// Take a body in without keeping it yet.
@@ -114,10 +131,10 @@ impl HttpCache {
         Ok(inbound.take(intake, coding_of(&parts.headers)?).await?.sink)
     }
 
-    async fn keep(&self, name: EntryName, intake: Intake) -> Result<(), Refusal> {
+    async fn keep(&self, key: EntryKey, intake: Intake) -> Result<(), Refusal> {
         let work = move || match intake.in_memory() {
-            Some(bytes) => Ok(Update::of_path(name, Bytes::copy_from_slice(bytes))),
-            None => intake.commit().map(|digest| Update::of_path_blob(name, &digest)),
+            Some(bytes) => Update::of_value(key, Bytes::copy_from_slice(bytes)),
+            None => intake.commit().and_then(|digest| Update::of_blob(key, &digest)),
         };
         let update = on_disk(self.store.waits_for_disk(), work).await?;
         Ok(self.updates.keep(update).await?)
@@ -135,17 +152,17 @@ impl HttpCache {
             let message = format!("{} is here already and is not replaced", named.path);
             Refusal::new(StatusCode::CONFLICT, "invalid_request", message)
         };
-        if self.look_up(caller, named.instance, named.path)?.is_some() {
+        if self.look_up(caller, named.instance, named.path).await?.is_some() {
             return Err(taken());
         }
         let intake = self.take_in(u64::MAX, parts, inbound).await?;
-        let name = EntryName::path(&caller.written(named.instance), named.path)?;
+        let key = key_of(&caller.written(named.instance), named.path);
         // Of two that came this far at once, one is first.
         let _turn = self.first_writes.lock().await;
-        if self.look_up(caller, named.instance, named.path)?.is_some() {
+        if self.look_up(caller, named.instance, named.path).await?.is_some() {
             return Err(taken());
         }
-        self.keep(name, intake).await?;
+        self.keep(key, intake).await?;
         Ok(respond(StatusCode::OK, "text/plain", ""))
     }
 }

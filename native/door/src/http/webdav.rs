@@ -22,16 +22,16 @@ const IN_HREF: &AsciiSet =
 
 impl HttpCache {
     /// What WebDAV adds to GET, HEAD, PUT and DELETE; `named` is none for a collection.
-    pub(super) fn webdav(
+    pub(super) async fn webdav(
         &self,
         caller: &Caller,
         named: Option<&Named<'_>>,
         parts: &Parts,
     ) -> Result<Response<Body>, Refusal> {
         match (parts.method.as_str(), named) {
-            ("PROPFIND", _) => self.propfind(caller, named, parts),
+            ("PROPFIND", _) => self.propfind(caller, named, parts).await,
             ("MKCOL", None) => Ok(empty(StatusCode::CREATED)),
-            ("MKCOL", Some(named)) if self.look_up(caller, named.instance, named.path)?.is_some() => {
+            ("MKCOL", Some(named)) if self.look_up(caller, named.instance, named.path).await?.is_some() => {
                 Err(Refusal::method("a name that no value has"))
             }
             ("MKCOL", Some(_)) => Ok(empty(StatusCode::CREATED)),
@@ -40,7 +40,12 @@ impl HttpCache {
         }
     }
 
-    fn propfind(&self, caller: &Caller, named: Option<&Named<'_>>, parts: &Parts) -> Result<Response<Body>, Refusal> {
+    async fn propfind(
+        &self,
+        caller: &Caller,
+        named: Option<&Named<'_>>,
+        parts: &Parts,
+    ) -> Result<Response<Body>, Refusal> {
         if parts.headers.get("depth").is_some_and(|depth| depth.as_bytes().eq_ignore_ascii_case(b"infinity")) {
             return Err(Refusal::new(
                 StatusCode::FORBIDDEN,
@@ -51,7 +56,7 @@ impl HttpCache {
         let properties = match named {
             None => "<D:resourcetype><D:collection/></D:resourcetype>".to_owned(),
             Some(named) => {
-                let kept = self.look_up(caller, named.instance, named.path)?;
+                let kept = self.look_up(caller, named.instance, named.path).await?;
                 let (size, tag) = match kept.ok_or_else(|| NativeError::not_found("value", named.path))? {
                     Kept::Here(value) => (value.len() as u64, tag_of_bytes(&value)),
                     Kept::Blob(digest) => (digest.size_bytes(), tag_of(&digest)),
