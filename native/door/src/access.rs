@@ -18,6 +18,11 @@ pub(crate) enum Right {
 pub(crate) struct Caller {}
 
 impl Caller {
+    /// Who the caller's token or certificate names, if it has one.
+    pub(crate) fn subject(&self) -> Option<&str> {
+        None
+    }
+
     /// Whether the caller may do this in that instance.
     pub(crate) fn check(&self, _right: Right, _instance: &str) -> Result<(), Status> {
         Ok(())

@@ -43,24 +43,30 @@ impl ServerStreamingService<Bytes> for Execute {
     type Future = Answer;
 
     fn call(&mut self, request: Request<Bytes>) -> Self::Future {
-        let (store, caller) = (Arc::clone(&self.services.store), self.caller.clone());
+        let (services, caller) = (Arc::clone(&self.services), self.caller.clone());
         let beyond = Bridged { hub: Arc::clone(&self.beyond.hub), method: self.beyond.method };
-        Box::pin(execute(store, caller, beyond, request))
+        Box::pin(execute(services, caller, beyond, request))
     }
 }
 
 async fn execute(
-    store: Arc<Store>,
+    services: Arc<Services>,
     caller: Caller,
     mut beyond: Bridged,
     request: Request<Bytes>,
 ) -> Result<Response<Replies>, Status> {
+    let (store, observe) = (Arc::clone(&services.store), &services.observe);
     let execute: re::ExecuteRequest = decode(request.get_ref().clone())?;
     caller.check(Right::Execute, &execute.instance_name)?;
     check_function(execute.digest_function).map_err(|e| status_of(&e))?;
     let action = Digest::required(execute.action_digest.as_ref(), "action_digest").map_err(|e| status_of(&e))?;
     let wanted = execute.clone();
     let answer = on_disk(usize::MAX, move || consider(&store, &wanted, &action)).await?;
+    // Who skips the look-up neither hits nor misses.
+    if !execute.skip_cache_lookup {
+        let counter = if answer.is_some() { &observe.execute_hits } else { &observe.execute_misses };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
     if let Some(operation) = answer {
         return Ok(Response::new(Box::pin(stream::once(std::future::ready(Ok(encode(&operation)))))));
     }

@@ -2,6 +2,7 @@
 //! on to Python take tonic's way.
 
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use hyper::body::Incoming;
 use tonic::Status;
 use tonic::body::Body;
 
+use crate::observe::Record;
 use crate::rope::Rope;
 
 const FRAME_BYTES: usize = 5;
@@ -20,15 +22,22 @@ static GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 static OK: HeaderValue = HeaderValue::from_static("0");
 
 /// Requests as messages, in the pieces in which they came.
-pub(crate) struct Messages {
+pub(crate) struct Messages<'a> {
+    record: &'a Record,
     body: Incoming,
     held: Rope,
     size_bytes_max: usize,
 }
 
-impl Messages {
-    pub(crate) fn new(request: Request<Incoming>, size_bytes_max: usize) -> Self {
-        Self { body: request.into_body(), held: Rope::default(), size_bytes_max }
+impl<'a> Messages<'a> {
+    /// The messages of a request; `record` is told how many bytes came.
+    pub(crate) fn new(request: Request<Incoming>, size_bytes_max: usize, record: &'a Record) -> Self {
+        Self { record, body: request.into_body(), held: Rope::default(), size_bytes_max }
+    }
+
+    /// What is counted of the call.
+    pub(crate) fn record(&self) -> &'a Record {
+        self.record
     }
 
     /// The next message; none at the end.
@@ -43,6 +52,7 @@ impl Messages {
             match self.body.frame().await {
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
+                        self.record.received.fetch_add(data.len() as u64, Ordering::Relaxed);
                         self.held.push(data);
                     }
                 }
@@ -78,7 +88,11 @@ impl Messages {
     /// The only message of a call that has one.
     pub(crate) async fn only(mut self) -> Result<Bytes, Status> {
         match self.next().await? {
-            Some(message) => Ok(message.into_bytes()),
+            Some(message) => {
+                let message = message.into_bytes();
+                self.record.saw(|| message.clone());
+                Ok(message)
+            }
             None => Err(Status::invalid_argument("the call came without its message")),
         }
     }

@@ -4,21 +4,32 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod access;
+mod access_log;
 mod bridge;
 mod bytestream;
 mod chunks;
 mod codec;
+mod describe;
 mod execution;
 mod grpc;
 mod http;
+mod metrics;
+mod observe;
+mod pages;
+mod process;
+mod recent;
 mod results;
 mod rope;
 mod server;
 mod services;
 mod squeeze;
 mod status;
+mod traces;
 mod uploads;
+mod watched;
 mod wire;
 
+pub use access_log::LogOptions;
 pub use bridge::{Event, Hub, Kind, MESSAGE_COST_BYTES, MetadataValue, Op, WINDOW_BYTES};
+pub use observe::{ObserveOptions, Statistics};
 pub use server::{Door, DoorOptions};

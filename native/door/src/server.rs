@@ -1,7 +1,9 @@
 //! The listener: connections, limits, dispatch by path, and an orderly end.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,6 +12,7 @@ use buildnet_store::Store;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::{HeaderMap, Request, Response, header};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -29,8 +32,13 @@ use crate::codec::{Raw, decode, frame};
 use crate::execution::{EXECUTE, Execute};
 use crate::grpc::{Answer, Messages, respond};
 use crate::http::HttpCache;
+use crate::observe::{Observe, ObserveOptions, Record, Sort, Statistics};
+use crate::pages::{self, Seen};
+use crate::process::Process;
+use crate::recent;
 use crate::services::{self, Method, Services};
 use crate::uploads::Uploads;
+use crate::watched;
 
 const CONNECTIONS_MAX: usize = 4096;
 const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
@@ -49,11 +57,13 @@ pub struct DoorOptions {
     pub message_size_bytes_max: usize,
     /// Whether actions are executed here, or only cached.
     pub execution: bool,
+    /// What is told of calls, and where.
+    pub observe: ObserveOptions,
 }
 
 impl Default for DoorOptions {
     fn default() -> Self {
-        Self { threads: 1, message_size_bytes_max: 16 << 20, execution: true }
+        Self { threads: 1, message_size_bytes_max: 16 << 20, execution: true, observe: ObserveOptions::default() }
     }
 }
 
@@ -70,27 +80,57 @@ struct Inner {
     services: Arc<Services>,
     http: HttpCache,
     message_size_bytes_max: usize,
+    observe: Arc<Observe>,
 }
 
 impl Door {
     /// A door that does not listen yet.
-    pub fn new(store: Arc<Store>, hub: Arc<Hub>, options: &DoorOptions) -> Self {
-        let services =
-            Services { store: Arc::clone(&store), uploads: Uploads::default(), execution: options.execution };
+    ///
+    /// # Errors
+    /// `invalid_request` when the access log cannot be written.
+    pub fn new(store: Arc<Store>, hub: Arc<Hub>, options: &DoorOptions) -> Result<Self, NativeError> {
+        let observe = Arc::new(Observe::new(hub.paths(), &options.observe)?);
+        let services = Services {
+            store: Arc::clone(&store),
+            uploads: Uploads::default(),
+            execution: options.execution,
+            observe: Arc::clone(&observe),
+        };
         let inner = Inner {
             hub,
             services: Arc::new(services),
             http: HttpCache { store, started: Instant::now() },
             message_size_bytes_max: options.message_size_bytes_max,
+            observe,
         };
         let (stop, _) = watch::channel(false);
-        Self { inner: Arc::new(inner), threads: options.threads.max(1), runtime: Mutex::new(None), stop }
+        Ok(Self { inner: Arc::new(inner), threads: options.threads.max(1), runtime: Mutex::new(None), stop })
+    }
+
+    /// Show numbers that Python knows on `/metrics` and `/status`; a later call adds and replaces.
+    ///
+    /// # Errors
+    /// `invalid_request` when a name is not one for a metric.
+    pub fn report(&self, values: BTreeMap<String, u64>) -> Result<(), NativeError> {
+        self.inner.observe.report(values)
+    }
+
+    /// Show the numbers of something behind the store, a tier for example, under its name.
+    pub fn watch(&self, name: String, statistics: Statistics) {
+        self.inner.observe.watch(name, statistics);
+    }
+
+    /// Open the access log anew, after it was moved away.
+    pub fn reopen_log(&self) {
+        if let Some(log) = &self.inner.observe.log {
+            log.reopen();
+        }
     }
 
     /// Listen on `HOST:PORT`; port 0 picks a free one. Returns the address.
     ///
     /// # Errors
-    /// `port_in_use`, or `invalid_request` when the address cannot be listened on.
+    /// `port_in_use`, or `invalid_request` when the address cannot be listened on or traces cannot be sent.
     pub fn start(&self, listen: &str) -> Result<SocketAddr, NativeError> {
         let refuse = |error: &std::io::Error| {
             let code = match error.kind() {
@@ -114,6 +154,10 @@ impl Door {
             .map_err(|e| refuse(&e))?;
         let listener = runtime.block_on(TcpListener::bind(address)).map_err(|e| refuse(&e))?;
         let local = listener.local_addr().map_err(|e| refuse(&e))?;
+        self.inner.observe.start_traces(runtime.handle())?;
+        // A door listens once.
+        self.inner.observe.listen.get_or_init(|| local.to_string());
+        runtime.spawn(count(Arc::clone(&self.inner.observe)));
         runtime.spawn(accept(Arc::clone(&self.inner), listener, self.stop.subscribe()));
         *self.runtime.lock().unwrap_or_else(PoisonError::into_inner) = Some(runtime);
         Ok(local)
@@ -124,12 +168,22 @@ impl Door {
         self.stop.send_replace(true);
     }
 
-    /// End whatever is left.
+    /// End whatever is left, and write out what is told of it.
     pub fn close(&self) {
+        self.inner.observe.close();
         let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(runtime) = runtime {
             runtime.shutdown_timeout(CLOSE_TIMEOUT);
         }
+    }
+}
+
+/// Keep a count of every method each second.
+async fn count(observe: Arc<Observe>) {
+    let mut every = tokio::time::interval(recent::EVERY);
+    loop {
+        every.tick().await;
+        observe.keep();
     }
 }
 
@@ -147,13 +201,20 @@ async fn accept(inner: Arc<Inner>, listener: TcpListener, mut stop: watch::Recei
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
-        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
+        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
+            inner.observe.connections_refused.fetch_add(1, Ordering::Relaxed);
+            continue;
+        };
+        inner.observe.connections_accepted.fetch_add(1, Ordering::Relaxed);
+        inner.observe.connections_open.fetch_add(1, Ordering::Relaxed);
         let connection = connection(&inner, stream, peer);
         let connection = graceful.watch(connection);
+        let observe = Arc::clone(&inner.observe);
         tokio::spawn(async move {
             let _permit = permit;
             // How a connection ended is its peer's affair.
             let _ = connection.await;
+            observe.connections_open.fetch_sub(1, Ordering::Relaxed);
         });
     }
     drop(listener);
@@ -195,39 +256,71 @@ impl Inner {
         if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
             return self.grpc(caller, request).await;
         }
-        self.http.answer(&caller, request).await
+        let sort = Sort::of_http(request.method(), request.uri().path());
+        let record = self.observe.begin(sort, caller.subject(), &request);
+        // What was announced: how much of it a refused request really sent is not asked.
+        record.received.store(request.body().size_hint().exact().unwrap_or(0), Ordering::Relaxed);
+        let response = if pages::is_page(request.uri().path()) {
+            pages::answer(&caller, &request, || self.seen())
+        } else {
+            self.http.answer(&caller, request).await
+        };
+        watched::response(record, None, response)
+    }
+
+    fn seen(&self) -> Seen {
+        Seen {
+            observe: Arc::clone(&self.observe),
+            store: self.services.store.statistics(),
+            uploads_waiting: self.services.uploads.waiting(),
+            execution: self.services.execution,
+            bridge: self.hub.counts(),
+            process: Process::now(),
+            reported: self.observe.reported(),
+            statistics: self.observe.statistics(),
+        }
     }
 
     async fn grpc(&self, caller: Caller, request: Request<Incoming>) -> Response<Body> {
         if let Some(method) = Method::of(request.uri().path()) {
-            return respond(self.unary(&caller, method, request).await);
+            let record = self.observe.begin(Sort::of(method), caller.subject(), &request);
+            let done = self.unary(&caller, method, request, &record).await;
+            return respond(watched::answer(record, done));
         }
-        match request.uri().path() {
-            "/google.bytestream.ByteStream/Write" => {
-                let requests = Messages::new(request, self.message_size_bytes_max);
-                let done = bytestream::write(&self.services, &caller, requests).await;
-                respond(done.map(|message| Answer::One(Some(message))))
-            }
-            "/google.bytestream.ByteStream/Read" => {
-                let body = Messages::new(request, self.message_size_bytes_max).only().await;
-                respond(body.and_then(|body| bytestream::read(&self.services, &caller, body)))
-            }
-            "/build.bazel.remote.execution.v2.ContentAddressableStorage/GetTree" => {
-                match Messages::new(request, self.message_size_bytes_max).only().await {
-                    Ok(body) => respond(bytestream::get_tree(&self.services, &caller, body).await),
-                    Err(status) => respond(Err(status)),
-                }
-            }
-            "/grpc.health.v1.Health/Watch" => {
-                let body = Messages::new(request, self.message_size_bytes_max).only().await;
-                respond(body.and_then(watch_health))
-            }
-            _ => self.beyond(caller, request).await,
+        let sort = match request.uri().path() {
+            "/google.bytestream.ByteStream/Write" => Sort::WRITE,
+            "/google.bytestream.ByteStream/Read" => Sort::READ,
+            "/build.bazel.remote.execution.v2.ContentAddressableStorage/GetTree" => Sort::GET_TREE,
+            "/grpc.health.v1.Health/Watch" => Sort::WATCH,
+            _ => return self.beyond(caller, request).await,
+        };
+        let record = self.observe.begin(sort, caller.subject(), &request);
+        let messages = Messages::new(request, self.message_size_bytes_max, &record);
+        let done = self.streamed(&caller, sort, messages).await;
+        respond(watched::answer(record, done))
+    }
+
+    async fn streamed(&self, caller: &Caller, sort: Sort, messages: Messages<'_>) -> Result<Answer, Status> {
+        if sort == Sort::WRITE {
+            let done = bytestream::write(&self.services, caller, messages).await;
+            return done.map(|message| Answer::One(Some(message)));
+        }
+        let body = messages.only().await?;
+        match sort {
+            Sort::READ => bytestream::read(&self.services, caller, body),
+            Sort::GET_TREE => bytestream::get_tree(&self.services, caller, body).await,
+            _ => watch_health(body),
         }
     }
 
-    async fn unary(&self, caller: &Caller, method: Method, request: Request<Incoming>) -> Result<Answer, Status> {
-        let body = Messages::new(request, self.message_size_bytes_max).only().await?;
+    async fn unary(
+        &self,
+        caller: &Caller,
+        method: Method,
+        request: Request<Incoming>,
+        record: &Record,
+    ) -> Result<Answer, Status> {
+        let body = Messages::new(request, self.message_size_bytes_max, record).only().await?;
         let answer = if method.is_slow(self.services.store.waits_for_disk()) {
             let (services, caller) = (Arc::clone(&self.services), caller.clone());
             on_disk(usize::MAX, move || Ok(services.answer(&caller, method, body))).await??
@@ -240,10 +333,14 @@ impl Inner {
     /// What Python answers.
     async fn beyond(&self, caller: Caller, request: Request<Incoming>) -> Response<Body> {
         let path = request.uri().path().to_owned();
-        let Some((kind, method)) = self.hub.method(&path) else {
+        let known = self.hub.method(&path);
+        let sort = Sort::of_python(known.map(|(_, index)| index));
+        let mut record = self.observe.begin(sort, caller.subject(), &request);
+        let Some((kind, method)) = known else {
+            record.ended(Code::Unimplemented);
             return Status::unimplemented(format!("{} is not offered here", path.trim_start_matches('/'))).into_http();
         };
-        let request = request.map(Body::new);
+        let (request, received) = watched::request(request);
         let mut grpc =
             Grpc::new(Raw).max_decoding_message_size(self.message_size_bytes_max).max_encoding_message_size(usize::MAX);
         let bridged = Bridged { hub: Arc::clone(&self.hub), method };
@@ -257,7 +354,7 @@ impl Inner {
             Kind::Bidi => grpc.streaming(bridged, request).await,
         };
         say_too_large(response.headers_mut());
-        response
+        watched::response(record, Some(received), response)
     }
 }
 

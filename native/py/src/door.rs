@@ -5,10 +5,12 @@
 //! Decisions: `(id, 0, body)`, `(id, 1, body)`, `(id, 2, None)`, `(id, 3, (code, text, details))`, `(id, 4, bytes)`:
 //! reply, message, end, fail, ack.
 
+use std::collections::BTreeMap;
 use std::os::fd::RawFd;
 use std::sync::Arc;
+use std::time::Duration;
 
-use buildnet_door::{Door, DoorOptions, Event, Hub, Kind, MetadataValue, Op};
+use buildnet_door::{Door, DoorOptions, Event, Hub, Kind, LogOptions, MetadataValue, ObserveOptions, Op};
 use buildnet_formats::NativeError;
 use bytes::Bytes;
 use pyo3::exceptions::PyValueError;
@@ -28,13 +30,22 @@ pub struct PyDoor {
 #[pymethods]
 impl PyDoor {
     #[new]
-    #[pyo3(signature = (store, methods, *, threads = 1, message_size_bytes_max = 16 << 20, execution = true))]
+    #[pyo3(signature = (
+        store, methods, *, threads = 1, message_size_bytes_max = 16 << 20, execution = true, durability = "process",
+        access_log = None, slow_ms = 500, access_log_sample = 0.01, traces = false
+    ))]
+    #[allow(clippy::too_many_arguments)]
     fn new(
         store: &Bound<'_, PyStore>,
         methods: Vec<(String, String)>,
         threads: usize,
         message_size_bytes_max: usize,
         execution: bool,
+        durability: &str,
+        access_log: Option<String>,
+        slow_ms: u64,
+        access_log_sample: f64,
+        traces: bool,
     ) -> PyResult<Self> {
         let methods = methods
             .into_iter()
@@ -50,9 +61,12 @@ impl PyDoor {
             .collect::<PyResult<Vec<_>>>()?;
         let hub = Hub::new(methods).map_err(|e| raise(NativeError::internal(e.to_string())))?;
         let hub = Arc::new(hub);
-        let options = DoorOptions { threads, message_size_bytes_max, execution };
+        let slow = Duration::from_millis(slow_ms);
+        let access_log = access_log.map(|path| LogOptions { path, slow, sample: access_log_sample });
+        let observe = ObserveOptions { access_log, traces, durability: durability.to_owned() };
+        let options = DoorOptions { threads, message_size_bytes_max, execution, observe };
         let store = store.get().open().map_err(raise)?;
-        let door = Door::new(store, Arc::clone(&hub), &options);
+        let door = Door::new(store, Arc::clone(&hub), &options).map_err(raise)?;
         Ok(Self { hub, door })
     }
 
@@ -77,6 +91,14 @@ impl PyDoor {
         let ops = ops.into_iter().map(|(id, op, payload)| Ok((id, op_of(op, &payload)?)));
         self.hub.submit(ops.collect::<PyResult<Vec<_>>>()?);
         Ok(())
+    }
+
+    fn report(&self, values: BTreeMap<String, u64>) -> PyResult<()> {
+        self.door.report(values).map_err(raise)
+    }
+
+    fn reopen_log(&self) {
+        self.door.reopen_log();
     }
 
     fn stop(&self) {

@@ -95,7 +95,12 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    fn decode(payload: Bytes) -> Option<Self> {
+    /// Whether the value is the digest of a blob that holds it.
+    pub(crate) fn as_blob(&self) -> bool {
+        self.as_blob
+    }
+
+    pub(crate) fn decode(payload: Bytes) -> Option<Self> {
         let prefix = payload.get(..PREFIX_BYTES)?;
         let origin = if prefix[0] == PUBLISHED { Origin::Published(u64_at(prefix, 8)) } else { Origin::Client };
         let action_size = Some(u64_at(prefix, 16)).filter(|size| *size != SIZE_UNKNOWN);

@@ -17,6 +17,24 @@ DURABILITIES = ("process", "power")
 
 
 @dataclass(frozen=True, slots=True)
+class AccessLogConfig:
+    """Where calls are told: a file, or `-` for standard output.
+
+    Told are every error, every call of `slow_ms` or more, and of the others the share `sample`.
+    """
+
+    path: str
+    slow_ms: int = 500
+    sample: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.sample <= 1:
+            raise InvalidRequest(f"the sample must be from 0 to 1, not {self.sample}", field="access_log_sample")
+        if self.slow_ms < 0:
+            raise InvalidRequest(f"slow calls take 0 ms or more, not {self.slow_ms}", field="slow_ms")
+
+
+@dataclass(frozen=True, slots=True)
 class ControllerConfig:
     """One controller with its door and, unless told otherwise, one local worker.
 
@@ -29,6 +47,7 @@ class ControllerConfig:
     slots: int = 1
     worker: bool = True
     durability: str = "process"
+    access_log: AccessLogConfig | None = None
 
     def __post_init__(self) -> None:
         if self.durability not in DURABILITIES:
@@ -114,6 +133,18 @@ def server_url(explicit: str | None, state: Path | None) -> str:
 def child_environment() -> Mapping[str, str]:
     """The environment for a worker process that this one starts."""
     return dict(os.environ)
+
+
+def traces_wanted() -> bool:
+    """Whether the OpenTelemetry variables name a collector and do not switch traces off.
+
+    Source: OpenTelemetry specification, Environment Variables and OTLP Exporter Configuration.
+    """
+    if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return False
+    if os.environ.get("OTEL_TRACES_EXPORTER", "otlp") != "otlp":
+        return False
+    return any(os.environ.get(f"OTEL_EXPORTER_OTLP_{name}") for name in ("ENDPOINT", "TRACES_ENDPOINT"))
 
 
 def log_level() -> str:

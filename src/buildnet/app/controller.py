@@ -13,12 +13,14 @@ from buildnet import __version__
 from buildnet._native import Store
 from buildnet.app import state
 from buildnet.app.clock import SystemClock, random_id
-from buildnet.app.config import ControllerConfig
+from buildnet.app.config import ControllerConfig, traces_wanted
 from buildnet.app.local_worker import supervise
 from buildnet.app.recorder import LedgerRecorder
+from buildnet.app.report import hang_up_reopens, observed, report
 from buildnet.app.stores import NativeStores
 from buildnet.edge.action import ActionService, Descriptions
 from buildnet.edge.bridge import Bridge, Method
+from buildnet.edge.cache import CacheService
 from buildnet.edge.contracts import BYTE_CALLS, DECLARED, POOL, SERVICES
 from buildnet.edge.execution import ExecutionService
 from buildnet.edge.fleet import LEASE_DURATION_S, FleetService
@@ -64,7 +66,7 @@ async def run_controller(config: ControllerConfig, announce: Callable[[Ready], N
             if config.worker:
                 worker = supervise(url, config.state, config.slots, stop, monotonic_s=clock.monotonic_s)
                 tasks.create_task(worker)
-            with state.announced(config.state, asdict(ready)):
+            with state.announced(config.state, asdict(ready)), hang_up_reopens(bridge):
                 announce(ready)
                 await stop.wait()
         finally:
@@ -115,12 +117,15 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
             ExecutionService(scheduler, stores.read, descriptions.add),
             ActionService(scheduler, logs, descriptions, stores.read),
             LedgerService(ledger),
+            CacheService(store),
             fleet,
             ReflectionService(POOL, SERVICES),
         ):
             methods |= service.methods()
         methods |= unbuilt_methods(DECLARED, [*methods, *BYTE_CALLS])
-        yield Bridge(store, methods, to_status)
+        bridge = Bridge(store, methods, to_status, observed=observed(config, traces=traces_wanted()))
+        await held.enter_async_context(_running(report(bridge, ledger)))
+        yield bridge
 
 
 @asynccontextmanager

@@ -23,17 +23,31 @@ from buildnet.cli import options
     show_default=True,
     help="What an acknowledged write survives: the death of a process, or the loss of power.",
 )
+@click.option("--access-log", metavar="FILE", help="Tell errors, slow calls and a sample there; - is standard output.")
+@click.option("--slow-ms", type=int, default=500, show_default=True, help="Calls of so many milliseconds are told.")
+@click.option(
+    "--access-log-sample", type=float, default=0.01, show_default=True, help="Share of the other calls, 0 to 1."
+)
 @options.as_json
 def command(
-    state: Path | None, listen: str, slots: int | None, no_worker: bool, durability: str, as_json: bool
+    state: Path | None,
+    listen: str,
+    slots: int | None,
+    no_worker: bool,
+    durability: str,
+    access_log: str | None,
+    slow_ms: int,
+    access_log_sample: float,
+    as_json: bool,
 ) -> None:
     """Start a controller with a local worker, and stop both on Ctrl-C or SIGTERM."""
-    from buildnet.app.config import ControllerConfig, default_slots, default_state_dir
+    from buildnet.app.config import AccessLogConfig, ControllerConfig, default_slots, default_state_dir
     from buildnet.app.controller import Ready, run_controller
     from buildnet.cli.serving import serve
 
     directory = (state or default_state_dir()).absolute()
-    config = ControllerConfig(directory, listen, slots or default_slots(), not no_worker, durability)
+    log = AccessLogConfig(access_log, slow_ms, access_log_sample) if access_log else None
+    config = ControllerConfig(directory, listen, slots or default_slots(), not no_worker, durability, log)
 
     def announce(ready: Ready) -> None:
         if as_json:

@@ -11,6 +11,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final, Literal, cast
 
 from google.protobuf.message import DecodeError
@@ -120,15 +121,19 @@ class Bridge:
         *,
         threads: int = 1,
         execution: bool = True,
+        observed: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self._methods = list(methods.values())
         self._to_status = to_status
-        self._door = Door(
-            store,
-            [(path, method.kind) for path, method in methods.items()],
-            threads=threads,
-            execution=execution,
-        )
+        # `observed`: how the door is watched (buildnet._native.Door: durability, access_log, slow_ms, traces, ...).
+        with translated():
+            self._door = Door(
+                store,
+                [(path, method.kind) for path, method in methods.items()],
+                threads=threads,
+                execution=execution,
+                **observed,
+            )
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._streams: dict[int, _Stream] = {}
         self._outbox: list[tuple[int, int, Any]] = []
@@ -163,6 +168,15 @@ class Bridge:
         finally:
             self._loop.remove_reader(self._door.fd)
             await asyncio.to_thread(self._door.close)
+
+    def report(self, values: Mapping[str, int]) -> None:
+        """Show numbers on /metrics and /status, beside those that the door counts itself."""
+        with translated():
+            self._door.report(values)
+
+    def reopen_log(self) -> None:
+        """Open the access log anew: its file was moved away."""
+        self._door.reopen_log()
 
     def statistics(self) -> dict[str, int]:
         """Counts of calls and batches."""
