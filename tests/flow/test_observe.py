@@ -8,6 +8,7 @@ import json
 import os
 import queue
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,8 @@ from opentelemetry.proto.trace.v1 import trace_pb2
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as classic
 
+from buildnet.client import Client, connect
+from buildnet.errors import NotFound
 from buildnet.model.digest import Digest
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.google.bytestream import bytestream_pb2 as bs
@@ -106,6 +109,7 @@ def http_calls(role: Role, present: Digest) -> None:
     assert get(role, f"/cas/{present.hash}")[0] == 200
     assert get(role, f"/cas/{Digest.of(b'never').hash}")[0] == 404
     assert get(role, f"/ac/{Digest.of(b'never').hash}")[0] == 404
+    assert get(role, f"/cas/{present.hash}", method="HEAD")[0] == 200
 
 
 METHOD = "build.bazel.remote.execution.v2.ContentAddressableStorage/"
@@ -123,6 +127,7 @@ CALLS = {
     ("http GET cas", "200"): 1,
     ("http GET cas", "404"): 1,
     ("http GET ac", "404"): 1,
+    ("http HEAD cas", "200"): 1,
 }
 
 
@@ -151,7 +156,7 @@ def test_every_call_is_counted_exactly_once(house: House) -> None:
     assert seen["buildnet_sent_bytes_total", STREAM + "Read"] == 5 + read.ByteSize()
     assert seen["buildnet_sent_bytes_total", "http GET cas"] >= 5
     # The pages themselves are counted too, once they have been answered.
-    assert samples(role)["buildnet_calls_total", "http GET other", "200"] == 1
+    assert samples(role)["buildnet_calls_total", "http GET page", "200"] == 1
 
 
 def test_the_process_the_store_and_python_are_told(house: House) -> None:
@@ -172,6 +177,61 @@ def test_the_process_the_store_and_python_are_told(house: House) -> None:
     assert seen["buildnet_ledger_entries",] >= 1
     old = samples(role, "text/plain")
     assert set(old) >= {key for key in seen if not key[0].endswith("_created")}
+
+
+def test_calls_that_python_answers_and_nobody_answers_are_counted_too(house: House) -> None:
+    role = house.up("--no-worker")
+    with connect(role.url) as client:
+        assert client.actions() == []
+        size = client.ledger_size()
+        assert len(list(client.ledger_tail(0))) == size
+        with pytest.raises(NotFound):
+            client.cache_stat(Digest.of(b"never").text)
+    server = Server(role.ready["listen"])
+    with pytest.raises(grpc.RpcError):
+        server.raw("/no.such.Service/Method", b"")
+    with pytest.raises(grpc.RpcError):
+        server.raw("/buildnet.v1.LedgerService/ListAccounts", b"")
+    expected = {
+        ("buildnet.v1.ActionService/ListActions", "OK"): 1,
+        ("buildnet.v1.LedgerService/GetCheckpoint", "OK"): 1,
+        ("buildnet.v1.LedgerService/Tail", "OK"): 1,
+        ("buildnet.v1.LedgerService/ListAccounts", "UNIMPLEMENTED"): 1,
+        ("buildnet.v1.CacheService/Stat", "NOT_FOUND"): 1,
+        ("unknown", "UNIMPLEMENTED"): 1,
+    }
+    seen = samples(role)
+    assert {key[1:]: value for key, value in seen.items() if key[0] == "buildnet_calls_total"} == expected
+    assert seen["buildnet_sent_bytes_total", "buildnet.v1.LedgerService/Tail"] > 100
+    assert seen["buildnet_received_bytes_total", "buildnet.v1.CacheService/Stat"] > 64
+
+
+def test_every_metric_is_in_the_reference(house: House, tmp_path: Path) -> None:
+    role = house.up("--no-worker", "--access-log", str(tmp_path / "log"))
+    some_calls(Server(role.ready["listen"]))
+    until(lambda: ("buildnet_ledger_entries",) in samples(role))
+    page = (Path(__file__).parents[2] / "docs/reference/metrics.md").read_text()
+    text = get(role, "/metrics", "text/plain")[2]
+    names = {family.name + ("_total" if family.type == "counter" else "") for family in classic(text)}
+    assert not sorted(name for name in names if f"`{name}`" not in page)
+    said = json.loads(get(role, "/status")[2])
+    fields = {*said, *said["methods"][0], *(f"{name}" for name in said["process"])}
+    assert not sorted(name for name in fields if f"`{name}`" not in page)
+
+
+async def test_an_execution_is_told_with_its_action(house: House, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    role = house.up("--slots", "1", "--access-log", str(log), "--access-log-sample", "1")
+    async with Client(role.url, instance="team") as client:
+        result = await client.run(["/bin/true"])
+        assert (await client.run(["/bin/true"])).cached
+    told = until(lambda: (seen := [line for line in lines(log) if "Execute" in line["method"]])[1:] and seen)
+    assert [(line["instance"], line["digest"], line["code"]) for line in told] == [
+        ("team", result.action.text, "OK")
+    ] * 2
+    seen = samples(role)
+    assert seen["buildnet_action_cache_lookups_total", "hit"] == 1
+    assert seen["buildnet_action_cache_lookups_total", "miss"] >= 1
 
 
 def test_a_call_that_its_caller_gives_up_is_counted_as_that(house: House) -> None:
@@ -355,7 +415,8 @@ def test_a_callers_trace_goes_on_in_our_spans(
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_off")
     if service:
         monkeypatch.setenv("OTEL_SERVICE_NAME", service)
-    server = Server(house.up("--no-worker").ready["listen"])
+    role = house.up("--no-worker")
+    server = Server(role.ready["listen"])
     server.put(b"not traced")
     action = Digest.of(b"traced")
     call = server.channel.unary_unary(
@@ -376,3 +437,23 @@ def test_a_callers_trace_goes_on_in_our_spans(
     assert (attributes["buildnet.instance"], attributes["buildnet.digest"]) == ("team", action.text)
     assert span.kind == trace_pb2.Span.SPAN_KIND_SERVER
     assert 0 < span.end_time_unix_nano - span.start_time_unix_nano < 10**10
+    assert until(lambda: samples(role)["buildnet_trace_sends_total", "taken"]) == 1
+
+
+def test_a_collector_that_cannot_be_reached_so_is_refused(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector.example")
+    with pytest.raises(AssertionError, match="ended with 125"):
+        house.up("--no-worker")
+
+
+def test_a_collector_that_is_down_hinders_nobody(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+    role = house.up("--no-worker")
+    server = Server(role.ready["listen"])
+    server.put(b"x")
+    assert until(lambda: samples(role)["buildnet_trace_sends_total", "failed"])
+    assert server.put(b"y")
+    assert role.stop() == 0

@@ -9,8 +9,10 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use prost::Message;
 use tonic::metadata::MetadataMap;
 
-use crate::observe::{Ended, Sort};
+use crate::execution::EXECUTE;
+use crate::observe::Ended;
 use crate::services::Method;
+use crate::sorts::Sort;
 
 /// Longer text of a caller's is cut.
 pub(crate) const TEXT_CHARS_MAX: usize = 256;
@@ -36,6 +38,7 @@ impl About {
 
 pub(crate) fn about(call: &Ended) -> About {
     match call.facts.message.get() {
+        Some(message) if EXECUTE.trim_start_matches('/') == &*call.method => execution(message.clone()),
         Some(message) => read(call.sort, message.clone()).unwrap_or_default(),
         None => About::default(),
     }
@@ -79,6 +82,11 @@ fn read(sort: Sort, message: Bytes) -> Option<About> {
     } else {
         return None;
     })
+}
+
+fn execution(message: Bytes) -> About {
+    let request = re::ExecuteRequest::decode(message).unwrap_or_default();
+    About::new(request.instance_name, request.action_digest)
 }
 
 /// The digest of a batch of one; more are no digest of the call's.

@@ -17,7 +17,8 @@ use tonic::body::Body;
 use crate::observe::Record;
 use crate::rope::Rope;
 
-const FRAME_BYTES: usize = 5;
+/// Whether a message is compressed, and its length.
+pub(crate) const FRAME_BYTES: usize = 5;
 static GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 static OK: HeaderValue = HeaderValue::from_static("0");
 

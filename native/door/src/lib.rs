@@ -22,6 +22,7 @@ mod results;
 mod rope;
 mod server;
 mod services;
+mod sorts;
 mod squeeze;
 mod status;
 mod traces;

@@ -114,6 +114,10 @@ impl Scrape {
             out.counter("buildnet_access_log_lines", "Lines written to the access log", written)?;
             out.counter("buildnet_access_log_dropped", "Lines that the access log had no room for", dropped)?;
         }
+        if let Some((taken, failed)) = observe.trace_sends() {
+            let sends = [("taken", taken), ("failed", failed)].map(|(r, count)| ([("result", r.to_owned())], count));
+            out.counters("buildnet_trace_sends", "Requests to the collector of traces", sends.into())?;
+        }
         Ok(())
     }
 

@@ -16,118 +16,11 @@ use crate::access_log::{AccessLog, LogOptions, Reason};
 use crate::bridge::Peer;
 use crate::recent::Recent;
 use crate::services::Method;
+use crate::sorts::{CANCELLED, CODES, GRPC_CODES, HTTP_CODES, Sort, UNKNOWN, code_name, http_code, is_error};
 use crate::traces::Traces;
 
 /// Buckets of the latencies kept: four to each power of two microseconds, up to two minutes.
 pub(crate) const BUCKETS: usize = 108;
-/// gRPC's codes by their numbers; the HTTP ones share the places behind them.
-const GRPC_CODES: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
-/// Every other HTTP status is counted under `other`; 499 is a caller that left before the end.
-const HTTP_CODES: [&str; 22] = [
-    "200", "201", "202", "204", "206", "207", "304", "400", "401", "403", "404", "405", "409", "411", "413", "414",
-    "416", "431", "499", "500", "507", "other",
-];
-const CODES: usize = GRPC_CODES.len() + HTTP_CODES.len();
-const OK: u8 = 0;
-const CANCELLED: u8 = 1;
-const UNKNOWN: u8 = 2;
-const NOT_FOUND: u8 = 5;
-
-/// Calls that end in the door and are not one message each way, after those of [`Method`].
-const STREAMS: [&str; 4] = [
-    "google.bytestream.ByteStream/Write",
-    "google.bytestream.ByteStream/Read",
-    "build.bazel.remote.execution.v2.ContentAddressableStorage/GetTree",
-    "grpc.health.v1.Health/Watch",
-];
-const HTTP_VERBS: [&str; 4] = ["GET", "HEAD", "PUT", "other"];
-/// By what a path is of; the last is everything else, pages included.
-const HTTP_KINDS: [&str; 8] = ["cas", "ac", "ccache", "sccache", "gradle", "turborepo", "nx", "other"];
-
-/// Which method a call is of: an index of [`Observe::methods`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Sort(u16);
-
-impl Sort {
-    pub(crate) const WRITE: Self = Self(Method::ALL.len() as u16);
-    pub(crate) const READ: Self = Self(Self::WRITE.0 + 1);
-    pub(crate) const GET_TREE: Self = Self(Self::WRITE.0 + 2);
-    pub(crate) const WATCH: Self = Self(Self::WRITE.0 + 3);
-    /// A method that nobody offers.
-    const UNKNOWN: Self = Self(Self::WRITE.0 + STREAMS.len() as u16);
-    const HTTP: u16 = Self::UNKNOWN.0 + 1;
-    const PYTHON: u16 = Self::HTTP + (HTTP_VERBS.len() * HTTP_KINDS.len()) as u16;
-
-    pub(crate) fn of(method: Method) -> Self {
-        Self(method as u16)
-    }
-
-    /// A method that Python answers, by its index.
-    pub(crate) fn of_python(index: Option<u32>) -> Self {
-        let place = index.and_then(|index| u16::try_from(index).ok()?.checked_add(Self::PYTHON));
-        place.map_or(Self::UNKNOWN, Self)
-    }
-
-    pub(crate) fn of_http(verb: &http::Method, path: &str) -> Self {
-        let verb = HTTP_VERBS.iter().position(|name| *name == verb.as_str()).unwrap_or(HTTP_VERBS.len() - 1);
-        let kind = http_kind(path);
-        Self(Self::HTTP + (kind * HTTP_VERBS.len() + verb) as u16)
-    }
-
-    fn is_http(self) -> bool {
-        (Self::HTTP..Self::PYTHON).contains(&self.0)
-    }
-
-    fn name(self) -> String {
-        let place = usize::from(self.0);
-        if let Some(method) = Method::ALL.get(place) {
-            return method.path().trim_start_matches('/').to_owned();
-        }
-        if let Some(stream) = STREAMS.get(place - Method::ALL.len()) {
-            return (*stream).to_owned();
-        }
-        if self == Self::UNKNOWN {
-            return "unknown".to_owned();
-        }
-        let place = place - usize::from(Self::HTTP);
-        format!("http {} {}", HTTP_VERBS[place % HTTP_VERBS.len()], HTTP_KINDS[place / HTTP_VERBS.len()])
-    }
-}
-
-/// The cache that a path is of. Paths that no cache has cost the caller a 404 and are counted together.
-fn http_kind(path: &str) -> usize {
-    let named = |name: &str| HTTP_KINDS.iter().position(|kind| *kind == name);
-    let mut parts = path.rsplit('/').skip(1);
-    let parent = parts.next().unwrap_or("");
-    let first = path.trim_start_matches('/').split('/').next().unwrap_or("");
-    let kind = match (parent, first) {
-        (_, "v8") => Some("turborepo"),
-        (_, "v1") => Some("nx"),
-        (_, "ccache" | "sccache" | "gradle") => Some(first),
-        ("cas" | "ac", _) => Some(parent),
-        _ => None,
-    };
-    kind.and_then(named).unwrap_or(HTTP_KINDS.len() - 1)
-}
-
 /// Counts of one method, apart from its neighbours' cache lines.
 #[repr(align(128))]
 pub(crate) struct Stats {
@@ -162,7 +55,7 @@ impl Stats {
 
     /// Calls that ended with an error, as a method at this place has them.
     fn errors(&self, place: usize) -> u64 {
-        let sort = Sort(u16::try_from(place).unwrap_or(u16::MAX));
+        let sort = Sort::at(place);
         let counts = self.codes.iter().map(|count| count.load(Ordering::Relaxed));
         (0u8..).zip(counts).filter(|(code, _)| is_error(sort, *code)).map(|(_, count)| count).sum()
     }
@@ -232,7 +125,8 @@ impl Observe {
         python: impl IntoIterator<Item = &'a str>,
         options: &ObserveOptions,
     ) -> Result<Self, NativeError> {
-        let mut methods: Vec<Stats> = (0..Sort::PYTHON).map(|place| Stats::new(Sort(place).name())).collect();
+        let mut methods: Vec<Stats> =
+            (0..usize::from(Sort::PYTHON)).map(|place| Stats::new(Sort::at(place).name())).collect();
         methods.extend(python.into_iter().map(|path| Stats::new(path.trim_start_matches('/').to_owned())));
         Ok(Self {
             methods,
@@ -264,6 +158,11 @@ impl Observe {
         Ok(())
     }
 
+    /// Requests to the collector of traces, and those that failed; none when nothing is traced.
+    pub(crate) fn trace_sends(&self) -> Option<(u64, u64)> {
+        self.traces.get().map(Traces::counts)
+    }
+
     /// Write out what is told elsewhere; blocks until that is done or some seconds have passed.
     pub(crate) fn close(&self) {
         if let Some(traces) = self.traces.get() {
@@ -292,7 +191,7 @@ impl Observe {
     }
 
     pub(crate) fn stats(&self, sort: Sort) -> &Stats {
-        &self.methods[usize::from(sort.0)]
+        &self.methods[sort.place()]
     }
 
     /// Hits and misses of the action cache, whoever asked.
@@ -354,16 +253,6 @@ impl Observe {
             log.tell(call, reason);
         }
     }
-}
-
-fn http_code(status: u16) -> u8 {
-    let known = HTTP_CODES.iter().position(|code| code.parse() == Ok(status)).unwrap_or(HTTP_CODES.len() - 1);
-    (GRPC_CODES.len() + known) as u8
-}
-
-fn code_name(code: u8) -> &'static str {
-    let code = usize::from(code);
-    GRPC_CODES.get(code).or_else(|| HTTP_CODES.get(code.wrapping_sub(GRPC_CODES.len()))).copied().unwrap_or("UNKNOWN")
 }
 
 /// What a told call is told with. Nothing is decoded before it is known that the call is told.
@@ -445,16 +334,6 @@ impl Record {
     }
 }
 
-/// Misses are what caches are asked for, and the end of a call that its caller gave up is the caller's.
-fn is_error(sort: Sort, code: u8) -> bool {
-    if sort.is_http() {
-        let name = code_name(code);
-        return name == "other" || name >= "400" && name != "404" && name != "499";
-    }
-    let missed = code == NOT_FOUND && sort == Sort::of(Method::GetActionResult);
-    !(matches!(code, OK | CANCELLED) || missed)
-}
-
 impl Drop for Record {
     fn drop(&mut self) {
         let took = self.began.elapsed();
@@ -503,17 +382,10 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn every_sort_has_its_name_and_its_place() {
+    fn pythons_methods_follow_ours() {
         let observe = observe();
-        for (place, stats) in observe.methods.iter().enumerate().take(usize::from(Sort::PYTHON)) {
-            assert_eq!(*stats.name, *Sort(place as u16).name());
-        }
-        assert_eq!(&*observe.stats(Sort::of(Method::HealthList)).name, "grpc.health.v1.Health/List");
-        assert_eq!(&*observe.stats(Sort::WATCH).name, "grpc.health.v1.Health/Watch");
         assert_eq!(&*observe.stats(Sort::of_python(Some(0))).name, "a.B/C");
-        assert_eq!(&*observe.stats(Sort::of_python(None)).name, "unknown");
-        assert_eq!(&*observe.stats(Sort::of_http(&http::Method::HEAD, "/a/cas/x")).name, "http HEAD cas");
-        assert_eq!(&*observe.stats(Sort::of_http(&http::Method::DELETE, "/x")).name, "http other other");
+        assert_eq!(&*observe.stats(Sort::WATCH).name, Sort::WATCH.name());
     }
 
     #[test]

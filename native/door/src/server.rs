@@ -32,11 +32,12 @@ use crate::codec::{Raw, decode, frame};
 use crate::execution::{EXECUTE, Execute};
 use crate::grpc::{Answer, Messages, respond};
 use crate::http::HttpCache;
-use crate::observe::{Observe, ObserveOptions, Record, Sort, Statistics};
+use crate::observe::{Observe, ObserveOptions, Record, Statistics};
 use crate::pages::{self, Seen};
 use crate::process::Process;
 use crate::recent;
 use crate::services::{self, Method, Services};
+use crate::sorts::Sort;
 use crate::uploads::Uploads;
 use crate::watched;
 
@@ -260,12 +261,13 @@ impl Inner {
         let record = self.observe.begin(sort, caller.subject(), &request);
         // What was announced: how much of it a refused request really sent is not asked.
         record.received.store(request.body().size_hint().exact().unwrap_or(0), Ordering::Relaxed);
+        let head = request.method() == http::Method::HEAD;
         let response = if pages::is_page(request.uri().path()) {
             pages::answer(&caller, &request, || self.seen())
         } else {
             self.http.answer(&caller, request).await
         };
-        watched::response(record, None, response)
+        watched::http(record, head, response)
     }
 
     fn seen(&self) -> Seen {
@@ -354,7 +356,7 @@ impl Inner {
             Kind::Bidi => grpc.streaming(bridged, request).await,
         };
         say_too_large(response.headers_mut());
-        watched::response(record, Some(received), response)
+        watched::grpc(record, received, response)
     }
 }
 

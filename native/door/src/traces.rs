@@ -1,6 +1,8 @@
 //! Calls as OpenTelemetry spans, sent over OTLP. What is sampled and where to is said by the standard `OTEL_*` variables,
 //! which the SDK reads; a caller's trace context is honoured. Off, none of this exists.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use buildnet_formats::NativeError;
@@ -34,6 +36,14 @@ pub(crate) struct Traces {
     provider: SdkTracerProvider,
     tracer: SdkTracer,
     propagator: TraceContextPropagator,
+    sends: Arc<Sends>,
+}
+
+/// Requests to the collector, and those of them that it did not take.
+#[derive(Debug, Default)]
+struct Sends {
+    done: AtomicU64,
+    failed: AtomicU64,
 }
 
 impl Traces {
@@ -43,9 +53,10 @@ impl Traces {
     /// `invalid_request` when the `OTEL_*` variables name no collector that can be reached over plain HTTP.
     pub(crate) fn start(handle: &Handle) -> Result<Self, NativeError> {
         let client = Client::builder(TokioExecutor::new()).build_http();
+        let sends = Arc::<Sends>::default();
         let exporter = SpanExporter::builder()
             .with_http()
-            .with_http_client(Sender { handle: handle.clone(), client })
+            .with_http_client(Sender { handle: handle.clone(), client, sends: Arc::clone(&sends) })
             .build()
             .map_err(|error| {
                 let message = format!("traces cannot be sent: {error}; correct OTEL_EXPORTER_OTLP_ENDPOINT");
@@ -53,7 +64,7 @@ impl Traces {
             })?;
         let provider = SdkTracerProvider::builder().with_resource(resource()).with_batch_exporter(exporter).build();
         let tracer = provider.tracer("buildnet");
-        Ok(Self { provider, tracer, propagator: TraceContextPropagator::new() })
+        Ok(Self { provider, tracer, propagator: TraceContextPropagator::new(), sends })
     }
 
     /// Make a span of a call that ended, if its trace or the sampler wants one.
@@ -72,6 +83,11 @@ impl Traces {
             span.set_status(Status::error(call.code));
         }
         span.end_with_timestamp(facts.at + call.took);
+    }
+
+    /// Requests that the collector took, and those that it did not.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        (self.sends.done.load(Ordering::Relaxed), self.sends.failed.load(Ordering::Relaxed))
     }
 
     /// Send what has gathered.
@@ -147,6 +163,7 @@ impl Extractor for Sent<'_> {
 struct Sender {
     handle: Handle,
     client: Client<HttpConnector, Full<Bytes>>,
+    sends: Arc<Sends>,
 }
 
 #[async_trait::async_trait]
@@ -159,6 +176,10 @@ impl HttpClient for Sender {
             let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await?.to_bytes();
             Ok::<_, HttpError>(Response::from_parts(head, body))
         });
-        answer.await?
+        let answer = answer.await?;
+        let taken = answer.as_ref().is_ok_and(|answer| answer.status().is_success());
+        let counter = if taken { &self.sends.done } else { &self.sends.failed };
+        counter.fetch_add(1, Ordering::Relaxed);
+        answer
     }
 }

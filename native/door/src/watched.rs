@@ -1,9 +1,11 @@
 //! Replies that are counted while they leave: how many bytes, and how they ended. They pass through unchanged.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use futures_util::Stream;
 use http::{Request, Response, header};
 use http_body::{Body as _, Frame, SizeHint};
@@ -11,7 +13,7 @@ use http_body_util::BodyExt;
 use tonic::body::Body;
 use tonic::{Code, Status};
 
-use crate::grpc::Answer;
+use crate::grpc::{Answer, FRAME_BYTES};
 use crate::observe::Record;
 
 /// The answer of a call that ends in the door; a stream is counted until it ends.
@@ -52,17 +54,18 @@ impl<S: Stream<Item = Result<Bytes, Status>> + Unpin> Stream for Messages<S> {
 }
 
 /// A request whose bytes are counted on their way in.
-pub(crate) fn request<B>(request: Request<B>) -> (Request<Body>, Received)
+pub(crate) fn request<B>(request: Request<B>) -> (Request<Body>, Arc<Received>)
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let received = Received::default();
-    let count = received.clone();
+    let received = Arc::<Received>::default();
+    let count = Arc::clone(&received);
     let counted = request.map(|body| {
         Body::new(body.map_frame(move |frame| {
             if let Some(data) = frame.data_ref() {
-                count.0.fetch_add(data.remaining() as u64, std::sync::atomic::Ordering::Relaxed);
+                count.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
+                count.first.get_or_init(|| data.clone());
             }
             frame
         }))
@@ -70,30 +73,43 @@ where
     (counted, received)
 }
 
-/// Bytes of a request so far.
-#[derive(Clone, Default)]
-pub(crate) struct Received(std::sync::Arc<std::sync::atomic::AtomicU64>);
+/// What came of a request so far.
+#[derive(Default)]
+pub(crate) struct Received {
+    bytes: AtomicU64,
+    first: OnceLock<Bytes>,
+}
 
 impl Received {
-    fn bytes(&self) -> u64 {
-        self.0.load(std::sync::atomic::Ordering::Relaxed)
+    /// The first message, if it came in one piece, as small ones do.
+    fn message(&self) -> Option<Bytes> {
+        let first = self.first.get()?;
+        let length = u32::from_be_bytes(first.get(1..FRAME_BYTES)?.try_into().ok()?) as usize;
+        (first.len() >= FRAME_BYTES + length).then(|| first.slice(FRAME_BYTES..FRAME_BYTES + length))
     }
 }
 
-/// A response that is counted until its body ends: gRPC's by its status, HTTP's by its code once all of it was taken.
-pub(crate) fn response(record: Record, received: Option<Received>, response: Response<Body>) -> Response<Body> {
-    let status = response.headers().get(Status::GRPC_STATUS).map(code_of);
-    let announced = response.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
-    let (head, inner) = response.into_parts();
-    let left = announced.or_else(|| inner.size_hint().exact());
-    let http = received.is_none().then_some(head.status);
-    let mut watched = Watched { inner, record, received, http, left };
-    match (status, http) {
-        (Some(code), None) => watched.record.ended(code),
-        (_, Some(status)) if watched.inner.is_end_stream() || left == Some(0) => watched.record.ended_http(status),
-        _ => {}
+/// The response of a gRPC call that Python answers, counted until its status comes.
+pub(crate) fn grpc(mut record: Record, received: Arc<Received>, response: Response<Body>) -> Response<Body> {
+    // A call that failed at once has its status in its head.
+    if let Some(status) = response.headers().get(Status::GRPC_STATUS) {
+        record.ended(code_of(status));
     }
-    Response::from_parts(head, Body::new(watched))
+    record.saw(|| received.message().unwrap_or_default());
+    let watched = |inner| Watched { inner, record, received: Some(received), http: None, left: None };
+    response.map(|inner| Body::new(watched(inner)))
+}
+
+/// The response of an HTTP call, counted until all of its body was taken. One to HEAD has none, whatever it announces.
+pub(crate) fn http(mut record: Record, head: bool, response: Response<Body>) -> Response<Body> {
+    let status = response.status();
+    let announced = response.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+    let left = announced.or_else(|| response.body().size_hint().exact());
+    if head || left == Some(0) || response.body().is_end_stream() {
+        record.ended_http(status);
+        return response;
+    }
+    response.map(|inner| Body::new(Watched { inner, record, received: None, http: Some(status), left }))
 }
 
 fn code_of(value: &http::HeaderValue) -> Code {
@@ -104,7 +120,7 @@ struct Watched {
     inner: Body,
     record: Record,
     /// Of a gRPC call that Python answers.
-    received: Option<Received>,
+    received: Option<Arc<Received>>,
     http: Option<http::StatusCode>,
     /// Bytes that are still to come, when that was announced.
     left: Option<u64>,
@@ -149,7 +165,7 @@ impl http_body::Body for Watched {
 impl Drop for Watched {
     fn drop(&mut self) {
         if let Some(received) = &self.received {
-            self.record.received.fetch_add(received.bytes(), std::sync::atomic::Ordering::Relaxed);
+            self.record.received.fetch_add(received.bytes.load(Ordering::Relaxed), Ordering::Relaxed);
         }
     }
 }

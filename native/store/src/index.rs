@@ -174,6 +174,14 @@ impl Index {
         })
     }
 
+    /// The records of one block of slots, so that who goes through all of them lets others in between; none past the end.
+    pub(crate) fn block(&self, number: usize) -> Option<Vec<(Key, Place)>> {
+        let slots = self.blocks.get(number)?.iter();
+        // A slot that was given back still holds what was there.
+        let live = slots.filter(|slot| self.get(&slot.key) == Some(slot.place));
+        Some(live.map(|slot| (slot.key, slot.place)).collect())
+    }
+
     fn find(&self, key: &Key) -> Option<&Slot> {
         let hash = spread(self.seed, key);
         self.table.find(hash, |slot| self.slot(*slot).key == *key).map(|slot| self.slot(*slot))
@@ -243,6 +251,9 @@ mod tests {
                 }
                 prop_assert_eq!(index.len(), model.len());
             }
+            let listed: HashMap<u8, u32> =
+                (0..).map_while(|n| index.block(n)).flatten().map(|(k, p)| (k.hash[0], p.segment)).collect();
+            prop_assert_eq!(listed, model);
         }
     }
 

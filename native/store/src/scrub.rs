@@ -1,14 +1,16 @@
 //! The scrubber reads everything once more: blobs against their digests, entries against their sums, and files that no
 //! record names. What is damaged is reported and absent from then on; nothing is repaired by guessing.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::io::ErrorKind;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use buildnet_formats::{Digest, Function, Hasher, NativeError};
 
-use crate::record::{HEADER_BYTES, Kind, u64_at};
+use crate::index::Place;
+use crate::record::{HEADER_BYTES, Key, Kind, u64_at};
 use crate::{Store, unusable};
 
 /// A file younger than this may be one whose record is about to be written.
@@ -34,11 +36,15 @@ impl Store {
     /// `state_corrupt` when the disk fails.
     pub fn scrub(&self, mut progress: impl FnMut(&Scrubbed) -> bool) -> Result<Scrubbed, NativeError> {
         let mut seen = Scrubbed::default();
-        let mut named = HashSet::new();
-        for segment in self.log.all() {
-            let rows: Vec<_> =
-                self.index.read().iter().filter(|(_, p)| p.segment == segment.number).map(|(k, p)| (*k, p)).collect();
+        let mut by_segment: HashMap<u32, Vec<(Key, Place)>> = HashMap::new();
+        for number in 0.. {
+            let Some(rows) = self.index.read().block(number) else { break };
             for (key, place) in rows {
+                by_segment.entry(place.segment).or_default().push((key, place));
+            }
+        }
+        for segment in self.log.all() {
+            for (key, place) in by_segment.remove(&segment.number).unwrap_or_default() {
                 let Some((header, bytes)) = segment.read(&key, place) else {
                     if self.index.read().get(&key) == Some(place) {
                         seen.damaged.push(format!("record {} at {}", segment.path.display(), place.offset));
@@ -51,7 +57,6 @@ impl Store {
                 seen.records += 1;
                 seen.bytes += bytes.len() as u64;
                 if place.is_large() {
-                    named.insert(u64_at(&bytes[header.payload_at()..], 0));
                     seen.bytes += key.size_bytes();
                 }
                 if header.kind == Kind::Blob
@@ -68,7 +73,7 @@ impl Store {
                 }
             }
         }
-        seen.orphans = self.remove_orphans(&named)?;
+        seen.orphans = self.remove_orphans()?;
         progress(&seen);
         Ok(seen)
     }
@@ -86,14 +91,25 @@ impl Store {
             Ok(()) => {
                 // Every sum holds and the digest does not: it was written so. It goes as one that rotted.
                 self.counters.damaged.fetch_add(1, Ordering::Relaxed);
-                self.forget(&crate::record::Key::of_blob(digest), digest.function() as u8, digest.hash());
+                self.forget(&Key::of_blob(digest), digest.function() as u8, digest.hash());
                 false
             }
             Err(_) => false,
         }
     }
 
-    fn remove_orphans(&self, named: &HashSet<u64>) -> Result<u64, NativeError> {
+    /// Files of their own that a record names now.
+    fn named_files(&self) -> HashSet<u64> {
+        let blocks = (0..).map_while(|number| self.index.read().block(number));
+        let large = blocks.flatten().filter(|(_, place)| place.is_large());
+        let read = |(key, place): (Key, Place)| self.log.segment(place.segment)?.read(&key, place);
+        large.filter_map(read).map(|(header, bytes)| u64_at(&bytes[header.payload_at()..], 0)).collect()
+    }
+
+    fn remove_orphans(&self) -> Result<u64, NativeError> {
+        // While records may move, one that names a file could be missed.
+        let _still = self.evicting.lock();
+        let named = self.named_files();
         let mut removed = 0;
         let large = self.root.join("large");
         let at = |e: std::io::Error| unusable(&large, &e);
@@ -101,7 +117,11 @@ impl Store {
             for entry in fs::read_dir(directory.map_err(at)?.path()).map_err(at)? {
                 let entry = entry.map_err(at)?;
                 let number = entry.file_name().to_str().and_then(|n| u64::from_str_radix(n, 16).ok());
-                let modified = entry.metadata().and_then(|m| m.modified()).map_err(at)?;
+                let modified = match entry.metadata().and_then(|m| m.modified()) {
+                    // Found damaged meanwhile, and set apart.
+                    Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                    other => other.map_err(at)?,
+                };
                 let old = SystemTime::now().duration_since(modified).is_ok_and(|age| age > ORPHAN_AGE);
                 if old && number.is_none_or(|number| !named.contains(&number)) {
                     fs::remove_file(entry.path()).map_err(at)?;
@@ -110,5 +130,40 @@ impl Store {
             }
         }
         Ok(removed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+    use crate::Options;
+
+    #[test]
+    fn a_large_blob_that_is_moved_meanwhile_keeps_its_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = Options { segment_bytes: 64 << 10, packed_bytes_max: 1024, keep_s: 0, ..Options::default() };
+        let store = std::sync::Arc::new(Store::open(directory.path(), options).unwrap());
+        for number in 0..2000 {
+            store.put_bytes(format!("small {number}").as_bytes()).unwrap();
+        }
+        let large = store.put_bytes(&[7; 4096]).unwrap();
+        store.hold("someone", &[large]);
+        let file = store.large_path(*store.named_files().iter().next().unwrap());
+        let stray = file.with_file_name("ff");
+        for path in [&file, &stray] {
+            let file = File::options().create(true).append(true).open(path).or_else(|_| File::open(path)).unwrap();
+            file.set_modified(SystemTime::now() - ORPHAN_AGE * 2).unwrap();
+        }
+        let mut evicted = None;
+        let seen = store.scrub(|_| {
+            evicted.get_or_insert_with(|| store.evict_to(0, 0).unwrap());
+            true
+        });
+        assert!(evicted.unwrap().moved >= 1);
+        assert_eq!(seen.unwrap().orphans, 1);
+        assert!(file.exists() && !stray.exists());
+        assert_eq!(store.get_bytes(&large, 4096).unwrap().len(), 4096);
     }
 }

@@ -408,7 +408,11 @@ mod tests {
         let store = store(directory.path());
         let [direct, treed, rooted, lone] =
             ["direct", "treed", "rooted", "lone"].map(|t| store.put_bytes(t.as_bytes()).unwrap());
-        let file = |digest: &Digest| re::FileNode { digest: Some(digest.to_message()), ..Default::default() };
+        let file = |digest: &Digest| re::FileNode {
+            name: "f".to_owned(),
+            digest: Some(digest.to_message()),
+            ..Default::default()
+        };
         let tree = re::Tree {
             children: vec![re::Directory { files: vec![file(&treed)], ..Default::default() }],
             ..Default::default()
@@ -416,7 +420,7 @@ mod tests {
         let tree = store.put_bytes(&tree.encode_to_vec()).unwrap();
         let below = re::Directory { files: vec![file(&rooted)], ..Default::default() };
         let below = store.put_bytes(&below.encode_to_vec()).unwrap();
-        let node = re::DirectoryNode { digest: Some(below.to_message()), ..Default::default() };
+        let node = re::DirectoryNode { name: "d".to_owned(), digest: Some(below.to_message()) };
         let root =
             store.put_bytes(&re::Directory { directories: vec![node], ..Default::default() }.encode_to_vec()).unwrap();
         let result = re::ActionResult {

@@ -64,8 +64,8 @@ pub(crate) fn listed(header: &Header, name: &[u8], key: &Key, place: Place) -> O
 impl Store {
     /// Every record, in no order that means anything, until `each` says no.
     pub fn list(&self, mut each: impl FnMut(Listed) -> bool) {
-        let places: Vec<_> = self.index.read().iter().map(|(key, place)| (*key, place)).collect();
-        for (key, place) in places {
+        let blocks = (0..).map_while(|number| self.index.read().block(number));
+        for (key, place) in blocks.flatten() {
             let Some((header, bytes)) = self.log.segment(place.segment).and_then(|s| s.read(&key, place)) else {
                 continue;
             };

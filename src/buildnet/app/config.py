@@ -138,13 +138,25 @@ def child_environment() -> Mapping[str, str]:
 def traces_wanted() -> bool:
     """Whether the OpenTelemetry variables name a collector and do not switch traces off.
 
+    Raises:
+        InvalidRequest: the collector is not reached over plain HTTP.
+
     Source: OpenTelemetry specification, Environment Variables and OTLP Exporter Configuration.
     """
     if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return False
     if os.environ.get("OTEL_TRACES_EXPORTER", "otlp") != "otlp":
         return False
-    return any(os.environ.get(f"OTEL_EXPORTER_OTLP_{name}") for name in ("ENDPOINT", "TRACES_ENDPOINT"))
+    for name in ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"):
+        if endpoint := os.environ.get(name):
+            if not endpoint.startswith("http://"):
+                raise InvalidRequest(
+                    f"{name} is {endpoint!r}, and traces are sent over plain HTTP; "
+                    "run a collector beside the server and name it, for example http://127.0.0.1:4318",
+                    field=name,
+                )
+            return True
+    return False
 
 
 def log_level() -> str:
