@@ -122,7 +122,12 @@ def test_scrub_finds_what_rotted_and_exits_with_one(filled: tuple[Role, Digest, 
     data[data.index(b"lone") + 1] ^= 1
     segment.write_bytes(data)
     said = cas(role.url, "scrub", code=1)
+    assert f"damaged: {lone.text}" in said
     assert "1 damaged" in said
+    with connect(role.url) as client:
+        entries = [json.loads(body) for _, body in client.ledger_tail(0)]
+    scrubs = [(entry["records"], entry["damaged"]) for entry in entries if entry["kind"] == "cache.scrubbed"]
+    assert scrubs == [(3, 0), (2, 1)]
     (again,) = as_json(role.url, "scrub")
     assert (again["records"], again["damaged_count"]) == (2, 0)
     assert Server(role.ready["listen"]).missing(used, lone) == [lone.text]
@@ -139,18 +144,20 @@ def test_gc_leaves_what_was_used_lately_and_says_so(filled: tuple[Role, Digest, 
 class Served:
     """A store that keeps nothing for a while, behind a door of its own."""
 
-    def __init__(self, store: Store, url: str) -> None:
+    def __init__(self, store: Store, url: str, recorded: list[str]) -> None:
         self.store = store
         self.url = url
+        self.recorded = recorded
 
 
 @pytest.fixture
 async def forgetful(tmp_path: Path) -> AsyncIterator[Served]:
     store = Store(str(tmp_path / "cas"), keep_s=0, segment_bytes=1 << 20)
-    bridge = Bridge(store, CacheService(store).methods(), to_status)
+    recorded: list[str] = []
+    bridge = Bridge(store, CacheService(store, lambda kind, _: recorded.append(kind)).methods(), to_status)
     address = await bridge.serve("127.0.0.1:0")
     try:
-        yield Served(store, f"grpc://{address}")
+        yield Served(store, f"grpc://{address}", recorded)
     finally:
         await bridge.stop(1)
         store.close()
@@ -170,6 +177,7 @@ async def test_gc_does_what_its_dry_run_said(forgetful: Served) -> None:
     (done,) = await asyncio.to_thread(as_json, forgetful.url, "gc", "--to", "0")
     assert (done["records"], done["size_bytes"]) == (said["records"], said["size_bytes"])
     assert done["used_bytes"] < before
+    assert forgetful.recorded == ["cache.collected"]
     rows = await asyncio.to_thread(as_json, forgetful.url, "ls")
     assert [row["name"] for row in rows] == [kept]
 

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use buildnet_formats::NativeError;
@@ -19,6 +18,8 @@ use crate::observe::{Ended, reason};
 
 /// Lines that may wait for the thread.
 const QUEUE_MAX: usize = 8192;
+/// How long an end waits for a disk that does not take the last lines.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a quiet thread looks whether the file was renamed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -58,7 +59,8 @@ pub(crate) struct AccessLog {
     draws: AtomicU64,
     shared: Arc<Shared>,
     queue: Mutex<Option<SyncSender<Line>>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    /// Closed by the thread when it ends.
+    ended: Mutex<Receiver<()>>,
 }
 
 impl AccessLog {
@@ -79,9 +81,13 @@ impl AccessLog {
             Arc::new(Shared { reopen: AtomicBool::new(false), written: AtomicU64::new(0), dropped: AtomicU64::new(0) });
         let (queue, lines) = sync_channel(QUEUE_MAX);
         let own = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
+        let (alive, ended) = sync_channel(0);
+        std::thread::Builder::new()
             .name("buildnet-log".to_owned())
-            .spawn(move || write_lines(sink, &lines, &own))
+            .spawn(move || {
+                write_lines(sink, &lines, &own);
+                drop(alive);
+            })
             .map_err(|e| NativeError::internal(format!("no thread for the access log: {e}")))?;
         Ok(Self {
             slow: options.slow,
@@ -90,7 +96,7 @@ impl AccessLog {
             draws: AtomicU64::new(0),
             shared,
             queue: Mutex::new(Some(queue)),
-            thread: Mutex::new(Some(thread)),
+            ended: Mutex::new(ended),
         })
     }
 
@@ -117,13 +123,11 @@ impl AccessLog {
         (self.shared.written.load(Ordering::Relaxed), self.shared.dropped.load(Ordering::Relaxed))
     }
 
-    /// Write what waits, and end the thread.
+    /// Write what waits, and end the thread; a disk that takes nothing is left after some seconds.
     pub(crate) fn close(&self) {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            // A thread that panicked has nothing left to write.
-            let _ = thread.join();
-        }
+        // Nothing is ever sent: the answer is that the thread ended, or that it did not.
+        let _ = self.ended.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(CLOSE_TIMEOUT);
     }
 }
 
@@ -289,6 +293,26 @@ mod tests {
         assert_eq!((new["path"].as_str(), new["why"].as_str()), (Some("two"), Some("slow")));
         log.tell(ended("late"), Reason::Slow);
         assert_eq!(log.counts(), (2, 1));
+    }
+
+    #[test]
+    fn a_log_that_takes_nothing_holds_up_nobody() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pipe");
+        let name = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
+        // SAFETY: a path that ends with a zero.
+        assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+        // Whoever holds both ends of a pipe can open each without waiting for the other.
+        let reader = File::options().read(true).write(true).open(&path).unwrap();
+        let log = log(&path, 1.0);
+        let lines = (QUEUE_MAX * 2) as u64;
+        for _ in 0..lines {
+            log.tell(ended(&"x".repeat(200)), Reason::Sample);
+        }
+        let dropped = log.counts().1;
+        assert!(dropped > 0 && dropped < lines, "{dropped}");
+        log.close();
+        drop(reader);
     }
 
     #[test]

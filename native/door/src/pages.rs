@@ -177,3 +177,60 @@ fn respond(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Body
 fn plain(status: StatusCode, text: &str) -> Response<Body> {
     respond(status, "text/plain; charset=utf-8", Bytes::copy_from_slice(text.as_bytes()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::ObserveOptions;
+
+    fn seen() -> Seen {
+        let observe = Arc::new(Observe::new([], &ObserveOptions::default()).unwrap());
+        observe.watch("redis".to_owned(), Box::new(|| vec![("hits", 7)]));
+        observe.report(BTreeMap::from([("ledger_entries".to_owned(), 3)])).unwrap();
+        assert!(observe.report(BTreeMap::from([("no name".to_owned(), 3)])).is_err());
+        Seen {
+            store: vec![("used_bytes", 5), ("unheard_of", 6), ("size_bytes_max", u64::MAX)],
+            uploads_waiting: 1,
+            execution: true,
+            bridge: (1, 2, 3),
+            process: Process::now(),
+            reported: observe.reported(),
+            statistics: observe.statistics(),
+            observe,
+        }
+    }
+
+    #[test]
+    fn what_stands_behind_the_store_is_shown_by_its_name() {
+        let status = status_of(&seen());
+        assert_eq!(status["statistics"], json!([{"name": "redis", "values": {"hits": 7}}]));
+        assert_eq!(status["controller"]["ledger_entries"], 3);
+        for openmetrics in [true, false] {
+            let text = metrics::text(Arc::new(seen()), openmetrics).unwrap();
+            for line in [
+                "buildnet_statistics{source=\"redis\",name=\"hits\"} 7\n",
+                "buildnet_ledger_entries 3\n",
+                "buildnet_store_used_bytes 5\n",
+                "buildnet_store_unheard_of 6\n",
+            ] {
+                assert!(text.contains(line), "{line} is not in {text}");
+            }
+            assert!(!text.contains("buildnet_store_limit_bytes"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_page_for_a_browser_holds_its_first_numbers_and_its_policy() {
+        use http_body_util::BodyExt;
+        let request = |accept: &str| Request::get("/status").header(header::ACCEPT, accept).body(()).unwrap();
+        let page = answer(&Caller::default(), &request("text/html,*/*"), seen);
+        assert_eq!(page.headers()[header::CONTENT_SECURITY_POLICY], POLICY);
+        let text = page.into_body().collect().await.unwrap().to_bytes();
+        let text = std::str::from_utf8(&text).unwrap();
+        assert!(text.contains("const first = {\"version\"") && !text.contains(FIRST));
+        let json = answer(&Caller::default(), &request("application/json"), seen);
+        assert_eq!(json.headers()[header::CONTENT_TYPE], "application/json");
+        let post = Request::post("/metrics").body(()).unwrap();
+        assert_eq!(answer(&Caller::default(), &post, seen).status(), StatusCode::METHOD_NOT_ALLOWED);
+    }
+}

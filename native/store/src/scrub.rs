@@ -11,6 +11,8 @@ use buildnet_formats::{Digest, Function, Hasher, NativeError};
 
 use crate::index::Place;
 use crate::record::{HEADER_BYTES, Key, Kind, u64_at};
+use crate::survey::read_name;
+use crate::view::listed;
 use crate::{Store, unusable};
 
 /// A file younger than this may be one whose record is about to be written.
@@ -47,7 +49,10 @@ impl Store {
             for (key, place) in by_segment.remove(&segment.number).unwrap_or_default() {
                 let Some((header, bytes)) = segment.read(&key, place) else {
                     if self.index.read().get(&key) == Some(place) {
-                        seen.damaged.push(format!("record {} at {}", segment.path.display(), place.offset));
+                        // The name has a checksum of its own, and often outlives what it names.
+                        let named = read_name(&segment, place).and_then(|(h, name)| listed(&h, &name, &key, place));
+                        let unnamed = || format!("a record at {} of segment {}", place.offset, segment.number);
+                        seen.damaged.push(named.map_or_else(unnamed, |row| row.name));
                         self.counters.damaged.fetch_add(1, Ordering::Relaxed);
                         self.counters.removals.fetch_add(1, Ordering::Release);
                         self.index.write().remove(&key);

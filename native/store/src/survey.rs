@@ -347,7 +347,7 @@ impl Store {
 }
 
 /// Header and name of a record, without its payload.
-fn read_name(segment: &Segment, place: Place) -> Option<(Header, Vec<u8>)> {
+pub(crate) fn read_name(segment: &Segment, place: Place) -> Option<(Header, Vec<u8>)> {
     let length = place.length() as usize;
     let read = |length: usize| read_at(&segment.file, u64::from(place.offset), length, 0);
     let mut bytes = read(length.min(HEADER_BYTES + NAME_BYTES_LIKELY))?;

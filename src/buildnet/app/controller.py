@@ -117,7 +117,7 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
             ExecutionService(scheduler, stores.read, descriptions.add),
             ActionService(scheduler, logs, descriptions, stores.read),
             LedgerService(ledger),
-            CacheService(store),
+            CacheService(store, record),
             fleet,
             ReflectionService(POOL, SERVICES),
         ):

@@ -30,8 +30,9 @@ _ROUNDS_MAX: Final = 3
 class CacheService:
     """One store, seen from outside."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, record: Callable[[str, dict[str, str | int]], None]) -> None:
         self._store = store
+        self._record = record
         # Two scrubs at once would only read everything twice.
         self._upkeep = asyncio.Lock()
 
@@ -121,7 +122,9 @@ class CacheService:
             work = _Work(lambda tell: self._evict(wanted, tell))
             async for _ in work.steps():
                 yield pb.CollectResponse(used_bytes=self._store.statistics()["used_bytes"])
-        yield pb.CollectResponse(done=True, used_bytes=self._store.statistics()["used_bytes"], **work.result)
+        used = self._store.statistics()["used_bytes"]
+        self._record("cache.collected", {"used_bytes": used, **work.result})
+        yield pb.CollectResponse(done=True, used_bytes=used, **work.result)
 
     def _evict(self, wanted: int, tell: Callable[..., object]) -> dict[str, int]:
         done = {"records": 0, "bytes": 0, "moved": 0, "compacted_bytes": 0}
@@ -141,6 +144,8 @@ class CacheService:
                 records, size, damaged = counts
                 yield pb.ScrubResponse(records=records, bytes=size, damaged_count=damaged, records_total=total)
         seen = work.result
+        facts = {"records": seen["records"], "damaged": len(seen["damaged"]), "orphans": seen["orphans"]}
+        self._record("cache.scrubbed", facts)
         yield pb.ScrubResponse(
             done=True,
             records=seen["records"],
