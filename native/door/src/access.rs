@@ -128,6 +128,11 @@ impl Default for Caller {
 }
 
 impl Caller {
+    /// Who the caller's token or certificate names, if it has one.
+    pub(crate) fn subject(&self) -> Option<&str> {
+        Some(self.0.subject.as_str()).filter(|subject| !subject.is_empty())
+    }
+
     /// Whether the caller may do this in that instance.
     pub(crate) fn check(&self, right: Right, instance: &str) -> Result<(), Status> {
         check_instance(instance).map_err(|e| status_of(&e))?;
@@ -262,7 +267,7 @@ enum Need {
 fn need_of(path: &str) -> Need {
     use Need::{Everywhere, Nothing, Somewhere};
     // The first that the path begins with.
-    const CALLS: [(&str, Need); 16] = [
+    const CALLS: [(&str, Need); 19] = [
         ("/build.bazel.remote.execution.v2.Execution/", Somewhere(Right::Execute)),
         ("/google.longrunning.Operations/", Somewhere(Right::Execute)),
         ("/buildnet.v1.ActionService/SubmitAction", Somewhere(Right::Execute)),
@@ -277,6 +282,9 @@ fn need_of(path: &str) -> Need {
         ("/buildnet.v1.FleetService/ListNodes", Somewhere(Right::Read)),
         ("/buildnet.v1.FleetService/WatchNodes", Somewhere(Right::Read)),
         ("/buildnet.v1.ResourceService/", Somewhere(Right::Read)),
+        ("/buildnet.v1.CacheService/Collect", Everywhere(Right::Administer)),
+        ("/buildnet.v1.CacheService/Scrub", Everywhere(Right::Administer)),
+        ("/buildnet.v1.CacheService/", Everywhere(Right::Read)),
         ("/grpc.reflection.v1.ServerReflection/", Nothing),
         ("/grpc.reflection.v1alpha.ServerReflection/", Nothing),
     ];

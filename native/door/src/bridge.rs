@@ -160,6 +160,14 @@ impl Hub {
         self.methods.get(path).copied()
     }
 
+    /// Paths of the methods, in the order of their indices.
+    pub(crate) fn paths(&self) -> Vec<&str> {
+        let mut paths: Vec<(u32, &str)> =
+            self.methods.iter().map(|(path, (_, index))| (*index, path.as_str())).collect();
+        paths.sort_unstable();
+        paths.into_iter().map(|(_, path)| path).collect()
+    }
+
     /// Calls so far, calls open now, batches so far.
     pub fn counts(&self) -> (u64, u64, u64) {
         let open = held(&self.calls).len() as u64;

@@ -272,7 +272,7 @@ fn write_all(slot: &Slot, data: &Rope) -> Result<(), NativeError> {
     data.pieces().try_for_each(|piece| writer.write(piece))
 }
 
-pub(crate) async fn write(services: &Services, caller: &Caller, requests: Messages) -> Result<Bytes, Status> {
+pub(crate) async fn write(services: &Services, caller: &Caller, requests: Messages<'_>) -> Result<Bytes, Status> {
     let (answer, digest) = write_here(services, caller, requests).await?;
     if let Some(tiers) = &services.tiers {
         behind::written(tiers, digest).await?;
@@ -281,11 +281,16 @@ pub(crate) async fn write(services: &Services, caller: &Caller, requests: Messag
 }
 
 /// Returns the reply and the blob that it acknowledges.
-async fn write_here(services: &Services, caller: &Caller, mut requests: Messages) -> Result<(Bytes, Digest), Status> {
+async fn write_here(
+    services: &Services,
+    caller: &Caller,
+    mut requests: Messages<'_>,
+) -> Result<(Bytes, Digest), Status> {
     let Some(first) = requests.next().await? else {
         return Err(Status::invalid_argument("the upload ended before its first message"));
     };
     let first = WriteRequest::decode(first)?;
+    requests.record().saw(|| Bytes::copy_from_slice(first.resource_name.as_bytes()));
     let name = WriteName::parse(&first.resource_name).map_err(|e| status_of(&e))?;
     caller.check(Right::WriteCas, &name.instance)?;
     let size = name.digest.size_bytes().cast_signed();
@@ -354,7 +359,7 @@ async fn write_zstd(
     services: &Services,
     name: &WriteName,
     first: WriteRequest,
-    mut requests: Messages,
+    mut requests: Messages<'_>,
 ) -> Result<Bytes, Status> {
     if offset_of(&first)? != 0 {
         return Err(not_there(offset_of(&first)?, 0));

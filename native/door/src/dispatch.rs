@@ -2,6 +2,7 @@
 //! refused here when its caller lacks the right.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -22,8 +23,13 @@ use crate::credentials::refuse;
 use crate::execution::{EXECUTE, Execute};
 use crate::grpc::{Answer, Messages, respond};
 use crate::listener::Origin;
+use crate::observe::Record;
+use crate::pages::{self, Seen};
+use crate::process::Process;
 use crate::server::Inner;
 use crate::services::{self, Method};
+use crate::sorts::Sort;
+use crate::watched;
 
 /// Responses of HTTP that need no room of their own.
 const SMALL_BYTES: u64 = 64 << 10;
@@ -37,6 +43,9 @@ impl Inner {
             // Whoever balances load has no token.
             return self.grpc(self.access.nobody(), origin, request).await;
         }
+        if !grpc && pages::is_page(request.uri().path()) && pages::is_here(origin.peer) {
+            return self.http(&self.access.nobody(), origin, request).await;
+        }
         match self.access.caller(request.headers(), origin.certified.as_ref(), origin.strict) {
             Err(refusal) if grpc => refuse(refusal, true),
             Err(refusal) => self.http.refuse(request, refuse(refusal, false)).await,
@@ -46,28 +55,56 @@ impl Inner {
     }
 
     async fn http(&self, caller: &Caller, origin: &Origin, request: Request<Incoming>) -> Response<Body> {
-        let response = self.http.answer(caller, request).await;
+        let sort = Sort::of_http(request.method(), request.uri().path());
+        let record = self.observe.begin(sort, caller.subject(), origin.peer, &request);
+        // What was announced: how much of it a refused request really sent is not asked.
+        record.received.store(request.body().size_hint().exact().unwrap_or(0), Ordering::Relaxed);
+        let head = request.method() == http::Method::HEAD;
+        let response = if pages::is_page(request.uri().path()) {
+            pages::answer(caller, origin.peer, &request, || self.seen())
+        } else {
+            self.http.answer(caller, request).await
+        };
         let small = response.body().size_hint().upper().is_some_and(|bytes| bytes <= SMALL_BYTES);
-        if small { response } else { response.map(|body| Body::new(Metered::new(body, &origin.line))) }
+        let metered = if small { response } else { response.map(|body| Body::new(Metered::new(body, &origin.line))) };
+        watched::http(record, head, metered)
+    }
+
+    fn seen(&self) -> Seen {
+        Seen {
+            observe: Arc::clone(&self.observe),
+            store: self.services.store.statistics(),
+            uploads_waiting: self.services.uploads.waiting(),
+            execution: self.services.execution,
+            bridge: self.hub.counts(),
+            process: Process::now(),
+            reported: self.observe.reported(),
+            statistics: self.observe.statistics(),
+        }
     }
 
     async fn grpc(&self, caller: Caller, origin: &Origin, request: Request<Incoming>) -> Response<Body> {
         let line = &origin.line;
-        let messages = |request| Messages::new(request, self.message_size_bytes_max, line);
         if let Some(method) = Method::of(request.uri().path()) {
-            return respond(self.unary(&caller, method, messages(request)).await, line);
+            let record = self.observe.begin(Sort::of(method), caller.subject(), origin.peer, &request);
+            let messages = Messages::new(request, self.message_size_bytes_max, line, &record);
+            let done = self.unary(&caller, method, messages).await;
+            return respond(watched::answer(record, done), line);
         }
-        let stream = match request.uri().path() {
-            "/google.bytestream.ByteStream/Write" => Stream::Write,
-            "/google.bytestream.ByteStream/Read" => Stream::Read,
-            "/build.bazel.remote.execution.v2.ContentAddressableStorage/GetTree" => Stream::GetTree,
-            "/grpc.health.v1.Health/Watch" => Stream::Watch,
+        let sort = match request.uri().path() {
+            "/google.bytestream.ByteStream/Write" => Sort::WRITE,
+            "/google.bytestream.ByteStream/Read" => Sort::READ,
+            "/build.bazel.remote.execution.v2.ContentAddressableStorage/GetTree" => Sort::GET_TREE,
+            "/grpc.health.v1.Health/Watch" => Sort::WATCH,
             _ => return self.beyond(caller, origin, request).await,
         };
-        respond(self.stream(&caller, stream, messages(request)).await, line)
+        let record = self.observe.begin(sort, caller.subject(), origin.peer, &request);
+        let messages = Messages::new(request, self.message_size_bytes_max, line, &record);
+        let done = self.stream(&caller, sort, messages).await;
+        respond(watched::answer(record, done), line)
     }
 
-    async fn unary(&self, caller: &Caller, method: Method, messages: Messages) -> Result<Answer, Status> {
+    async fn unary(&self, caller: &Caller, method: Method, messages: Messages<'_>) -> Result<Answer, Status> {
         let body = messages.only().await?;
         if method == Method::UpdateActionResult {
             return self.services.update_action_result(caller, body).await;
@@ -83,27 +120,35 @@ impl Inner {
         Ok(Answer::One(Some(answer)))
     }
 
-    async fn stream(&self, caller: &Caller, stream: Stream, messages: Messages) -> Result<Answer, Status> {
-        if stream == Stream::Write {
+    async fn stream(&self, caller: &Caller, sort: Sort, messages: Messages<'_>) -> Result<Answer, Status> {
+        if sort == Sort::WRITE {
             let done = bytestream::write(&self.services, caller, messages).await;
             return done.map(|message| Answer::One(Some(message)));
         }
         let body = messages.only().await?;
-        match stream {
-            Stream::GetTree => bytestream::get_tree(&self.services, caller, body).await,
-            Stream::Watch => watch_health(body),
-            _ => bytestream::read(&self.services, caller, body).await,
+        match sort {
+            Sort::READ => bytestream::read(&self.services, caller, body).await,
+            Sort::GET_TREE => bytestream::get_tree(&self.services, caller, body).await,
+            _ => watch_health(body),
         }
     }
 
     /// What Python answers.
     async fn beyond(&self, caller: Caller, origin: &Origin, mut request: Request<Incoming>) -> Response<Body> {
         let path = request.uri().path().to_owned();
-        let Some((kind, method)) = self.hub.method(&path) else {
-            return Status::unimplemented(format!("{} is not offered here", path.trim_start_matches('/'))).into_http();
+        let known = self.hub.method(&path);
+        let sort = Sort::of_python(known.map(|(_, index)| index));
+        let mut record = self.observe.begin(sort, caller.subject(), origin.peer, &request);
+        let refuse = |mut record: Record, status: Status| {
+            record.ended(status.code());
+            status.into_http()
+        };
+        let Some((kind, method)) = known else {
+            let call = path.trim_start_matches('/');
+            return refuse(record, Status::unimplemented(format!("{call} is not offered here")));
         };
         if let Err(status) = caller.check_call(&path) {
-            return status.into_http();
+            return refuse(record, status);
         }
         request.extensions_mut().insert(Peer(origin.peer.to_string().into()));
         request.extensions_mut().insert(caller.clone());
@@ -111,13 +156,16 @@ impl Inner {
             Kind::Bidi => request.map(Body::new),
             Kind::Unary | Kind::ServerStream => {
                 let (parts, body) = request.into_parts();
-                let messages = Messages::new(Request::new(body), self.message_size_bytes_max, &origin.line);
+                let messages = Messages::new(Request::new(body), self.message_size_bytes_max, &origin.line, &record);
                 match messages.only().await {
                     Ok(message) => Request::from_parts(parts, Body::new(Full::new(frame(message)))),
-                    Err(status) => return status.into_http(),
+                    Err(status) => return refuse(record, status),
                 }
             }
         };
+        // It is counted as it is handed on.
+        record.received = AtomicU64::new(0);
+        let (request, received) = watched::request(request);
         let mut grpc =
             Grpc::new(Raw).max_decoding_message_size(self.message_size_bytes_max).max_encoding_message_size(usize::MAX);
         let bridged = Bridged { hub: Arc::clone(&self.hub), method };
@@ -131,17 +179,8 @@ impl Inner {
             Kind::Bidi => grpc.streaming(bridged, request).await,
         };
         say_too_large(response.headers_mut());
-        response
+        watched::grpc(record, received, response)
     }
-}
-
-/// Calls that end here and are more than a message each way.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Stream {
-    Write,
-    Read,
-    GetTree,
-    Watch,
 }
 
 /// The health now, and nothing more until the connection ends: a door that answers is serving.

@@ -61,6 +61,12 @@ async fn execute(
     check_function(execute.digest_function).map_err(|e| status_of(&e))?;
     let action = Digest::required(execute.action_digest.as_ref(), "action_digest").map_err(|e| status_of(&e))?;
     let answer = admit(&services, &caller, &execute, action).await?;
+    // Who skips the look-up neither hits nor misses.
+    if !execute.skip_cache_lookup {
+        let observe = &services.observe;
+        let counter = if answer.is_some() { &observe.execute_hits } else { &observe.execute_misses };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
     if let Some(operation) = answer {
         return Ok(Response::new(Box::pin(stream::once(std::future::ready(Ok(encode(&operation)))))));
     }

@@ -3,6 +3,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 use crate::budget::{Line, Metered};
+use crate::observe::Record;
 use crate::rope::Rope;
 use crate::wire::FRAME_BYTES;
 
@@ -22,16 +24,28 @@ static GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 static OK: HeaderValue = HeaderValue::from_static("0");
 
 /// Requests as messages, in the pieces in which they came.
-pub(crate) struct Messages {
+pub(crate) struct Messages<'a> {
+    record: &'a Record,
     body: Incoming,
     held: Rope,
     size_bytes_max: usize,
-    line: Arc<Line>,
+    line: &'a Arc<Line>,
 }
 
-impl Messages {
-    pub(crate) fn new(request: Request<Incoming>, size_bytes_max: usize, line: &Arc<Line>) -> Self {
-        Self { body: request.into_body(), held: Rope::default(), size_bytes_max, line: Arc::clone(line) }
+impl<'a> Messages<'a> {
+    /// The messages of a request; `record` is told how many bytes came.
+    pub(crate) fn new(
+        request: Request<Incoming>,
+        size_bytes_max: usize,
+        line: &'a Arc<Line>,
+        record: &'a Record,
+    ) -> Self {
+        Self { record, line, body: request.into_body(), held: Rope::default(), size_bytes_max }
+    }
+
+    /// What is counted of the call.
+    pub(crate) fn record(&self) -> &'a Record {
+        self.record
     }
 
     /// The next message; none at the end.
@@ -47,6 +61,7 @@ impl Messages {
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
                         let came = data.len();
+                        self.record.received.fetch_add(came as u64, Ordering::Relaxed);
                         self.held.push(data);
                         let charge = self.line.gather(came, self.header()?).await?;
                         self.held.charge(charge);
@@ -84,7 +99,11 @@ impl Messages {
     /// The only message of a call that has one.
     pub(crate) async fn only(mut self) -> Result<Bytes, Status> {
         match self.next().await? {
-            Some(message) => Ok(message.into_bytes()),
+            Some(message) => {
+                let message = message.into_bytes();
+                self.record.saw(|| message.clone());
+                Ok(message)
+            }
             None => Err(Status::invalid_argument("the call came without its message")),
         }
     }

@@ -4,6 +4,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod access;
+mod access_log;
 mod behind;
 mod bridge;
 mod budget;
@@ -11,25 +12,36 @@ mod bytestream;
 mod chunks;
 mod codec;
 mod credentials;
+mod describe;
 mod dispatch;
 mod execution;
 mod grpc;
 mod http;
 mod listener;
+mod metrics;
+mod observe;
+mod pages;
+mod process;
+mod recent;
 mod results;
 mod rope;
 mod server;
 mod services;
+mod sorts;
 mod squeeze;
 mod status;
 mod tls;
 mod tokens;
+mod traces;
 mod updates;
 mod uploads;
 mod watch;
+mod watched;
 mod wire;
 
+pub use access_log::LogOptions;
 pub use bridge::{Event, Hub, Kind, MESSAGE_COST_BYTES, MetadataValue, Op, WINDOW_BYTES};
 pub use credentials::{AccessOptions, CertificateRule};
+pub use observe::{ObserveOptions, Statistics};
 pub use server::{Door, DoorOptions};
 pub use tls::TlsOptions;

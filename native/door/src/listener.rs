@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -76,6 +77,8 @@ pub(crate) async fn accept(
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
+        inner.observe.connections_accepted.fetch_add(1, Ordering::Relaxed);
+        inner.observe.connections_open.fetch_add(1, Ordering::Relaxed);
         let line = Line::new(&budget);
         let origin = Origin { peer, line: Arc::clone(&line), certified: None, strict };
         let (inner, watcher, stopping) = (Arc::clone(&inner), graceful.watcher(), stopping.clone());
@@ -83,8 +86,11 @@ pub(crate) async fn accept(
             let _permit = permit;
             tokio::select! {
                 () = serve(&inner, stream, origin, watcher, stopping) => {}
-                () = line.outstayed() => {}
+                () = line.outstayed() => {
+                    inner.observe.connections_refused.fetch_add(1, Ordering::Relaxed);
+                }
             }
+            inner.observe.connections_open.fetch_sub(1, Ordering::Relaxed);
         });
     }
     drop((listener, local));

@@ -1,5 +1,6 @@
 //! The port: opened, watched over and closed in an orderly way. It answers nothing itself.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -15,6 +16,8 @@ use crate::bridge::{Event, Hub};
 use crate::credentials::{Access, AccessOptions};
 use crate::http::HttpCache;
 use crate::listener::accept;
+use crate::observe::{Observe, ObserveOptions, Statistics};
+use crate::recent;
 use crate::services::Services;
 use crate::tls::{Tls, TlsOptions};
 use crate::updates::Updates;
@@ -33,6 +36,8 @@ pub struct DoorOptions {
     pub message_size_bytes_max: usize,
     /// Whether actions are executed here, or only cached.
     pub execution: bool,
+    /// What is told of calls, and where.
+    pub observe: ObserveOptions,
     /// What stands behind the store.
     pub tiers: Option<Arc<Tiers>>,
     /// Who is let in.
@@ -50,6 +55,7 @@ impl Default for DoorOptions {
             threads: 1,
             message_size_bytes_max: 16 << 20,
             execution: true,
+            observe: ObserveOptions::default(),
             tiers: None,
             access: AccessOptions::open(),
             tls: None,
@@ -76,14 +82,16 @@ pub(crate) struct Inner {
     pub(crate) message_size_bytes_max: usize,
     pub(crate) access: Access,
     pub(crate) tls: Option<Tls>,
+    pub(crate) observe: Arc<Observe>,
 }
 
 impl Door {
     /// A door that does not listen yet.
     ///
     /// # Errors
-    /// `invalid_request` when a file of TLS or of revoked tokens cannot be used.
+    /// `invalid_request` when a file of TLS or of revoked tokens cannot be used, or the access log cannot be written.
     pub fn new(store: Arc<Store>, hub: Arc<Hub>, options: DoorOptions) -> Result<Self, NativeError> {
+        let observe = Arc::new(Observe::new(hub.paths(), &options.observe)?);
         let tiers = options.tiers;
         let updates = Arc::new(Updates::new(tiers.clone()));
         let services = Services {
@@ -92,6 +100,7 @@ impl Door {
             uploads: Uploads::default(),
             updates: Arc::clone(&updates),
             execution: options.execution,
+            observe: Arc::clone(&observe),
         };
         let inner = Inner {
             hub,
@@ -100,6 +109,7 @@ impl Door {
             message_size_bytes_max: options.message_size_bytes_max,
             access: Access::new(options.access)?,
             tls: options.tls.map(Tls::new).transpose()?,
+            observe,
         };
         let (stop, _) = watch::channel(false);
         Ok(Self {
@@ -112,10 +122,30 @@ impl Door {
         })
     }
 
+    /// Show numbers that Python knows on `/metrics` and `/status`; a later call adds and replaces.
+    ///
+    /// # Errors
+    /// `invalid_request` when a name is not one for a metric.
+    pub fn report(&self, values: BTreeMap<String, u64>) -> Result<(), NativeError> {
+        self.inner.observe.report(values)
+    }
+
+    /// Show the numbers of something behind the store, a tier for example, under its name.
+    pub fn watch(&self, name: String, statistics: Statistics) {
+        self.inner.observe.watch(name, statistics);
+    }
+
+    /// Open the access log anew, after it was moved away.
+    pub fn reopen_log(&self) {
+        if let Some(log) = &self.inner.observe.log {
+            log.reopen();
+        }
+    }
+
     /// Listen on `HOST:PORT`; port 0 picks a free one. Returns the address.
     ///
     /// # Errors
-    /// `port_in_use`, or `invalid_request` when the address cannot be listened on.
+    /// `port_in_use`, or `invalid_request` when the address cannot be listened on or traces cannot be sent.
     pub fn start(&self, listen: &str) -> Result<SocketAddr, NativeError> {
         let refuse = |error: &std::io::Error| {
             let code = match error.kind() {
@@ -146,7 +176,11 @@ impl Door {
             let _ = self.local_address.set(listener.local_addr().map_err(|e| refuse(&e))?);
             local = Some(listener);
         }
-        let Inner { hub, services, .. } = &*self.inner;
+        let Inner { hub, services, observe, .. } = &*self.inner;
+        observe.start_traces(runtime.handle())?;
+        // A door listens once.
+        observe.listen.get_or_init(|| address.to_string());
+        runtime.spawn(count(Arc::clone(observe)));
         runtime.spawn(services.updates.writer(hub, &services.store));
         runtime.spawn(accept(Arc::clone(&self.inner), listener, local, self.stop.subscribe()));
         runtime.spawn(watch_files(Arc::clone(&self.inner)));
@@ -169,12 +203,22 @@ impl Door {
         self.stop.send_replace(true);
     }
 
-    /// End whatever is left.
+    /// End whatever is left, and write out what is told of it.
     pub fn close(&self) {
+        self.inner.observe.close();
         let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(runtime) = runtime {
             runtime.shutdown_timeout(CLOSE_TIMEOUT);
         }
+    }
+}
+
+/// Keep a count of every method each second.
+async fn count(observe: Arc<Observe>) {
+    let mut every = tokio::time::interval(recent::EVERY);
+    loop {
+        every.tick().await;
+        observe.keep();
     }
 }
 

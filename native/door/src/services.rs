@@ -1,6 +1,7 @@
 //! The unary byte services: Capabilities, CAS, ActionCache, health. They answer from the store and decide nothing.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
 use buildnet_formats::wire::build::bazel::semver::SemVer;
@@ -15,6 +16,7 @@ use tonic::Status;
 use crate::access::{Caller, Right};
 use crate::chunks;
 use crate::codec::decode;
+use crate::observe::Observe;
 use crate::squeeze;
 use crate::status::{inner_status, status_of};
 use crate::updates::Updates;
@@ -47,21 +49,39 @@ pub(crate) enum Method {
 }
 
 impl Method {
+    /// Every one, in the order of their numbers.
+    pub(crate) const ALL: [Self; 11] = [
+        Self::GetCapabilities,
+        Self::FindMissingBlobs,
+        Self::BatchUpdateBlobs,
+        Self::BatchReadBlobs,
+        Self::GetActionResult,
+        Self::UpdateActionResult,
+        Self::SplitBlob,
+        Self::SpliceBlob,
+        Self::QueryWriteStatus,
+        Self::HealthCheck,
+        Self::HealthList,
+    ];
+
     pub(crate) fn of(path: &str) -> Option<Self> {
-        Some(match path {
-            "/build.bazel.remote.execution.v2.Capabilities/GetCapabilities" => Self::GetCapabilities,
-            "/build.bazel.remote.execution.v2.ContentAddressableStorage/FindMissingBlobs" => Self::FindMissingBlobs,
-            "/build.bazel.remote.execution.v2.ContentAddressableStorage/BatchUpdateBlobs" => Self::BatchUpdateBlobs,
-            "/build.bazel.remote.execution.v2.ContentAddressableStorage/BatchReadBlobs" => Self::BatchReadBlobs,
-            "/build.bazel.remote.execution.v2.ContentAddressableStorage/SplitBlob" => Self::SplitBlob,
-            "/build.bazel.remote.execution.v2.ContentAddressableStorage/SpliceBlob" => Self::SpliceBlob,
-            "/build.bazel.remote.execution.v2.ActionCache/GetActionResult" => Self::GetActionResult,
-            "/build.bazel.remote.execution.v2.ActionCache/UpdateActionResult" => Self::UpdateActionResult,
-            "/google.bytestream.ByteStream/QueryWriteStatus" => Self::QueryWriteStatus,
-            "/grpc.health.v1.Health/Check" => Self::HealthCheck,
-            "/grpc.health.v1.Health/List" => Self::HealthList,
-            _ => return None,
-        })
+        Self::ALL.into_iter().find(|method| method.path() == path)
+    }
+
+    pub(crate) fn path(self) -> &'static str {
+        match self {
+            Self::GetCapabilities => "/build.bazel.remote.execution.v2.Capabilities/GetCapabilities",
+            Self::FindMissingBlobs => "/build.bazel.remote.execution.v2.ContentAddressableStorage/FindMissingBlobs",
+            Self::BatchUpdateBlobs => "/build.bazel.remote.execution.v2.ContentAddressableStorage/BatchUpdateBlobs",
+            Self::BatchReadBlobs => "/build.bazel.remote.execution.v2.ContentAddressableStorage/BatchReadBlobs",
+            Self::SplitBlob => "/build.bazel.remote.execution.v2.ContentAddressableStorage/SplitBlob",
+            Self::SpliceBlob => "/build.bazel.remote.execution.v2.ContentAddressableStorage/SpliceBlob",
+            Self::GetActionResult => "/build.bazel.remote.execution.v2.ActionCache/GetActionResult",
+            Self::UpdateActionResult => "/build.bazel.remote.execution.v2.ActionCache/UpdateActionResult",
+            Self::QueryWriteStatus => "/google.bytestream.ByteStream/QueryWriteStatus",
+            Self::HealthCheck => "/grpc.health.v1.Health/Check",
+            Self::HealthList => "/grpc.health.v1.Health/List",
+        }
     }
 
     /// Whether the call may wait for the disk or read much of it.
@@ -81,6 +101,7 @@ pub(crate) struct Services {
     pub(crate) uploads: Uploads,
     pub(crate) updates: Arc<Updates>,
     pub(crate) execution: bool,
+    pub(crate) observe: Arc<Observe>,
 }
 
 impl Services {
@@ -157,6 +178,8 @@ impl Services {
         let request = FindMissing::decode(body)?;
         caller.check(Right::Find, &request.instance)?;
         let missing = self.store.find_missing(&request.digests).map_err(|e| status_of(&e))?;
+        self.observe.digests_asked.fetch_add(request.digests.len() as u64, Ordering::Relaxed);
+        self.observe.digests_missing.fetch_add(missing.len() as u64, Ordering::Relaxed);
         Ok(framed(&re::FindMissingBlobsResponse {
             missing_blob_digests: missing.iter().map(Digest::to_message).collect(),
         }))

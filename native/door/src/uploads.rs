@@ -52,6 +52,11 @@ impl Uploads {
         None
     }
 
+    /// How many wait.
+    pub(crate) fn waiting(&self) -> u64 {
+        self.0.lock().values().filter(|upload| upload.since.elapsed() < WAIT).count() as u64
+    }
+
     /// How much of an upload is here.
     pub(crate) fn offset_of(&self, name: &WriteName) -> u64 {
         let slot = self.0.lock().get(&key(name)).map(|waiting| Arc::clone(&waiting.slot));

@@ -5,12 +5,15 @@
 //! Decisions: `(id, 0, body)`, `(id, 1, body)`, `(id, 2, None)`, `(id, 3, (code, text, details))`, `(id, 4, bytes)`:
 //! reply, message, end, fail, ack.
 
+use std::collections::BTreeMap;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use buildnet_door::{
-    AccessOptions, CertificateRule, Door, DoorOptions, Event, Hub, Kind, MetadataValue, Op, TlsOptions,
+    AccessOptions, CertificateRule, Door, DoorOptions, Event, Hub, Kind, LogOptions, MetadataValue, ObserveOptions, Op,
+    TlsOptions,
 };
 use buildnet_formats::NativeError;
 use bytes::Bytes;
@@ -85,7 +88,8 @@ impl PyDoor {
     #[pyo3(signature = (
         store, methods, *,
         threads = 1, message_size_bytes_max = 16 << 20, execution = true, access = None, tls = None, local = false,
-        tiers = None
+        tiers = None,
+        durability = "process", access_log = None, slow_ms = 500, access_log_sample = 0.01, traces = false
     ))]
     #[allow(clippy::too_many_arguments)]
     fn new(
@@ -98,6 +102,11 @@ impl PyDoor {
         tls: Option<PyTls>,
         local: bool,
         tiers: Option<&Bound<'_, PyTiers>>,
+        durability: &str,
+        access_log: Option<String>,
+        slow_ms: u64,
+        access_log_sample: f64,
+        traces: bool,
     ) -> PyResult<Self> {
         let methods = methods
             .into_iter()
@@ -113,6 +122,9 @@ impl PyDoor {
             .collect::<PyResult<Vec<_>>>()?;
         let hub = Hub::new(methods).map_err(|e| raise(NativeError::internal(e.to_string())))?;
         let hub = Arc::new(hub);
+        let slow = Duration::from_millis(slow_ms);
+        let access_log = access_log.map(|path| LogOptions { path, slow, sample: access_log_sample });
+        let observe = ObserveOptions { access_log, traces, durability: durability.to_owned() };
         let tiers = tiers.map(|tiers| tiers.get().open()).transpose().map_err(raise)?;
         let options = DoorOptions {
             threads,
@@ -121,10 +133,18 @@ impl PyDoor {
             access: access.map_or_else(AccessOptions::open, AccessOptions::from),
             tls: tls.map(TlsOptions::from),
             local,
-            tiers,
+            tiers: tiers.clone(),
+            observe,
         };
         let store = store.get().open().map_err(raise)?;
         let door = Door::new(store, Arc::clone(&hub), options).map_err(raise)?;
+        if let Some(tiers) = tiers {
+            for (number, facts) in tiers.statistics().into_iter().enumerate() {
+                let tiers = Arc::clone(&tiers);
+                let read = move || tiers.statistics().swap_remove(number).counts;
+                door.watch(format!("tier_{}", facts.name), Box::new(read));
+            }
+        }
         Ok(Self { hub, door })
     }
 
@@ -154,6 +174,14 @@ impl PyDoor {
         let ops = ops.into_iter().map(|(id, op, payload)| Ok((id, op_of(op, &payload)?)));
         self.hub.submit(ops.collect::<PyResult<Vec<_>>>()?);
         Ok(())
+    }
+
+    fn report(&self, values: BTreeMap<String, u64>) -> PyResult<()> {
+        self.door.report(values).map_err(raise)
+    }
+
+    fn reopen_log(&self) {
+        self.door.reopen_log();
     }
 
     fn stop(&self) {

@@ -4,11 +4,16 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use buildnet_formats::{Digest, NativeError};
-use buildnet_store::{Background, Durability, Options, Origin, Store};
+use buildnet_store::{Background, Cursor, Durability, Options, Origin, Store};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
 use crate::error::raise;
+
+/// Kind, name, size of the content and on the disk.
+type Row = (String, String, u64, u64);
+/// Rows, and the segment and offset where the next ones begin.
+type Rows = (Vec<Row>, Option<(u32, u32)>);
 
 const READ_BYTES_MAX: u64 = 64 << 20;
 
@@ -209,9 +214,12 @@ impl PyStore {
         Ok(facts)
     }
 
-    fn scrub<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+    #[pyo3(signature = (progress = None))]
+    fn scrub<'py>(&self, py: Python<'py>, progress: Option<Py<PyAny>>) -> PyResult<Bound<'py, PyDict>> {
         let store = self.open().map_err(raise)?;
-        let seen = py.detach(|| store.scrub(|_| Python::attach(|py| py.check_signals().is_ok()))).map_err(raise)?;
+        let asked = Progress::new(progress);
+        let seen = py.detach(|| store.scrub(|seen| asked.goes_on((seen.records, seen.bytes, seen.damaged.len()))));
+        let seen = asked.settle(seen.map_err(raise))?;
         let facts = PyDict::new(py);
         facts.set_item("records", seen.records)?;
         facts.set_item("bytes", seen.bytes)?;
@@ -220,8 +228,72 @@ impl PyStore {
         Ok(facts)
     }
 
+    #[pyo3(signature = (segment, offset, kind, prefix, count_max))]
+    fn page(
+        &self,
+        py: Python<'_>,
+        segment: u32,
+        offset: u32,
+        kind: Option<&str>,
+        prefix: &str,
+        count_max: usize,
+    ) -> PyResult<Rows> {
+        let store = self.open().map_err(raise)?;
+        let from = Cursor { segment, offset };
+        let page = py.detach(|| store.page(from, kind, prefix, count_max)).map_err(raise)?;
+        let rows = page.rows.into_iter().map(|row| (row.kind.to_owned(), row.name, row.size_bytes, row.stored_bytes));
+        Ok((rows.collect(), page.next.map(|next| (next.segment, next.offset))))
+    }
+
+    #[pyo3(signature = (progress = None))]
+    fn taken<'py>(&self, py: Python<'py>, progress: Option<Py<PyAny>>) -> PyResult<Bound<'py, PyDict>> {
+        let store = self.open().map_err(raise)?;
+        let asked = Progress::new(progress);
+        let taken = py.detach(|| store.taken(|records| asked.goes_on((records,))));
+        let taken = asked.settle(taken.map_err(raise))?;
+        let groups: Vec<_> = taken
+            .groups
+            .into_iter()
+            .map(|((kind, of), group)| (kind, of, group.count, group.size_bytes, group.stored_bytes))
+            .collect();
+        let facts = PyDict::new(py);
+        facts.set_item("groups", groups)?;
+        facts.set_item("segments", taken.segments)?;
+        facts.set_item("segment_bytes", taken.segment_bytes)?;
+        facts.set_item("live_bytes", taken.live_bytes)?;
+        facts.set_item("large_files", taken.large_files)?;
+        facts.set_item("large_bytes", taken.large_bytes)?;
+        Ok(facts)
+    }
+
+    #[pyo3(signature = (digest, looked_max, progress = None))]
+    fn referrers(
+        &self,
+        py: Python<'_>,
+        digest: &str,
+        looked_max: u64,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<(Vec<String>, u64, bool)> {
+        let store = self.open().map_err(raise)?;
+        let digest: Digest = digest.parse().map_err(raise)?;
+        let asked = Progress::new(progress);
+        let found = py.detach(|| store.referrers(&digest, looked_max, |looked| asked.goes_on((looked,))));
+        let found = asked.settle(found.map_err(raise))?;
+        Ok((found.names, found.looked, found.whole))
+    }
+
+    fn rehearse<'py>(&self, py: Python<'py>, size_bytes: u64) -> PyResult<Bound<'py, PyDict>> {
+        let store = self.open().map_err(raise)?;
+        let done = py.detach(|| store.rehearse(size_bytes)).map_err(raise)?;
+        let facts = PyDict::new(py);
+        facts.set_item("records", done.records)?;
+        facts.set_item("bytes", done.bytes)?;
+        facts.set_item("moved", done.moved)?;
+        Ok(facts)
+    }
+
     #[pyo3(signature = (count_max = 1000))]
-    fn list(&self, py: Python<'_>, count_max: usize) -> PyResult<Vec<(String, String, u64, u64)>> {
+    fn list(&self, py: Python<'_>, count_max: usize) -> PyResult<Vec<Row>> {
         let store = self.open().map_err(raise)?;
         let mut rows = Vec::new();
         py.detach(|| {
@@ -243,6 +315,8 @@ impl PyStore {
         facts.set_item("segment", known.segment)?;
         facts.set_item("segments_before", known.segments_before)?;
         facts.set_item("usage", known.usage)?;
+        facts.set_item("used_at_s", known.used_at_s)?;
+        facts.set_item("kept_until_s", known.kept_until_s)?;
         facts.set_item("held_by", known.held_by)?;
         Ok(Some(facts))
     }
@@ -250,6 +324,39 @@ impl PyStore {
     fn close(&self, py: Python<'_>) {
         let held = self.store.lock().unwrap_or_else(PoisonError::into_inner).take();
         py.detach(|| drop(held));
+    }
+}
+
+/// Whom long work is told to now and then; a false answer, or an exception, ends the work.
+struct Progress {
+    told: Option<Py<PyAny>>,
+    raised: Mutex<Option<PyErr>>,
+}
+
+impl Progress {
+    fn new(told: Option<Py<PyAny>>) -> Self {
+        Self { told, raised: Mutex::new(None) }
+    }
+
+    fn goes_on<A: for<'py> pyo3::call::PyCallArgs<'py>>(&self, counts: A) -> bool {
+        Python::attach(|py| {
+            let answer = match &self.told {
+                Some(told) => told.call1(py, counts).and_then(|answer| answer.is_truthy(py)),
+                None => py.check_signals().map(|()| true),
+            };
+            answer.unwrap_or_else(|raised| {
+                *self.raised.lock().unwrap_or_else(PoisonError::into_inner) = Some(raised);
+                false
+            })
+        })
+    }
+
+    /// What the work came to, unless it was ended by an exception.
+    fn settle<T>(self, done: PyResult<T>) -> PyResult<T> {
+        match self.raised.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(raised) => Err(raised),
+            None => done,
+        }
     }
 }
 

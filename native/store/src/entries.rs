@@ -160,7 +160,12 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    fn decode(payload: Bytes) -> Option<Self> {
+    /// Whether the value is the digest of a blob that holds it.
+    pub(crate) fn as_blob(&self) -> bool {
+        self.as_blob
+    }
+
+    pub(crate) fn decode(payload: Bytes) -> Option<Self> {
         let prefix = payload.get(..PREFIX_BYTES)?;
         let index = u64_at(prefix, 8);
         let origin = match prefix[0] {

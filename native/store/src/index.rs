@@ -47,9 +47,12 @@ struct Slot {
     used: AtomicU32,
 }
 
+/// The beginning of 2020.
+const EPOCH_S: u64 = 1_577_836_800;
+
 /// Seconds since 2020: 31 bits of them last until 2088.
 fn stamp(now_s: u64) -> u32 {
-    u32::try_from(now_s.saturating_sub(1_577_836_800).min(u64::from(u32::MAX >> 1))).unwrap_or(0) << 1
+    u32::try_from(now_s.saturating_sub(EPOCH_S).min(u64::from(u32::MAX >> 1))).unwrap_or(0) << 1
 }
 
 /// Every record, by its key.
@@ -109,6 +112,11 @@ impl Index {
     pub(crate) fn find_by_hash(&self, key: &Key) -> Option<Key> {
         let hash = spread(self.seed, key);
         self.table.find(hash, |slot| self.slot(*slot).key.same_hash(key)).map(|slot| self.slot(*slot).key)
+    }
+
+    /// When a record was last used or placed, in seconds since 1970.
+    pub(crate) fn used_at_s(&self, key: &Key) -> Option<u64> {
+        self.find(key).map(|slot| u64::from(slot.used.load(Ordering::Relaxed) >> 1) + EPOCH_S)
     }
 
     pub(crate) fn usage(&self, key: &Key, now_s: u64, recent_s: u64, opened_s: u64) -> Option<Use> {
@@ -174,6 +182,14 @@ impl Index {
             let slot = self.slot(*number);
             (&slot.key, slot.place)
         })
+    }
+
+    /// The records of one block of slots, so that who goes through all of them lets others in between; none past the end.
+    pub(crate) fn block(&self, number: usize) -> Option<Vec<(Key, Place)>> {
+        let slots = self.blocks.get(number)?.iter();
+        // A slot that was given back still holds what was there.
+        let live = slots.filter(|slot| self.get(&slot.key) == Some(slot.place));
+        Some(live.map(|slot| (slot.key, slot.place)).collect())
     }
 
     fn find(&self, key: &Key) -> Option<&Slot> {
@@ -245,6 +261,9 @@ mod tests {
                 }
                 prop_assert_eq!(index.len(), model.len());
             }
+            let listed: HashMap<u8, u32> =
+                (0..).map_while(|n| index.block(n)).flatten().map(|(k, p)| (k.hash[0], p.segment)).collect();
+            prop_assert_eq!(listed, model);
         }
     }
 

@@ -15,6 +15,7 @@ mod open;
 mod record;
 mod scrub;
 mod segment;
+mod survey;
 mod view;
 
 use std::collections::HashMap;
@@ -32,6 +33,7 @@ pub use crate::completeness::{Hit, TreePage};
 pub use crate::entries::{Draft, EntryName, Kept, Origin, VALUE_BYTES_PACKED};
 pub use crate::evict::{Background, Evicted};
 pub use crate::scrub::Scrubbed;
+pub use crate::survey::{Cursor, Group, Page, Referrers, Taken};
 pub use crate::view::{Facts, Listed};
 
 use crate::completeness::Closures;

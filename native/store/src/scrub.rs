@@ -1,7 +1,7 @@
 //! The scrubber reads everything once more: blobs against their digests, entries against their sums, and files that no
 //! record names. What is damaged is reported and absent from then on; nothing is repaired by guessing.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -9,7 +9,10 @@ use std::sync::atomic::Ordering;
 
 use buildnet_formats::{Digest, Function, Hasher, NativeError};
 
+use crate::index::Place;
 use crate::record::{HEADER_BYTES, Key, Kind};
+use crate::survey::read_name;
+use crate::view::listed;
 use crate::{Store, now_s, unusable};
 
 /// A file younger than this may be one whose record is about to be written.
@@ -33,16 +36,28 @@ impl Store {
     ///
     /// # Errors
     /// `state_corrupt` when the disk fails.
-    pub fn scrub(&self, mut progress: impl FnMut(&Scrubbed) -> bool) -> Result<Scrubbed, NativeError> {
+    pub fn scrub(&self, progress: impl FnMut(&Scrubbed) -> bool) -> Result<Scrubbed, NativeError> {
+        self.scrub_with(ORPHAN_AGE_S, progress)
+    }
+
+    fn scrub_with(&self, age_s: i64, mut progress: impl FnMut(&Scrubbed) -> bool) -> Result<Scrubbed, NativeError> {
         let mut seen = Scrubbed::default();
-        let unnamed = self.files_of_old()?;
-        for segment in self.log.all() {
-            let rows: Vec<_> =
-                self.index.read().iter().filter(|(_, p)| p.segment == segment.number).map(|(k, p)| (*k, p)).collect();
+        let unnamed = self.files_of_old(age_s)?;
+        let mut by_segment: HashMap<u32, Vec<(Key, Place)>> = HashMap::new();
+        for number in 0.. {
+            let Some(rows) = self.index.read().block(number) else { break };
             for (key, place) in rows {
+                by_segment.entry(place.segment).or_default().push((key, place));
+            }
+        }
+        for segment in self.log.all() {
+            for (key, place) in by_segment.remove(&segment.number).unwrap_or_default() {
                 let Some((header, bytes)) = segment.read(&key, place) else {
                     if self.forget_at(&key, place) {
-                        seen.damaged.push(format!("record {} at {}", segment.path.display(), place.offset));
+                        // The name has a checksum of its own, and often outlives what it names.
+                        let named = read_name(&segment, place).and_then(|(h, name)| listed(&h, &name, &key, place));
+                        let unnamed = || format!("a record at {} of segment {}", place.offset, segment.number);
+                        seen.damaged.push(named.map_or_else(unnamed, |row| row.name));
                     }
                     continue;
                 };
@@ -99,11 +114,11 @@ impl Store {
     }
 
     /// Files that have been below `large` for a while, by the numbers that are their names.
-    fn files_of_old(&self) -> Result<Vec<(PathBuf, Option<u64>)>, NativeError> {
+    fn files_of_old(&self, age_s: i64) -> Result<Vec<(PathBuf, Option<u64>)>, NativeError> {
         let mut found = Vec::new();
         let large = self.root.join("large");
         let at = |e: std::io::Error| unusable(&large, &e);
-        let horizon_s = now_s().cast_signed() - ORPHAN_AGE_S;
+        let horizon_s = now_s().cast_signed() - age_s;
         for directory in fs::read_dir(&large).map_err(at)? {
             for entry in fs::read_dir(directory.map_err(at)?.path()).map_err(at)? {
                 let entry = entry.map_err(at)?;
@@ -143,5 +158,38 @@ impl Store {
             }
         }
         Ok(removed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Options;
+
+    #[test]
+    fn a_large_blob_that_is_moved_meanwhile_keeps_its_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = Options { segment_bytes: 64 << 10, packed_bytes_max: 1024, keep_s: 0, ..Options::default() };
+        let store = std::sync::Arc::new(Store::open(directory.path(), options).unwrap());
+        for number in 0..2000 {
+            store.put_bytes(format!("small {number}").as_bytes()).unwrap();
+        }
+        let large = store.put_bytes(&[7; 4096]).unwrap();
+        store.hold("someone", &[large]).unwrap();
+        let key = Key::of_blob(&large);
+        let place = store.index.read().get(&key).unwrap();
+        let file = store.large_path(store.large_number(&key, place).unwrap());
+        let stray = file.with_file_name("ff");
+        fs::write(&stray, b"nobody's").unwrap();
+        let mut evicted = None;
+        // Every file is old enough.
+        let seen = store.scrub_with(-2, |_| {
+            evicted.get_or_insert_with(|| store.evict_to(0, 0).unwrap());
+            true
+        });
+        assert!(evicted.unwrap().moved >= 1);
+        assert_eq!(seen.unwrap().orphans, 1);
+        assert!(file.exists() && !stray.exists());
+        assert_eq!(store.get_bytes(&large, 4096).unwrap().len(), 4096);
     }
 }

@@ -3,8 +3,8 @@
 
 use buildnet_formats::{Digest, Function};
 
-use crate::index::Use;
-use crate::record::{HEADER_BYTES, Key, Kind, ZSTD};
+use crate::index::{Place, Use};
+use crate::record::{HEADER_BYTES, Header, Key, Kind, ZSTD};
 use crate::{EntryName, Store, now_s};
 
 /// One record of a listing.
@@ -33,36 +33,44 @@ pub struct Facts {
     pub segments_before: usize,
     /// `recent`, `referenced`, `restored` or `idle`.
     pub usage: &'static str,
+    /// When it was last used or written, in seconds since 1970.
+    pub used_at_s: u64,
+    /// Until when that keeps it, in seconds since 1970.
+    pub kept_until_s: u64,
     /// Names under which it is held.
     pub held_by: Vec<String>,
+}
+
+/// A record as a listing shows it; none of what is no record of ours.
+pub(crate) fn listed(header: &Header, name: &[u8], key: &Key, place: Place) -> Option<Listed> {
+    let large = if place.is_large() { key.size_bytes() } else { 0 };
+    let stored_bytes = u64::from(place.length()) + large;
+    match header.kind {
+        Kind::Blob => Function::of_byte(header.function).map(|function| Listed {
+            kind: "blob",
+            name: Digest::new(function, name, header.size_bytes).to_string(),
+            size_bytes: header.size_bytes,
+            stored_bytes,
+        }),
+        _ => EntryName::describe(name).map(|(kind, namespace, name)| Listed {
+            kind,
+            name: if namespace.is_empty() { name } else { format!("{namespace}:{name}") },
+            size_bytes: u64::from(header.payload_length),
+            stored_bytes,
+        }),
+    }
 }
 
 impl Store {
     /// Every record, in no order that means anything, until `each` says no.
     pub fn list(&self, mut each: impl FnMut(Listed) -> bool) {
-        let places: Vec<_> = self.index.read().iter().map(|(key, place)| (*key, place)).collect();
-        for (key, place) in places {
+        let blocks = (0..).map_while(|number| self.index.read().block(number));
+        for (key, place) in blocks.flatten() {
             let Some((header, bytes)) = self.log.segment(place.segment).and_then(|s| s.read(&key, place)) else {
                 continue;
             };
-            let name = &bytes[HEADER_BYTES..header.payload_at()];
-            let large = if place.is_large() { key.size_bytes() } else { 0 };
-            let stored_bytes = u64::from(place.length()) + large;
-            let listed = match header.kind {
-                Kind::Blob => Function::of_byte(header.function).map(|function| Listed {
-                    kind: "blob",
-                    name: Digest::new(function, name, header.size_bytes).to_string(),
-                    size_bytes: header.size_bytes,
-                    stored_bytes,
-                }),
-                _ => EntryName::describe(name).map(|(kind, namespace, name)| Listed {
-                    kind,
-                    name: if namespace.is_empty() { name } else { format!("{namespace}:{name}") },
-                    size_bytes: u64::from(header.payload_length),
-                    stored_bytes,
-                }),
-            };
-            if listed.is_some_and(|listed| !each(listed)) {
+            let found = listed(&header, &bytes[HEADER_BYTES..header.payload_at()], &key, place);
+            if found.is_some_and(|found| !each(found)) {
                 return;
             }
         }
@@ -71,9 +79,10 @@ impl Store {
     /// What is known of a blob; none when it is absent.
     pub fn facts(&self, digest: &Digest) -> Option<Facts> {
         let key = Key::of_blob(digest);
-        let (place, usage) = {
+        let (place, usage, used_at_s) = {
             let index = self.index.read();
-            (index.get(&key)?, index.usage(&key, now_s(), self.options.keep_s, self.opened_s)?)
+            let usage = index.usage(&key, now_s(), self.options.keep_s, self.opened_s)?;
+            (index.get(&key)?, usage, index.used_at_s(&key)?)
         };
         let (header, _) = self.log.segment(place.segment)?.read(&key, place)?;
         let large = if place.is_large() { key.size_bytes() } else { 0 };
@@ -92,6 +101,8 @@ impl Store {
                 Use::Restored => "restored",
                 Use::Idle => "idle",
             },
+            used_at_s,
+            kept_until_s: used_at_s + self.options.keep_s,
             held_by: self.holders(digest),
         })
     }

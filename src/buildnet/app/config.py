@@ -23,6 +23,24 @@ _OWN = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
+class AccessLogConfig:
+    """Where calls are told: a file, or `-` for standard output.
+
+    Told are every error, every call of `slow_ms` or more, and of the others the share `sample`.
+    """
+
+    path: str
+    slow_ms: int = 500
+    sample: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.sample <= 1:
+            raise InvalidRequest(f"the sample must be from 0 to 1, not {self.sample}", field="access_log_sample")
+        if self.slow_ms < 0:
+            raise InvalidRequest(f"slow calls take 0 ms or more, not {self.slow_ms}", field="slow_ms")
+
+
+@dataclass(frozen=True, slots=True)
 class ControllerConfig:
     """One controller with its door and, unless told otherwise, one local worker.
 
@@ -42,6 +60,7 @@ class ControllerConfig:
     tiers: tuple[Mapping[str, object], ...] = ()
     tls: TlsConfig | None = None
     access: AccessConfig = field(default_factory=AccessConfig)
+    access_log: AccessLogConfig | None = None
 
     def __post_init__(self) -> None:
         if self.durability not in DURABILITIES:
@@ -166,6 +185,30 @@ def _read(path: Path, what: str) -> bytes:
 def child_environment() -> Mapping[str, str]:
     """The environment for a worker process that this one starts, without credentials that are this one's own."""
     return {name: value for name, value in os.environ.items() if name not in _OWN}
+
+
+def traces_wanted() -> bool:
+    """Whether the OpenTelemetry variables name a collector and do not switch traces off.
+
+    Raises:
+        InvalidRequest: the collector is not reached over plain HTTP.
+
+    Source: OpenTelemetry specification, Environment Variables and OTLP Exporter Configuration.
+    """
+    if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return False
+    if os.environ.get("OTEL_TRACES_EXPORTER", "otlp") != "otlp":
+        return False
+    for name in ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"):
+        if endpoint := os.environ.get(name):
+            if not endpoint.startswith("http://"):
+                raise InvalidRequest(
+                    f"{name} is {endpoint!r}, and traces are sent over plain HTTP; "
+                    "run a collector beside the server and name it, for example http://127.0.0.1:4318",
+                    field=name,
+                )
+            return True
+    return False
 
 
 def log_level() -> str:

@@ -14,14 +14,16 @@ from buildnet._native import Store
 from buildnet.access import keys, tokens
 from buildnet.app import admission, state
 from buildnet.app.clock import SystemClock, random_id
-from buildnet.app.config import ControllerConfig
+from buildnet.app.config import ControllerConfig, traces_wanted
 from buildnet.app.descriptors import raise_limit
 from buildnet.app.local_worker import supervise
 from buildnet.app.recorder import LedgerRecorder
+from buildnet.app.report import hang_up_reopens, observed, report
 from buildnet.app.stores import NativeStores, opened_tiers
 from buildnet.app.tiers import parse_tiers
 from buildnet.edge.action import ActionService, Descriptions
 from buildnet.edge.bridge import Bridge, Method
+from buildnet.edge.cache import CacheService
 from buildnet.edge.contracts import BYTE_CALLS, DECLARED, POOL, SERVICES
 from buildnet.edge.execution import ExecutionService
 from buildnet.edge.fleet import LEASE_DURATION_S, FleetService
@@ -84,7 +86,7 @@ async def run_controller(config: ControllerConfig, announce: Callable[[Ready], N
                     descriptors=descriptors,
                 )
                 tasks.create_task(worker)
-            with state.announced(config.state, asdict(ready)):
+            with state.announced(config.state, asdict(ready)), hang_up_reopens(bridge):
                 announce(ready)
                 await stop.wait()
         finally:
@@ -143,12 +145,13 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
             ExecutionService(scheduler, stores.read, descriptions.add),
             ActionService(scheduler, logs, descriptions, stores.read),
             LedgerService(ledger),
+            CacheService(store, record),
             fleet,
             ReflectionService(POOL, SERVICES),
         ):
             methods |= service.methods()
         methods |= unbuilt_methods(DECLARED, [*methods, *BYTE_CALLS])
-        yield Bridge(
+        bridge = Bridge(
             store,
             methods,
             to_status,
@@ -158,7 +161,10 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
             # The local worker has nothing to verify the certificate by: it is made out for other names.
             local=config.tls is not None and config.worker,
             tiers=tiers,
+            observed=observed(config, traces=traces_wanted()),
         )
+        await held.enter_async_context(_running(report(bridge, ledger)))
+        yield bridge
 
 
 def _worker_tokens(config: ControllerConfig, clock: SystemClock) -> Callable[[], str]:

@@ -1,4 +1,4 @@
-"""`buildnet cas put|get`."""
+"""`buildnet cas`: blobs and trees by their digests, and what a server keeps of them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from pathlib import Path
 
 import click
 
-from buildnet.cli import options
+from buildnet.cli import cas_keep, cas_look, options
 from buildnet.model.digest import Digest
 
 
 @click.group("cas", epilog="Example: buildnet cas put README.md")
 def command() -> None:
-    """Put and get blobs and trees by their digest, HASH/SIZE."""
+    """Put and get blobs and trees by their digest, HASH/SIZE; look into the cache, and after it."""
+
+
+for _command in (cas_look.ls, cas_look.stat, cas_look.why, cas_look.du, cas_keep.gc, cas_keep.scrub):
+    command.add_command(_command)
 
 
 @command.command("put", epilog="Example: buildnet cas put src/")

@@ -24,7 +24,7 @@ _COMMANDS = {
 }
 _HELP = {
     "actions": "What runs, what ran, what it printed.",
-    "cas": "Put and get blobs and trees.",
+    "cas": "Put and get blobs and trees; look into the cache, and after it.",
     "completion": "Print the script that completes commands in your shell.",
     "config": "Check a configuration file.",
     "doctor": "Check this machine and the server.",

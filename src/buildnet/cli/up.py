@@ -54,6 +54,9 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option("--trusted-key", multiple=True, type=_FILE, help="Believe tokens signed by this public key too, PEM.")
 @click.option("--insecure-plaintext", is_flag=True, default=None, help="Listen beyond this machine without TLS.")
+@click.option("--access-log", metavar="FILE", help="Tell errors, slow calls and a sample there; - is standard output.")
+@click.option("--slow-ms", type=int, help="Calls of so many milliseconds are told.  [default: 500]")
+@click.option("--access-log-sample", type=float, help="Share of the other calls, 0 to 1.  [default: 0.01]")
 @options.as_json
 def command(config: Path | None, as_json: bool, **given: Any) -> None:
     """Start a controller with a local worker, and stop both on Ctrl-C or SIGTERM."""

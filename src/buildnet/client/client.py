@@ -11,7 +11,8 @@ from typing import Any, Final
 
 import grpc
 
-from buildnet._native import InputTree
+from buildnet._native import InputTree, Link
+from buildnet.client import cache
 from buildnet.client.describe import Wish, action_of, command_of
 from buildnet.client.results import ActionInfo, LogPiece, RunResult, result_of
 from buildnet.client.status import error_of_call, error_of_status
@@ -22,7 +23,7 @@ from buildnet.ledger.checkpoint import Verifier
 from buildnet.model.credentials import NONE, Address, Credentials
 from buildnet.model.digest import Digest
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
-from buildnet.wire._gen.buildnet.v1 import action_pb2, fleet_pb2, ledger_pb2
+from buildnet.wire._gen.buildnet.v1 import action_pb2, cache_pb2, fleet_pb2, ledger_pb2
 from buildnet.wire._gen.google.longrunning import operations_pb2
 from buildnet.wire._gen.google.protobuf import empty_pb2
 from buildnet.wire.actions import digest_message, digest_of
@@ -33,6 +34,7 @@ OnLog = Callable[[LogPiece], None]
 OnStage = Callable[[str], None]
 
 _RE: Final = "/build.bazel.remote.execution.v2."
+_CACHE: Final = "/buildnet.v1.CacheService/"
 _ATTEMPTS_MAX: Final = 6
 _BACKOFF_S: Final = 0.1
 _BLOB_BYTES_MAX: Final = 64 << 20
@@ -324,6 +326,51 @@ class Client:
             "checkpoint": proof.checkpoint.note,
             "key": proof.checkpoint.verifier_key,
         }
+
+    # The cache.
+
+    async def cache_records(self, *, kind: str = "", prefix: str = "", limit: int = 0) -> AsyncIterator[cache.Record]:
+        """What is in the cache, oldest first; `limit` 0 is all."""
+        request = cache_pb2.ListRecordsRequest(kind=kind, prefix=prefix, limit=limit)
+        async for page in self._stream(_CACHE + "List", request, cache_pb2.ListRecordsResponse):
+            for record in page.records:
+                yield cache.record_of(record)
+
+    async def cache_stat(self, digest: str) -> cache.BlobFacts:
+        """What is known of one blob.
+
+        Raises:
+            NotFound: it is absent.
+        """
+        request = cache_pb2.StatBlobRequest(digest=digest)
+        return cache.facts_of(await self._unary(_CACHE + "Stat", request, cache_pb2.BlobFacts))
+
+    async def cache_why(self, digest: str, *, looked_max: int = 0) -> cache.Reasons:
+        """What keeps one blob; at most `looked_max` entries are looked at for references, 0 for 1,000,000.
+
+        Raises:
+            NotFound: it is absent.
+        """
+        request = cache_pb2.WhyRequest(digest=digest, looked_max=looked_max)
+        return cache.reasons_of(await self._unary(_CACHE + "Why", request, cache_pb2.WhyResponse))
+
+    async def cache_usage(self) -> AsyncIterator[cache.Usage]:
+        """Progress, and last what the cache takes."""
+        async for message in self._stream(_CACHE + "Usage", cache_pb2.UsageRequest(), cache_pb2.UsageResponse):
+            yield cache.usage_of(message)
+
+    async def cache_collect(
+        self, size_bytes: int | None = None, *, dry_run: bool = False
+    ) -> AsyncIterator[cache.Collected]:
+        """Progress, and last what was evicted so that the store takes at most `size_bytes`; None: only what is dead."""
+        request = cache_pb2.CollectRequest(size_bytes=size_bytes, dry_run=dry_run)
+        async for message in self._stream(_CACHE + "Collect", request, cache_pb2.CollectResponse):
+            yield cache.collected_of(message)
+
+    async def cache_scrub(self) -> AsyncIterator[cache.Scrubbed]:
+        """Progress, and last what was damaged. The server stops when this is left."""
+        async for message in self._stream(_CACHE + "Scrub", cache_pb2.ScrubRequest(), cache_pb2.ScrubResponse):
+            yield cache.scrubbed_of(message)
 
     async def nodes(self) -> list[dict[str, Any]]:
         """The workers that joined."""

@@ -40,6 +40,12 @@ class SyncClient:
         self.capabilities = self._plain(client.capabilities)
         self.logs = self._iterator(client.logs)
         self.ledger_tail = self._iterator(client.ledger_tail)
+        self.cache_stat = self._plain(client.cache_stat)
+        self.cache_why = self._plain(client.cache_why)
+        self.cache_records = self._iterator(client.cache_records)
+        self.cache_usage = self._iterator(client.cache_usage)
+        self.cache_collect = self._iterator(client.cache_collect)
+        self.cache_scrub = self._iterator(client.cache_scrub)
 
     @staticmethod
     async def _make(url: str, instance: str, credentials: Credentials) -> Client:

@@ -11,6 +11,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final, Literal, cast
 
 from google.protobuf.message import DecodeError
@@ -140,10 +141,12 @@ class Bridge:
         tls: Mapping[str, Any] | None = None,
         local: bool = False,
         tiers: Tiers | None = None,
+        observed: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self._methods = list(methods.values())
         self._to_status = to_status
         self._record_results = record_results
+        # `observed`: how the door is watched (buildnet._native.Door: durability, access_log, slow_ms, traces, ...).
         with translated():
             self._door = Door(
                 store,
@@ -154,6 +157,7 @@ class Bridge:
                 tls=tls,
                 local=local,
                 tiers=tiers,
+                **observed,
             )
         self.local_address: str | None = None
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -191,6 +195,15 @@ class Bridge:
         finally:
             self._loop.remove_reader(self._door.fd)
             await asyncio.to_thread(self._door.close)
+
+    def report(self, values: Mapping[str, int]) -> None:
+        """Show numbers on /metrics and /status, beside those that the door counts itself."""
+        with translated():
+            self._door.report(values)
+
+    def reopen_log(self) -> None:
+        """Open the access log anew: its file was moved away."""
+        self._door.reopen_log()
 
     def statistics(self) -> dict[str, int]:
         """Counts of calls and batches."""

@@ -6,6 +6,7 @@ from buildnet.wire._gen._pool import POOL
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2
 from buildnet.wire._gen.buildnet.v1 import (
     action_pb2,
+    cache_pb2,
     fleet_pb2,
     job_pb2,
     ledger_pb2,
@@ -28,6 +29,7 @@ DECLARED = tuple(
         operations_pb2,
         health_pb2,
         action_pb2,
+        cache_pb2,
         fleet_pb2,
         job_pb2,
         ledger_pb2,

@@ -13,18 +13,17 @@ mod values;
 mod webdav;
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use buildnet_store::Store;
 use buildnet_tiers::Tiers;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderValue, Method, Request, Response, Version, header};
 use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 use tonic::body::Body;
 
 use self::inbound::{Budget, Inbound, Rest};
-use self::outbound::respond;
 use self::refusal::{Dialect, Refusal};
 use self::route::{Cache, Route, Target, route};
 use self::values::Named;
@@ -39,7 +38,6 @@ pub(crate) struct HttpCache {
     store: Arc<Store>,
     tiers: Option<Arc<Tiers>>,
     updates: Arc<Updates>,
-    started: Instant,
     started_at: SystemTime,
     budget: Budget,
     large_entries: Semaphore,
@@ -53,7 +51,6 @@ impl HttpCache {
             store,
             tiers,
             updates,
-            started: Instant::now(),
             started_at: SystemTime::now(),
             budget: Budget::default(),
             large_entries: Semaphore::new(LARGE_ENTRIES_MAX),
@@ -82,9 +79,6 @@ impl HttpCache {
         parts: &Parts,
         inbound: &mut Inbound,
     ) -> (Dialect, Result<Response<Body>, Refusal>) {
-        if parts.uri.path() == "/status" {
-            return (Dialect::Plain, self.status(&parts.method));
-        }
         let Route { instance, target } = match route(parts.uri.path()) {
             Ok(route) => route,
             Err(refusal) => return (Dialect::Plain, Err(refusal)),
@@ -125,20 +119,6 @@ impl HttpCache {
             Target::Folder => self.webdav(caller, None, parts).await,
             turbo => self.turbo(caller, &instance, turbo, parts, inbound).await,
         }
-    }
-
-    fn status(&self, method: &Method) -> Result<Response<Body>, Refusal> {
-        if method != Method::GET && method != Method::HEAD {
-            return Err(Refusal::method("GET, HEAD"));
-        }
-        let facts: serde_json::Map<_, _> =
-            self.store.statistics().into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
-        let status = serde_json::json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "uptime_s": self.started.elapsed().as_secs(),
-            "store": facts,
-        });
-        Ok(respond(StatusCode::OK, "application/json", format!("{status}\n")))
     }
 }
 

@@ -1,8 +1,6 @@
 //! Turborepo's remote cache, version 8: artifacts by hash, each with the duration and the signature that its writer sent,
 //! kept and returned as one. A team is the last part of the instance's name.
 
-use std::sync::Arc;
-
 use buildnet_formats::{Digest, NativeError};
 use buildnet_store::Kept;
 use http::request::Parts;
@@ -13,9 +11,9 @@ use tonic::body::Body;
 use super::HttpCache;
 use super::inbound::{Inbound, on_disk};
 use super::outbound::{Asked, respond, send_blob};
-use super::values::key_of;
 use super::refusal::Refusal;
 use super::route::{Target, artifact_name, bad, decoded, instance_of_team};
+use super::values::key_of;
 use crate::access::Caller;
 use crate::updates::Update;
 

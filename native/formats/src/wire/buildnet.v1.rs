@@ -383,6 +383,158 @@ impl ActionState {
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListRecordsRequest {
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub prefix: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub limit: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListRecordsResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub records: ::prost::alloc::vec::Vec<CacheRecord>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CacheRecord {
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub size_bytes: u64,
+    #[prost(uint64, tag = "4")]
+    pub stored_bytes: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StatBlobRequest {
+    #[prost(string, tag = "1")]
+    pub digest: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BlobFacts {
+    #[prost(string, tag = "1")]
+    pub digest: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub stored_bytes: u64,
+    #[prost(string, tag = "3")]
+    pub stored_as: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "4")]
+    pub segment: u32,
+    #[prost(uint64, tag = "5")]
+    pub segments_before: u64,
+    #[prost(string, tag = "6")]
+    pub usage: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "7")]
+    pub used_at: ::core::option::Option<::prost_types::Timestamp>,
+    #[prost(message, optional, tag = "8")]
+    pub kept_until: ::core::option::Option<::prost_types::Timestamp>,
+    #[prost(string, repeated, tag = "9")]
+    pub held_by: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WhyRequest {
+    #[prost(string, tag = "1")]
+    pub digest: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub looked_max: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WhyResponse {
+    #[prost(message, optional, tag = "1")]
+    pub facts: ::core::option::Option<BlobFacts>,
+    #[prost(string, repeated, tag = "2")]
+    pub referrers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(uint64, tag = "3")]
+    pub looked: u64,
+    #[prost(bool, tag = "4")]
+    pub looked_at_all: bool,
+    #[prost(bool, tag = "5")]
+    pub kept: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UsageRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UsageResponse {
+    #[prost(uint64, tag = "1")]
+    pub records: u64,
+    #[prost(bool, tag = "2")]
+    pub done: bool,
+    #[prost(message, repeated, tag = "3")]
+    pub groups: ::prost::alloc::vec::Vec<UsageGroup>,
+    #[prost(uint64, tag = "4")]
+    pub segments: u64,
+    #[prost(uint64, tag = "5")]
+    pub segment_bytes: u64,
+    #[prost(uint64, tag = "6")]
+    pub live_bytes: u64,
+    #[prost(uint64, tag = "7")]
+    pub large_files: u64,
+    #[prost(uint64, tag = "8")]
+    pub large_bytes: u64,
+    #[prost(uint64, tag = "9")]
+    pub used_bytes: u64,
+    #[prost(uint64, tag = "10")]
+    pub free_bytes: u64,
+    #[prost(uint64, tag = "11")]
+    pub records_total: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UsageGroup {
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub of: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub count: u64,
+    #[prost(uint64, tag = "4")]
+    pub size_bytes: u64,
+    #[prost(uint64, tag = "5")]
+    pub stored_bytes: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CollectRequest {
+    #[prost(uint64, optional, tag = "1")]
+    pub size_bytes: ::core::option::Option<u64>,
+    #[prost(bool, tag = "2")]
+    pub dry_run: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CollectResponse {
+    #[prost(bool, tag = "1")]
+    pub done: bool,
+    #[prost(uint64, tag = "2")]
+    pub used_bytes: u64,
+    #[prost(uint64, tag = "3")]
+    pub records: u64,
+    #[prost(uint64, tag = "4")]
+    pub bytes: u64,
+    #[prost(uint64, tag = "5")]
+    pub moved: u64,
+    #[prost(uint64, tag = "6")]
+    pub compacted_bytes: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ScrubRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ScrubResponse {
+    #[prost(bool, tag = "1")]
+    pub done: bool,
+    #[prost(uint64, tag = "2")]
+    pub records: u64,
+    #[prost(uint64, tag = "3")]
+    pub bytes: u64,
+    #[prost(uint64, tag = "4")]
+    pub damaged_count: u64,
+    #[prost(string, repeated, tag = "5")]
+    pub damaged: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(uint64, tag = "6")]
+    pub orphans: u64,
+    #[prost(uint64, tag = "7")]
+    pub records_total: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Job {
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
