@@ -89,9 +89,11 @@ pub(super) fn send_bytes(bytes: Bytes, asked: Asked<'_>) -> Result<Response<Body
         Decision::Part { offset, length } => (offset, length, part(&tag, offset, length, size)),
         other => return refused(other, &tag, size),
     };
+    if asked.method == Method::HEAD {
+        return finish(builder, Body::empty());
+    }
     let cut = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
-    let body = if asked.method == Method::HEAD { Bytes::new() } else { bytes.slice(cut(offset)..cut(offset + length)) };
-    if asked.method == Method::HEAD { finish(builder, Body::empty()) } else { finish(builder, Full::new(body)) }
+    finish(builder, Full::new(bytes.slice(cut(offset)..cut(offset + length))))
 }
 
 /// Answer with a blob that was seen to be here.

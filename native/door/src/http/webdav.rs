@@ -32,7 +32,7 @@ impl HttpCache {
             ("PROPFIND", _) => self.propfind(caller, named, parts).await,
             ("MKCOL", None) => Ok(empty(StatusCode::CREATED)),
             ("MKCOL", Some(named)) if self.look_up(caller, named.instance, named.path).await?.is_some() => {
-                Err(Refusal::method("a name that no value has"))
+                Err(Refusal::method(ALLOWED))
             }
             ("MKCOL", Some(_)) => Ok(empty(StatusCode::CREATED)),
             (_, None) => Err(nothing_here()),
