@@ -119,6 +119,10 @@ fn trim() {
 #[cfg(not(target_env = "gnu"))]
 fn trim() {}
 
+fn crowded_out() -> Status {
+    Status::resource_exhausted("the server holds as many responses in memory as it may; try again later")
+}
+
 async fn reserve(room: Arc<Semaphore>, bytes: usize, what: &str) -> Result<OwnedSemaphorePermit, Status> {
     let count = u32::try_from(bytes).unwrap_or(u32::MAX);
     match tokio::time::timeout(WAIT, room.acquire_many_owned(count)).await {
@@ -245,10 +249,20 @@ impl Line {
         let count = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         match Arc::clone(&self.budget.responses).try_acquire_many_owned(count) {
             Ok(permit) => Ok(self.held(bytes, permit)),
-            Err(_) => Err(Status::resource_exhausted(
-                "the server holds as many responses in memory as it may; try again later",
-            )),
+            Err(_) => Err(crowded_out()),
         }
+    }
+
+    /// A piece for which room was reserved before its size was known.
+    fn counted(self: &Arc<Self>, data: Bytes, mut permit: OwnedSemaphorePermit) -> Result<Bytes, Status> {
+        if let Some(more) = data.len().checked_sub(PIECE_BYTES).filter(|more| *more > 0) {
+            let count = u32::try_from(more).unwrap_or(u32::MAX);
+            let more = Arc::clone(&self.budget.responses).try_acquire_many_owned(count);
+            permit.merge(more.map_err(|_| crowded_out())?);
+            return Ok(self.held(data, permit));
+        }
+        let taken = permit.split(data.len()).unwrap_or(permit);
+        Ok(self.held(data, taken))
     }
 
     fn moved(&self) {
@@ -361,16 +375,11 @@ where
             }
         }
         let frame = ready!(Pin::new(&mut this.body).poll_frame(context));
-        let Some(mut permit) = this.permit.take() else { return Poll::Ready(frame) };
-        Poll::Ready(frame.map(|frame| {
-            frame.map(|frame| match frame.into_data() {
-                Ok(data) if data.len() >= COUNTED_BYTES => {
-                    let taken = permit.split(data.len().min(PIECE_BYTES)).unwrap_or(permit);
-                    Frame::data(this.line.held(data, taken))
-                }
-                Ok(data) => Frame::data(data),
-                Err(other) => other,
-            })
+        let Some(permit) = this.permit.take() else { return Poll::Ready(frame) };
+        Poll::Ready(frame.map(|frame| match frame?.into_data() {
+            Ok(data) if data.len() >= COUNTED_BYTES => this.line.counted(data, permit).map(Frame::data),
+            Ok(data) => Ok(Frame::data(data)),
+            Err(other) => Ok(other),
         }))
     }
 
