@@ -42,6 +42,8 @@ const GREETING_SHORT: Duration = Duration::from_secs(3);
 const GREETING_BYTES: u64 = 24;
 /// How often memory is looked after; over how much of it in use, and under how much again, it is given back.
 const GIVE_BACK_EVERY: Duration = Duration::from_secs(2);
+/// What connections held beside what is counted is free only once they have ended, a little later.
+const GIVE_BACK_TIMES: u32 = 5;
 const USED_BYTES_MANY: usize = 32 << 20;
 const USED_BYTES_FEW: usize = 8 << 20;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -78,17 +80,19 @@ impl Budget {
     pub(crate) async fn give_back(&self) {
         let mut look = tokio::time::interval(GIVE_BACK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut was_used = false;
+        let mut due = 0;
         loop {
             look.tick().await;
             let free = self.requests.available_permits() + self.responses.available_permits();
             let used = REQUEST_BYTES_MAX + RESPONSE_BYTES_MAX - free;
-            if was_used && used < USED_BYTES_FEW {
-                was_used = false;
+            if due > 0 && used < USED_BYTES_FEW {
+                due -= 1;
                 // Whether there was something to give is the allocator's affair.
                 let _ = tokio::task::spawn_blocking(trim).await;
             }
-            was_used |= used > USED_BYTES_MANY;
+            if used > USED_BYTES_MANY {
+                due = GIVE_BACK_TIMES;
+            }
         }
     }
 
