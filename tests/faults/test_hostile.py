@@ -163,7 +163,7 @@ def test_uploads_that_stop_half_way_hold_a_bounded_share(served: Process) -> Non
                     # Those that stall are ended when room is short.
                     break
         # Some are ended for the others' sake although they do not go; those that fit may take their time.
-        wait_until(lambda: served.descriptors() < before_open + len(connections), "none of them is ended")
+        wait_until(lambda: served.descriptors() <= before_open + len(connections), "none of them is ended")
     for connection in connections:
         connection.close()
     wait_until(lambda: served.resident_bytes() < before + GIVEN_BACK_BYTES, "memory is not given back")

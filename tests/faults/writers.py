@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import grpc
+import pytest
 
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from tests.conformance import zstd
@@ -92,6 +93,10 @@ class Writer(threading.Thread):
             # The kill; anything else that the server said is a failure of the campaign.
             code = error.code() if isinstance(error, grpc.RpcError) else None
             if code not in (None, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN):
+                self.failure = error
+        except pytest.exit.Exception as error:
+            # It was still connecting when the server was killed.
+            if not self.stop.is_set():
                 self.failure = error
         except Exception as error:  # noqa: BLE001 - the campaign raises it
             self.failure = error

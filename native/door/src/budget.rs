@@ -42,6 +42,8 @@ const GREETING_SHORT: Duration = Duration::from_secs(3);
 const GREETING_BYTES: u64 = 24;
 /// How often memory is looked after; over how much of it in use, and under how much again, it is given back.
 const GIVE_BACK_EVERY: Duration = Duration::from_secs(2);
+/// What connections held beside what is counted is free only once they have ended, a little later.
+const GIVE_BACK_TIMES: u32 = 5;
 const USED_BYTES_MANY: usize = 32 << 20;
 const USED_BYTES_FEW: usize = 8 << 20;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -78,17 +80,19 @@ impl Budget {
     pub(crate) async fn give_back(&self) {
         let mut look = tokio::time::interval(GIVE_BACK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut was_used = false;
+        let mut due = 0;
         loop {
             look.tick().await;
             let free = self.requests.available_permits() + self.responses.available_permits();
             let used = REQUEST_BYTES_MAX + RESPONSE_BYTES_MAX - free;
-            if was_used && used < USED_BYTES_FEW {
-                was_used = false;
+            if due > 0 && used < USED_BYTES_FEW {
+                due -= 1;
                 // Whether there was something to give is the allocator's affair.
                 let _ = tokio::task::spawn_blocking(trim).await;
             }
-            was_used |= used > USED_BYTES_MANY;
+            if used > USED_BYTES_MANY {
+                due = GIVE_BACK_TIMES;
+            }
         }
     }
 
@@ -118,6 +122,10 @@ fn trim() {
 
 #[cfg(not(target_env = "gnu"))]
 fn trim() {}
+
+fn crowded_out() -> Status {
+    Status::resource_exhausted("the server holds as many responses in memory as it may; try again later")
+}
 
 async fn reserve(room: Arc<Semaphore>, bytes: usize, what: &str) -> Result<OwnedSemaphorePermit, Status> {
     let count = u32::try_from(bytes).unwrap_or(u32::MAX);
@@ -245,10 +253,20 @@ impl Line {
         let count = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         match Arc::clone(&self.budget.responses).try_acquire_many_owned(count) {
             Ok(permit) => Ok(self.held(bytes, permit)),
-            Err(_) => Err(Status::resource_exhausted(
-                "the server holds as many responses in memory as it may; try again later",
-            )),
+            Err(_) => Err(crowded_out()),
         }
+    }
+
+    /// A piece for which room was reserved before its size was known.
+    fn counted(self: &Arc<Self>, data: Bytes, mut permit: OwnedSemaphorePermit) -> Result<Bytes, Status> {
+        if let Some(more) = data.len().checked_sub(PIECE_BYTES).filter(|more| *more > 0) {
+            let count = u32::try_from(more).unwrap_or(u32::MAX);
+            let more = Arc::clone(&self.budget.responses).try_acquire_many_owned(count);
+            permit.merge(more.map_err(|_| crowded_out())?);
+            return Ok(self.held(data, permit));
+        }
+        let taken = permit.split(data.len()).unwrap_or(permit);
+        Ok(self.held(data, taken))
     }
 
     fn moved(&self) {
@@ -361,16 +379,11 @@ where
             }
         }
         let frame = ready!(Pin::new(&mut this.body).poll_frame(context));
-        let Some(mut permit) = this.permit.take() else { return Poll::Ready(frame) };
-        Poll::Ready(frame.map(|frame| {
-            frame.map(|frame| match frame.into_data() {
-                Ok(data) if data.len() >= COUNTED_BYTES => {
-                    let taken = permit.split(data.len().min(PIECE_BYTES)).unwrap_or(permit);
-                    Frame::data(this.line.held(data, taken))
-                }
-                Ok(data) => Frame::data(data),
-                Err(other) => other,
-            })
+        let Some(permit) = this.permit.take() else { return Poll::Ready(frame) };
+        Poll::Ready(frame.map(|frame| match frame?.into_data() {
+            Ok(data) if data.len() >= COUNTED_BYTES => this.line.counted(data, permit).map(Frame::data),
+            Ok(data) => Ok(Frame::data(data)),
+            Err(other) => Ok(other),
         }))
     }
 

@@ -452,7 +452,7 @@ pub(crate) async fn get_tree(services: &Services, caller: &Caller, body: Bytes) 
             Ok(Some((framed(&reply), next)))
         }
     });
-    Ok(Answer::Many(Box::pin(pages)))
+    Ok(Answer::Pieces(Box::pin(pages)))
 }
 
 async fn page(store: Arc<Store>, root: Digest, size: usize, token: String) -> Result<re::GetTreeResponse, Status> {

@@ -201,7 +201,8 @@ fn compressed_streams() {
 #[test]
 fn content_in_chunks() {
     let house = House::open();
-    let seeds: Vec<Vec<u8>> = (1..6usize).map(|n| (0..n * 700_000).map(|at| (at * at >> n) as u8).collect()).collect();
+    let seeds: Vec<Vec<u8>> =
+        (1..6usize).map(|n| (0..n * 700_000).map(|at| ((at * at) >> n) as u8).collect()).collect();
     fuzz(&seeds, |input| {
         let digest = house.store.put_bytes(input).map_err(|e| e.to_string())?;
         let split = re::SplitBlobRequest { blob_digest: Some(digest.to_message()), ..Default::default() };

@@ -415,3 +415,56 @@ fn goes(usage: Use, pressed: bool) -> bool {
         Use::Idle => true,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{EntryName, Options};
+
+    fn open(root: &std::path::Path) -> Arc<Store> {
+        Arc::new(Store::open(root, Options { free_bytes_min: 0, ..Options::default() }).unwrap())
+    }
+
+    /// Every record of the segment that has just been closed, as a sweep reads them before it moves them.
+    fn read(store: &Store) -> (Arc<Segment>, Vec<(Row, Place)>) {
+        let number = store.log.turn().unwrap();
+        let segment = store.log.segment(number).unwrap();
+        let rows = segment.rows().unwrap();
+        let placed = rows.into_iter().map(|row| (row, row.place(number))).collect();
+        (segment, placed)
+    }
+
+    #[test]
+    fn what_was_overtaken_since_it_was_read_is_not_written_behind_what_overtook_it() {
+        let root = tempfile::tempdir().unwrap();
+        let store = open(root.path());
+        let name = EntryName::path("", "name").unwrap();
+        store.put_path(&name, b"old").unwrap();
+        let removed = store.put_bytes(b"removed and stored anew").unwrap();
+        store.forget(&Key::of_blob(&removed));
+        let (segment, rows) = read(&store);
+        assert_eq!(rows.len(), 3);
+        store.put_path(&name, b"new").unwrap();
+        store.put_bytes(b"removed and stored anew").unwrap();
+        assert_eq!(store.move_records(&segment, &rows).unwrap(), 0);
+        drop(store);
+        let store = open(root.path());
+        assert_eq!(store.get_path(&name).unwrap().unwrap(), "new");
+        assert!(store.contains(&removed));
+    }
+
+    #[test]
+    fn damage_that_was_seen_before_a_blob_was_stored_anew_does_not_remove_it() {
+        let root = tempfile::tempdir().unwrap();
+        let store = open(root.path());
+        let digest = store.put_bytes(b"blob").unwrap();
+        let key = Key::of_blob(&digest);
+        let place = store.index.read().get(&key).unwrap();
+        assert!(store.forget_at(&key, place));
+        store.put_bytes(b"blob").unwrap();
+        assert!(!store.forget_at(&key, place));
+        assert_eq!(store.get_bytes(&digest, 100).unwrap(), "blob");
+        drop(store);
+        assert!(open(root.path()).contains(&digest));
+    }
+}

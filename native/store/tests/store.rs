@@ -142,9 +142,16 @@ fn a_newer_format_is_left_alone_and_one_process_holds_it() {
     let refused = Store::open(root.path(), Options::default()).err().unwrap();
     assert_eq!(refused.code, "state_newer");
     assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+    fs::write(root.path().join("FORMAT"), "2\n").unwrap();
+    let older = Store::open(root.path(), Options::default()).err().unwrap();
+    assert_eq!(older.code, "state_corrupt");
+    assert!(older.message.contains("remove"), "{}", older.message);
+    assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
     fs::remove_file(root.path().join("FORMAT")).unwrap();
     let _held = open(root.path());
-    assert_eq!(Store::open(root.path(), Options::default()).err().unwrap().code, "state_locked");
+    let second = Store::open(root.path(), Options::default()).err().unwrap();
+    assert_eq!(second.code, "state_locked");
+    assert!(second.message.contains(&std::process::id().to_string()), "{}", second.message);
 }
 
 #[test]
