@@ -383,7 +383,7 @@ mod tests {
         let mut wanted: Vec<String> =
             (0..100).map(|n| store.put_bytes(format!("blob {n}").repeat(20).as_bytes()).unwrap().to_string()).collect();
         let action = Digest::of(b"action");
-        store.put_action_result("team", &action, &[], Origin::Client).unwrap();
+        store.put_action_result("team", &action, &[], Origin::Client(None)).unwrap();
         let (mut found, mut from) = (Vec::new(), Some(Cursor::default()));
         while let Some(cursor) = from {
             let page = store.page(cursor, Some("blob"), "", 7).unwrap();
@@ -433,7 +433,7 @@ mod tests {
             ..Default::default()
         };
         let action = Digest::of(b"action");
-        store.put_action_result("", &action, &result.encode_to_vec(), Origin::Client).unwrap();
+        store.put_action_result("", &action, &result.encode_to_vec(), Origin::Client(None)).unwrap();
         for digest in [direct, treed, rooted, tree, root, below] {
             let found = store.referrers(&digest, 1000, |_| true).unwrap();
             assert_eq!((found.names.len(), found.looked, found.whole), (1, 1, true), "{digest}");
@@ -450,7 +450,7 @@ mod tests {
             store.put_bytes(format!("blob {n}").repeat(20).as_bytes()).unwrap();
         }
         let held = store.put_bytes(b"held").unwrap();
-        store.hold("someone", &[held]);
+        store.hold("someone", &[held]).unwrap();
         let before = store.used_bytes();
         let said = store.rehearse(0).unwrap();
         assert_eq!(store.used_bytes(), before);

@@ -209,8 +209,8 @@ fn what_is_held_is_not_evicted_blob_or_entry_until_it_is_released() {
         store.put_path(name, b"value").unwrap();
     }
     let (held, loose) = (store.put_bytes(b"held").unwrap(), store.put_bytes(b"loose").unwrap());
-    store.hold("a", &[held]);
-    store.hold_entry("b", &name);
+    store.hold("a", &[held]).unwrap();
+    store.hold_entry("b", &name).unwrap();
     for n in 0..1000u32 {
         store.put_bytes(&n.to_le_bytes().repeat(20)).unwrap();
     }

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from buildnet.app.admission import AccessConfig, CertificateGrant, TlsConfig
-from buildnet.app.config import ControllerConfig, default_slots, default_state_dir
+from buildnet.app.config import AccessLogConfig, ControllerConfig, default_slots, default_state_dir
 from buildnet.errors import InvalidRequest
 from buildnet.model.quantity import duration_s_of, size_bytes_of
 
@@ -41,6 +41,17 @@ _number = _is(int, "a number")
 
 def _path(value: Any, where: str, base: Path) -> Path:
     return base / Path(_text(value, where, base)).expanduser()
+
+
+def _log(value: Any, where: str, base: Path) -> str:
+    text = str(_text(value, where, base))
+    return text if text == "-" else str(_path(text, where, base))
+
+
+def _share(value: Any, where: str, base: Path) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidRequest(f"{where} must be a number from 0 to 1, not {value!r}", field=where)
+    return float(value)
 
 
 def _texts(value: Any, where: str, base: Path) -> tuple[str, ...]:
@@ -101,6 +112,7 @@ KEYS: Final[Mapping[str, Mapping[str, Parse]]] = {
         "certificate_scopes": _texts,
         "certificate": _certificates,
     },
+    "log": {"access": _log, "slow_ms": _number, "sample": _share},
 }
 """What may stand in the file, by section and key."""
 
@@ -180,6 +192,8 @@ def _assembled(settings: Settings) -> ControllerConfig:
     access = {key.removeprefix("access."): value for key, value in settings.items() if key.startswith("access.")}
     if "certificate" in access:
         access["certificates"] = access.pop("certificate")
+    log = {key.removeprefix("log."): value for key, value in settings.items() if key.startswith("log.")}
+    access_log = AccessLogConfig(log.pop("access"), **log) if "access" in log else None
     named = {
         "controller.listen": "listen",
         "controller.slots": "slots",
@@ -192,4 +206,6 @@ def _assembled(settings: Settings) -> ControllerConfig:
     given = {field: settings[key] for key, field in named.items() if key in settings}
     given.setdefault("slots", default_slots())
     state = settings.get("controller.state") or default_state_dir()
-    return ControllerConfig(state=state.absolute(), tls=tls, access=AccessConfig(**access), **given)
+    return ControllerConfig(
+        state=state.absolute(), tls=tls, access=AccessConfig(**access), access_log=access_log, **given
+    )

@@ -25,6 +25,9 @@ KEYS: Final = {
     "anonymous": "access.anonymous",
     "trusted_key": "access.trusted_keys",
     "insecure_plaintext": "access.insecure_plaintext",
+    "access_log": "log.access",
+    "slow_ms": "log.slow_ms",
+    "access_log_sample": "log.sample",
 }
 """Each option's key in the configuration file."""
 
