@@ -72,6 +72,8 @@ class NativeStores:
 
 def _held_name(key: ActionKey) -> str:
     return f"action {key.instance}:{key.digest.text}"
+
+
 @asynccontextmanager
 async def opened_tiers(configs: Sequence[TierConfig], store: Store, directory: Path) -> AsyncIterator[Tiers | None]:
     """What stands behind `store`, its reports going to the log; none when nothing does.

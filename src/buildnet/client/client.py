@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import grpc
 
-from buildnet._native import InputTree, Link
+from buildnet._native import InputTree
 from buildnet.client import cache
 from buildnet.client.describe import Wish, action_of, command_of
 from buildnet.client.results import ActionInfo, LogPiece, RunResult, result_of
