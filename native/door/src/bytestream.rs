@@ -64,7 +64,7 @@ pub(crate) async fn read(services: &Services, caller: &Caller, body: Bytes) -> R
     }
     let healing = services.tiers.clone().map(|tiers| Healing { tiers, digest: name.digest, at: offset, limit });
     if name.compressor == Compressor::Zstd {
-        return read_zstd(store, &name.digest, offset, healing).await;
+        return Box::pin(read_zstd(store, &name.digest, offset, healing)).await;
     }
     let mut reader = open(store, &name.digest, offset, limit, healing.as_ref()).await?;
     if reader.is_packed() {
@@ -123,7 +123,7 @@ async fn open(
     healing: Option<&Healing>,
 ) -> Result<BlobReader, Status> {
     match (store.reader(digest, offset, limit), healing) {
-        (Err(error), Some(healing)) => healing.healed(store, &error).await,
+        (Err(error), Some(healing)) => Box::pin(healing.healed(store, &error)).await,
         (opened, _) => opened.map_err(|e| status_of(&e)),
     }
 }
@@ -272,20 +272,7 @@ fn write_all(slot: &Slot, data: &Rope) -> Result<(), NativeError> {
     data.pieces().try_for_each(|piece| writer.write(piece))
 }
 
-pub(crate) async fn write(services: &Services, caller: &Caller, requests: Messages<'_>) -> Result<Bytes, Status> {
-    let (answer, digest) = write_here(services, caller, requests).await?;
-    if let Some(tiers) = &services.tiers {
-        behind::written(tiers, digest).await?;
-    }
-    Ok(answer)
-}
-
-/// Returns the reply and the blob that it acknowledges.
-async fn write_here(
-    services: &Services,
-    caller: &Caller,
-    mut requests: Messages<'_>,
-) -> Result<(Bytes, Digest), Status> {
+pub(crate) async fn write(services: &Services, caller: &Caller, mut requests: Messages<'_>) -> Result<Bytes, Status> {
     let Some(first) = requests.next().await? else {
         return Err(Status::invalid_argument("the upload ended before its first message"));
     };
@@ -296,28 +283,42 @@ async fn write_here(
     let size = name.digest.size_bytes().cast_signed();
     let compressed = name.compressor == Compressor::Zstd;
     // REAPI: an upload of what is already here ends at once, however much of it was sent.
-    if services.store.contains(&name.digest) {
-        return Ok((committed(if compressed { -1 } else { size }), name.digest));
+    let answer = if services.store.contains(&name.digest) {
+        committed(if compressed { -1 } else { size })
+    } else if compressed {
+        Box::pin(write_zstd(services, &name, first, requests)).await?
+    } else if first.finish_write && first.write_offset == 0 && first.data.len() <= INLINE_BYTES {
+        write_small(services, &name, first.data).await?
+    } else {
+        Box::pin(write_pieces(services, &name, first, requests)).await?
+    };
+    if let Some(tiers) = &services.tiers {
+        Box::pin(behind::written(tiers, name.digest)).await?;
     }
-    if compressed {
-        return Ok((write_zstd(services, &name, first, requests).await?, name.digest));
-    }
+    Ok(answer)
+}
+
+/// A blob in more than one message.
+async fn write_pieces(
+    services: &Services,
+    name: &WriteName,
+    first: WriteRequest,
+    mut requests: Messages<'_>,
+) -> Result<Bytes, Status> {
+    let size = name.digest.size_bytes().cast_signed();
     let offset = offset_of(&first)?;
-    if first.finish_write && offset == 0 && first.data.len() <= INLINE_BYTES {
-        return Ok((write_small(services, &name, first.data).await?, name.digest));
-    }
-    let resumed = if offset > 0 { services.uploads.resume(&name, offset) } else { None };
+    let resumed = if offset > 0 { services.uploads.resume(name, offset) } else { None };
     let writer = match resumed {
         Some(writer) => writer,
-        None if offset > 0 => return Err(not_there(offset, services.uploads.offset_of(&name))),
+        None if offset > 0 => return Err(not_there(offset, services.uploads.offset_of(name))),
         None => services.store.writer(name.digest).map_err(|e| status_of(&e))?,
     };
     let slot = Arc::new(Mutex::new(Some(writer)));
-    let mut upload = Upload { services, name: &name, slot, writing: None, gathered: Rope::default(), ended: false };
+    let mut upload = Upload { services, name, slot, writing: None, gathered: Rope::default(), ended: false };
     let mut offset = offset;
     let mut request = first;
     loop {
-        check_name(&request, &name)?;
+        check_name(&request, name)?;
         if offset_of(&request)? != offset {
             upload.take(Rope::default(), true).await?;
             return Err(not_there(offset_of(&request)?, offset));
@@ -330,7 +331,7 @@ async fn write_here(
         upload.take(request.data, request.finish_write).await?;
         if request.finish_write {
             upload.commit().await?;
-            return Ok((committed(size), name.digest));
+            return Ok(committed(size));
         }
         request = match requests.next().await {
             Ok(Some(message)) => WriteRequest::decode(message)?,

@@ -39,18 +39,20 @@ impl Inner {
     pub(crate) async fn answer(self: Arc<Self>, origin: &Origin, request: Request<Incoming>) -> Response<Body> {
         let kind = request.headers().get(header::CONTENT_TYPE);
         let grpc = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-        if grpc && request.uri().path().starts_with(HEALTH) {
-            // Whoever balances load has no token.
-            return self.grpc(self.access.nobody(), origin, request).await;
-        }
-        if !grpc && pages::is_page(request.uri().path()) && pages::is_here(origin.peer) {
-            return self.http(&self.access.nobody(), origin, request).await;
-        }
-        match self.access.caller(request.headers(), origin.certified.as_ref(), origin.strict) {
-            Err(refusal) if grpc => refuse(refusal, true),
-            Err(refusal) => self.http.refuse(request, refuse(refusal, false)).await,
+        let path = request.uri().path();
+        // Whoever balances load has no token; whoever looks from this machine needs none.
+        let open = if grpc { path.starts_with(HEALTH) } else { pages::is_page(path) && pages::is_here(origin.peer) };
+        let known = if open {
+            Ok(self.access.nobody())
+        } else {
+            self.access.caller(request.headers(), origin.certified.as_ref(), origin.strict)
+        };
+        // The rare ways are boxed, here and below: the state of a call is moved about, and most calls need little of it.
+        match known {
             Ok(caller) if grpc => self.grpc(caller, origin, request).await,
-            Ok(caller) => self.http(&caller, origin, request).await,
+            Ok(caller) => Box::pin(self.http(&caller, origin, request)).await,
+            Err(refusal) if grpc => refuse(refusal, true),
+            Err(refusal) => Box::pin(self.http.refuse(request, refuse(refusal, false))).await,
         }
     }
 
@@ -96,7 +98,7 @@ impl Inner {
             "/google.bytestream.ByteStream/Read" => Sort::READ,
             "/build.bazel.remote.execution.v2.ContentAddressableStorage/GetTree" => Sort::GET_TREE,
             "/grpc.health.v1.Health/Watch" => Sort::WATCH,
-            _ => return self.beyond(caller, origin, request).await,
+            _ => return Box::pin(self.beyond(caller, origin, request)).await,
         };
         let record = self.observe.begin(sort, caller.subject(), origin.peer, &request);
         let messages = Messages::new(request, self.message_size_bytes_max, line, &record);
@@ -107,14 +109,14 @@ impl Inner {
     async fn unary(&self, caller: &Caller, method: Method, messages: Messages<'_>) -> Result<Answer, Status> {
         let body = messages.only().await?;
         if method == Method::UpdateActionResult {
-            return self.services.update_action_result(caller, body).await;
+            return Box::pin(self.services.update_action_result(caller, body)).await;
         }
         let services = &self.services;
         let answer = match &services.tiers {
             None => services.answer_here(caller, method, body).await?,
             Some(tiers) => {
                 let here = services.answer_here(caller, method, body.clone()).await;
-                services.answer_behind(tiers, caller, method, body, here).await?
+                Box::pin(services.answer_behind(tiers, caller, method, body, here)).await?
             }
         };
         Ok(Answer::One(Some(answer)))
@@ -128,7 +130,7 @@ impl Inner {
         let body = messages.only().await?;
         match sort {
             Sort::READ => bytestream::read(&self.services, caller, body).await,
-            Sort::GET_TREE => bytestream::get_tree(&self.services, caller, body).await,
+            Sort::GET_TREE => Box::pin(bytestream::get_tree(&self.services, caller, body)).await,
             _ => watch_health(body),
         }
     }

@@ -163,7 +163,7 @@ impl Digest {
 
     /// The hash in lower-case hex.
     pub fn hex(&self) -> String {
-        hex::encode(self.hash())
+        faster_hex::hex_string(self.hash())
     }
 
     /// The size in bytes.
@@ -184,7 +184,7 @@ impl Digest {
                 return None;
             }
             let mut bytes = [0; HASH_BYTES_MAX];
-            hex::decode_to_slice(hash, &mut bytes[..length]).ok()?;
+            faster_hex::hex_decode(hash.as_bytes(), &mut bytes[..length]).ok()?;
             Some(Self { function, hash: bytes, size_bytes: u64::try_from(size_bytes).ok()? })
         };
         parsed().ok_or_else(|| {

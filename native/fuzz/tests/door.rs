@@ -4,7 +4,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,18 +41,13 @@ struct Answered {
     body: Vec<u8>,
 }
 
-/// The descriptor of a hub.
-struct Wake(RawFd);
-
-impl AsRawFd for Wake {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0
-    }
-}
-
 /// What clients write is told to a ledger that takes everything.
 async fn ledger(hub: Arc<Hub>) {
-    let wake = AsyncFd::with_interest(Wake(hub.fd()), Interest::READABLE).unwrap();
+    // SAFETY: the hub's descriptor is open as long as the hub, which is held here; its copy lives as long as it is watched.
+    let wake = unsafe {
+        let own = BorrowedFd::borrow_raw(hub.fd()).try_clone_to_owned().unwrap();
+        AsyncFd::register_with_interest(own, Interest::READABLE).unwrap()
+    };
     loop {
         let mut ready = wake.readable().await.unwrap();
         ready.clear_ready();
