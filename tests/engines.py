@@ -302,7 +302,7 @@ class Front:
         """What /status says of a tier."""
         status, body = self.http("GET", "/status")
         assert status == 200
-        (found,) = [tier for tier in json.loads(body)["tiers"] if tier["name"] == name]
+        (found,) = [part["values"] for part in json.loads(body)["statistics"] if part["name"] == f"tier_{name}"]
         return dict(found)
 
     def drained(self, name: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 
 from buildnet._native import Store
@@ -11,7 +10,10 @@ from buildnet.cli.main import main
 
 if __name__ == "__main__":
     segment_bytes, size_bytes_max, keep_s = map(int, sys.argv[1:4])
-    small = functools.partial(Store, segment_bytes=segment_bytes, size_bytes_max=size_bytes_max, keep_s=keep_s)
+
+    def small(root: str, durability: str, **_: object) -> Store:
+        return Store(root, durability, segment_bytes=segment_bytes, size_bytes_max=size_bytes_max, keep_s=keep_s)
+
     vars(controller)["Store"] = small
     sys.argv = ["buildnet", *sys.argv[4:]]
     main()

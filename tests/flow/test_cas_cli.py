@@ -6,18 +6,21 @@ import asyncio
 import json
 import signal
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from buildnet._native import Store
+from buildnet.app.clock import SystemClock
 from buildnet.client import connect
 from buildnet.edge.bridge import Bridge, Call, Method
 from buildnet.edge.cache import CacheService, _Work
+from buildnet.edge.results import ClientResults
 from buildnet.edge.status import to_status
 from buildnet.model.digest import Digest
+from buildnet.testing.memory_ledger import MemoryLedger
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.buildnet.v1 import cache_pb2
 from buildnet.wire.actions import digest_message
@@ -35,6 +38,11 @@ def cas(url: str, *arguments: str, code: int = 0) -> str:
 
 def as_json(url: str, *arguments: str, code: int = 0) -> Any:
     return [json.loads(line) for line in cas(url, *arguments, "--json", code=code).splitlines()]
+
+
+def told_to_memory() -> Callable[[Sequence[str]], Awaitable[Sequence[int]]]:
+    """Where a door without a controller tells what clients wrote."""
+    return ClientResults(MemoryLedger(), SystemClock()).record
 
 
 @pytest.fixture
@@ -154,7 +162,9 @@ class Served:
 async def forgetful(tmp_path: Path) -> AsyncIterator[Served]:
     store = Store(str(tmp_path / "cas"), keep_s=0, segment_bytes=1 << 20)
     recorded: list[str] = []
-    bridge = Bridge(store, CacheService(store, lambda kind, _: recorded.append(kind)).methods(), to_status)
+    bridge = Bridge(
+        store, CacheService(store, lambda kind, _: recorded.append(kind)).methods(), to_status, told_to_memory()
+    )
     address = await bridge.serve("127.0.0.1:0")
     try:
         yield Served(store, f"grpc://{address}", recorded)
@@ -203,7 +213,7 @@ async def test_ctrl_c_ends_the_command_and_the_servers_work(tmp_path: Path) -> N
     store = Store(str(tmp_path / "cas"))
     path = "/buildnet.v1.CacheService/Scrub"
     method = Method("server_stream", scrub, cache_pb2.ScrubRequest, cache_pb2.ScrubResponse)
-    bridge = Bridge(store, {path: method}, to_status)
+    bridge = Bridge(store, {path: method}, to_status, told_to_memory())
     address = await bridge.serve("127.0.0.1:0")
     try:
         process = await asyncio.create_subprocess_exec(

@@ -15,6 +15,7 @@ import pytest
 
 from buildnet.client import Client, Credentials
 from buildnet.errors import NodeDown, Unauthenticated
+from buildnet.model.digest import Digest
 from tests.conftest import COMMAND, House, Role
 from tests.flow.authority import Authority, Files
 from tests.flow.guarded import AC, CAS, Code, Guarded
@@ -116,7 +117,7 @@ def test_plaintext_and_strangers_certificates_get_nowhere(served: tuple[Guarded,
     caller = server.caller(certificate=shown(stranger))
     assert caller.code(CAS + "FindMissingBlobs") is Code.UNAVAILABLE
     assert server.caller().code(CAS + "FindMissingBlobs") is Code.UNAUTHENTICATED
-    assert server.caller().http("GET", "/status")[0] == 401
+    assert server.caller().http("GET", f"/cas/{Digest.of(b'absent').hash}")[0] == 401
 
 
 def test_a_certificate_may_do_what_its_name_is_granted(served: tuple[Guarded, Path], clients: Authority) -> None:

@@ -169,7 +169,7 @@ pub(crate) async fn inlined_from(
         // What cannot be brought is not inlined; its digest stays.
         tiers.pull(wanted).await.map_err(refuse)?;
     }
-    Ok(inlined(store, action.function(), Hit { bytes: result, result: decoded }, inline))
+    inlined(store, action.function(), Hit::new(result, decoded), inline).map_err(refuse)
 }
 
 fn action_of(function: i32, message: Option<&re::Digest>) -> Result<Digest, NativeError> {

@@ -143,7 +143,7 @@ fn consider(
 }
 
 fn operation(store: &Store, request: &re::ExecuteRequest, action: &Digest, hit: Hit) -> Result<Operation, NativeError> {
-    operation_of(request, action, inlined(store, action.function(), hit, &inline_of(request)))
+    operation_of(request, action, inlined(store, action.function(), hit, &inline_of(request))?)
 }
 
 /// The operation of a result that has inside what was asked.

@@ -10,39 +10,48 @@ use prost::Message;
 use tonic::Status;
 
 use crate::access::{Caller, Right};
-use crate::codec::{encode, frame};
+use crate::codec::{decode, encode, frame};
 use crate::grpc::Answer;
 use crate::services::{REPLY_BYTES_MAX, Services};
 use crate::status::status_of;
 use crate::updates::Update;
-use crate::wire::UpdateResult;
+use crate::wire::{GetResult, UpdateResult};
 
 const INLINE_BYTES_MAX: usize = 3 << 20;
 
 impl Services {
-    pub(crate) fn get_action_result(
-        &self,
-        caller: &Caller,
-        request: &re::GetActionResultRequest,
-    ) -> Result<Bytes, Status> {
-        caller.check(Right::Read, &request.instance_name)?;
-        let found = || {
-            let function = Function::of_message(request.digest_function)?;
-            let action = Digest::required_by(function, request.action_digest.as_ref(), "action_digest")?;
-            for namespace in caller.looked_up(&request.instance_name) {
-                if let Some(hit) = self.store.get_action_result(&namespace, &action)? {
-                    return Ok(Some((action, hit)));
-                }
-            }
-            Ok(None)
-        };
-        let (action, hit) = found().map_err(|e: NativeError| status_of(&e))?.ok_or_else(miss)?;
+    pub(crate) fn get_action_result(&self, caller: &Caller, body: Bytes) -> Result<Bytes, Status> {
+        let nothing = Inline { stdout: false, stderr: false, files: &[] };
+        if let Some(quick) = GetResult::decode(&body) {
+            return self.result_of(caller, quick.instance, quick.action, &nothing);
+        }
+        let request: re::GetActionResultRequest = decode(body)?;
+        let action = Function::of_message(request.digest_function)
+            .and_then(|function| Digest::required_by(function, request.action_digest.as_ref(), "action_digest"));
         let inline = Inline {
             stdout: request.inline_stdout,
             stderr: request.inline_stderr,
             files: &request.inline_output_files,
         };
-        Ok(frame(inlined(&self.store, action.function(), hit, &inline)))
+        self.result_of(caller, &request.instance_name, action, &inline)
+    }
+
+    fn result_of(
+        &self,
+        caller: &Caller,
+        instance: &str,
+        action: Result<Digest, NativeError>,
+        inline: &Inline<'_>,
+    ) -> Result<Bytes, Status> {
+        caller.check(Right::Read, instance)?;
+        let action = action.map_err(|e| status_of(&e))?;
+        for namespace in caller.looked_up(instance) {
+            if let Some(hit) = self.store.get_action_result(&namespace, &action).map_err(|e| status_of(&e))? {
+                let result = inlined(&self.store, action.function(), hit, inline).map_err(|e| status_of(&e))?;
+                return Ok(frame(result));
+            }
+        }
+        Err(miss())
     }
 
     /// The ledger says that a client wrote this, and then it is there.
@@ -52,6 +61,7 @@ impl Services {
         let namespace = caller.written(&request.instance);
         let store = Arc::clone(&self.store);
         let update = || {
+            let action = request.action?;
             let result = match request.result {
                 None => return Err(NativeError::invalid("action_result", "action_result is not set")),
                 // Some clients take a result of no bytes for a miss (REAPI ActionResult): it is given a worker.
@@ -61,8 +71,8 @@ impl Services {
                 }
                 Some(result) => result,
             };
-            store.check_result(&request.action, &result, Origin::Client(None))?;
-            Ok((Update::of_action(&namespace, &request.action, result.clone())?, result))
+            store.check_result(&action, &result, Origin::Client(None))?;
+            Ok((Update::of_action(&namespace, &action, result.clone())?, result))
         };
         let (update, result) = update().map_err(|e| status_of(&e))?;
         self.updates.keep(update).await?;
@@ -83,12 +93,12 @@ fn miss() -> Status {
 }
 
 /// The result with what was asked put inside and nothing else, as long as it fits a reply (REAPI: MUST omit else).
-pub(crate) fn inlined(store: &Store, function: Function, hit: Hit, inline: &Inline<'_>) -> Bytes {
-    let Hit { bytes, result: mut decoded } = hit;
+pub(crate) fn inlined(store: &Store, function: Function, hit: Hit, inline: &Inline<'_>) -> Result<Bytes, NativeError> {
     let nothing = !inline.stdout && !inline.stderr && inline.files.is_empty();
-    if nothing && bytes.len() <= REPLY_BYTES_MAX && !holds_contents(&decoded) {
-        return bytes;
+    if nothing && hit.bytes.len() <= REPLY_BYTES_MAX && !hit.holds_contents() {
+        return Ok(hit.bytes);
     }
+    let mut decoded = hit.decoded()?;
     shrink(&mut decoded, inline);
     let mut room = INLINE_BYTES_MAX.saturating_sub(decoded.encoded_len());
     let mut take = |digest: Option<&re::Digest>| -> Option<Bytes> {
@@ -109,13 +119,7 @@ pub(crate) fn inlined(store: &Store, function: Function, hit: Hit, inline: &Inli
             file.contents = take(file.digest.as_ref()).unwrap_or_default();
         }
     }
-    encode(&decoded)
-}
-
-fn holds_contents(result: &re::ActionResult) -> bool {
-    (!result.stdout_raw.is_empty() && result.stdout_digest.is_some())
-        || (!result.stderr_raw.is_empty() && result.stderr_digest.is_some())
-        || result.output_files.iter().any(|file| !file.contents.is_empty())
+    Ok(encode(&decoded))
 }
 
 /// Take out what an uploader put inside although it has a digest and nobody asked for it, or it would not fit.

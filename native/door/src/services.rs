@@ -115,7 +115,7 @@ impl Services {
             Method::FindMissingBlobs => self.find_missing(caller, &body),
             Method::BatchUpdateBlobs => self.batch_update(caller, decode(body)?),
             Method::BatchReadBlobs => self.batch_read(caller, decode(body)?),
-            Method::GetActionResult => self.get_action_result(caller, &decode(body)?),
+            Method::GetActionResult => self.get_action_result(caller, body),
             Method::SplitBlob => self.split(caller, &decode(body)?),
             Method::SpliceBlob => self.splice(caller, &decode(body)?),
             Method::UpdateActionResult => Err(Status::internal("an update waits for the ledger elsewhere")),

@@ -1,6 +1,7 @@
 //! The few messages that are read and written by hand, because they are the ones that a build is made of. Whatever is not
 //! in the shape that every client sends is left to the generated code.
 
+use buildnet_formats::quick::{digest_of, raw_digest, take_bytes, take_u8, take_varint};
 use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
 use buildnet_formats::wire::google::rpc;
 use buildnet_formats::{Digest, Function, NativeError};
@@ -58,38 +59,47 @@ impl FindMissing {
     }
 }
 
-/// The hash and size of a Digest in the order in which every client writes them.
-fn raw_digest(message: &[u8]) -> Option<(&[u8], i64)> {
-    let mut rest = message;
-    let hash = if rest.first() == Some(&0x0a) {
-        take_u8(&mut rest)?;
-        take_bytes(&mut rest)?
-    } else {
-        &[]
-    };
-    let size = if rest.is_empty() {
-        0
-    } else {
-        (take_u8(&mut rest)? == 0x10).then_some(())?;
-        take_varint(&mut rest)?.cast_signed()
-    };
-    rest.is_empty().then_some((hash, size))
+/// GetActionResult that asks for nothing inside the result.
+pub(crate) struct GetResult<'a> {
+    pub(crate) instance: &'a str,
+    /// Told once the caller is known to have the right.
+    pub(crate) action: Result<Digest, NativeError>,
+}
+
+impl<'a> GetResult<'a> {
+    /// None of a request that asks for more, or is not in the shape that every client sends.
+    pub(crate) fn decode(body: &'a [u8]) -> Option<Self> {
+        let mut rest = body;
+        let (mut instance, mut action, mut number) = ("", None, 0);
+        while !rest.is_empty() {
+            match take_u8(&mut rest)? {
+                0x0a => instance = std::str::from_utf8(take_bytes(&mut rest)?).ok()?,
+                0x12 if action.is_none() => action = Some(raw_digest(take_bytes(&mut rest)?)?),
+                0x30 => number = i32::try_from(take_varint(&mut rest)?).ok()?,
+                _ => return None,
+            }
+        }
+        let (hash, size) = action?;
+        let action = Function::of_message(number).and_then(|function| digest_of(function, hash, size));
+        Some(Self { instance, action })
+    }
 }
 
 /// UpdateActionResult with the result's exact bytes, which are decoded once and elsewhere.
 pub(crate) struct UpdateResult {
     pub(crate) instance: String,
-    pub(crate) action: Digest,
+    /// Told once the caller is known to have the right.
+    pub(crate) action: Result<Digest, NativeError>,
     /// None when the field is not set.
     pub(crate) result: Option<Bytes>,
 }
 
 impl UpdateResult {
     pub(crate) fn decode(body: &Bytes) -> Result<Self, Status> {
-        Self::quick(body).map_or_else(|| Self::general(body), |found| found.map_err(|e| status_of(&e)))
+        Self::quick(body).map_or_else(|| Self::general(body), Ok)
     }
 
-    fn quick(body: &Bytes) -> Option<Result<Self, NativeError>> {
+    fn quick(body: &Bytes) -> Option<Self> {
         let mut rest = body.as_ref();
         let (mut instance, mut action, mut result, mut number) = ("", None, None, 0);
         while !rest.is_empty() {
@@ -105,31 +115,16 @@ impl UpdateResult {
         }
         let (hash, size) = action?;
         let action = Function::of_message(number).and_then(|function| digest_of(function, hash, size));
-        Some(action.map(|action| Self { instance: instance.to_owned(), action, result }))
+        Some(Self { instance: instance.to_owned(), action, result })
     }
 
     fn general(body: &Bytes) -> Result<Self, Status> {
         let result = exact_field(body.clone(), 3)?;
         let request: re::UpdateActionResultRequest = decode(body.clone())?;
         let action = Function::of_message(request.digest_function)
-            .and_then(|function| Digest::required_by(function, request.action_digest.as_ref(), "action_digest"))
-            .map_err(|e| status_of(&e))?;
+            .and_then(|function| Digest::required_by(function, request.action_digest.as_ref(), "action_digest"));
         Ok(Self { instance: request.instance_name, action, result })
     }
-}
-
-/// Hex read sixteen digits at a time; what is wrong with a bad one is said by the general parser.
-fn digest_of(function: Option<Function>, hash: &[u8], size: i64) -> Result<Digest, NativeError> {
-    let mut bytes = [0; 64];
-    if let Some(function) = function.or_else(|| Function::of_hex_length(hash.len()))
-        && hash.len() == 2 * function.hash_bytes()
-        && size >= 0
-        && !hash.iter().any(u8::is_ascii_uppercase)
-        && faster_hex::hex_decode(hash, &mut bytes[..hash.len() / 2]).is_ok()
-    {
-        return Ok(Digest::new(function, &bytes[..hash.len() / 2], size.cast_unsigned()));
-    }
-    Digest::from_parts(function, &String::from_utf8_lossy(hash), size)
 }
 
 /// A WriteRequest whose data stays in the pieces that came from the network.
@@ -181,29 +176,6 @@ impl WriteRequest {
         }
         (first.len() == whole).then_some(found)
     }
-}
-
-fn take_u8(rest: &mut &[u8]) -> Option<u8> {
-    let (first, tail) = rest.split_first()?;
-    *rest = tail;
-    Some(*first)
-}
-
-fn take_varint(rest: &mut &[u8]) -> Option<u64> {
-    if let Some((first, tail)) = rest.split_first()
-        && *first < 0x80
-    {
-        *rest = tail;
-        return Some(u64::from(*first));
-    }
-    decode_varint(rest).ok()
-}
-
-fn take_bytes<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let length = usize::try_from(take_varint(rest)?).ok()?;
-    let (bytes, tail) = rest.split_at_checked(length)?;
-    *rest = tail;
-    Some(bytes)
 }
 
 /// What stands before the data in a framed ReadResponse: gRPC's five bytes, the field's tag and its length.
@@ -336,6 +308,27 @@ mod tests {
         }
 
         #[test]
+        fn a_plain_get_is_read_as_the_generated_code_reads_it(
+            instance in "[a-z/]{0,9}", data: Vec<u8>, function in 0i32..11, out: bool
+        ) {
+            let request = re::GetActionResultRequest {
+                instance_name: instance.clone(), action_digest: Some(Digest::of(&data).to_message()),
+                inline_stdout: out, digest_function: function, ..Default::default()
+            };
+            let body = encode(&request);
+            match GetResult::decode(&body) {
+                None => prop_assert!(out),
+                Some(quick) => {
+                    let general = Function::of_message(function)
+                        .and_then(|f| Digest::required_by(f, request.action_digest.as_ref(), "action_digest"));
+                    prop_assert!(!out);
+                    prop_assert_eq!(quick.action.ok(), general.ok());
+                    prop_assert_eq!(quick.instance, instance);
+                }
+            }
+        }
+
+        #[test]
         fn the_exact_result_is_read_either_way(
             stdout: Vec<u8>, instance in "[a-z]{0,5}", function in 0i32..11, priority: i32, set: bool
         ) {
@@ -349,12 +342,10 @@ mod tests {
             };
             let body = encode(&request);
             let (quick, general) = (UpdateResult::quick(&body).unwrap(), UpdateResult::general(&body));
-            prop_assert_eq!(quick.is_ok(), general.is_ok());
-            if let (Ok(quick), Ok(general)) = (quick, general) {
-                prop_assert_eq!((&quick.instance, quick.action), (&general.instance, general.action));
-                prop_assert_eq!(&quick.result, &general.result);
-                prop_assert_eq!(quick.result, set.then(|| encode(&result)));
-            }
+            let general = general.unwrap();
+            prop_assert_eq!((&quick.instance, quick.action.ok()), (&general.instance, general.action.ok()));
+            prop_assert_eq!(&quick.result, &general.result);
+            prop_assert_eq!(quick.result, set.then(|| encode(&result)));
         }
 
         #[test]

@@ -4,6 +4,7 @@
 
 mod digest;
 mod error;
+pub mod quick;
 mod resource;
 mod validate;
 

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use buildnet_formats::quick::{References, references};
 use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
 use buildnet_formats::{
     DEPTH_MAX, DIRECTORIES_MAX, Digest, Function, MESSAGE_BYTES_MAX, NativeError, decode_action, decode_command,
@@ -30,8 +31,36 @@ pub struct TreePage {
 pub struct Hit {
     /// As its writer sent it.
     pub bytes: Bytes,
-    /// The same, decoded.
-    pub result: re::ActionResult,
+    /// Whether bytes that have a digest stand inside it as well, where that is known.
+    holds_contents: Option<bool>,
+    result: Option<re::ActionResult>,
+}
+
+impl Hit {
+    /// A result that is complete by what its reader knows.
+    pub fn new(bytes: Bytes, result: re::ActionResult) -> Self {
+        Self { bytes, holds_contents: None, result: Some(result) }
+    }
+
+    /// Whether bytes that have a digest stand inside it as well.
+    pub fn holds_contents(&self) -> bool {
+        self.holds_contents.unwrap_or_else(|| self.result.as_ref().is_none_or(holds_contents))
+    }
+
+    /// The result, decoded.
+    ///
+    /// # Errors
+    /// `state_corrupt` when it is none, which was checked when it was written.
+    pub fn decoded(self) -> Result<re::ActionResult, NativeError> {
+        let broken = |e: prost::DecodeError| NativeError::new("state_corrupt", format!("a stored result is none: {e}"));
+        self.result.map_or_else(|| re::ActionResult::decode(self.bytes).map_err(broken), Ok)
+    }
+}
+
+fn holds_contents(result: &re::ActionResult) -> bool {
+    (!result.stdout_raw.is_empty() && result.stdout_digest.is_some())
+        || (!result.stderr_raw.is_empty() && result.stderr_digest.is_some())
+        || result.output_files.iter().any(|file| !file.contents.is_empty())
 }
 
 /// What a walk learnt of one Directory.
@@ -115,11 +144,18 @@ impl Store {
         let Some(entry) = self.entry_of_action(namespace, action)? else {
             return Ok(None);
         };
+        let known = entry.has_size();
         let bytes = entry.value;
+        // What was checked when it was written, and refers to files and logs alone, need not be decoded.
+        if known && let Some(references) = references(action.function(), &bytes) {
+            let References { digests, holds_contents } = references?;
+            let complete = self.find_missing(&digests)?.is_empty();
+            return Ok(complete.then_some(Hit { bytes, holds_contents: Some(holds_contents), result: None }));
+        }
         // What HTTP clients keep under a hash need not be an ActionResult; here it is a miss.
         let Ok(result) = re::ActionResult::decode(bytes.clone()) else { return Ok(None) };
         match self.missing_of(Some(action.function()), &result) {
-            Ok(missing) => Ok(missing.is_empty().then_some(Hit { bytes, result })),
+            Ok(missing) => Ok(missing.is_empty().then_some(Hit { bytes, holds_contents: None, result: Some(result) })),
             Err(error) if error.code == "invalid_request" => Ok(None),
             Err(error) => Err(error),
         }

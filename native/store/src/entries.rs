@@ -160,6 +160,11 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// Whether its writer said the action's size: then it was checked to be a result.
+    pub(crate) fn has_size(&self) -> bool {
+        self.action_size.is_some()
+    }
+
     /// Whether the value is the digest of a blob that holds it.
     pub(crate) fn as_blob(&self) -> bool {
         self.as_blob
