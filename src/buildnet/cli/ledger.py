@@ -63,6 +63,8 @@ def verify(state: Path | None, known: Path | None, as_json: bool) -> None:
     click.echo(f"verified: {report.size} entries, root {report.root[:16]}…, in {report.seconds:.2f} s")
     for kind, count in sorted(report.kinds.items()):
         click.echo(f"  {count:>7} {kind}")
+    if report.waiting:
+        click.echo(f"  {report.waiting:>7} of these wait in the tail, under no checkpoint yet")
 
 
 @command.command("prove", epilog="Example: buildnet ledger prove 12")
