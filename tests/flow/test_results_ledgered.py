@@ -52,7 +52,8 @@ def test_every_way_to_write_is_told(house: House) -> None:
     )
     again = house.up("--no-worker")
     assert Http(again.ready["listen"])("GET", "/ccache/ab/cdef").body == large
-    assert audit.verify(house.directory / "controller").waiting == 0
+    # The first start and what the killed server acknowledged are under a checkpoint now.
+    assert audit.verify(house.directory / "controller").size >= 1 + len(found)
 
 
 def test_many_writers_share_entries_and_none_is_left_out(house: House) -> None:
