@@ -37,9 +37,7 @@ impl Update {
         let key = EntryKey::Action { namespace: namespace.to_owned(), action: *action, size_known: true };
         Ok(Self { key, draft: Draft::action(namespace, action, value)?, row })
     }
-}
 
-impl Update {
     /// A value under a name.
     pub(crate) fn of_value(key: EntryKey, value: Bytes) -> Result<Self, NativeError> {
         let name = key.local()?;

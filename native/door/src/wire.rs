@@ -195,8 +195,8 @@ pub(crate) struct BatchReadReply(Vec<u8>);
 
 impl BatchReadReply {
     pub(crate) fn with_capacity(bytes: usize) -> Self {
-        let mut reply = Vec::with_capacity(5 + bytes);
-        reply.resize(5, 0);
+        let mut reply = Vec::with_capacity(FRAME_BYTES + bytes);
+        reply.resize(FRAME_BYTES, 0);
         Self(reply)
     }
 
@@ -250,8 +250,8 @@ impl BatchReadReply {
 
     /// The whole message behind gRPC's five bytes.
     pub(crate) fn framed(mut self) -> Bytes {
-        let length = u32::try_from(self.0.len() - 5).unwrap_or(u32::MAX);
-        self.0[1..5].copy_from_slice(&length.to_be_bytes());
+        let length = u32::try_from(self.0.len() - FRAME_BYTES).unwrap_or(u32::MAX);
+        self.0[1..FRAME_BYTES].copy_from_slice(&length.to_be_bytes());
         self.0.into()
     }
 }

@@ -198,18 +198,6 @@ impl Store {
         Ok(())
     }
 
-    /// An entry of an HTTP client, which names an action by its hash alone. Bytes that are an ActionResult must be
-    /// complete; others, which clients with formats of their own store, are returned untouched.
-    ///
-    /// # Errors
-    /// `state_corrupt` when the disk fails.
-    pub fn get_entry_by_hash(&self, namespace: &str, action: &Digest) -> Result<Option<Bytes>, NativeError> {
-        let Some(entry) = self.entry(&crate::EntryName::action(namespace, action)?)? else {
-            return Ok(None);
-        };
-        Ok(self.entry_is_complete(action.function(), &entry.value)?.then_some(entry.value))
-    }
-
     /// Whether an entry's value refers to nothing absent. One that is no ActionResult refers to nothing.
     ///
     /// # Errors

@@ -40,6 +40,7 @@ use tokio::sync::{Semaphore, watch};
 
 pub use crate::config::{Engine, Secret, TierConfig, Write};
 pub use crate::port::{ActionCache, BlobStore, EntryKey, Source, TierError, Value};
+pub use crate::raw::Raw;
 
 use crate::inner::{Inner, native};
 use crate::queue::{Bounds, Queue};
