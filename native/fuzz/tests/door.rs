@@ -95,19 +95,26 @@ impl House {
         let text = |error: h2::Error| error.to_string();
         let mut client = self.client.clone().ready().await.map_err(text)?;
         let (response, mut sending) = client.send_request(request, false).map_err(text)?;
-        sending.send_data(data, true).map_err(text)?;
-        let response = response.await.map_err(text)?;
+        // A call that its headers alone refuse may be answered, and its stream closed, before the body leaves (RFC 9113, 8.1).
+        let sent = sending.send_data(data, true);
+        let response = response.await.map_err(|error| match &sent {
+            Ok(()) => error.to_string(),
+            Err(unsent) => format!("{unsent}, and then {error}"),
+        })?;
         let status = |headers: &HeaderMap| headers.get("grpc-status").and_then(|v| v.to_str().ok()?.parse().ok());
         let first = status(response.headers());
         let mut incoming = response.into_body();
         let mut body = Vec::new();
+        if let Some(code) = first {
+            return Ok(Answered { code, body });
+        }
         while let Some(piece) = incoming.data().await {
             let piece = piece.map_err(text)?;
             incoming.flow_control().release_capacity(piece.len()).map_err(text)?;
             body.extend_from_slice(&piece);
         }
         let trailers = incoming.trailers().await.map_err(text)?;
-        let code = first.or_else(|| trailers.as_ref().and_then(status)).ok_or("no grpc-status")?;
+        let code = trailers.as_ref().and_then(status).ok_or("no grpc-status")?;
         Ok(Answered { code, body })
     }
 
