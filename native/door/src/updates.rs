@@ -98,37 +98,69 @@ impl Updates {
         }
     }
 
-    /// The writer: one batch at a time, so that what comes meanwhile is one batch too.
+    /// The writer: the ledger is told of one batch at a time, so that what comes meanwhile is one batch too, and while the
+    /// store takes the batch before. The order in the ledger is the order in the store.
     pub(crate) fn writer(&self, hub: &Arc<Hub>, store: &Arc<Store>) -> impl Future<Output = ()> + Send + 'static {
         let (hub, store) = (Arc::clone(hub), Arc::clone(store));
         let waiting = self.waiting.lock().take();
         async move {
             let Some(mut waiting) = waiting else { return };
-            let mut batch = Vec::with_capacity(BATCH_MAX);
-            while waiting.recv_many(&mut batch, BATCH_MAX).await > 0 {
-                write(&hub, &store, std::mem::take(&mut batch)).await;
-            }
+            let (told, mut entered) = mpsc::channel::<Entered>(1);
+            let tell = async move {
+                let mut batch = Vec::with_capacity(BATCH_MAX);
+                while waiting.recv_many(&mut batch, BATCH_MAX).await > 0 {
+                    let Some(batch) = enter(&hub, std::mem::take(&mut batch)).await else { continue };
+                    if told.send(batch).await.is_err() {
+                        return;
+                    }
+                }
+            };
+            let keep = async {
+                while let Some(batch) = entered.recv().await {
+                    batch.keep(&store).await;
+                }
+            };
+            tokio::join!(tell, keep);
         }
     }
 }
 
-async fn write(hub: &Arc<Hub>, store: &Arc<Store>, batch: Vec<Waiting>) {
+/// A batch that the ledger holds.
+struct Entered {
+    drafts: Vec<(Draft, Origin)>,
+    writers: Vec<oneshot::Sender<Result<(), Status>>>,
+}
+
+impl Entered {
+    async fn keep(self, store: &Arc<Store>) {
+        let Self { drafts, writers } = self;
+        let cost = if store.waits_for_disk() { usize::MAX } else { 0 };
+        let store = Arc::clone(store);
+        answer(writers, &on_disk(cost, move || store.put_drafts(drafts)).await);
+    }
+}
+
+/// Tell the ledger of a batch; none when it refused, and the writers know.
+async fn enter(hub: &Arc<Hub>, batch: Vec<Waiting>) -> Option<Entered> {
     let (mut drafts, mut rows, mut writers) = (Vec::new(), Vec::new(), Vec::with_capacity(batch.len()));
     for Waiting { update: Update { draft, row, .. }, done } in batch {
         drafts.push(draft);
         rows.push(row);
         writers.push(done);
     }
-    let told = match hub.tell_results(rows).await {
+    let refusal = match hub.tell_results(rows).await {
         Ok(indices) if indices.len() == drafts.len() => {
             let drafts = drafts.into_iter().zip(indices).map(|(draft, index)| (draft, Origin::Client(Some(index))));
-            let (store, drafts): (_, Vec<_>) = (Arc::clone(store), drafts.collect());
-            let cost = if store.waits_for_disk() { usize::MAX } else { 0 };
-            on_disk(cost, move || store.put_drafts(drafts)).await
+            return Some(Entered { drafts: drafts.collect(), writers });
         }
-        Ok(_) => Err(status_of(&NativeError::internal("the ledger answered for another batch"))),
-        Err(status) => Err(status),
+        Ok(_) => status_of(&NativeError::internal("the ledger answered for another batch")),
+        Err(status) => status,
     };
+    answer(writers, &Err(refusal));
+    None
+}
+
+fn answer(writers: Vec<oneshot::Sender<Result<(), Status>>>, told: &Result<(), Status>) {
     for writer in writers {
         // A writer that is gone does not wait for an answer.
         let _ = writer.send(told.clone());
