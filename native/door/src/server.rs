@@ -13,6 +13,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 use crate::bridge::{Event, Hub};
+use crate::budget::few_heaps;
 use crate::credentials::{Access, AccessOptions};
 use crate::http::HttpCache;
 use crate::listener::accept;
@@ -161,6 +162,7 @@ impl Door {
             .map_err(|e| refuse(&e))?
             .next()
             .ok_or_else(|| NativeError::invalid("listen", format!("{listen} names no address")))?;
+        few_heaps();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(self.threads)
             .thread_name("buildnet-door")
