@@ -20,6 +20,12 @@ RESIDENT_BYTES_MAX = 200 << 20
 MIB = 1 << 20
 
 
+def build() -> None:
+    """Build what measures, unless it is built."""
+    command = ["cargo", "build", "--locked", "--release", "--quiet", "-p", "buildnet-store", "--example", "scale"]
+    subprocess.run(command, check=True, cwd=ROOT)
+
+
 def scale(what: str, root: Path, count: int) -> dict[str, float]:
     """One measurement in a process of its own."""
     program = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "examples" / "scale"
@@ -29,8 +35,7 @@ def scale(what: str, root: Path, count: int) -> dict[str, float]:
 
 
 def main() -> None:
-    build = ["cargo", "build", "--locked", "--release", "--quiet", "-p", "buildnet-store", "--example", "scale"]
-    subprocess.run(build, check=True, cwd=ROOT)
+    build()
     print(f"{'blobs':>9} {'open s':>8} {'RSS MiB':>8} {'lookups/s':>11} {'inserts/s':>10} {'reads/s':>9}")
     rows = []
     for count in COUNTS:

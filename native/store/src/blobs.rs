@@ -99,14 +99,12 @@ impl Store {
     pub fn find_missing(&self, digests: &[Digest]) -> Result<Vec<Digest>, NativeError> {
         let mut missing = Vec::new();
         let now = now_s();
-        {
-            let index = self.index.read();
-            for digest in digests {
-                if index.touch(&Key::of_blob(digest), now).is_none() && !digest.is_empty() {
-                    missing.push(*digest);
-                }
+        let keys: Vec<Key> = digests.iter().map(Key::of_blob).collect();
+        self.index.read().touch_each(&keys, now, |number, is_here| {
+            if !is_here && !digests[number].is_empty() {
+                missing.push(digests[number]);
             }
-        }
+        });
         if missing.len() > 1 {
             let mut seen = std::collections::HashSet::with_capacity(missing.len());
             missing.retain(|digest| seen.insert(*digest));
