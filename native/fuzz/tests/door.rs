@@ -8,7 +8,9 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use buildnet_door::{Door, DoorOptions, Event, Hub, Op};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use buildnet_door::{AccessOptions, Door, DoorOptions, Event, Hub, Op};
 use buildnet_formats::Digest;
 use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
 use buildnet_formats::wire::google::bytestream as bs;
@@ -18,6 +20,7 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use http::{HeaderMap, HeaderValue, Request};
 use prost::Message;
+use ring::signature::{Ed25519KeyPair, KeyPair};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::Runtime;
@@ -61,11 +64,16 @@ async fn ledger(hub: Arc<Hub>) {
 
 impl House {
     fn open() -> Self {
+        Self::guarded(DoorOptions::default().access)
+    }
+
+    fn guarded(access: AccessOptions) -> Self {
         let root = tempfile::tempdir().unwrap();
         let options = Options { free_bytes_min: 0, blob_size_bytes_max: 64 << 20, ..Options::default() };
         let store = Arc::new(Store::open(root.path(), options).unwrap());
         let hub = Arc::new(Hub::new(Vec::new()).unwrap());
-        let door = Door::new(Arc::clone(&store), Arc::clone(&hub), DoorOptions::default()).unwrap();
+        let door =
+            Door::new(Arc::clone(&store), Arc::clone(&hub), DoorOptions { access, ..DoorOptions::default() }).unwrap();
         let address = door.start("127.0.0.1:0").unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let client = runtime.block_on(async {
@@ -127,8 +135,12 @@ impl House {
     }
 
     fn is_served(&self) -> Result<(), String> {
+        self.is_served_with(HeaderMap::new())
+    }
+
+    fn is_served_with(&self, headers: HeaderMap) -> Result<(), String> {
         let path = format!("{CAS}FindMissingBlobs");
-        let answered = self.call(&path, HeaderMap::new(), framed(&[]))?;
+        let answered = self.call(&path, headers, framed(&[]))?;
         answered.filter(|a| a.code == 0).map(|_| ()).ok_or("the next caller is not served".to_owned())
     }
 }
@@ -187,6 +199,71 @@ fn request_headers() {
         }
         house.judged(&format!("{CAS}FindMissingBlobs"), headers, framed(&[]))?;
         house.is_served()
+    });
+}
+
+struct Signer {
+    pair: Ed25519KeyPair,
+    header: String,
+}
+
+impl Signer {
+    fn new(seed: u8) -> (Self, Vec<u8>) {
+        let pair = Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap();
+        let public = pair.public_key().as_ref().to_vec();
+        let name = ring::digest::digest(&ring::digest::SHA256, &public);
+        let header = format!(r#"{{"alg":"EdDSA","typ":"JWT","kid":"{}"}}"#, hex::encode(&name.as_ref()[..16]));
+        (Self { pair, header }, public)
+    }
+
+    fn token(&self, claims: &[u8]) -> String {
+        let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(&self.header), URL_SAFE_NO_PAD.encode(claims));
+        let signature = URL_SAFE_NO_PAD.encode(self.pair.sign(signed.as_bytes()));
+        format!("{signed}.{signature}")
+    }
+}
+
+/// The header of a call that brings a token; none where no client could send it.
+fn bearer(token: &[u8]) -> Option<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    headers.insert("authorization", HeaderValue::from_bytes(&[b"Bearer ", token].concat()).ok()?);
+    Some(headers)
+}
+
+#[test]
+fn tokens() {
+    let (signer, key) = Signer::new(1);
+    let (stranger, _) = Signer::new(2);
+    let house = House::guarded(AccessOptions { keys: vec![key], ..AccessOptions::default() });
+    let claims = corpus("claims");
+    let good: Vec<String> = claims.iter().map(|claims| signer.token(claims)).collect();
+    let mut seeds: Vec<Vec<u8>> = claims.iter().map(|claims| stranger.token(claims).into_bytes()).collect();
+    seeds.extend(good.iter().map(|token| token[..token.len() - 4].as_bytes().to_vec()));
+    let path = format!("{CAS}FindMissingBlobs");
+    let next = bearer(good[0].as_bytes()).unwrap();
+    fuzz(&seeds, |input| {
+        let Some(headers) = bearer(input) else { return Ok(()) };
+        let answered = house.judged(&path, headers, framed(&[]))?.ok_or("no answer")?;
+        // The end that was cut off may come back by chance.
+        if answered.code != 16 && !good.iter().any(|token| token.as_bytes() == input.trim_ascii()) {
+            return Err(format!("code {} for a token that nobody signed", answered.code));
+        }
+        house.is_served_with(next.clone())
+    });
+}
+
+#[test]
+fn claims() {
+    let (signer, key) = Signer::new(1);
+    let house = House::guarded(AccessOptions { keys: vec![key], ..AccessOptions::default() });
+    let seeds = corpus("claims");
+    let next = bearer(signer.token(&seeds[0]).as_bytes()).unwrap();
+    let request = re::FindMissingBlobsRequest { instance_name: "team/a".to_owned(), ..Default::default() };
+    let request = framed(&request.encode_to_vec());
+    fuzz(&seeds, |input| {
+        let headers = bearer(signer.token(input).as_bytes()).ok_or("no header")?;
+        house.judged(&format!("{CAS}FindMissingBlobs"), headers, request.clone())?;
+        house.is_served_with(next.clone())
     });
 }
 
