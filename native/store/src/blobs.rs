@@ -2,79 +2,35 @@
 //! whole or not at all.
 
 mod intake;
+mod read;
+mod write;
 
 use std::fs::{self, File};
-use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use buildnet_formats::{Digest, FieldValue, Hasher, NativeError};
-use bytes::Bytes;
 
 use crate::index::Place;
-use crate::log::{Record, sync_directory};
-use crate::record::{Key, Kind, LARGE, ZSTD, crc, u32_at, u64_at};
-use crate::segment::read_at;
-use crate::{Durability, Store, free_bytes, now_s, unusable};
+use crate::log::Record;
+use crate::record::{Key, Kind, ZSTD, u64_at};
+use crate::{Store, free_bytes, now_s, unusable};
 
 pub use intake::Intake;
+pub use read::{BlobReader, Chunk};
+pub use write::BlobWriter;
+use write::{Body, LargeFile};
 
 /// Large files are checked in blocks of this size, each by a sum of its own.
 const BLOCK_BYTES: usize = 128 << 10;
 const COPY_BYTES: usize = 512 << 10;
-/// Room kept before what is read, for the frame that will carry it.
-const HEADROOM_BYTES: usize = 64;
 /// Damaged files kept as evidence; those that follow are deleted.
 const QUARANTINE_FILES_MAX: usize = 64;
 /// How much is written before the disk is asked again how full it is.
 const ROOM_STEP_BYTES: u64 = 16 << 20;
-
-/// Bytes of a blob with room before them, so that a message can be made around them without a copy.
-pub struct Chunk {
-    bytes: Vec<u8>,
-    at: usize,
-}
-
-impl Chunk {
-    /// How many bytes of the blob these are.
-    pub fn len(&self) -> usize {
-        self.bytes.len() - self.at
-    }
-
-    /// Whether these are no bytes.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The bytes.
-    pub fn as_slice(&self) -> &[u8] {
-        &self.bytes[self.at..]
-    }
-
-    /// `prefix` and the bytes as one.
-    pub fn framed(mut self, prefix: &[u8]) -> Bytes {
-        match self.at.checked_sub(prefix.len()) {
-            Some(start) => {
-                self.bytes[start..self.at].copy_from_slice(prefix);
-                Bytes::from(self.bytes).slice(start..)
-            }
-            None => Bytes::from([prefix, self.as_slice()].concat()),
-        }
-    }
-
-    /// The bytes alone.
-    pub fn into_bytes(self) -> Bytes {
-        Bytes::from(self.bytes).slice(self.at..)
-    }
-
-    fn cut(mut self, skip: usize, length: usize) -> Self {
-        self.at += skip;
-        self.bytes.truncate(self.at + length);
-        self
-    }
-}
 
 impl Store {
     /// Whether the blob is here; being asked for, it is kept a while (REAPI FindMissingBlobs). The empty blob always is.
@@ -339,154 +295,6 @@ impl Store {
         Ok(digest)
     }
 
-    /// Read a whole blob into memory, verified.
-    ///
-    /// # Errors
-    /// `not_found`, `too_large`, or `digest_mismatch` (blame `store`), after which the blob is absent.
-    pub fn get_bytes(&self, digest: &Digest, size_bytes_max: u64) -> Result<Bytes, NativeError> {
-        if digest.size_bytes() > size_bytes_max {
-            return Err(NativeError::too_large(
-                format!("the blob {digest} is over the limit of {size_bytes_max} bytes for reading at once"),
-                size_bytes_max,
-            ));
-        }
-        let mut reader = self.reader(digest, 0, None)?;
-        let first = self.next_chunk(&mut reader, COPY_BYTES)?;
-        if reader.remaining() == 0 {
-            return Ok(first.map(Chunk::into_bytes).unwrap_or_default());
-        }
-        let mut data = Vec::with_capacity(usize::try_from(digest.size_bytes()).unwrap_or(0));
-        let mut next = first;
-        while let Some(chunk) = next {
-            data.extend_from_slice(chunk.as_slice());
-            next = self.next_chunk(&mut reader, COPY_BYTES)?;
-        }
-        Ok(data.into())
-    }
-
-    /// Put the bytes of a blob at the end of `out`, verified; on an error `out` is as it was.
-    ///
-    /// # Errors
-    /// As [`Store::get_bytes`].
-    pub fn read_onto(&self, digest: &Digest, out: &mut Vec<u8>) -> Result<(), NativeError> {
-        let key = Key::of_blob(digest);
-        let start = out.len();
-        if let Some(place) = self.index.read().touch(&key, now_s())
-            && !place.is_large()
-            && let Some(segment) = self.log.segment(place.segment)
-        {
-            let header = segment.read_onto(&key, place, digest.hash().len(), out);
-            if header.is_some_and(|header| header.flags & ZSTD == 0) {
-                return Ok(());
-            }
-            out.truncate(start);
-        }
-        // Whatever is out of the ordinary takes the general way, which also says what is wrong.
-        out.extend_from_slice(&self.get_bytes(digest, u64::MAX)?);
-        Ok(())
-    }
-
-    /// Begin to read a blob at `offset`, at most `limit` bytes of it.
-    ///
-    /// # Errors
-    /// `not_found`; `out_of_range` when `offset` is past the end; `digest_mismatch` as [`Store::get_bytes`].
-    pub fn reader(&self, digest: &Digest, offset: u64, limit: Option<u64>) -> Result<BlobReader, NativeError> {
-        if offset > digest.size_bytes() {
-            return Err(NativeError::new("out_of_range", format!("offset {offset} is past the end of {digest}"))
-                .with("offset", FieldValue::Int(offset.cast_signed()))
-                .with("size_bytes", FieldValue::Int(digest.size_bytes().cast_signed())));
-        }
-        let rest = digest.size_bytes() - offset;
-        let remaining = limit.map_or(rest, |limit| limit.min(rest));
-        if digest.is_empty() {
-            return Ok(BlobReader { digest: *digest, offset, remaining, source: Source::Empty });
-        }
-        let source = self.open_blob(digest)?;
-        Ok(BlobReader { digest: *digest, offset, remaining, source })
-    }
-
-    fn open_blob(&self, digest: &Digest) -> Result<Source, NativeError> {
-        let key = Key::of_blob(digest);
-        let absent = || NativeError::not_found("blob", digest.to_string());
-        // A record may be moved between the look-up and the read, once for each time that the log turns.
-        for _ in 0..8 {
-            let place = self.index.read().touch(&key, now_s()).ok_or_else(absent)?;
-            let Some(segment) = self.log.segment(place.segment) else { continue };
-            let Some((header, bytes)) = segment.read(&key, place) else {
-                if self.index.read().get(&key) != Some(place) {
-                    continue;
-                }
-                return Err(self.damaged(digest, place));
-            };
-            let at = header.payload_at();
-            if header.flags & ZSTD != 0 {
-                let unpacked = unpack(&bytes[at..], digest.size_bytes());
-                let unpacked = unpacked.ok_or_else(|| self.damaged(digest, place))?;
-                return Ok(Source::Packed(Chunk { bytes: unpacked, at: 0 }));
-            }
-            if !place.is_large() {
-                return Ok(Source::Packed(Chunk { bytes, at }));
-            }
-            if bytes.len() < at + 8 {
-                return Err(self.damaged(digest, place));
-            }
-            let path = self.large_path(u64_at(&bytes, at));
-            match File::open(&path) {
-                Ok(file) => return Ok(Source::Large { file, sums: bytes, at: at + 8 }),
-                // Only a file that is not there is damage; too many open files is not.
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(unusable(&path, &error)),
-                Err(_) if self.index.read().get(&key) != Some(place) => {}
-                Err(_) => return Err(self.damaged(digest, place)),
-            }
-        }
-        Err(absent())
-    }
-
-    /// The zstd frames of a small blob that is kept so; none when it is kept otherwise.
-    pub fn packed_zstd(&self, digest: &Digest) -> Option<Bytes> {
-        let key = Key::of_blob(digest);
-        let place = self.index.read().touch(&key, now_s())?;
-        let (header, bytes) = self.log.segment(place.segment)?.read(&key, place)?;
-        (header.flags & ZSTD != 0).then(|| Bytes::from(bytes).slice(header.payload_at()..))
-    }
-
-    /// The next bytes of a reader, at most `bytes_max` or one block; none at the end.
-    ///
-    /// # Errors
-    /// `digest_mismatch` (blame `store`), after which the blob is absent.
-    pub fn next_chunk(&self, reader: &mut BlobReader, bytes_max: usize) -> Result<Option<Chunk>, NativeError> {
-        if reader.remaining == 0 {
-            return Ok(None);
-        }
-        let wanted = usize::try_from(reader.remaining).unwrap_or(usize::MAX);
-        let chunk = match &mut reader.source {
-            Source::Empty => return Ok(None),
-            Source::Packed(whole) => {
-                let skip = usize::try_from(reader.offset).unwrap_or(usize::MAX);
-                let length = wanted.min(bytes_max);
-                if length == whole.len() {
-                    std::mem::replace(whole, Chunk { bytes: Vec::new(), at: 0 })
-                } else {
-                    let start = whole.at + skip;
-                    let mut bytes = vec![0; HEADROOM_BYTES];
-                    bytes.extend_from_slice(&whole.bytes[start..start + length]);
-                    Chunk { bytes, at: HEADROOM_BYTES }
-                }
-            }
-            Source::Large { file, sums, at } => {
-                let number = u64_at(sums, *at - 8);
-                let sums = &sums[*at..];
-                match read_blocks(file, sums, &reader.digest, reader.offset, wanted.min(bytes_max)) {
-                    Some(chunk) => chunk,
-                    None => return Err(self.damaged_file(&reader.digest, number)),
-                }
-            }
-        };
-        reader.offset += chunk.len() as u64;
-        reader.remaining -= chunk.len() as u64;
-        Ok(Some(chunk))
-    }
-
     /// The file of this number is not what it was; the blob may be in another by now.
     fn damaged_file(&self, digest: &Digest, number: u64) -> NativeError {
         let key = Key::of_blob(digest);
@@ -554,51 +362,6 @@ impl Store {
         }
         was.get()
     }
-
-    /// Copy a blob to a new file, verified; the file appears only when it is whole.
-    ///
-    /// # Errors
-    /// As [`Store::get_bytes`]; `invalid_request` when the file cannot be written.
-    pub fn export_file(&self, digest: &Digest, dest: &Path, executable: bool) -> Result<(), NativeError> {
-        let name = dest.file_name().unwrap_or_default().to_string_lossy();
-        let temporary = dest.with_file_name(format!(".{name}.{}.part", std::process::id()));
-        let done = self
-            .export_to(digest, &temporary, executable)
-            .and_then(|()| fs::rename(&temporary, dest).map_err(|e| unreadable(dest, &e)));
-        if done.is_err() {
-            // The first error is the one to tell; the part may not exist.
-            let _ = fs::remove_file(&temporary);
-        }
-        done
-    }
-
-    fn export_to(&self, digest: &Digest, path: &Path, executable: bool) -> Result<(), NativeError> {
-        let mut file = File::options()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(if executable { 0o755 } else { 0o644 })
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(path)
-            .map_err(|e| unreadable(path, &e))?;
-        self.copy_to(digest, &mut |chunk| file.write_all(chunk).map_err(|e| unreadable(path, &e)))
-    }
-
-    /// Hand the bytes of a blob to `sink`, verified, in order.
-    ///
-    /// # Errors
-    /// As [`Store::get_bytes`], and those of `sink`.
-    pub fn copy_to(
-        &self,
-        digest: &Digest,
-        sink: &mut dyn FnMut(&[u8]) -> Result<(), NativeError>,
-    ) -> Result<(), NativeError> {
-        let mut reader = self.reader(digest, 0, None)?;
-        while let Some(chunk) = self.next_chunk(&mut reader, COPY_BYTES)? {
-            sink(chunk.as_slice())?;
-        }
-        Ok(())
-    }
 }
 
 fn blame(digest: &Digest) -> NativeError {
@@ -613,267 +376,6 @@ fn check(expected: &Digest, data: &[u8]) -> Result<(), NativeError> {
         return Err(NativeError::mismatch(*expected, actual, "caller"));
     }
     Ok(())
-}
-
-fn unpack(frames: &[u8], size_bytes: u64) -> Option<Vec<u8>> {
-    let size = usize::try_from(size_bytes).ok()?;
-    // One byte more than allowed shows a bomb without unpacking it.
-    let unpacked = zstd::bulk::decompress(frames, size).ok()?;
-    (unpacked.len() == size).then_some(unpacked)
-}
-
-fn read_blocks(file: &File, sums: &[u8], digest: &Digest, offset: u64, wanted: usize) -> Option<Chunk> {
-    let block = BLOCK_BYTES as u64;
-    let first = offset / block;
-    let skip = usize::try_from(offset % block).ok()?;
-    // Whole blocks: a part of one cannot be checked.
-    let blocks = (wanted + skip).div_ceil(BLOCK_BYTES).max(1);
-    let length = usize::try_from((digest.size_bytes() - first * block).min((blocks * BLOCK_BYTES) as u64)).ok()?;
-    let bytes = read_at(file, first * block, length, HEADROOM_BYTES)?;
-    for (number, data) in bytes[HEADROOM_BYTES..].chunks(BLOCK_BYTES).enumerate() {
-        let at = 4 * (usize::try_from(first).ok()? + number);
-        if sums.len() < at + 4 || crc(data) != u32_at(sums, at) {
-            return None;
-        }
-    }
-    Some(Chunk { bytes, at: HEADROOM_BYTES }.cut(skip, wanted.min(length - skip)))
-}
-
-/// A large blob on its way to a file of its own.
-struct LargeFile {
-    file: File,
-    path: PathBuf,
-    sums: Vec<u8>,
-    /// The sum of the block that is not full yet, and its bytes so far.
-    sum: crc32fast::Hasher,
-    filled: usize,
-    kept: bool,
-}
-
-impl LargeFile {
-    fn create(store: &Store) -> Result<Self, NativeError> {
-        let number = store.counters.next_temporary.fetch_add(1, Ordering::Relaxed);
-        let path = store.root.join("tmp").join(number.to_string());
-        let file = File::options().write(true).create_new(true).mode(0o444).open(&path);
-        let file = file.map_err(|e| unusable(&path, &e))?;
-        Ok(Self { file, path, sums: vec![0; 8], sum: crc32fast::Hasher::new(), filled: 0, kept: false })
-    }
-
-    fn write(&mut self, data: &[u8]) -> Result<(), NativeError> {
-        self.file.write_all(data).map_err(|e| unusable(&self.path, &e))?;
-        let mut rest = data;
-        while !rest.is_empty() {
-            let (now, later) = rest.split_at(rest.len().min(BLOCK_BYTES - self.filled));
-            self.sum.update(now);
-            self.filled += now.len();
-            if self.filled == BLOCK_BYTES {
-                self.end_block();
-            }
-            rest = later;
-        }
-        Ok(())
-    }
-
-    fn end_block(&mut self) {
-        let sum = std::mem::take(&mut self.sum).finalize();
-        self.sums.extend_from_slice(&sum.to_le_bytes());
-        self.filled = 0;
-    }
-
-    /// Give the file its place; returns the payload of its record.
-    fn place(&mut self, store: &Store) -> Result<&[u8], NativeError> {
-        if self.filled > 0 {
-            self.end_block();
-        }
-        let power = store.options.durability == Durability::Power;
-        if power {
-            self.file.sync_data().map_err(|e| unusable(&self.path, &e))?;
-        }
-        loop {
-            let number = store.next_large.fetch_add(1, Ordering::Relaxed);
-            let dest = store.large_path(number);
-            let parent = dest.parent().unwrap_or(&store.root);
-            let flags = rustix::fs::RenameFlags::NOREPLACE;
-            match rustix::fs::renameat_with(rustix::fs::CWD, &self.path, rustix::fs::CWD, &dest, flags) {
-                Ok(()) => {
-                    if power {
-                        sync_directory(parent)?;
-                    }
-                    self.kept = true;
-                    self.sums[..8].copy_from_slice(&number.to_le_bytes());
-                    return Ok(&self.sums);
-                }
-                Err(rustix::io::Errno::EXIST) => {}
-                Err(rustix::io::Errno::NOENT) if !parent.exists() => match fs::create_dir(parent) {
-                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(unusable(parent, &error)),
-                    _ if power => sync_directory(&store.root.join("large"))?,
-                    _ => {}
-                },
-                Err(error) => return Err(unusable(&dest, &error.into())),
-            }
-        }
-    }
-}
-
-impl LargeFile {
-    /// Take back what no record will point to.
-    fn withdraw(&self, store: &Store) {
-        // If this fails, the scrubber finds it.
-        let _ = fs::remove_file(store.large_path(u64_at(&self.sums, 0)));
-    }
-}
-
-impl Drop for LargeFile {
-    fn drop(&mut self) {
-        if !self.kept {
-            // It was never acknowledged; if removing fails now, the next open removes it.
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
-enum Body {
-    Packed(Vec<u8>),
-    Large(LargeFile),
-}
-
-impl Body {
-    fn write(&mut self, data: &[u8]) -> Result<(), NativeError> {
-        match self {
-            Self::Packed(bytes) => {
-                bytes.extend_from_slice(data);
-                Ok(())
-            }
-            Self::Large(file) => file.write(data),
-        }
-    }
-}
-
-/// A blob being written. Dropped before [`BlobWriter::commit`], it leaves nothing.
-pub struct BlobWriter {
-    store: Arc<Store>,
-    expected: Digest,
-    hasher: Hasher,
-    body: Body,
-}
-
-impl BlobWriter {
-    /// The blob that this is to be.
-    pub fn expected(&self) -> &Digest {
-        &self.expected
-    }
-
-    /// Bytes written so far.
-    pub fn offset(&self) -> u64 {
-        self.hasher.size_bytes()
-    }
-
-    /// Write more bytes.
-    ///
-    /// # Errors
-    /// `digest_mismatch` as soon as there are more bytes than the digest says; `storage_full`.
-    pub fn write(&mut self, data: &[u8]) -> Result<(), NativeError> {
-        if self.offset() + data.len() as u64 > self.expected.size_bytes() {
-            return Err(NativeError::new(
-                "digest_mismatch",
-                format!("more than the {} bytes that its digest says were sent", self.expected.size_bytes()),
-            )
-            .with("expected", FieldValue::Text(self.expected.to_string()))
-            .with("blame", FieldValue::Text("caller".to_owned())));
-        }
-        self.hasher.update(data);
-        self.body.write(data)
-    }
-
-    /// Make the blob visible, durable as the store promises. `packed`: the zstd frames that it came as, to keep those
-    /// instead where that pays.
-    ///
-    /// # Errors
-    /// `digest_mismatch` when the bytes are not what the digest says; nothing is kept then.
-    pub fn commit_as(mut self, packed: Option<&[u8]>) -> Result<(), NativeError> {
-        let actual = std::mem::take(&mut self.hasher).finish();
-        if actual != self.expected {
-            return Err(NativeError::mismatch(self.expected, actual, "caller"));
-        }
-        let store = Arc::clone(&self.store);
-        if store.contains(&self.expected) {
-            return Ok(());
-        }
-        match (packed, &self.body) {
-            // An eighth less is worth unpacking it at each plain read.
-            (Some(frames), Body::Packed(data)) if frames.len() + data.len() / 8 < data.len() => {
-                store.put_packed_zstd(&self.expected, frames)
-            }
-            _ => self.keep(),
-        }
-    }
-
-    /// As [`BlobWriter::commit_as`], as it is.
-    ///
-    /// # Errors
-    /// As [`BlobWriter::commit_as`].
-    pub fn commit(self) -> Result<(), NativeError> {
-        self.commit_as(None)
-    }
-
-    fn keep(&mut self) -> Result<(), NativeError> {
-        let digest = self.expected;
-        match &mut self.body {
-            Body::Packed(data) => {
-                let data = std::mem::take(data);
-                self.store.append_blobs(&[(digest, &data, 0)])
-            }
-            Body::Large(file) => {
-                let payload = file.place(&self.store)?;
-                let record = Record {
-                    key: Key::of_blob(&digest),
-                    kind: Kind::Blob,
-                    function: digest.function() as u8,
-                    flags: LARGE,
-                    name: digest.hash(),
-                    payload,
-                };
-                if let Err(error) = self.store.append(&[record]) {
-                    file.withdraw(&self.store);
-                    return Err(error);
-                }
-                self.store.counters.blobs_written.fetch_add(1, Ordering::Relaxed);
-                self.store.counters.bytes_written.fetch_add(digest.size_bytes(), Ordering::Relaxed);
-                Ok(())
-            }
-        }
-    }
-}
-
-enum Source {
-    Empty,
-    Packed(Chunk),
-    /// The sums of its blocks are in `sums` from `at` on.
-    Large {
-        file: File,
-        sums: Vec<u8>,
-        at: usize,
-    },
-}
-
-/// A blob being read.
-pub struct BlobReader {
-    digest: Digest,
-    offset: u64,
-    remaining: u64,
-    source: Source,
-}
-
-impl BlobReader {
-    /// Bytes still to come.
-    pub fn remaining(&self) -> u64 {
-        self.remaining
-    }
-
-    /// Whether the rest is in memory already.
-    pub fn is_packed(&self) -> bool {
-        !matches!(self.source, Source::Large { .. })
-    }
 }
 
 fn hash_open_file(file: &File, path: &Path) -> Result<Digest, NativeError> {
