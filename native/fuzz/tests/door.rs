@@ -238,7 +238,7 @@ fn tokens() {
     let claims = corpus("claims");
     let good: Vec<String> = claims.iter().map(|claims| signer.token(claims)).collect();
     let mut seeds: Vec<Vec<u8>> = claims.iter().map(|claims| stranger.token(claims).into_bytes()).collect();
-    seeds.extend(good.iter().map(|token| token[..token.len() - 4].as_bytes().to_vec()));
+    seeds.extend(good.iter().map(|token| token.as_bytes()[..token.len() - 4].to_vec()));
     let path = format!("{CAS}FindMissingBlobs");
     let next = bearer(good[0].as_bytes()).unwrap();
     fuzz(&seeds, |input| {
