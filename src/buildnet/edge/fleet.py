@@ -95,11 +95,15 @@ class FleetService:
             if now_s - began_s > 2 * IDLE_HEARTBEAT_INTERVAL_S:
                 # This process itself stood still: what was said meanwhile is not read yet.
                 continue
-            for session in list(self._sessions.values()):
-                if now_s - session.last_heard_s > SILENCE_S_MAX:
-                    error = NodeDown(f"node {session.node} said nothing for {SILENCE_S_MAX:.0f} s", url="")
-                    log.warning("%s; its session is ended, and its actions run elsewhere", error.message)
-                    self._close(session, error)
+            self.end_silent(now_s)
+
+    def end_silent(self, now_s: float) -> None:
+        """End the sessions of workers that have said nothing for `SILENCE_S_MAX`, by the monotonic clock."""
+        for session in list(self._sessions.values()):
+            if now_s - session.last_heard_s > SILENCE_S_MAX and session.error is None:
+                error = NodeDown(f"node {session.node} said nothing for {SILENCE_S_MAX:.0f} s", url="")
+                log.warning("%s; its session is ended, and its actions run elsewhere", error.message)
+                self._close(session, error)
 
     # Workers.
 
