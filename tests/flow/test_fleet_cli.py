@@ -19,7 +19,7 @@ from tests.conftest import COMMAND, House, Role
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, "fleet", *arguments], capture_output=True, text=True, timeout=60)
+    return subprocess.run([*COMMAND, "fleet", *arguments], capture_output=True, text=True, timeout=100)
 
 
 @pytest.fixture(scope="module")

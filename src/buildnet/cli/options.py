@@ -92,8 +92,9 @@ def connected(url: str | None, state: Path | None, instance: str = "") -> SyncCl
 
 
 def echo_json(value: object) -> None:
-    """Print one JSON value on one line."""
-    click.echo(json.dumps(value, default=str, ensure_ascii=False))
+    """Print one JSON value on one line; what a terminal would obey is escaped, as JSON may escape anything."""
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    click.echo(text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text))
 
 
 def printable(text: str) -> str:
