@@ -15,7 +15,7 @@ from buildnet.edge.bridge import Call, Method
 from buildnet.edge.fleet_session import Session, greeting_of, node_message, outcome_of, running_of
 from buildnet.edge.fleet_watch import Watchers
 from buildnet.edge.logs import LogBook
-from buildnet.errors import BuildNetError, InvalidRequest, NodeDown, NotFound
+from buildnet.errors import BuildNetError, DeadlinePassed, InvalidRequest, NodeDown, NotFound
 from buildnet.model.entry import Value
 from buildnet.model.node import NodePolicy, check_node_id
 from buildnet.ports import Clock
@@ -35,6 +35,7 @@ IDLE_HEARTBEAT_INTERVAL_S = 5
 SILENCE_S_MAX = 15.0
 # A removed worker is told why; one that takes nothing is cut off.
 _CLOSE_GRACE_S: Final = 0.5
+_HELLO_TIMEOUT_S: Final = 10.0
 _PAGE_BYTES: Final = 1 << 20
 
 Policies = Mapping[str, NodePolicy]
@@ -111,7 +112,11 @@ class FleetService:
         self, requests: AsyncIterator[fleet_pb2.JoinRequest], call: Call
     ) -> AsyncIterator[fleet_pb2.JoinResponse]:
         """Serve one worker until its session ends."""
-        first = await anext(requests, None)
+        try:
+            async with asyncio.timeout(_HELLO_TIMEOUT_S):
+                first = await anext(requests, None)
+        except TimeoutError:
+            raise DeadlinePassed(f"no Hello within {_HELLO_TIMEOUT_S:.0f} s", timeout_s=_HELLO_TIMEOUT_S) from None
         if first is None or first.WhichOneof("message") != "hello":
             raise InvalidRequest("a session begins with Hello", field="hello")
         now_unix_ms = self._clock.now_unix_ms()
