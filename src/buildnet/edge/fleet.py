@@ -32,7 +32,8 @@ LEASE_DURATION_S = 4
 # No lease depends on it: it shows that the worker's own loop turns, where the connection shows only that its kernel
 # does.
 IDLE_HEARTBEAT_INTERVAL_S = 5
-SILENCE_S_MAX = 15.0
+# Six beats: leases have their own, shorter deadline, and a machine under load is not a machine that is gone.
+SILENCE_S_MAX = 30.0
 # A removed worker is told why; one that takes nothing is cut off.
 _CLOSE_GRACE_S: Final = 0.5
 _HELLO_TIMEOUT_S: Final = 10.0

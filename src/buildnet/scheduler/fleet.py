@@ -55,6 +55,7 @@ class _Node:
     session: int | None
     joined_at_unix_ms: int
     last_seen_unix_ms: int
+    joined_by: str = ""
     welcomed: bool = False
     draining: bool = False
     drain_by: str = ""
@@ -172,7 +173,7 @@ class FleetCore:
                 yield Record("node.refused", {"node": name, "boot": boot, "reason": "displaced", "by": event.by})
             yield Refuse(event.session, _displaced_error(name))
             return
-        fresh = _Node(event.greeting, event.session, event.at_unix_ms, event.at_unix_ms)
+        fresh = _Node(event.greeting, event.session, event.at_unix_ms, event.at_unix_ms, event.by)
         if known is not None:
             yield from self._take_over(name, known, fresh)
         self._nodes[name] = fresh
@@ -205,7 +206,7 @@ class FleetCore:
         yield Begin(session, policy.cordoned)
         offer = known.greeting.offer
         facts: dict[str, Value] = {"node": name, "boot": offer.boot_id, "slots": offer.slots}
-        yield Record("node.joined", {**facts, "version": known.greeting.version})
+        yield Record("node.joined", {**facts, "version": known.greeting.version, "by": known.joined_by})
         skew_ms = known.greeting.skew_ms
         if skew_ms is not None and abs(skew_ms) > SKEW_TOLD_MS and known.skew_told_of != known.boot:
             known.skew_told_of = known.boot
