@@ -66,7 +66,12 @@ CALLS: dict[str, tuple[bytes, set[str] | None]] = {
     V1 + "LedgerService/Append": (b"", set()),
     V1 + "FleetService/Join": (b"", {"worker", "admin"}),
     V1 + "FleetService/ListNodes": (b"", READERS),
+    # It never ends by itself; a body that is none shows who may ask.
+    V1 + "FleetService/WatchNodes": (b"\xff", READERS),
     V1 + "FleetService/DrainNode": (b"", {"admin"}),
+    V1 + "FleetService/CordonNode": (b"", {"admin"}),
+    V1 + "FleetService/RemoveNode": (b"", {"admin"}),
+    V1 + "FleetService/AllowNode": (b"", {"admin"}),
     V1 + "TransportService/Open": (b"", {"admin"}),
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": (b"", set(tokens.SCOPES)),
     "/grpc.health.v1.Health/Check": (b"", None),

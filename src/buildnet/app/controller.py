@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Final
 
 from buildnet import __version__
 from buildnet._native import Store
 from buildnet.access import keys, tokens
-from buildnet.app import admission, state
+from buildnet.app import admission, fleet_file, state
 from buildnet.app.clock import SystemClock, random_id
 from buildnet.app.config import ControllerConfig, traces_wanted
 from buildnet.app.descriptors import raise_limit
@@ -136,10 +137,24 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
         await held.enter_async_context(_running(scheduler.run()))
         descriptions = Descriptions()
 
-        def record(kind: str, facts: dict[str, str | int]) -> None:
+        def record(kind: str, facts: Mapping[str, Value]) -> None:
             recorder.record(Entry(kind, clock.now_unix_ms(), facts))
 
-        fleet = FleetService(scheduler, logs, clock, controller_id=controller_id, version=__version__, record=record)
+        async def append(kind: str, facts: Mapping[str, Value]) -> None:
+            await ledger.append([Entry(kind, clock.now_unix_ms(), facts)])
+
+        fleet = FleetService(
+            scheduler,
+            logs,
+            clock,
+            controller_id=controller_id,
+            version=__version__,
+            record=record,
+            append=append,
+            policies=fleet_file.load(directory),
+            keep=partial(fleet_file.keep, directory),
+        )
+        await held.enter_async_context(_running(fleet.run()))
         methods: dict[str, Method] = {}
         for service in (
             ExecutionService(scheduler, stores.read, descriptions.add),

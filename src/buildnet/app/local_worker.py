@@ -1,4 +1,7 @@
-"""Keep one worker process beside a controller: start it, start it again when it dies, stop it with the controller."""
+"""Keep one worker process beside a controller: start it, start it again when it dies, stop it with the controller.
+
+One that was drained has left as somebody wished: it is not started again.
+"""
 
 from __future__ import annotations
 
@@ -76,6 +79,14 @@ async def supervise(
             await _first(child.wait(), stop.wait(), asyncio.sleep(renew_s))
         if stop.is_set():
             await _end(child)
+            return
+        if child.returncode == 0:
+            log.warning(
+                "the local worker was drained and has left; it is started again with this controller, "
+                "or join a worker now with: buildnet join %s",
+                url,
+            )
+            await stop.wait()
             return
         log.warning("the local worker ended with code %s; starting it again", child.returncode)
         delay_s = _RESTART_DELAY_S if monotonic_s() - started_s > _LASTED_S else delay_s * 2

@@ -49,7 +49,7 @@ def opened(directory: Path) -> Iterator[Path]:
         _check_version(directory)
         version = directory / "VERSION"
         if not version.exists():
-            _replace(version, f"{STATE_VERSION}\n")
+            replace_file(version, f"{STATE_VERSION}\n")
         (directory / "keys").mkdir(mode=0o700, exist_ok=True)
         yield directory
     finally:
@@ -95,7 +95,7 @@ def next_term(directory: Path) -> int:
             f"{path} does not hold a number; restore it from a copy: an older term would let stale workers publish",
             path=str(path),
         ) from error
-    _replace(path, f"{term}\n", sync=True)
+    replace_file(path, f"{term}\n", sync=True)
     return term
 
 
@@ -103,7 +103,7 @@ def next_term(directory: Path) -> int:
 def announced(directory: Path, facts: dict[str, object]) -> Iterator[None]:
     """Let local commands find this controller for as long as it runs."""
     path = directory / "controller.json"
-    _replace(path, json.dumps(facts) + "\n")
+    replace_file(path, json.dumps(facts) + "\n")
     try:
         yield
     finally:
@@ -111,7 +111,8 @@ def announced(directory: Path, facts: dict[str, object]) -> Iterator[None]:
             path.unlink()
 
 
-def _replace(path: Path, text: str, *, sync: bool = False) -> None:
+def replace_file(path: Path, text: str, *, sync: bool = False) -> None:
+    """Write a file so that readers, and a start after a crash, see the old text or the new one."""
     temporary = path.with_name(path.name + ".new")
     with temporary.open("w") as file:
         file.write(text)

@@ -92,22 +92,30 @@ def connected(url: str | None, state: Path | None, instance: str = "") -> SyncCl
 
 
 def echo_json(value: object) -> None:
-    """Print one JSON value on one line."""
-    click.echo(json.dumps(value, default=str, ensure_ascii=False))
+    """Print one JSON value on one line; what a terminal would obey is escaped, as JSON may escape anything."""
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    click.echo(text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text))
+
+
+def printable(text: str) -> str:
+    """A text with what a terminal would obey written out: names come from other machines."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def echo_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table: boxed and coloured for a person, plain columns for a pipe."""
-    rows = list(rows)
+    rows = [[printable(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(box=None, header_style="bold", pad_edge=False)
         for header in headers:
             table.add_column(header, overflow="fold")
         for row in rows:
-            table.add_row(*row)
+            # Text, not markup: a name in brackets is a name.
+            table.add_row(*map(Text, row))
         Console().print(table)
         return
     widths = [max(len(row[i]) for row in [headers, *rows]) for i in range(len(headers))]

@@ -10,9 +10,21 @@
 """
 
 from buildnet.client.client import Client
+from buildnet.client.fleet import NodeInfo
 from buildnet.client.results import ActionInfo, LogPiece, Output, RunResult
 from buildnet.client.sync import SyncClient, connect
 from buildnet.model.credentials import Credentials
 from buildnet.model.digest import Digest
 
-__all__ = ["ActionInfo", "Client", "Credentials", "Digest", "LogPiece", "Output", "RunResult", "SyncClient", "connect"]
+__all__ = [
+    "ActionInfo",
+    "Client",
+    "Credentials",
+    "Digest",
+    "LogPiece",
+    "NodeInfo",
+    "Output",
+    "RunResult",
+    "SyncClient",
+    "connect",
+]

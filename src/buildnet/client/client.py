@@ -14,6 +14,7 @@ import grpc
 from buildnet._native import InputTree
 from buildnet.client import cache
 from buildnet.client.describe import Wish, action_of, command_of
+from buildnet.client.fleet import FleetCalls
 from buildnet.client.results import ActionInfo, LogPiece, RunResult, result_of
 from buildnet.client.status import error_of_call, error_of_status
 from buildnet.dial import channel_of, link_of, metadata_of
@@ -23,7 +24,7 @@ from buildnet.ledger.checkpoint import Verifier
 from buildnet.model.credentials import NONE, Address, Credentials
 from buildnet.model.digest import Digest
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
-from buildnet.wire._gen.buildnet.v1 import action_pb2, cache_pb2, fleet_pb2, ledger_pb2
+from buildnet.wire._gen.buildnet.v1 import action_pb2, cache_pb2, ledger_pb2
 from buildnet.wire._gen.google.longrunning import operations_pb2
 from buildnet.wire._gen.google.protobuf import empty_pb2
 from buildnet.wire.actions import digest_message, digest_of
@@ -70,6 +71,7 @@ class Client:
         address = Address.parse(url)
         self._link = link_of(address, credentials, instance=instance)
         self._channel = channel_of(address, credentials, _OPTIONS)
+        self.fleet = FleetCalls(self._unary, self._stream)
 
     async def __aenter__(self) -> Client:
         return self
@@ -373,12 +375,10 @@ class Client:
             yield cache.scrubbed_of(message)
 
     async def nodes(self) -> list[dict[str, Any]]:
-        """The workers that joined."""
-        path = "/buildnet.v1.FleetService/ListNodes"
-        answer = await self._unary(path, fleet_pb2.ListNodesRequest(), fleet_pb2.ListNodesResponse)
+        """The workers that joined; `fleet.nodes` tells more."""
         return [
-            {"node": node.node_id, "hostname": node.hostname, "slots": node.slots, "version": node.version}
-            for node in answer.nodes
+            {"node": node.node, "hostname": node.hostname, "slots": node.slots, "version": node.version}
+            for node in await self.fleet.nodes()
         ]
 
     async def capabilities(self) -> dict[str, Any]:

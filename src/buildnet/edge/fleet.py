@@ -1,82 +1,46 @@
-"""FleetService: one outbound session per worker, translated to and from the scheduler's events.
+"""FleetService: one outbound session per worker, translated to and from the events of scheduler and fleet.
 
-A session that ends, for whatever reason, is a lost worker: the scheduler decides what that means.
+A session that ends, for whatever reason, is a lost worker: the scheduler decides what that means. Where a node stands
+is decided in `scheduler/fleet.py`. What an administrator asks is kept and in the ledger before it is in force.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
-from typing import Any
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, Final
 
 from buildnet.edge.bridge import Call, Method
+from buildnet.edge.fleet_session import Session, greeting_of, node_message, outcome_of, running_of
+from buildnet.edge.fleet_watch import Watchers
 from buildnet.edge.logs import LogBook
-from buildnet.errors import InvalidRequest
-from buildnet.model.action import Lease, Outcome
-from buildnet.model.caller import public_instance
-from buildnet.model.node import WorkerOffer
+from buildnet.errors import BuildNetError, DeadlinePassed, InvalidRequest, NodeDown, NotFound
+from buildnet.model.entry import Value
+from buildnet.model.node import NodePolicy, check_node_id
 from buildnet.ports import Clock
+from buildnet.scheduler import fleet_events as fleet
+from buildnet.scheduler.fleet import FleetCore
 from buildnet.scheduler.service import Scheduler
-from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
-from buildnet.wire.actions import digest_message, digest_of
+
+log = logging.getLogger(__name__)
 
 _FLEET = "/buildnet.v1.FleetService/"
 HEARTBEAT_INTERVAL_S = 1
 LEASE_DURATION_S = 4
-_PROPERTIES_MAX = 1000
-_SLOTS_MAX = 1024
-_QUEUED_MAX = 4096
+# No lease depends on it: it shows that the worker's own loop turns, where the connection shows only that its kernel
+# does.
+IDLE_HEARTBEAT_INTERVAL_S = 5
+# Six beats: leases have their own, shorter deadline, and a machine under load is not a machine that is gone.
+SILENCE_S_MAX = 30.0
+# A removed worker is told why; one that takes nothing is cut off.
+_CLOSE_GRACE_S: Final = 0.5
+_HELLO_TIMEOUT_S: Final = 10.0
+_PAGE_BYTES: Final = 1 << 20
 
-
-@dataclass(slots=True)
-class _Session:
-    """The controller's end of one worker's session; a WorkerLink."""
-
-    offer: WorkerOffer
-    hostname: str
-    version: str
-    joined_at_unix_ms: int
-    outbox: asyncio.Queue[fleet_pb2.JoinResponse] = field(default_factory=lambda: asyncio.Queue(_QUEUED_MAX))
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
-    draining: bool = False
-
-    def _send(self, message: fleet_pb2.JoinResponse) -> None:
-        try:
-            self.outbox.put_nowait(message)
-        except asyncio.QueueFull:
-            # A worker that reads nothing is lost; its leases go elsewhere.
-            self.ended.set()
-
-    def assign(self, lease: Lease) -> None:
-        """Send an Assign."""
-        message = fleet_pb2.JoinResponse()
-        message.assign.fence = lease.fence
-        message.assign.instance_name = public_instance(lease.key.instance)
-        message.assign.action_digest.CopyFrom(digest_message(lease.key.digest))
-        message.assign.timeout.FromNanoseconds(round(lease.timeout_s * 1e9))
-        message.assign.attempt = lease.attempt
-        self._send(message)
-
-    def cancel(self, fence: int, reason: str) -> None:
-        """Send a Cancel."""
-        message = fleet_pb2.JoinResponse()
-        message.cancel.fence = fence
-        message.cancel.reason = reason
-        self._send(message)
-
-    def settle(self, fence: int) -> None:
-        """Send a Settled."""
-        message = fleet_pb2.JoinResponse()
-        message.settled.fence = fence
-        self._send(message)
-
-    def drain(self) -> None:
-        """Ask the worker to finish and leave."""
-        message = fleet_pb2.JoinResponse()
-        message.drain.SetInParent()
-        self._send(message)
+Policies = Mapping[str, NodePolicy]
+Facts = Mapping[str, Value]
 
 
 class FleetService:
@@ -90,7 +54,10 @@ class FleetService:
         *,
         controller_id: str,
         version: str,
-        record: Callable[[str, dict[str, str | int]], None],
+        record: Callable[[str, Facts], None],
+        append: Callable[[str, Facts], Awaitable[None]],
+        policies: Policies,
+        keep: Callable[[Policies], Awaitable[None]],
     ) -> None:
         self._scheduler = scheduler
         self._logs = logs
@@ -98,7 +65,15 @@ class FleetService:
         self._controller_id = controller_id
         self._version = version
         self._record = record
-        self._sessions: dict[str, _Session] = {}
+        self._append = append
+        self._keep = keep
+        self._core = FleetCore(policies)
+        self._sessions: dict[int, Session] = {}
+        self._session_next = 1
+        self._watchers = Watchers()
+        # One ask at a time: what is kept and what is in force must not pass each other.
+        self._asking = asyncio.Lock()
+        self._settling: set[asyncio.Future[None]] = set()
 
     def methods(self) -> dict[str, Method]:
         """What this service answers, by path."""
@@ -106,44 +81,74 @@ class FleetService:
         return {
             _FLEET + "Join": Method("bidi", self.join, pb.JoinRequest, pb.JoinResponse),
             _FLEET + "ListNodes": Method("unary", self.list_nodes, pb.ListNodesRequest, pb.ListNodesResponse),
+            _FLEET + "WatchNodes": Method("server_stream", self.watch_nodes, pb.WatchNodesRequest, pb.NodeEvent),
+            _FLEET + "DrainNode": Method("unary", self.drain_node, pb.DrainNodeRequest, pb.Node),
+            _FLEET + "CordonNode": Method("unary", self.cordon_node, pb.CordonNodeRequest, pb.Node),
+            _FLEET + "RemoveNode": Method("unary", self.remove_node, pb.RemoveNodeRequest, pb.RemoveNodeResponse),
+            _FLEET + "AllowNode": Method("unary", self.allow_node, pb.AllowNodeRequest, pb.AllowNodeResponse),
         }
+
+    async def run(self) -> None:
+        """End sessions of workers that say nothing, until cancelled."""
+        while True:
+            began_s = self._clock.monotonic_s()
+            await asyncio.sleep(IDLE_HEARTBEAT_INTERVAL_S)
+            now_s = self._clock.monotonic_s()
+            if now_s - began_s > 2 * IDLE_HEARTBEAT_INTERVAL_S:
+                # This process itself stood still: what was said meanwhile is not read yet.
+                continue
+            self.end_silent(now_s)
+
+    def end_silent(self, now_s: float) -> None:
+        """End the sessions of workers that have said nothing for `SILENCE_S_MAX`, by the monotonic clock."""
+        for session in list(self._sessions.values()):
+            if now_s - session.last_heard_s > SILENCE_S_MAX and session.error is None:
+                error = NodeDown(f"node {session.node} said nothing for {SILENCE_S_MAX:.0f} s", url="")
+                log.warning("%s; its session is ended, and its actions run elsewhere", error.message)
+                self._close(session, error)
+
+    # Workers.
 
     async def join(
         self, requests: AsyncIterator[fleet_pb2.JoinRequest], call: Call
     ) -> AsyncIterator[fleet_pb2.JoinResponse]:
         """Serve one worker until its session ends."""
-        first = await anext(requests, None)
+        try:
+            async with asyncio.timeout(_HELLO_TIMEOUT_S):
+                first = await anext(requests, None)
+        except TimeoutError:
+            raise DeadlinePassed(f"no Hello within {_HELLO_TIMEOUT_S:.0f} s", timeout_s=_HELLO_TIMEOUT_S) from None
         if first is None or first.WhichOneof("message") != "hello":
             raise InvalidRequest("a session begins with Hello", field="hello")
-        session = self._session_of(first.hello)
-        node = session.offer.node
-        older = self._sessions.get(node)
-        if older is not None:
-            # The worker came back before its old connection was seen to break.
-            older.ended.set()
-            self._scheduler.worker_lost(node)
-        self._sessions[node] = session
-        yield self._welcome()
-        running = tuple((r.fence, digest_of(r.action_digest)) for r in first.hello.running)
-        self._scheduler.worker_joined(session.offer, session, tuple(f for f, _ in running))
-        self._record("node.joined", {"node": node, "slots": session.offer.slots})
-        reader = asyncio.ensure_future(self._read(session, requests))
-        ended = asyncio.ensure_future(session.ended.wait())
+        now_unix_ms = self._clock.now_unix_ms()
+        greeting = greeting_of(first.hello, self._version, now_unix_ms)
+        number, self._session_next = self._session_next, self._session_next + 1
+        session = Session(number, greeting, running_of(first.hello), self._clock.monotonic_s(), self._watchers.changed)
+        task = asyncio.current_task()
+        assert task is not None
+        session.abort = task.cancel
+        self._sessions[number] = session
+        reader: asyncio.Future[Any] | None = None
+        clean = False
         try:
-            async for message in self._outgoing(session, reader, ended):
+            self._apply(fleet.Hello(number, greeting, now_unix_ms, call.caller.subject))
+            if session.error is not None:
+                raise session.error
+            yield self._welcome()
+            self._apply(fleet.Welcomed(number))
+            reader = asyncio.ensure_future(self._read(session, requests))
+            async for message in self._outgoing(session, reader):
                 yield message
+            clean = reader.done()
         finally:
-            reader.cancel()
-            ended.cancel()
-            if self._sessions.get(node) is session:
-                del self._sessions[node]
-                self._scheduler.worker_lost(node)
-                self._record("node.left", {"node": node, "drained": int(session.draining)})
+            if reader is not None:
+                reader.cancel()
+            del self._sessions[number]
+            self._apply(fleet.Ended(number, clean, self._last_seen_unix_ms(session)))
 
-    async def _outgoing(
-        self, session: _Session, reader: asyncio.Future[Any], ended: asyncio.Future[Any]
-    ) -> AsyncIterator[fleet_pb2.JoinResponse]:
+    async def _outgoing(self, session: Session, reader: asyncio.Future[Any]) -> AsyncIterator[fleet_pb2.JoinResponse]:
         getter: asyncio.Future[Any] = asyncio.ensure_future(session.outbox.get())
+        ended = asyncio.ensure_future(session.ended.wait())
         try:
             while True:
                 done, _ = await asyncio.wait({getter, reader, ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -154,49 +159,38 @@ class FleetService:
                 if reader in done:
                     # What the worker sent wrongly becomes the status of its session.
                     reader.result()
+                    return
+                getter.cancel()
+                while not session.outbox.empty():
+                    yield session.outbox.get_nowait()
+                if session.error is not None:
+                    raise session.error
                 return
         finally:
             getter.cancel()
+            ended.cancel()
 
-    async def _read(self, session: _Session, requests: AsyncIterator[fleet_pb2.JoinRequest]) -> None:
-        node = session.offer.node
+    async def _read(self, session: Session, requests: AsyncIterator[fleet_pb2.JoinRequest]) -> None:
+        node = session.node
         async for request in requests:
+            if not self._core.is_current(session.number):
+                # It was displaced or removed: what it says now counts for nothing.
+                continue
+            session.last_heard_s = self._clock.monotonic_s()
             match request.WhichOneof("message"):
                 case "heartbeat":
                     self._scheduler.heartbeat(node, tuple(request.heartbeat.fences))
                 case "accepted":
                     self._scheduler.accepted(node, request.accepted.fence)
                 case "log":
-                    log = request.log
-                    self._logs.append(log.fence, log.stream, log.offset, log.data)
+                    chunk = request.log
+                    self._logs.append(chunk.fence, chunk.stream, chunk.offset, chunk.data)
                 case "done":
-                    self._scheduler.done(node, request.done.fence, _outcome_of(request.done, node))
+                    self._scheduler.done(node, request.done.fence, outcome_of(request.done, node))
                 case "draining":
-                    session.draining = True
-                    self._scheduler.drain(node)
+                    self._apply(fleet.DrainSaid(session.number))
                 case other:
                     raise InvalidRequest(f"{other} cannot come within a session", field="message")
-
-    def _session_of(self, hello: fleet_pb2.Hello) -> _Session:
-        if not hello.node_id or not hello.boot_id:
-            raise InvalidRequest("Hello lacks node_id or boot_id", field="hello.node_id")
-        if not 1 <= hello.slots <= _SLOTS_MAX:
-            raise InvalidRequest(f"slots must be from 1 to {_SLOTS_MAX}", field="hello.slots")
-        if len(hello.properties) > _PROPERTIES_MAX:
-            raise InvalidRequest(f"more than {_PROPERTIES_MAX} properties", field="hello.properties")
-        if hello.version.split(".")[:2] != self._version.split(".")[:2]:
-            raise InvalidRequest(
-                f"the worker is of version {hello.version}, this controller of {self._version}; "
-                "install the same on both",
-                field="hello.version",
-            )
-        offer = WorkerOffer(
-            node=hello.node_id,
-            boot_id=hello.boot_id,
-            slots=hello.slots,
-            properties=frozenset((p.name, p.value) for p in hello.properties),
-        )
-        return _Session(offer, hello.hostname, hello.version, self._clock.now_unix_ms())
 
     def _welcome(self) -> fleet_pb2.JoinResponse:
         message = fleet_pb2.JoinResponse()
@@ -204,32 +198,134 @@ class FleetService:
         message.welcome.version = self._version
         message.welcome.heartbeat_interval.seconds = HEARTBEAT_INTERVAL_S
         message.welcome.lease_duration.seconds = LEASE_DURATION_S
+        message.welcome.idle_heartbeat_interval.seconds = IDLE_HEARTBEAT_INTERVAL_S
         return message
 
+    # What the core decided.
+
+    def _apply(self, event: fleet.Event) -> None:
+        for effect in self._core.step(event):
+            match effect:
+                case fleet.Refuse():
+                    self._sessions[effect.session].end(effect.error)
+                case fleet.Begin():
+                    session = self._sessions[effect.session]
+                    offer = session.greeting.offer
+                    self._scheduler.worker_joined(offer, session, session.running, cordoned=effect.cordoned)
+                case fleet.Lose():
+                    self._scheduler.worker_lost(effect.node, may_return=effect.may_return)
+                case fleet.Close():
+                    self._close(self._sessions[effect.session], effect.error)
+                case fleet.TellDrain():
+                    self._sessions[effect.session].drain()
+                case fleet.NoMoreWork():
+                    self._scheduler.drain(effect.node)
+                case fleet.SetCordon():
+                    self._scheduler.cordon(effect.node, effect.cordoned)
+                case fleet.Record():
+                    self._record(effect.kind, effect.facts)
+                case fleet.Changed():
+                    self._watchers.changed(effect.node)
+
+    def _close(self, session: Session, error: BuildNetError) -> None:
+        # What it runs is not wanted any more: the scheduler gives it to somebody else.
+        for fence in self._scheduler.leases_of(session.node):
+            session.cancel(fence, error.message)
+        session.end(error)
+        asyncio.get_running_loop().call_later(_CLOSE_GRACE_S, self._cut, session.number)
+
+    def _cut(self, number: int) -> None:
+        if (session := self._sessions.get(number)) is not None:
+            session.abort()
+
+    # People.
+
+    def _node(self, name: str) -> fleet_pb2.Node:
+        view = self._core.view(name)
+        if view is None:
+            raise NotFound(f"node {name} has just been forgotten", kind="node", name=name)
+        session = self._sessions.get(view.session) if view.session is not None else None
+        last_seen_unix_ms = view.last_seen_unix_ms if session is None else self._last_seen_unix_ms(session)
+        running = len(self._scheduler.leases_of(name)) if session is not None else 0
+        return node_message(view, running=running, last_seen_unix_ms=last_seen_unix_ms)
+
+    def _last_seen_unix_ms(self, session: Session) -> int:
+        silent_s = self._clock.monotonic_s() - session.last_heard_s
+        return self._clock.now_unix_ms() - round(silent_s * 1000)
+
     def list_nodes(self, request: fleet_pb2.ListNodesRequest, call: Call) -> fleet_pb2.ListNodesResponse:
-        """The nodes whose sessions are open."""
+        """Nodes by id, a page at a time."""
         answer = fleet_pb2.ListNodesResponse()
-        for session in sorted(self._sessions.values(), key=lambda s: s.offer.node):
-            node = answer.nodes.add(
-                node_id=session.offer.node,
-                boot_id=session.offer.boot_id,
-                hostname=session.hostname,
-                version=session.version,
-                slots=session.offer.slots,
-            )
-            for name, value in sorted(session.offer.properties):
-                node.properties.add(name=name, value=value)
-            node.joined_at.FromMilliseconds(session.joined_at_unix_ms)
+        size_bytes = 0
+        for name in self._core.names():
+            view = self._core.view(name)
+            if name <= request.page_token or view is None or (view.session is None and not request.include_absent):
+                continue
+            if size_bytes > _PAGE_BYTES:
+                answer.next_page_token = answer.nodes[-1].node_id
+                break
+            node = self._node(name)
+            size_bytes += node.ByteSize()
+            answer.nodes.append(node)
         return answer
 
+    async def watch_nodes(self, request: fleet_pb2.WatchNodesRequest, call: Call) -> AsyncIterator[fleet_pb2.NodeEvent]:
+        """Every known node, then changes."""
+        async for name in self._watchers.watch(self._core.names()):
+            if name is None:
+                yield fleet_pb2.NodeEvent(complete=True)
+            elif (view := self._core.view(name)) is not None:
+                yield fleet_pb2.NodeEvent(node=self._node(name), left=view.session is None)
 
-def _outcome_of(done: fleet_pb2.Done, node: str) -> Outcome:
-    exit_code = re.ActionResult.FromString(done.result).exit_code if done.result else 0
-    return Outcome(
-        code=done.error_code or "ok",
-        result=done.result or None,
-        message=done.status.message,
-        worker=node,
-        exit_code=exit_code,
-        missing=tuple(digest_of(digest).text for digest in done.missing),
-    )
+    async def drain_node(self, request: fleet_pb2.DrainNodeRequest, call: Call) -> fleet_pb2.Node:
+        """Let a node finish and leave."""
+        return await self._ask(fleet.DrainAsked(check_node_id(request.node_id), call.caller.subject), call)
+
+    async def cordon_node(self, request: fleet_pb2.CordonNodeRequest, call: Call) -> fleet_pb2.Node:
+        """Give a node no more work, or work again."""
+        ask = fleet.CordonAsked(check_node_id(request.node_id), request.cordoned, call.caller.subject)
+        return await self._ask(ask, call)
+
+    async def remove_node(self, request: fleet_pb2.RemoveNodeRequest, call: Call) -> fleet_pb2.RemoveNodeResponse:
+        """Close a node's session for good."""
+        node = await self._ask(fleet.RemoveAsked(check_node_id(request.node_id), call.caller.subject), call)
+        return fleet_pb2.RemoveNodeResponse(node=node)
+
+    async def allow_node(self, request: fleet_pb2.AllowNodeRequest, call: Call) -> fleet_pb2.AllowNodeResponse:
+        """Let a removed node in again.
+
+        Raises:
+            NotFound: nothing is known of it.
+        """
+        ask = fleet.AllowAsked(check_node_id(request.node_id), call.caller.subject)
+        if self._core.view(ask.node) is None:
+            raise NotFound(f"no node {ask.node} was removed", kind="node", name=ask.node)
+        await self._decide(ask, call.peer)
+        return fleet_pb2.AllowNodeResponse()
+
+    async def _ask(self, ask: fleet.Ask, call: Call) -> fleet_pb2.Node:
+        await self._decide(ask, call.peer)
+        return self._node(ask.node)
+
+    async def _decide(self, ask: fleet.Ask, peer: str) -> None:
+        """Settle it as a task of its own: a caller that goes away meanwhile leaves nothing half-way."""
+        task = asyncio.ensure_future(self._settle(ask, peer))
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+        await asyncio.shield(task)
+
+    async def _settle(self, ask: fleet.Ask, peer: str) -> None:
+        """Keep it, write it, and only then let it be in force."""
+        async with self._asking:
+            plan, before = self._core.plan(ask), self._core.policies
+            if plan is None:
+                return
+            if plan.policies is not before:
+                await self._keep(plan.policies)
+            try:
+                await self._append(plan.kind, {**plan.facts, "peer": peer})
+            except BuildNetError:
+                if plan.policies is not before:
+                    await self._keep(before)
+                raise
+            self._apply(ask)

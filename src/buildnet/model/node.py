@@ -1,9 +1,11 @@
-"""What a worker says of itself when it joins."""
+"""What a worker says of itself when it joins, and what is known and decided of a node."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final, Literal
 
+from buildnet.errors import InvalidRequest
 from buildnet.model.action import Properties
 
 
@@ -20,3 +22,67 @@ class WorkerOffer:
     slots: int
     properties: Properties
     tier: str = "local"
+
+
+NODE_POLICIES_MAX: Final = 10_000
+"""Nodes that are cordoned or removed at one controller."""
+
+NodeState = Literal["joining", "active", "cordoned", "draining", "left", "removed"]
+
+
+@dataclass(frozen=True, slots=True)
+class NodePolicy:
+    """What was decided of a node for as long as nobody decides otherwise. `by` is the last who decided, "" for a caller
+    without credentials.
+    """
+
+    cordoned: bool = False
+    removed: bool = False
+    by: str = ""
+
+    @property
+    def is_free(self) -> bool:
+        """Whether nothing is decided, so that it need not be kept."""
+        return not self.cordoned and not self.removed
+
+
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """What a node said when it joined. `skew_ms` is its clock less the controller's, None when it did not tell it."""
+
+    offer: WorkerOffer
+    hostname: str = ""
+    version: str = ""
+    skew_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """A node as it stands. `greeting` is None for one that was not seen since the controller started.
+
+    `session` is the number of its open session; times are of the controller's clock, 0 for never.
+    """
+
+    node: str
+    state: NodeState
+    policy: NodePolicy
+    greeting: Greeting | None = None
+    session: int | None = None
+    draining: bool = False
+    asked_by: str = ""
+    joined_at_unix_ms: int = 0
+    last_seen_unix_ms: int = 0
+
+
+def check_node_id(text: str, field_name: str = "node_id") -> str:
+    """Refuse what is no node's id: ids are printed, kept in files and written to the ledger as they are.
+
+    Raises:
+        InvalidRequest: it is empty, over 128 characters, or holds other than letters, digits and `._-`.
+    """
+    if 0 < len(text) <= 128 and text.isascii() and all(c.isalnum() or c in "._-" for c in text):
+        return text
+    raise InvalidRequest(
+        f"{field_name} must be 1 to 128 letters, digits or ._-, not {text[:32]!r}; `buildnet fleet ls` shows ids",
+        field=field_name,
+    )

@@ -70,17 +70,19 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class WorkerUp:
-    """A worker's session began; it still runs the attempts of these fences."""
+    """A worker's session began; it still runs the attempts of these fences. A cordoned one is given no work."""
 
     offer: WorkerOffer
     running: tuple[int, ...] = ()
+    cordoned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerLost:
-    """A worker's session ended; it may still be running."""
+    """A worker's session ended; it may still be running. Nobody waits for one that may not return."""
 
     worker: str
+    may_return: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,14 @@ class Drain:
     """A worker takes no more."""
 
     worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cordon:
+    """A worker is given no more work, or work again."""
+
+    worker: str
+    cordoned: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +148,7 @@ class Tick:
     now_s: float
 
 
-Event = Want | Found | WorkerUp | WorkerLost | Drain | Heartbeat | Accepted | Done | Published | Cancel | Tick
+Event = Want | Found | WorkerUp | WorkerLost | Drain | Cordon | Heartbeat | Accepted | Done | Published | Cancel | Tick
 
 
 # Effects.
@@ -233,10 +243,11 @@ class _Worker:
     offer: WorkerOffer
     fences: set[int] = field(default_factory=set)
     draining: bool = False
+    cordoned: bool = False
 
     @property
     def free(self) -> int:
-        return 0 if self.draining else self.offer.slots - len(self.fences)
+        return 0 if self.draining or self.cordoned else self.offer.slots - len(self.fences)
 
 
 def matches(wanted: Wanted, offer: WorkerOffer) -> bool:
@@ -367,7 +378,7 @@ class SchedulerCore:
     def _worker_up(self, event: WorkerUp, effects: list[Effect]) -> None:
         if event.offer.node in self.workers:
             self._worker_lost(WorkerLost(event.offer.node), effects)
-        self.workers[event.offer.node] = _Worker(event.offer)
+        self.workers[event.offer.node] = _Worker(event.offer, cordoned=event.cordoned)
         self._absent.pop(event.offer.node, None)
         for fence in event.running:
             # Its lease was taken back when its session ended: somebody else has, or will have, the action.
@@ -378,7 +389,8 @@ class SchedulerCore:
         worker = self.workers.pop(event.worker, None)
         if worker is None:
             return
-        self._absent[event.worker] = (worker.offer, self.now_s)
+        if event.may_return:
+            self._absent[event.worker] = (worker.offer, self.now_s)
         for fence in sorted(worker.fences):
             entry = self._of_fence(fence)
             if entry is not None and self._on.requeue:
@@ -388,6 +400,11 @@ class SchedulerCore:
     def _drain(self, event: Drain, effects: list[Effect]) -> None:
         if (worker := self.workers.get(event.worker)) is not None:
             worker.draining = True
+
+    def _cordon(self, event: Cordon, effects: list[Effect]) -> None:
+        if (worker := self.workers.get(event.worker)) is not None:
+            worker.cordoned = event.cordoned
+            self._place(effects)
 
     def _heartbeat(self, event: Heartbeat, effects: list[Effect]) -> None:
         self.now_s = max(self.now_s, event.now_s)
@@ -613,6 +630,7 @@ class SchedulerCore:
         WorkerUp: _worker_up,
         WorkerLost: _worker_lost,
         Drain: _drain,
+        Cordon: _cordon,
         Heartbeat: _heartbeat,
         Accepted: _accepted,
         Done: _done,

@@ -134,20 +134,34 @@ class Scheduler:
 
     # Workers.
 
-    def worker_joined(self, offer: WorkerOffer, link: WorkerLink, running: tuple[int, ...]) -> None:
+    def worker_joined(
+        self, offer: WorkerOffer, link: WorkerLink, running: tuple[int, ...], *, cordoned: bool = False
+    ) -> None:
         """A session began."""
         self._links[offer.node] = link
         self._end_attempts_of(offer.node)
-        self._step(core.WorkerUp(offer, running))
+        self._step(core.WorkerUp(offer, running, cordoned))
 
-    def worker_lost(self, node: str) -> None:
+    def worker_lost(self, node: str, *, may_return: bool = True) -> None:
         """A session ended."""
         self._links.pop(node, None)
         self._end_attempts_of(node)
-        self._step(core.WorkerLost(node))
+        self._step(core.WorkerLost(node, may_return))
+
+    def cordon(self, node: str, cordoned: bool) -> None:
+        """A worker is given no more work, or work again."""
+        self._step(core.Cordon(node, cordoned))
+
+    def leases_of(self, node: str) -> tuple[int, ...]:
+        """Fences of what a worker was given and has not ended."""
+        worker = self._core.workers.get(node)
+        return tuple(sorted(worker.fences)) if worker is not None else ()
 
     def heartbeat(self, node: str, fences: tuple[int, ...]) -> None:
         """A worker lives."""
+        if not fences:
+            # Nothing is renewed. A step for each beat of an idle fleet would look for the next deadline each time.
+            return
         self._step(core.Heartbeat(node, fences, self._clock.monotonic_s()))
 
     def accepted(self, node: str, fence: int) -> None:

@@ -33,13 +33,19 @@ _UNKNOWN = 2
 
 
 def hello_of(
-    config: WorkerConfig, identity: Identity, properties: Properties, held: Iterable[Assignment]
+    config: WorkerConfig,
+    identity: Identity,
+    properties: Properties,
+    held: Iterable[Assignment],
+    *,
+    sent_at_unix_ms: int,
 ) -> fleet_pb2.JoinRequest:
     """The first message of a session."""
     message = fleet_pb2.JoinRequest()
     hello = message.hello
     hello.node_id, hello.boot_id = identity.node, identity.boot
     hello.version, hello.hostname, hello.slots = config.version, config.hostname, config.slots
+    hello.sent_at.FromMilliseconds(sent_at_unix_ms)
     for name, value in sorted(properties):
         hello.properties.add(name=name, value=value)
     for assignment in held:

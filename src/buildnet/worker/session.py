@@ -209,9 +209,9 @@ class Session:
                 )
                 call: _Call = stub(None, metadata=metadata_of(credentials))
                 async with asyncio.timeout(_JOIN_TIMEOUT_S):
-                    interval_s = await self._join(call)
+                    intervals_s = await self._join(call)
                 try:
-                    return await self._converse(call, interval_s)
+                    return await self._converse(call, *intervals_s)
                 finally:
                     self._apply(lease_book.Lost())
         except TimeoutError:
@@ -230,9 +230,15 @@ class Session:
         self._refused = InvalidRequest(f"{self._config.url} refused this worker: {reason}", field="hello")
         self._leaving.set()
 
-    async def _join(self, call: _Call) -> float:
-        """Say Hello, take the Welcome; return the heartbeat interval in seconds."""
-        hello = messages.hello_of(self._config, self._identity, self._properties, self._book.held)
+    async def _join(self, call: _Call) -> tuple[float, float]:
+        """Say Hello, take the Welcome; return the heartbeat intervals in seconds: with leases, without."""
+        hello = messages.hello_of(
+            self._config,
+            self._identity,
+            self._properties,
+            self._book.held,
+            sent_at_unix_ms=self._clock.now_unix_ms(),
+        )
         with suppress(asyncio.InvalidStateError):
             # Already over: reading says why.
             await call.write(hello)
@@ -248,15 +254,15 @@ class Session:
         self._apply(lease_book.Joined(welcome.controller_id))
         if self._ready is not None:
             self._ready(welcome.controller_id)
-        interval = welcome.heartbeat_interval
-        return interval.seconds + interval.nanos / 1e9 or _HEARTBEAT_INTERVAL_DEFAULT_S
+        interval_s = welcome.heartbeat_interval.ToNanoseconds() / 1e9 or _HEARTBEAT_INTERVAL_DEFAULT_S
+        return interval_s, max(interval_s, welcome.idle_heartbeat_interval.ToNanoseconds() / 1e9)
 
-    async def _converse(self, call: _Call, interval_s: float) -> str:
+    async def _converse(self, call: _Call, interval_s: float, idle_interval_s: float) -> str:
         reading = asyncio.ensure_future(self._read(call))
         tasks = {
             reading,
             asyncio.ensure_future(self._write(call)),
-            asyncio.ensure_future(self._beat(interval_s)),
+            asyncio.ensure_future(self._beat(interval_s, idle_interval_s)),
         }
         waiting = set(tasks)
         try:
@@ -291,7 +297,14 @@ class Session:
             # The stream is over; the reader meets the same end with its reason.
             return
 
-    async def _beat(self, interval_s: float) -> None:
+    async def _beat(self, interval_s: float, idle_interval_s: float) -> None:
+        """Renew leases at every interval; with none, say at longer ones that this worker lives."""
+        silent_s = 0.0
         while True:
             await asyncio.sleep(interval_s)
-            self._outbox.put(messages.heartbeat_of(self._book.wanted))
+            silent_s += interval_s
+            held = self._book.wanted
+            # Half an interval of grace, so that a sum of roundings does not skip a beat.
+            if held or silent_s + interval_s / 2 >= idle_interval_s:
+                silent_s = 0.0
+                self._outbox.put(messages.heartbeat_of(held))

@@ -45,6 +45,8 @@ pub struct Hello {
     pub running: ::prost::alloc::vec::Vec<RunningAttempt>,
     #[prost(string, tag = "7")]
     pub hostname: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "20")]
+    pub sent_at: ::core::option::Option<::prost_types::Timestamp>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RunningAttempt {
@@ -124,6 +126,8 @@ pub struct Welcome {
     pub heartbeat_interval: ::core::option::Option<::prost_types::Duration>,
     #[prost(message, optional, tag = "4")]
     pub lease_duration: ::core::option::Option<::prost_types::Duration>,
+    #[prost(message, optional, tag = "20")]
+    pub idle_heartbeat_interval: ::core::option::Option<::prost_types::Duration>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Assign {
@@ -172,13 +176,32 @@ pub struct Node {
     pub joined_at: ::core::option::Option<::prost_types::Timestamp>,
     #[prost(bool, tag = "8")]
     pub draining: bool,
+    #[prost(enumeration = "NodeState", tag = "9")]
+    pub state: i32,
+    #[prost(bool, tag = "10")]
+    pub cordoned: bool,
+    #[prost(message, optional, tag = "11")]
+    pub last_seen: ::core::option::Option<::prost_types::Timestamp>,
+    #[prost(uint32, tag = "12")]
+    pub running: u32,
+    #[prost(message, optional, tag = "13")]
+    pub clock_skew: ::core::option::Option<::prost_types::Duration>,
+    #[prost(string, tag = "14")]
+    pub asked_by: ::prost::alloc::string::String,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ListNodesRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListNodesRequest {
+    #[prost(bool, tag = "1")]
+    pub include_absent: bool,
+    #[prost(string, tag = "2")]
+    pub page_token: ::prost::alloc::string::String,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListNodesResponse {
     #[prost(message, repeated, tag = "1")]
     pub nodes: ::prost::alloc::vec::Vec<Node>,
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchNodesRequest {}
@@ -188,6 +211,8 @@ pub struct NodeEvent {
     pub node: ::core::option::Option<Node>,
     #[prost(bool, tag = "2")]
     pub left: bool,
+    #[prost(bool, tag = "3")]
+    pub complete: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DrainNodeRequest {
@@ -206,8 +231,18 @@ pub struct RemoveNodeRequest {
     #[prost(string, tag = "1")]
     pub node_id: ::prost::alloc::string::String,
 }
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RemoveNodeResponse {
+    #[prost(message, optional, tag = "1")]
+    pub node: ::core::option::Option<Node>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AllowNodeRequest {
+    #[prost(string, tag = "1")]
+    pub node_id: ::prost::alloc::string::String,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct RemoveNodeResponse {}
+pub struct AllowNodeResponse {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum LogStream {
@@ -233,6 +268,47 @@ impl LogStream {
             "LOG_STREAM_UNSPECIFIED" => Some(Self::Unspecified),
             "LOG_STREAM_STDOUT" => Some(Self::Stdout),
             "LOG_STREAM_STDERR" => Some(Self::Stderr),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum NodeState {
+    Unspecified = 0,
+    Joining = 1,
+    Active = 2,
+    Cordoned = 3,
+    Draining = 4,
+    Left = 5,
+    Removed = 6,
+}
+impl NodeState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "NODE_STATE_UNSPECIFIED",
+            Self::Joining => "NODE_STATE_JOINING",
+            Self::Active => "NODE_STATE_ACTIVE",
+            Self::Cordoned => "NODE_STATE_CORDONED",
+            Self::Draining => "NODE_STATE_DRAINING",
+            Self::Left => "NODE_STATE_LEFT",
+            Self::Removed => "NODE_STATE_REMOVED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "NODE_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "NODE_STATE_JOINING" => Some(Self::Joining),
+            "NODE_STATE_ACTIVE" => Some(Self::Active),
+            "NODE_STATE_CORDONED" => Some(Self::Cordoned),
+            "NODE_STATE_DRAINING" => Some(Self::Draining),
+            "NODE_STATE_LEFT" => Some(Self::Left),
+            "NODE_STATE_REMOVED" => Some(Self::Removed),
             _ => None,
         }
     }

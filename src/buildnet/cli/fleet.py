@@ -1,0 +1,244 @@
+"""`buildnet fleet ls|show|watch|drain|cordon|uncordon|rm|allow`. Names from other machines are never printed raw."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from buildnet.cli import options
+from buildnet.errors import NodeDown, NotFound
+
+if TYPE_CHECKING:
+    from buildnet.client import NodeInfo, SyncClient
+
+_SKEW_SHOWN_S = 1.0
+_ID = re.compile(r"[0-9a-f]{32}")
+_nodes = click.argument("nodes", metavar="NODE...", nargs=-1, required=True)
+
+
+@click.group("fleet", epilog="Example: buildnet fleet ls")
+def command() -> None:
+    """Show workers, drain, cordon and remove them.
+
+    NODE is an id, the first letters of one, or a host's name.
+    """
+
+
+@command.command("ls", epilog="Example: buildnet fleet ls --all")
+@options.of_server
+@click.option("--all", "include_absent", is_flag=True, help="Also those that left, are cordoned or were removed.")
+@options.as_json
+def ls(url: str | None, state: Path | None, instance: str, include_absent: bool, as_json: bool) -> None:
+    """List the workers whose sessions are open."""
+    with options.connected(url, state, instance) as client:
+        nodes = client.fleet_nodes(include_absent=include_absent)
+    if as_json:
+        options.echo_json([asdict(node) for node in nodes])
+        return
+    now_unix_s = time.time()  # noqa: TID251 - shown to a person, decides nothing
+    options.echo_table(
+        ["NODE", "STATE", "HOST", "RUNNING", "SLOTS", "VERSION", "SEEN", "NOTE"],
+        [
+            [
+                node.node[:12],
+                node.state,
+                node.hostname or "-",
+                str(node.running),
+                str(node.slots or "-"),
+                node.version or "-",
+                _ago(node.last_seen_unix_s, now_unix_s),
+                _note(node),
+            ]
+            for node in nodes
+        ],
+    )
+
+
+@command.command("show", epilog="Example: buildnet fleet show 8135a906ccdf")
+@options.of_server
+@options.as_json
+@click.argument("node")
+def show(url: str | None, state: Path | None, instance: str, as_json: bool, node: str) -> None:
+    """Show one worker: what it offers and what it runs."""
+    with options.connected(url, state, instance) as client:
+        info = client.fleet_find(node)
+        acts = [act for act in client.actions(limit=1000) if act.worker == info.node and act.state == "executing"]
+    if as_json:
+        options.echo_json({**asdict(info), "actions": [act.id for act in acts]})
+        return
+    for name, value in asdict(info).items():
+        if name == "properties" or value is None or value in ("", False):
+            continue
+        shown = _time(value) if name.endswith("_unix_s") else str(value)
+        click.echo(f"{name.removesuffix('_unix_s'):12} {options.printable(shown)}")
+    for name, values in sorted(info.properties.items()):
+        click.echo(f"{'offers':12} {options.printable(name)}={options.printable(', '.join(values))}")
+    for act in acts:
+        click.echo(f"{'runs':12} {act.id[:12]} {options.printable(' '.join(act.arguments)[:60])}")
+
+
+@command.command("watch", epilog="Example: buildnet fleet watch")
+@options.of_server
+@options.as_json
+def watch(url: str | None, state: Path | None, instance: str, as_json: bool) -> None:
+    """Print every worker, then each change, until Ctrl-C."""
+    with options.connected(url, state, instance) as client:
+        for node in client.fleet_watch():
+            if node is None:
+                continue
+            if as_json:
+                options.echo_json(asdict(node))
+                continue
+            now = datetime.now(UTC).strftime("%H:%M:%S")  # noqa: TID251 - shown to a person, decides nothing
+            host, load = options.printable(node.hostname or "-"), f"{node.running}/{node.slots}"
+            click.echo(f"{now} {node.node[:12]:12} {node.state:8} {load:>9} {host} {_note(node)}".rstrip())
+
+
+@command.command("drain", epilog="Example: buildnet fleet drain --wait 8135a906ccdf")
+@options.of_server
+@click.option("--wait", is_flag=True, help="Return once they have left.")
+@options.as_json
+@_nodes
+def drain(
+    url: str | None, state: Path | None, instance: str, wait: bool, as_json: bool, nodes: tuple[str, ...]
+) -> None:
+    """Let workers finish what they run, take no more, and leave; their processes end. Cannot be taken back.
+
+    Ctrl-C while waiting ends the waiting alone.
+    """
+    with options.connected(url, state, instance) as client:
+        asked = [client.fleet_drain(client.fleet_find(node).node) for node in nodes]
+        if wait:
+            try:
+                _wait(client, {node.node for node in asked}, quiet=as_json)
+            except KeyboardInterrupt:
+                click.echo("buildnet: no longer waiting; the drain goes on, see: buildnet fleet ls --all", err=True)
+                raise
+            asked = [client.fleet_find(node.node) for node in asked]
+    _told(asked, as_json, "has left" if wait else "is draining")
+
+
+def _wait(client: SyncClient, waited: set[str], *, quiet: bool) -> None:
+    """Until all have left; what still runs is told at each change.
+
+    Raises:
+        NodeDown: the server ended first.
+    """
+    told: dict[str, int] = {}
+    changes: Iterator[NodeInfo | None] = client.fleet_watch()
+    for node in changes:
+        if node is None or node.node not in waited:
+            continue
+        if node.state in ("left", "removed"):
+            waited.discard(node.node)
+            if not waited:
+                return
+        elif not quiet and told.get(node.node) != node.running:
+            told[node.node] = node.running
+            click.echo(f"buildnet: {node.node[:12]} runs {node.running} more", err=True)
+    raise NodeDown("the server ended while the drain went on; ask again", url=client.url)
+
+
+@command.command("cordon", epilog="Example: buildnet fleet cordon 8135a906ccdf")
+@options.of_server
+@options.as_json
+@_nodes
+def cordon(url: str | None, state: Path | None, instance: str, as_json: bool, nodes: tuple[str, ...]) -> None:
+    """Give workers no more work; what they run goes on. Lasts until `uncordon`, over restarts."""
+    with options.connected(url, state, instance) as client:
+        _told([client.fleet_cordon(client.fleet_find(node).node) for node in nodes], as_json, "is cordoned")
+
+
+@command.command("uncordon", epilog="Example: buildnet fleet uncordon 8135a906ccdf")
+@options.of_server
+@options.as_json
+@_nodes
+def uncordon(url: str | None, state: Path | None, instance: str, as_json: bool, nodes: tuple[str, ...]) -> None:
+    """Give cordoned workers work again."""
+    with options.connected(url, state, instance) as client:
+        told = [client.fleet_cordon(client.fleet_find(node).node, cordoned=False) for node in nodes]
+    _told(told, as_json, "is given work")
+
+
+@command.command("rm", epilog="Example: buildnet fleet rm 8135a906ccdf")
+@options.of_server
+@options.as_json
+@_nodes
+def remove(url: str | None, state: Path | None, instance: str, as_json: bool, nodes: tuple[str, ...]) -> None:
+    """Close workers' sessions at once: what they run is run elsewhere, and they may not join until `allow`.
+
+    A full id may be one that is not known. A worker's token stays valid: `buildnet token revoke` ends it.
+    """
+    with options.connected(url, state, instance) as client:
+        _told([client.fleet_remove(_id_of(client, node)) for node in nodes], as_json, "is removed")
+
+
+def _id_of(client: SyncClient, name: str) -> str:
+    try:
+        return client.fleet_find(name).node
+    except NotFound:
+        if _ID.fullmatch(name) is None:
+            raise
+        return name
+
+
+@command.command("allow", epilog="Example: buildnet fleet allow 8135a906ccdf")
+@options.of_server
+@options.as_json
+@_nodes
+def allow(url: str | None, state: Path | None, instance: str, as_json: bool, nodes: tuple[str, ...]) -> None:
+    """Let removed workers join again."""
+    with options.connected(url, state, instance) as client:
+        allowed = [client.fleet_find(node).node for node in nodes]
+        for node in allowed:
+            client.fleet_allow(node)
+    if as_json:
+        options.echo_json(allowed)
+        return
+    for node in allowed:
+        click.echo(f"{node} may join")
+
+
+def _told(nodes: list[NodeInfo], as_json: bool, what: str) -> None:
+    if as_json:
+        options.echo_json([asdict(node) for node in nodes])
+        return
+    for node in nodes:
+        more = f", {node.running} still run" if node.running and node.state != "removed" else ""
+        click.echo(f"{node.node} {what}{more}")
+
+
+def _note(node: NodeInfo) -> str:
+    notes = []
+    if node.cordoned and node.state != "cordoned":
+        notes.append("cordoned")
+    if node.asked_by:
+        notes.append(f"by {node.asked_by}")
+    if node.clock_skew_s is not None and abs(node.clock_skew_s) > _SKEW_SHOWN_S:
+        notes.append(f"clock {node.clock_skew_s:+.1f} s")
+    return options.printable(", ".join(notes))
+
+
+def _ago(unix_s: float | None, now_unix_s: float) -> str:
+    if unix_s is None:
+        return "-"
+    ago_s = max(0.0, now_unix_s - unix_s)
+    for unit_s, unit in ((86_400, "d"), (3600, "h"), (60, "m")):
+        if ago_s >= 2 * unit_s:
+            return f"{ago_s / unit_s:.0f} {unit} ago"
+    return f"{ago_s:.0f} s ago"
+
+
+def _time(unix_s: float) -> str:
+    try:
+        return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    except (ValueError, OverflowError, OSError):
+        # A server may say any number.
+        return f"second {unix_s}"

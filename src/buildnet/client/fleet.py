@@ -1,0 +1,153 @@
+"""What a client may know of nodes and ask of them. It decides nothing: where a node stands is the server's word."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from buildnet.errors import NotFound
+from buildnet.wire._gen.buildnet.v1 import fleet_pb2
+
+_FLEET: Final = "/buildnet.v1.FleetService/"
+_PREFIX_MIN: Final = 4
+_STATES: Final = {
+    fleet_pb2.NODE_STATE_JOINING: "joining",
+    fleet_pb2.NODE_STATE_ACTIVE: "active",
+    fleet_pb2.NODE_STATE_CORDONED: "cordoned",
+    fleet_pb2.NODE_STATE_DRAINING: "draining",
+    fleet_pb2.NODE_STATE_LEFT: "left",
+    fleet_pb2.NODE_STATE_REMOVED: "removed",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class NodeInfo:
+    """A node as a server knows it.
+
+    `state` is joining, active, cordoned, draining, left or removed. `clock_skew_s` is its clock less the server's, None
+    when it did not tell its time. Times are Unix seconds, None for never. `asked_by` is who cordoned or removed it, or
+    asked it to drain; "" for a caller without credentials and for the node itself.
+    """
+
+    node: str
+    state: str
+    hostname: str = ""
+    version: str = ""
+    slots: int = 0
+    running: int = 0
+    cordoned: bool = False
+    draining: bool = False
+    boot: str = ""
+    joined_at_unix_s: float | None = None
+    last_seen_unix_s: float | None = None
+    clock_skew_s: float | None = None
+    asked_by: str = ""
+    properties: dict[str, list[str]] = field(default_factory=dict)
+
+
+Unary = Callable[[str, Any, type[Any]], Awaitable[Any]]
+Stream = Callable[[str, Any, type[Any]], AsyncIterator[Any]]
+
+
+class FleetCalls:
+    """The calls of FleetService, over a client's connection."""
+
+    def __init__(self, unary: Unary, stream: Stream) -> None:
+        self._unary = unary
+        self._stream = stream
+
+    async def nodes(self, *, include_absent: bool = False) -> list[NodeInfo]:
+        """The nodes whose sessions are open, by id; with `include_absent` those that are known besides."""
+        found: list[NodeInfo] = []
+        token = ""
+        while True:
+            request = fleet_pb2.ListNodesRequest(include_absent=include_absent, page_token=token)
+            answer = await self._unary(_FLEET + "ListNodes", request, fleet_pb2.ListNodesResponse)
+            found += map(_info, answer.nodes)
+            # A server that repeats a page is not asked for ever.
+            if not answer.next_page_token or answer.next_page_token <= token:
+                return found
+            token = answer.next_page_token
+
+    async def find(self, name: str) -> NodeInfo:
+        """A node by its id, the beginning of it (4 letters or more), or its host's name.
+
+        Raises:
+            NotFound: none, or several, are called so.
+        """
+        known = await self.nodes(include_absent=True)
+        for fits in (
+            [node for node in known if node.node == name],
+            [node for node in known if len(name) >= _PREFIX_MIN and node.node.startswith(name)],
+            [node for node in known if name and node.hostname == name],
+        ):
+            if len(fits) == 1:
+                return fits[0]
+            if fits:
+                ids = ", ".join(node.node for node in fits[:5])
+                raise NotFound(f"{len(fits)} nodes are called {name!r}: {ids}; write one's id", kind="node", name=name)
+        raise NotFound(
+            f"no node is called {name!r}; `buildnet fleet ls --all` lists those that are known", kind="node", name=name
+        )
+
+    async def watch(self) -> AsyncIterator[NodeInfo | None]:
+        """Every known node, then None, then nodes as they change, each as it is now."""
+        async for event in self._stream(_FLEET + "WatchNodes", fleet_pb2.WatchNodesRequest(), fleet_pb2.NodeEvent):
+            if event.complete:
+                yield None
+            else:
+                yield _info(event.node)
+
+    async def drain(self, node: str) -> NodeInfo:
+        """Let a node finish what it runs and leave. Repeat: safe.
+
+        Raises:
+            NotFound: it is not known or has no session.
+        """
+        request = fleet_pb2.DrainNodeRequest(node_id=node)
+        return _info(await self._unary(_FLEET + "DrainNode", request, fleet_pb2.Node))
+
+    async def cordon(self, node: str, *, cordoned: bool = True) -> NodeInfo:
+        """Give a node no more work, or work again. Repeat: safe.
+
+        Raises:
+            NotFound: it is not known.
+        """
+        request = fleet_pb2.CordonNodeRequest(node_id=node, cordoned=cordoned)
+        return _info(await self._unary(_FLEET + "CordonNode", request, fleet_pb2.Node))
+
+    async def remove(self, node: str) -> NodeInfo:
+        """Close a node's session; it may not join until it is allowed. It need not be known. Repeat: safe."""
+        request = fleet_pb2.RemoveNodeRequest(node_id=node)
+        return _info((await self._unary(_FLEET + "RemoveNode", request, fleet_pb2.RemoveNodeResponse)).node)
+
+    async def allow(self, node: str) -> None:
+        """Let a removed node join again. Repeat: safe.
+
+        Raises:
+            NotFound: nothing is known of it.
+        """
+        await self._unary(_FLEET + "AllowNode", fleet_pb2.AllowNodeRequest(node_id=node), fleet_pb2.AllowNodeResponse)
+
+
+def _info(node: fleet_pb2.Node) -> NodeInfo:
+    properties: dict[str, list[str]] = {}
+    for item in node.properties:
+        properties.setdefault(item.name, []).append(item.value)
+    return NodeInfo(
+        node=node.node_id,
+        state=_STATES.get(node.state, "unknown"),
+        hostname=node.hostname,
+        version=node.version,
+        slots=node.slots,
+        running=node.running,
+        cordoned=node.cordoned,
+        draining=node.draining,
+        boot=node.boot_id,
+        joined_at_unix_s=node.joined_at.ToNanoseconds() / 1e9 if node.HasField("joined_at") else None,
+        last_seen_unix_s=node.last_seen.ToNanoseconds() / 1e9 if node.HasField("last_seen") else None,
+        clock_skew_s=node.clock_skew.ToNanoseconds() / 1e9 if node.HasField("clock_skew") else None,
+        asked_by=node.asked_by,
+        properties=properties,
+    )

@@ -1,0 +1,215 @@
+"""One worker's session from the controller's side, and messages as what the fleet's core knows. Decides nothing.
+
+What a node says of itself is bounded and printable before anything keeps it: names reach terminals, pages, the ledger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from buildnet.errors import BuildNetError, InvalidRequest
+from buildnet.model.action import Lease, Outcome
+from buildnet.model.caller import public_instance
+from buildnet.model.node import Greeting, NodeView, WorkerOffer, check_node_id
+from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
+from buildnet.wire._gen.buildnet.v1 import fleet_pb2
+from buildnet.wire.actions import digest_message, digest_of
+
+PROPERTIES_MAX: Final = 1000
+SLOTS_MAX: Final = 1024
+_PROPERTY_CHARACTERS_MAX: Final = 1024
+_RUNNING_MAX: Final = 4096
+_HOSTNAME_CHARACTERS_MAX: Final = 255
+_VERSION_CHARACTERS_MAX: Final = 64
+_QUEUED_MAX: Final = 4096
+
+STATES: Final = {
+    "joining": fleet_pb2.NODE_STATE_JOINING,
+    "active": fleet_pb2.NODE_STATE_ACTIVE,
+    "cordoned": fleet_pb2.NODE_STATE_CORDONED,
+    "draining": fleet_pb2.NODE_STATE_DRAINING,
+    "left": fleet_pb2.NODE_STATE_LEFT,
+    "removed": fleet_pb2.NODE_STATE_REMOVED,
+}
+
+
+@dataclass(slots=True)
+class Session:
+    """The controller's end of one worker's session; a WorkerLink. `changed` hears of every lease given or ended.
+
+    `ended` is set once nothing more is to be said; what is queued until then is still sent, and then `error`.
+    """
+
+    number: int
+    greeting: Greeting
+    running: tuple[int, ...]
+    last_heard_s: float
+    changed: Callable[[str], None]
+    outbox: asyncio.Queue[fleet_pb2.JoinResponse] = field(default_factory=lambda: asyncio.Queue(_QUEUED_MAX))
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    error: BuildNetError | None = None
+    # Ends the call when its peer takes nothing any more.
+    abort: Callable[[], object] = lambda: None
+
+    @property
+    def node(self) -> str:
+        """Whose it is."""
+        return self.greeting.offer.node
+
+    def _send(self, message: fleet_pb2.JoinResponse) -> None:
+        if self.ended.is_set():
+            return
+        try:
+            self.outbox.put_nowait(message)
+        except asyncio.QueueFull:
+            # A worker that reads nothing is lost; its leases go elsewhere.
+            self.ended.set()
+
+    def assign(self, lease: Lease) -> None:
+        """Send an Assign."""
+        message = fleet_pb2.JoinResponse()
+        message.assign.fence = lease.fence
+        message.assign.instance_name = public_instance(lease.key.instance)
+        message.assign.action_digest.CopyFrom(digest_message(lease.key.digest))
+        message.assign.timeout.FromNanoseconds(round(lease.timeout_s * 1e9))
+        message.assign.attempt = lease.attempt
+        self._send(message)
+        self.changed(self.node)
+
+    def cancel(self, fence: int, reason: str) -> None:
+        """Send a Cancel."""
+        message = fleet_pb2.JoinResponse()
+        message.cancel.fence = fence
+        message.cancel.reason = reason
+        self._send(message)
+        self.changed(self.node)
+
+    def settle(self, fence: int) -> None:
+        """Send a Settled."""
+        message = fleet_pb2.JoinResponse()
+        message.settled.fence = fence
+        self._send(message)
+        self.changed(self.node)
+
+    def drain(self) -> None:
+        """Ask the worker to finish and leave."""
+        message = fleet_pb2.JoinResponse()
+        message.drain.SetInParent()
+        self._send(message)
+
+    def end(self, error: BuildNetError | None) -> None:
+        """Say nothing more than what is queued, then this."""
+        self.error = error
+        self.ended.set()
+
+
+def check_version(theirs: str, ours: str) -> None:
+    """Refuse a worker of another minor version.
+
+    Raises:
+        InvalidRequest: with what to do.
+    """
+    if theirs.split(".")[:2] != ours.split(".")[:2]:
+        raise InvalidRequest(
+            f"the worker is of version {theirs[:_VERSION_CHARACTERS_MAX]!a}, this controller of {ours}; "
+            "install the same on both",
+            field="hello.version",
+        )
+
+
+def greeting_of(hello: fleet_pb2.Hello, version: str, now_unix_ms: int) -> Greeting:
+    """What a Hello says, bounded and printable.
+
+    Raises:
+        InvalidRequest: with the field and the reason.
+    """
+    if not hello.node_id or not hello.boot_id:
+        raise InvalidRequest("Hello lacks node_id or boot_id", field="hello.node_id")
+    check_node_id(hello.node_id, "hello.node_id")
+    check_node_id(hello.boot_id, "hello.boot_id")
+    if not 1 <= hello.slots <= SLOTS_MAX:
+        raise InvalidRequest(f"slots must be from 1 to {SLOTS_MAX}", field="hello.slots")
+    if len(hello.properties) > PROPERTIES_MAX:
+        raise InvalidRequest(f"more than {PROPERTIES_MAX} properties", field="hello.properties")
+    if len(hello.running) > _RUNNING_MAX:
+        raise InvalidRequest(f"more than {_RUNNING_MAX} running attempts", field="hello.running")
+    for item in hello.properties:
+        if len(item.name) + len(item.value) > _PROPERTY_CHARACTERS_MAX or not (item.name + item.value).isprintable():
+            raise InvalidRequest(
+                f"the property {item.name[:64]!a} is over {_PROPERTY_CHARACTERS_MAX} characters with its value, "
+                "or holds control characters",
+                field="hello.properties",
+            )
+    check_version(hello.version, version)
+    offer = WorkerOffer(
+        node=hello.node_id,
+        boot_id=hello.boot_id,
+        slots=hello.slots,
+        properties=frozenset((p.name, p.value) for p in hello.properties),
+    )
+    return Greeting(
+        offer,
+        _for_people(hello.hostname, _HOSTNAME_CHARACTERS_MAX),
+        _for_people(hello.version, _VERSION_CHARACTERS_MAX),
+        _skew_ms_of(hello, now_unix_ms),
+    )
+
+
+def _skew_ms_of(hello: fleet_pb2.Hello, now_unix_ms: int) -> int | None:
+    if not hello.HasField("sent_at"):
+        return None
+    return hello.sent_at.seconds * 1000 + hello.sent_at.nanos // 1_000_000 - now_unix_ms
+
+
+def _for_people(text: str, characters_max: int) -> str:
+    return "".join(c if c.isprintable() else "\ufffd" for c in text[:characters_max])
+
+
+def running_of(hello: fleet_pb2.Hello) -> tuple[int, ...]:
+    """Fences of what the worker still runs.
+
+    Raises:
+        InvalidRequest: an action's digest is malformed.
+    """
+    return tuple(fence for fence, _ in ((r.fence, digest_of(r.action_digest)) for r in hello.running))
+
+
+def outcome_of(done: fleet_pb2.Done, node: str) -> Outcome:
+    """How an attempt ended, as the worker says."""
+    exit_code = re.ActionResult.FromString(done.result).exit_code if done.result else 0
+    return Outcome(
+        code=done.error_code or "ok",
+        result=done.result or None,
+        message=done.status.message,
+        worker=node,
+        exit_code=exit_code,
+        missing=tuple(digest_of(digest).text for digest in done.missing),
+    )
+
+
+def node_message(view: NodeView, *, running: int, last_seen_unix_ms: int) -> fleet_pb2.Node:
+    """A node as people see it."""
+    node = fleet_pb2.Node(
+        node_id=view.node,
+        state=STATES[view.state],
+        cordoned=view.policy.cordoned,
+        draining=view.draining,
+        running=running,
+        asked_by=view.asked_by,
+    )
+    if last_seen_unix_ms:
+        node.last_seen.FromMilliseconds(last_seen_unix_ms)
+    greeting = view.greeting
+    if greeting is None:
+        return node
+    node.boot_id, node.slots = greeting.offer.boot_id, greeting.offer.slots
+    node.hostname, node.version = greeting.hostname, greeting.version
+    for name, value in sorted(greeting.offer.properties):
+        node.properties.add(name=name, value=value)
+    node.joined_at.FromMilliseconds(view.joined_at_unix_ms)
+    if greeting.skew_ms is not None:
+        node.clock_skew.FromMilliseconds(greeting.skew_ms)
+    return node

@@ -1,0 +1,172 @@
+"""`buildnet fleet` as a person and as a script use it, on real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from buildnet.cli import fleet, options
+from buildnet.cli.main import cli
+from buildnet.client import NodeInfo, connect
+from tests.conftest import COMMAND, House, Role
+
+
+def command(*arguments: str) -> str:
+    """What a command prints, in this process: a dozen interpreters need not start for it."""
+    ended = CliRunner().invoke(cli, ["fleet", *arguments], catch_exceptions=False)
+    assert ended.exit_code == 0
+    return ended.stdout
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[House, Role]]:
+    """A controller without a worker of its own, for workers to join."""
+    house = House(tmp_path_factory.mktemp("town"))
+    try:
+        yield house, house.up("--no-worker")
+    finally:
+        house.close()
+
+
+def node_of(url: str) -> str:
+    with connect(url) as client:
+        (node,) = client.fleet_nodes()
+    return node.node
+
+
+def test_a_person_sees_cordons_and_drains(town: tuple[House, Role]) -> None:
+    house, server = town
+    worker = house.join(server.url, "--slots", "2", name="one")
+    node = node_of(server.url)
+    table = command("ls", "--url", server.url).splitlines()
+    assert table[0].split() == ["NODE", "STATE", "HOST", "RUNNING", "SLOTS", "VERSION", "SEEN", "NOTE"]
+    assert table[1].split()[:2] == [node[:12], "active"]
+    shown = command("show", "--url", server.url, node[:6])
+    assert node in shown
+    assert "offers       os=linux" in shown
+    assert command("cordon", "--url", server.url, node[:6]) == f"{node} is cordoned\n"
+    (listed,) = json.loads(command("ls", "--url", server.url, "--json"))
+    assert (listed["node"], listed["state"], listed["cordoned"]) == (node, "cordoned", True)
+    assert command("uncordon", "--url", server.url, node) == f"{node} is given work\n"
+    assert command("drain", "--wait", "--url", server.url, node) == f"{node} has left\n"
+    # The worker's own process ends, and well.
+    assert worker.process.wait(20) == 0
+    assert command("ls", "--url", server.url).splitlines()[1:] == []
+    assert "left" in command("ls", "--all", "--url", server.url)
+
+
+def test_a_removed_node_is_told_how_it_may_return(town: tuple[House, Role]) -> None:
+    house, server = town
+    worker = house.join(server.url, "--slots", "1", name="two")
+    node = node_of(server.url)
+    assert command("rm", "--url", server.url, node) == f"{node} is removed\n"
+    worker.stop()
+    arguments = ["join", server.url, "--state", str(house.directory / "two"), "--json"]
+    ended = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 125
+    assert f"buildnet fleet allow {node}" in ended.stderr
+    assert command("allow", "--url", server.url, node[:8]) == f"{node} may join\n"
+    again = house.join(server.url, "--slots", "1", name="two")
+    assert node_of(server.url) == node
+    again.stop()
+
+
+def test_ctrl_c_ends_the_waiting_and_not_the_drain(town: tuple[House, Role]) -> None:
+    house, server = town
+    worker = house.join(server.url, "--slots", "1", name="three")
+    node = node_of(server.url)
+    gate = Path.home() / f".buildnet-test-{os.getpid()}"
+    gate.mkdir()
+    try:
+        script = f"while test -d {gate}; do sleep 0.05; done"
+        run = subprocess.Popen([*COMMAND, "run", "--url", server.url, "--", "/bin/sh", "-c", script])
+        with connect(server.url) as client:
+            while not client.fleet_find(node).running:
+                pass
+        arguments = ["drain", "--wait", "--url", server.url, node]
+        waiting = subprocess.Popen([*COMMAND, "fleet", *arguments], stderr=subprocess.PIPE, text=True)
+        assert waiting.stderr is not None
+        assert waiting.stderr.readline() == f"buildnet: {node[:12]} runs 1 more\n"
+        waiting.send_signal(signal.SIGINT)
+        assert "the drain goes on" in waiting.stderr.read()
+        assert waiting.wait(20) == 130
+        waiting.stderr.close()
+        with connect(server.url) as client:
+            assert client.fleet_find(node).state == "draining"
+    finally:
+        gate.rmdir()
+    assert run.wait(30) == 0
+    assert worker.process.wait(20) == 0
+
+
+def test_the_local_worker_that_was_drained_stays_away(house: House) -> None:
+    server = house.up("--slots", "1")
+    with connect(server.url) as client:
+        while not (nodes := client.fleet_nodes()):
+            pass
+    command("drain", "--wait", "--state", server.ready["state"], nodes[0].node)
+    # A restart would have come within half a second; joining another worker takes longer.
+    house.join(server.url, "--slots", "1", name="other")
+    with connect(server.url) as client:
+        assert [node.state for node in client.fleet_nodes() if node.node == nodes[0].node] == []
+        assert client.run(["/bin/true"]).exit_code == 0
+
+
+HOSTILE = NodeInfo(
+    node="n\x1b[31m" * 2,
+    state="active",
+    hostname="\x1b[2J[bold]evil\n\x9b31m",
+    version="\x07",
+    slots=1,
+    asked_by="a\x00b",
+    clock_skew_s=2.5,
+    joined_at_unix_s=1e300,
+    properties={"p\x1b": ["v\r"]},
+)
+
+
+class HostileServer:
+    """A server that says what it likes."""
+
+    url = "grpc://nowhere"
+
+    def __enter__(self) -> HostileServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is open."""
+
+    def fleet_nodes(self, **_: Any) -> list[NodeInfo]:
+        return [HOSTILE]
+
+    def fleet_find(self, _: str) -> NodeInfo:
+        return HOSTILE
+
+    def fleet_cordon(self, _: str) -> NodeInfo:
+        return HOSTILE
+
+    def fleet_watch(self) -> Iterator[NodeInfo | None]:
+        return iter([None, HOSTILE])
+
+    def actions(self, **_: Any) -> list[Any]:
+        return []
+
+
+@pytest.mark.parametrize("arguments", [["ls"], ["show", "x"], ["watch"], ["cordon", "x"], ["ls", "--json"]])
+def test_what_a_terminal_would_obey_is_written_out(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(options, "connected", lambda *_: HostileServer())
+    ended = CliRunner().invoke(fleet.command, arguments, catch_exceptions=False)
+    assert ended.exit_code == 0
+    assert not set(ended.output) & {"\x1b", "\x07", "\x00", "\r", "\x9b"}
+    if arguments == ["ls"]:
+        assert "[bold]evil" in ended.output
+        assert "clock +2.5 s" in ended.output
+        assert len(ended.output.splitlines()) == 2

@@ -1,0 +1,129 @@
+"""FleetService without sockets: silence, a failing ledger, a failing disk, a caller that goes away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import pytest
+
+from buildnet.edge.bridge import Call
+from buildnet.edge.fleet import SILENCE_S_MAX, FleetService
+from buildnet.edge.logs import LogBook
+from buildnet.errors import InvariantBroken, NodeDown, StorageFull
+from buildnet.model.caller import Caller
+from buildnet.model.node import NodePolicy
+from buildnet.scheduler.service import Scheduler
+from buildnet.testing.scheduler_fakes import HeldPublisher, ManualClock, MemoryBlobs, MemoryCache
+from buildnet.wire._gen.buildnet.v1 import fleet_pb2
+
+CALL = Call(1, "127.0.0.1:1", [], None, Caller("ann"))
+
+
+class Bench:
+    """A service whose disk and ledger do as a test says; `order` is what was done, in order."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.kept: dict[str, NodePolicy] = {}
+        self.order: list[str] = []
+        self.ledger_fails = self.disk_fails = False
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.scheduler = Scheduler(
+            cache=MemoryCache(MemoryBlobs()),
+            publisher=HeldPublisher(),
+            record=lambda _: None,
+            clock=self.clock,
+            new_id=lambda: "o",
+        )
+        self.service = FleetService(
+            self.scheduler,
+            LogBook(),
+            self.clock,
+            controller_id="c",
+            version="0.1.0",
+            record=lambda kind, _: self.order.append(kind),
+            append=self._append,
+            policies={},
+            keep=self._keep,
+        )
+
+    async def _append(self, kind: str, facts: Mapping[str, Any]) -> None:
+        await self.gate.wait()
+        if self.ledger_fails:
+            raise InvariantBroken("the ledger refused")
+        self.order.append(kind)
+        assert facts["by"] == "ann"
+
+    async def _keep(self, policies: Mapping[str, NodePolicy]) -> None:
+        if self.disk_fails:
+            raise StorageFull("no room")
+        self.kept = dict(policies)
+        self.order.append("kept")
+
+    def join(self, node: str = "n") -> AsyncIterator[fleet_pb2.JoinResponse]:
+        async def requests() -> AsyncIterator[fleet_pb2.JoinRequest]:
+            hello = fleet_pb2.Hello(node_id=node, boot_id="b", version="0.1.0", slots=1)
+            yield fleet_pb2.JoinRequest(hello=hello)
+            await asyncio.Event().wait()
+
+        return self.service.join(requests(), CALL)
+
+    def states(self) -> dict[str, str]:
+        answer = self.service.list_nodes(fleet_pb2.ListNodesRequest(include_absent=True), CALL)
+        return {n.node_id: fleet_pb2.NodeState.Name(n.state).removeprefix("NODE_STATE_") for n in answer.nodes}
+
+
+async def test_a_worker_that_says_nothing_is_lost() -> None:
+    bench = Bench()
+    session = bench.join()
+    assert (await anext(session)).HasField("welcome")
+    ending = asyncio.ensure_future(anext(session))
+    await asyncio.sleep(0)
+    assert bench.states() == {"n": "ACTIVE"}
+    bench.service.end_silent(bench.clock.now_s + SILENCE_S_MAX)
+    assert not ending.done()
+    bench.service.end_silent(bench.clock.now_s + SILENCE_S_MAX + 1)
+    with pytest.raises(NodeDown, match="said nothing"):
+        await ending
+    assert bench.states() == {"n": "LEFT"}
+
+
+async def test_what_is_decided_is_kept_and_ledgered_before_it_is_in_force() -> None:
+    bench = Bench()
+    bench.gate.clear()
+    asked = asyncio.ensure_future(bench.service.remove_node(fleet_pb2.RemoveNodeRequest(node_id="n"), CALL))
+    while bench.order != ["kept"]:
+        await asyncio.sleep(0)
+    assert bench.states() == {}
+    # Whoever asked went away: it is settled all the same, and the next ask waits for it.
+    asked.cancel()
+    allowed = asyncio.ensure_future(
+        bench.service.cordon_node(fleet_pb2.CordonNodeRequest(node_id="n", cordoned=True), CALL)
+    )
+    bench.gate.set()
+    assert (await allowed).state == fleet_pb2.NODE_STATE_REMOVED
+    assert bench.order == ["kept", "node.removed", "kept", "node.cordoned"]
+    assert bench.kept == {"n": NodePolicy(cordoned=True, removed=True, by="ann")}
+
+
+@pytest.mark.parametrize("failing", ["ledger", "disk"])
+async def test_what_cannot_be_kept_or_ledgered_is_not_in_force(failing: str) -> None:
+    bench = Bench()
+    bench.ledger_fails, bench.disk_fails = failing == "ledger", failing == "disk"
+    with pytest.raises((InvariantBroken, StorageFull)):
+        await bench.service.remove_node(fleet_pb2.RemoveNodeRequest(node_id="n"), CALL)
+    assert bench.states() == {}
+    assert bench.kept == {}
+    bench.ledger_fails = bench.disk_fails = False
+    await bench.service.remove_node(fleet_pb2.RemoveNodeRequest(node_id="n"), CALL)
+    assert bench.states() == {"n": "REMOVED"}
+
+
+async def test_an_ask_for_what_is_so_already_writes_nothing() -> None:
+    bench = Bench()
+    for _ in range(2):
+        await bench.service.remove_node(fleet_pb2.RemoveNodeRequest(node_id="n"), CALL)
+    assert bench.order == ["kept", "node.removed"]

@@ -1,0 +1,79 @@
+"""What a node says of itself: bounded, printable, or refused with the field."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from buildnet.edge.fleet_session import greeting_of
+from buildnet.errors import InvalidRequest
+from buildnet.wire._gen.buildnet.v1 import fleet_pb2
+
+NOW_MS = 1_700_000_000_000
+
+
+def hello(**fields: object) -> fleet_pb2.Hello:
+    said = {"node_id": "n", "boot_id": "b", "version": "0.1.0", "slots": 1, "hostname": "here", **fields}
+    return fleet_pb2.Hello(**said)  # type: ignore[arg-type]
+
+
+def test_a_clock_that_is_told_is_compared() -> None:
+    assert greeting_of(hello(), "0.1.0", NOW_MS).skew_ms is None
+    said = hello()
+    said.sent_at.FromMilliseconds(NOW_MS + 2500)
+    assert greeting_of(said, "0.1.0", NOW_MS).skew_ms == 2500
+    said.sent_at.seconds, said.sent_at.nanos = -(2**63), 2**31 - 1
+    assert greeting_of(said, "0.1.0", NOW_MS).skew_ms is not None
+
+
+def test_another_minor_version_is_refused_with_the_remedy() -> None:
+    greeting_of(hello(version="0.1.7"), "0.1.0", NOW_MS)
+    with pytest.raises(InvalidRequest, match="install the same on both") as refused:
+        greeting_of(hello(version="0.2.0"), "0.1.0", NOW_MS)
+    assert refused.value.fields["field"] == "hello.version"
+
+
+def many_properties(said: fleet_pb2.Hello) -> None:
+    for number in range(1001):
+        said.properties.add(name=f"p{number}", value="v")
+
+
+def long_property(said: fleet_pb2.Hello) -> None:
+    said.properties.add(name="p", value="v" * 1024)
+
+
+def raw_property(said: fleet_pb2.Hello) -> None:
+    said.properties.add(name="p", value="\x1b[2J")
+
+
+def no_slots(said: fleet_pb2.Hello) -> None:
+    said.slots = 0
+
+
+def raw_id(said: fleet_pb2.Hello) -> None:
+    said.node_id = "n\x1b[31m"
+
+
+def no_boot(said: fleet_pb2.Hello) -> None:
+    said.boot_id = ""
+
+
+@pytest.mark.parametrize("spoil", [many_properties, long_property, raw_property, no_slots, raw_id, no_boot])
+def test_what_is_over_a_limit_or_not_printable_is_refused(spoil: Callable[[fleet_pb2.Hello], None]) -> None:
+    said = hello()
+    spoil(said)
+    with pytest.raises(InvalidRequest):
+        greeting_of(said, "0.1.0", NOW_MS)
+
+
+@settings(deadline=None)
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_a_host_may_be_called_anything_and_is_kept_printable(name: str) -> None:
+    kept = greeting_of(hello(hostname=name), "0.1.0", NOW_MS).hostname
+    assert kept.isprintable()
+    assert len(kept) <= 255
+    if name.isprintable() and len(name) <= 255:
+        assert kept == name
