@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import click
+
+from buildnet.cli.printable import shown, shown_json
 
 if TYPE_CHECKING:
     from buildnet.client import SyncClient
@@ -93,21 +94,23 @@ def connected(url: str | None, state: Path | None, instance: str = "") -> SyncCl
 
 def echo_json(value: object) -> None:
     """Print one JSON value on one line."""
-    click.echo(json.dumps(value, default=str, ensure_ascii=False))
+    click.echo(shown_json(value))
 
 
 def echo_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table: boxed and coloured for a person, plain columns for a pipe."""
-    rows = list(rows)
+    rows = [[shown(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(box=None, header_style="bold", pad_edge=False)
         for header in headers:
             table.add_column(header, overflow="fold")
         for row in rows:
-            table.add_row(*row)
+            # Not as markup: a cell may hold brackets.
+            table.add_row(*map(Text, row))
         Console().print(table)
         return
     widths = [max(len(row[i]) for row in [headers, *rows]) for i in range(len(headers))]

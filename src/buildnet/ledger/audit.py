@@ -24,6 +24,7 @@ from buildnet.errors import BadSignature, InvalidRequest, LedgerCorrupt, NotFoun
 from buildnet.ledger import book, files, tail, tree
 from buildnet.ledger.checkpoint import Checkpoint, Verifier
 from buildnet.ledger.pages import check_pages
+from buildnet.ledger.receipt import SIZE_BYTES_MAX, Receipt
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +235,30 @@ def _account_for(index: int, body: bytes, accounts: book.Book) -> str:
         raise LedgerCorrupt(f"{where} accounts for what cannot be: {error}", where=where) from error
     kind: str = value["kind"]
     return kind
+
+
+def verify_receipt(file: Path, key: str | None = None) -> Receipt:
+    """Check a receipt's file by itself.
+
+    Args:
+        file: the receipt.
+        key: the verifier key that is known; without one the receipt's own is taken.
+
+    Raises:
+        InvalidRequest: it is no receipt, or the key is none.
+        LedgerCorrupt: it does not hold.
+    """
+    with file.open("rb") as opened:
+        receipt = Receipt.parse(opened.read(SIZE_BYTES_MAX + 1))
+    where = f"entry {receipt.index}"
+    if key is not None and Verifier.parse(key).text != receipt.key:
+        raise LedgerCorrupt(f"the receipt is of another ledger: {receipt.key} signed it, not {key}", where="key")
+    try:
+        receipt.verify()
+    except BadSignature as error:
+        raise LedgerCorrupt(f"the receipt does not hold: {error}", where=where) from error
+    _event(receipt.body, where)
+    return receipt
 
 
 def _check_balances(connection: sqlite3.Connection, accounts: book.Book, version: int) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import json
 import logging
 import os
 import sqlite3
@@ -16,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from buildnet.errors import (
     BuildNetError,
@@ -30,10 +29,11 @@ from buildnet.errors import (
     TooLarge,
     TransferRefused,
 )
-from buildnet.ledger import book, files, tree
+from buildnet.ledger import files, tree
 from buildnet.ledger import tail as tails
-from buildnet.ledger.accounts import Account
+from buildnet.ledger.book import Book, postings_of
 from buildnet.ledger.checkpoint import Checkpoint, Signer, Verifier
+from buildnet.ledger.drafts import UPSERT, Draft, Kept, draft_of, rows_of
 from buildnet.model.entry import Entry
 
 T = TypeVar("T")
@@ -49,21 +49,6 @@ _READ_AT_ONCE = 500
 _LINGER_S = 0.05
 # After a transaction that failed.
 _RETRY_S = 1.0
-
-
-class Draft(NamedTuple):
-    """An entry that is to be appended."""
-
-    body: bytes
-    at_unix_ms: int
-    postings: book.Postings | None
-
-
-class Kept(NamedTuple):
-    """An entry that the tail holds and the database does not yet."""
-
-    body: bytes
-    changes: book.Changes | None
 
 
 def load_or_create_key(path: Path) -> Signer:
@@ -115,7 +100,7 @@ class LedgerLog:
         self._hurry = asyncio.Event()
         self._failure: BuildNetError | None = None
         self._grown = asyncio.Event()
-        self._book = book.Book()
+        self._book = Book()
         self._frontier = self._load()
         self.size = self._frontier.size
         self._tail = tails.Tail(directory, power=self._power)
@@ -177,7 +162,7 @@ class LedgerLog:
         bodies = tails.read(self._directory, self.size)
         if bodies:
             try:
-                drafts = [_draft_of(body) for body in bodies]
+                drafts = [draft_of(body) for body in bodies]
                 self._commit(self._post(self.size, drafts))
             except (ValueError, KeyError, TypeError, InvalidRequest, TransferRefused) as error:
                 message = f"the ledger's tail holds what was never acknowledged: {error}; restore it from a copy"
@@ -196,7 +181,7 @@ class LedgerLog:
             Overloaded: the database cannot keep up, or cannot be written.
             StorageFull: the disk is full; none is written.
         """
-        drafts = [Draft(entry.encode(), entry.at_unix_ms, book.postings_of(entry.fields)) for entry in entries]
+        drafts = [Draft(entry.encode(), entry.at_unix_ms, postings_of(entry.fields)) for entry in entries]
         for body, _, _ in drafts:
             if len(body) > files.BODY_BYTES_MAX:
                 raise TooLarge(
@@ -334,15 +319,15 @@ class LedgerLog:
             for complete in frontier.append(tree.leaf_hash(body)):
                 nodes.append((place, complete))
                 place += 1
-        balances, pendings = _rows(kept)
+        balances, pendings = rows_of(kept)
         note = self._sign(frontier)
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 self._connection.executemany("INSERT INTO leaf (seq, body) VALUES (?, ?)", leaves)
                 self._connection.executemany("INSERT INTO node (position, hash) VALUES (?, ?)", nodes)
-                self._connection.executemany(_UPSERT.format("balance"), balances)
-                self._connection.executemany(_UPSERT.format("pending"), pendings)
+                self._connection.executemany(UPSERT.format("balance"), balances)
+                self._connection.executemany(UPSERT.format("pending"), pendings)
                 self._connection.execute(
                     "INSERT INTO checkpoint (size, note) VALUES (?, ?)", (frontier.size, note.encode())
                 )
@@ -377,6 +362,11 @@ class LedgerLog:
         """How many entries the newest checkpoint is of; all that are acknowledged by now are among them."""
         await self._settle()
         return self._frontier.size
+
+    async def look(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Let `work` read the database (ledger/queries.py), once it holds all that is acknowledged by now."""
+        await self._settle()
+        return await self._read(work)
 
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read_now, work)
@@ -479,30 +469,6 @@ class LedgerLog:
             self._reader.close()
         self._connection.close()
         self._tail.close()
-
-
-_UPSERT = "INSERT INTO {} (number, record) VALUES (?, ?) ON CONFLICT (number) DO UPDATE SET record = excluded.record"
-
-
-def _rows(kept: Sequence[Kept]) -> tuple[list[tuple[int, bytes]], list[tuple[int, bytes]]]:
-    """Rows of `balance` and `pending` as they are after the last of these entries, each once, in order."""
-    balances: dict[int, tuple[int, bytes]] = {}
-    pendings: dict[int, tuple[int, bytes]] = {}
-    for _, changes in reversed(kept):
-        if changes is None:
-            continue
-        for account, sums in changes.accounts:
-            if account.number not in balances:
-                balances[account.number] = book.account_row(account, sums)
-        for pending, status in changes.pendings:
-            if pending.id not in pendings:
-                pendings[pending.id] = book.pending_row(pending, status)
-    return sorted(balances.values()), sorted(pendings.values())
-
-
-def _draft_of(body: bytes) -> Draft:
-    fields = json.loads(body)
-    return Draft(body, fields["at_unix_ms"], book.postings_of(fields))
 
 
 def _fail(waiter: asyncio.Future[int], error: Exception) -> None:
