@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -39,10 +40,8 @@ def test_what_is_no_moment_is_refused(text: str) -> None:
 
 @given(st.text(max_size=30))
 def test_whatever_is_typed_is_a_moment_or_refused(text: str) -> None:
-    try:
+    with suppress(InvalidRequest):
         assert moments.unix_ms(text, NOW_MS) >= 0
-    except InvalidRequest:
-        pass
 
 
 def test_a_moment_is_shown_in_utc_however_far() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -183,7 +184,7 @@ def test_accounts_are_opened_once_and_not_without_end() -> None:
 class Naive:
     """The same by remembering every transfer that held and adding all of them up each time."""
 
-    LIMITS = {"a": DEBIT_LIMIT, "c": CREDIT_LIMIT}
+    LIMITS: ClassVar = {"a": DEBIT_LIMIT, "c": CREDIT_LIMIT}
 
     def __init__(self) -> None:
         self.done: list[Transfer] = []

@@ -159,7 +159,9 @@ def test_rows_are_read_as_they_were_written_and_keep_their_length() -> None:
     kept = book.Book()
     lengths = set()
     for index in range(3):
-        changes = kept.apply(index, 0, postings(f"node:a caller:b cpu_ms {10**index}", "hold 5 node:a caller:b cpu_ms 3"))
+        changes = kept.apply(
+            index, 0, postings(f"node:a caller:b cpu_ms {10**index}", "hold 5 node:a caller:b cpu_ms 3")
+        )
         for account, sums in changes.accounts:
             number, record = book.account_row(account, sums)
             lengths.add((number, len(record)))
@@ -170,7 +172,9 @@ def test_rows_are_read_as_they_were_written_and_keep_their_length() -> None:
     fresh = book.Book()
     for account in kept.accounts.all():
         fresh.load(*book.account_row(account, account.sums))
-    fresh.load_pendings(iter([book.pending_row(p, p.status) for p in kept.accounts.pendings() if p.status == "pending"]))
+    fresh.load_pendings(
+        iter([book.pending_row(p, p.status) for p in kept.accounts.pendings() if p.status == "pending"])
+    )
     for either in (kept, fresh):
         either.apply(9, 5, postings("caller:b node:a bytes 1"))
     assert [a.sums for a in kept.accounts.all()] == [a.sums for a in fresh.accounts.all()]

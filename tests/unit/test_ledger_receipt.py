@@ -79,7 +79,10 @@ def test_another_value_is_refused(change: dict[str, object]) -> None:
 
 
 @settings(deadline=None)
-@given(st.binary(max_size=300) | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(json.dumps).map(str.encode))
+@given(
+    st.binary(max_size=300)
+    | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(json.dumps).map(str.encode)
+)
 def test_whatever_comes_is_refused_by_its_name(text: bytes) -> None:
     with pytest.raises(InvalidRequest):
         Receipt.parse(text)

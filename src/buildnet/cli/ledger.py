@@ -215,7 +215,9 @@ def _key_of(key: str | None) -> str | None:
     try:
         return Path(key).read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"--key is neither a verifier key nor a file that holds one: {error}", field="key") from error
+        raise InvalidRequest(
+            f"--key is neither a verifier key nor a file that holds one: {error}", field="key"
+        ) from error
 
 
 @command.command("accounts", epilog="Example: buildnet ledger accounts --prefix caller:")

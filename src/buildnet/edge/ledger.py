@@ -50,9 +50,7 @@ class LedgerService:
                 pb.ProveConsistencyResponse,
             ),
             _LEDGER + "GetCheckpoint": Method("unary", self.checkpoint, pb.GetCheckpointRequest, pb.Checkpoint),
-            _LEDGER + "GetReceipt": Method(
-                "unary", self.get_receipt, pb.GetReceiptRequest, pb.ProveInclusionResponse
-            ),
+            _LEDGER + "GetReceipt": Method("unary", self.get_receipt, pb.GetReceiptRequest, pb.ProveInclusionResponse),
             _LEDGER + "ListAccounts": Method(
                 "unary", self.list_accounts, pb.ListAccountsRequest, pb.ListAccountsResponse
             ),
@@ -96,9 +94,7 @@ class LedgerService:
             entry=_entry(index, body), hashes=hashes, checkpoint=self._note(note), tree_size=size
         )
 
-    async def get_receipt(
-        self, request: ledger_pb2.GetReceiptRequest, call: Call
-    ) -> ledger_pb2.ProveInclusionResponse:
+    async def get_receipt(self, request: ledger_pb2.GetReceiptRequest, call: Call) -> ledger_pb2.ProveInclusionResponse:
         """The entry of an action's newest result that the caller would be told, with its proof."""
         action = Digest.parse(request.action_digest).text
         for instance in looked_up(call.caller.written(request.instance_name)):
@@ -154,9 +150,7 @@ class LedgerService:
             answer.next_page_token = f"{known[limit - 1].name} {known[limit - 1].unit}"
         return answer
 
-    async def statement(
-        self, request: ledger_pb2.StatementRequest, call: Call
-    ) -> AsyncIterator[ledger_pb2.Posting]:
+    async def statement(self, request: ledger_pb2.StatementRequest, call: Call) -> AsyncIterator[ledger_pb2.Posting]:
         """Every transfer of one account with what it came to, oldest first."""
         name = request.account
         if not is_account(name):

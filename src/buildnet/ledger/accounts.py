@@ -104,8 +104,8 @@ class Accounts:
 
     Args:
         accounts_max: how many accounts there may be.
-        remember: keep every transfer, so that the same id is answered `exists`. Without, only pending ones are kept: for
-            a caller whose ids cannot come twice.
+        remember: keep every transfer, so that the same id is answered `exists`. Without, only pending ones are kept:
+            for a caller whose ids cannot come twice.
     """
 
     def __init__(self, *, accounts_max: int = 200_000, remember: bool = True) -> None:
@@ -249,10 +249,7 @@ class Accounts:
         kind = wanted.flags & _KINDS
         if kind & (kind - 1):
             return "flags_are_mutually_exclusive"
-        if kind in (POST_PENDING, VOID_PENDING):
-            result = self._resolve(wanted, now_ms)
-        else:
-            result = self._move(wanted, now_ms)
+        result = self._resolve(wanted) if kind & (POST_PENDING | VOID_PENDING) else self._move(wanted, now_ms)
         if result == OK and self._remember:
             self._transfers[wanted.id] = wanted
             self._remembered.append(wanted.id)
@@ -316,7 +313,7 @@ class Accounts:
         self.restore_pending(held)
         return OK
 
-    def _resolve(self, wanted: Transfer, now_ms: int) -> str:
+    def _resolve(self, wanted: Transfer) -> str:
         """The second phase."""
         if wanted.timeout_ms:
             return "timeout_reserved_for_pending_transfer"
@@ -341,7 +338,11 @@ class Accounts:
         if voids and amount != pending.amount:
             return "pending_transfer_has_different_amount"
         if pending.status != "pending":
-            return "pending_transfer_expired" if pending.status == "expired" else f"pending_transfer_already_{pending.status}"
+            return (
+                "pending_transfer_expired"
+                if pending.status == "expired"
+                else f"pending_transfer_already_{pending.status}"
+            )
         self._end(pending, "voided" if voids else "posted", 0 if voids else amount)
         return OK
 

@@ -1,9 +1,9 @@
 """Verify a ledger from its files alone, trusting nothing but the verifier's key. Reads a copy; changes nothing.
 
-Balances are made anew from the entries and compared, row by row. Beyond what the entries, the tree and the signatures say,
-it requires that no byte of the database is without a meaning: rows are in their one encoding and unused space is zero, so that
-an altered byte is found wherever it is. It cannot find a whole directory that was replaced by an older copy of itself: keep
-a checkpoint elsewhere and pass it as `known`.
+Balances are made anew from the entries and compared, row by row. Beyond what the entries, the tree and the signatures
+say, it requires that no byte of the database is without a meaning: rows are in their one encoding and unused space is
+zero, so that an altered byte is found wherever it is. It cannot find a whole directory that was replaced by an older
+copy of itself: keep a checkpoint elsewhere and pass it as `known`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from buildnet.ledger import book, files, tail, tree
 from buildnet.ledger.checkpoint import Checkpoint, Verifier
 from buildnet.ledger.pages import check_pages
 from buildnet.ledger.receipt import SIZE_BYTES_MAX, Receipt
+from buildnet.model.posting import LINES_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +267,7 @@ def _check_balances(connection: sqlite3.Connection, accounts: book.Book, version
     balances = [book.account_row(account, account.sums) for account in accounts.accounts.all()]
     names = [f"{account.name} {account.unit}" for account in accounts.accounts.all()]
     pendings = [book.pending_row(pending, pending.status) for pending in accounts.accounts.pendings()]
-    holds = [f"{number // book.LINES_MAX}.{number % book.LINES_MAX}" for number, _ in pendings]
+    holds = [f"{number // LINES_MAX}.{number % LINES_MAX}" for number, _ in pendings]
     if version == 1:
         if balances:
             raise LedgerCorrupt("the ledger keeps no balances of what its entries say", where=f"account {names[0]}")
@@ -275,7 +276,7 @@ def _check_balances(connection: sqlite3.Connection, accounts: book.Book, version
         ("balance", "account", balances, names),
         ("pending", "hold", pendings, holds),
     ):
-        rows = connection.execute(f"SELECT number, record FROM {table} ORDER BY number")  # noqa: S608 - of two
+        rows = connection.execute(f"SELECT number, record FROM {table} ORDER BY number")
         for row, name in zip(expected, called, strict=True):
             found = rows.fetchone()
             if found != row:

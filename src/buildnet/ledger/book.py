@@ -1,4 +1,4 @@
-"""Entries become transfers, accounts become rows: what follows from the entries alone, so that anybody can redo it. Pure.
+"""Entries become transfers, accounts become rows: it follows from the entries alone, so anybody can redo it. Pure.
 
 An entry's lines are one linked chain: all of them hold or the entry is refused. Rows keep their length for ever.
 """
@@ -169,9 +169,7 @@ class Book:
             _, debit, credit, deadline_ms, amount = _PENDING.unpack(record)
             if debit not in by_number or credit not in by_number:
                 raise LedgerCorrupt(f"{where} is of no account; `ledger verify` says more", where=where)
-            held = Pending(
-                number + 1, by_number[debit], by_number[credit], int.from_bytes(amount, "big"), deadline_ms
-            )
+            held = Pending(number + 1, by_number[debit], by_number[credit], int.from_bytes(amount, "big"), deadline_ms)
             self.accounts.restore_pending(held)
 
 

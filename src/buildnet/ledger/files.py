@@ -1,7 +1,7 @@
 """How the ledger lies on disk (docs/design/ledger.md): one database whose every byte has a meaning, and two notes.
 
-Every table is keyed by an ever-growing rowid, and a row that is updated keeps its length, so that pages fill in order and
-hold no remains.
+Every table is keyed by an ever-growing rowid, and a row that is updated keeps its length, so that pages fill in order
+and hold no remains.
 """
 
 from __future__ import annotations

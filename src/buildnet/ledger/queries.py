@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Final
 
 from buildnet.ledger.accounts import Account
 from buildnet.ledger.book import decode_account
@@ -18,7 +19,8 @@ from buildnet.model.posting import Hold, Line, Move, Resolve, parse_line
 ROWS_MAX: Final = 20_000
 
 
-class Posting(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Posting:
     """One line of a statement: `status` is posted, pending or voided, of the amount that it tells of."""
 
     index: int
@@ -70,7 +72,7 @@ def statement(account: str, start: int, end: int) -> Callable[[sqlite3.Connectio
         name = account.replace("\\", "\\\\").replace('"', '\\"').encode()
         # The end of a hold does not say whose it was.
         matching = "(instr(body, ?) OR instr(body, ?) OR instr(body, ?))"
-        query = f"SELECT seq, body FROM leaf WHERE seq >= ? AND seq < ? AND {matching} ORDER BY seq"  # noqa: S608
+        query = f"SELECT seq, body FROM leaf WHERE seq >= ? AND seq < ? AND {matching} ORDER BY seq"
         for seq, body in connection.execute(query, (start, end, name, b'"post ', b'"void ')):
             fields = json.loads(body)
             for text in fields.get("transfers", ()):
@@ -101,9 +103,7 @@ def _held(connection: sqlite3.Connection, line: Resolve) -> Hold:
     return held
 
 
-def result_entry(
-    action: str, instance: str, start: int, end: int
-) -> Callable[[sqlite3.Connection], int | None]:
+def result_entry(action: str, instance: str, start: int, end: int) -> Callable[[sqlite3.Connection], int | None]:
     """Index of the newest entry from `start` up to `end` that tells of an action's result in an instance."""
 
     def read(connection: sqlite3.Connection) -> int | None:

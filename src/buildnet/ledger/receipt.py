@@ -1,7 +1,8 @@
 """A receipt: one entry with all it takes to prove it offline. Parsing is strict; what does not hold is refused whole.
 
-JSON with the keys `format` (`buildnet-receipt-1`), `index`, `body` (the leaf's exact text), `hashes` (the audit path of RFC
-6962 section 2.1.1, leaf to root, hex), `checkpoint` (a C2SP signed note) and `key` (the C2SP verifier key that signed it).
+JSON with the keys `format` (`buildnet-receipt-1`), `index`, `body` (the leaf's exact text), `hashes` (the audit path of
+RFC 6962 section 2.1.1, leaf to root, hex), `checkpoint` (a C2SP signed note) and `key` (the C2SP verifier key that
+signed it).
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class Receipt:
 
 def _of(kind: type[Any], value: object) -> Any:
     # bool is an int to Python, and no index.
-    if not isinstance(value, kind) or isinstance(value, bool) or (kind is list and len(value) > _HASHES_MAX):  # type: ignore[arg-type]
+    if not isinstance(value, kind) or isinstance(value, bool) or (kind is list and len(value) > _HASHES_MAX):
         raise ValueError
     return value
 

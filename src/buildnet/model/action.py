@@ -71,8 +71,8 @@ class Outcome:
 
     `result` holds the exact bytes of an ActionResult; it is there when `code` is "ok" (whatever the exit code was)
     and may be there otherwise, to carry the logs of a command that was stopped. `missing` lists digest texts when
-    `code` is "blobs_missing". `worker` is the node that ran it, "" when none did. `cpu_ms` is processor time as known by
-    `cpu_from`: usage (measured), wall (only how long it took, on one processor), or "" (not known).
+    `code` is "blobs_missing". `worker` is the node that ran it, "" when none did. `cpu_ms` is processor time as
+    known by `cpu_from`: usage (measured), wall (only how long it took, on one processor), or "" (not known).
     """
 
     code: str

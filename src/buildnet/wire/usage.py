@@ -26,8 +26,8 @@ def cpu_of(result: re.ActionResult) -> tuple[int, str]:
     """Processor time in milliseconds, and how it is known.
 
     Returns:
-        With `usage` it was measured. With `wall` only how long the command took is known, and one processor is supposed.
-        With "" nothing is known, and the time is 0.
+        With `usage` it was measured. With `wall` only how long the command took is known, and one processor is
+        supposed. With "" nothing is known, and the time is 0.
     """
     metadata = result.execution_metadata
     for detail in metadata.auxiliary_metadata:
@@ -36,14 +36,16 @@ def cpu_of(result: re.ActionResult) -> tuple[int, str]:
     if metadata.HasField("virtual_execution_duration"):
         return _bounded_ms(_ns(metadata.virtual_execution_duration)), "wall"
     if metadata.HasField("execution_start_timestamp") and metadata.HasField("execution_completed_timestamp"):
-        return _bounded_ms(_ns(metadata.execution_completed_timestamp) - _ns(metadata.execution_start_timestamp)), "wall"
+        return _bounded_ms(
+            _ns(metadata.execution_completed_timestamp) - _ns(metadata.execution_start_timestamp)
+        ), "wall"
     return 0, ""
 
 
 def _usage_of(detail: any_pb2.Any) -> action_pb2.Usage | None:
     usage = action_pb2.Usage()
     try:
-        return usage if detail.Is(usage.DESCRIPTOR) and detail.Unpack(usage) else None
+        return usage if detail.Unpack(usage) else None
     except DecodeError:
         # Metadata that cannot be read tells nothing; the result is as good.
         return None
