@@ -146,6 +146,18 @@ def test_a_hold_runs_out() -> None:
     assert sums(accounts, "a") == sums(accounts, "b") == (0, 0, 0, 0)
 
 
+def test_what_was_undone_does_not_end_what_has_its_id() -> None:
+    accounts = opened()
+    mark = accounts.mark()
+    held(accounts, timeout_ms=5)
+    accounts.rollback(mark)
+    held(accounts, timeout_ms=50)
+    accounts.expire(49)
+    assert sums(accounts, "a") == (10, 0, 0, 0)
+    accounts.expire(50)
+    assert sums(accounts, "a") == (0, 0, 0, 0)
+
+
 def test_limits_count_what_is_pending() -> None:
     accounts = opened(a=DEBIT_LIMIT, c=CREDIT_LIMIT)
     assert do(accounts, move(1, 1)) == ["exceeds_credits"]

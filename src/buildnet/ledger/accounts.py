@@ -237,7 +237,8 @@ class Accounts:
         while self._deadlines and self._deadlines[0][0] <= now_ms:
             _, number = heapq.heappop(self._deadlines)
             pending = self._pending.get(number)
-            if pending is not None and pending.status == "pending":
+            # What was undone left its deadline here, and its id may be another's by now.
+            if pending is not None and pending.status == "pending" and 0 < pending.deadline_ms <= now_ms:
                 self._end(pending, "expired", 0)
 
     def _transfer(self, wanted: Transfer, now_ms: int) -> str:
