@@ -173,14 +173,17 @@ def _say(proven: Receipt) -> None:
 def verify(state: Path | None, known: Path | None, key: str | None, as_json: bool, file: Path | None) -> None:
     """Recompute the whole ledger from its files: entries, balances, tree, signatures, every byte. Needs no server.
 
-    With FILE, a receipt, check that alone. Exits with 1 when anything was altered, and says where.
+    With FILE, a receipt, check that alone, against --key or the key in --state.
+    Exits with 1 when anything was altered, and says where.
     """
     from buildnet.app.config import default_state_dir
     from buildnet.ledger import audit
 
     if file is not None:
-        if known is not None or state is not None:
-            raise click.UsageError("a receipt is checked by itself: leave --state and --from away")
+        if known is not None:
+            raise click.UsageError("a receipt is checked by itself: leave --from away")
+        if key is None and state is not None:
+            key = str(state / "ledger" / "key.pub")
         _verify_file(file, key, as_json)
         return
     if key is not None:
