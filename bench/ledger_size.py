@@ -21,7 +21,7 @@ from bench.lines import header, line
 from buildnet.ledger import audit, files
 from buildnet.ledger.log import LedgerLog, load_or_create_key
 from buildnet.ledger.receipt import Receipt
-from buildnet.model.entry import Entry
+from buildnet.model.entry import Entry, Value
 
 ENTRIES = 1_000_000
 BATCH = 3 * 1024
@@ -30,9 +30,9 @@ PROOFS = 500
 
 def entries(number: int) -> list[Entry]:
     """The three entries of one action, as the controller writes them."""
-    action = {"action": f"{number:064x}/143", "instance": ""}
-    lease = {"worker": f"{number % 64:032x}", "fence": (1 << 32) + number, "attempt": 1}
-    ended = {"exit_code": 0, "cached": True, "result_sha256": f"{number:064x}"}
+    action: dict[str, Value] = {"action": f"{number:064x}/143", "instance": ""}
+    lease: dict[str, Value] = {"worker": f"{number % 64:032x}", "fence": (1 << 32) + number, "attempt": 1}
+    ended: dict[str, Value] = {"exit_code": 0, "cached": True, "result_sha256": f"{number:064x}"}
     used = f"node:{number % 64:032x} caller:user-{number % 50} actions 1 cpu_ms {number % 90_000}"
     now_ms = 1_900_000_000_000 + number
     return [

@@ -140,11 +140,12 @@ class Accounts:
         """The present moment, for `rollback`."""
         return Mark(len(self._touched), len(self._ended), len(self._remembered))
 
-    def changed(self, since: Mark) -> tuple[list[Account], list[Pending]]:
-        """What changed since a moment, each once."""
-        accounts = {account.number: account for account, _ in self._touched[since.touched :]}
-        pendings = {pending.id: pending for pending, _ in self._ended[since.ended :]}
-        return list(accounts.values()), list(pendings.values())
+    def changed(self, since: Mark) -> tuple[list[tuple[Account, Sums]], list[tuple[Pending, Status]]]:
+        """What changed since a moment, as it is now; some of it more than once."""
+        return (
+            [(account, account.sums) for account, _ in self._touched[since.touched :]],
+            [(pending, pending.status) for pending, _ in self._ended[since.ended :]],
+        )
 
     def settle(self, *, forget_ended: bool = False) -> None:
         """What was done stays: earlier marks are void."""
@@ -205,6 +206,30 @@ class Accounts:
         self._accounts[name, unit] = account
         self._touched.append((account, None))
         return OK
+
+    def move(self, debit_name: str, credit_name: str, unit: str, amount: int) -> str:
+        """A transfer of one phase whose id cannot come twice, between accounts that it opens; `ok`, or why not."""
+        if debit_name == credit_name:
+            return "accounts_must_be_different"
+        debit = self._accounts.get((debit_name, unit))
+        if debit is None:
+            if (result := self.open(debit_name, unit)) != OK:
+                return result
+            debit = self._accounts[debit_name, unit]
+        credit = self._accounts.get((credit_name, unit))
+        if credit is None:
+            if (result := self.open(credit_name, unit)) != OK:
+                return result
+            credit = self._accounts[credit_name, unit]
+        refusal = _refusal(debit, credit, amount)
+        if refusal == OK:
+            self._post(debit, credit, amount)
+        return refusal
+
+    def _post(self, debit: Account, credit: Account, amount: int) -> None:
+        self._touched += ((debit, debit.sums), (credit, credit.sums))
+        debit.debits_posted += amount
+        credit.credits_posted += amount
 
     def transfer(self, transfers: Sequence[Transfer], now_ms: int) -> list[str]:
         """Apply transfers in order at a time; a result for each.
@@ -289,23 +314,12 @@ class Accounts:
         credit = self._accounts.get((wanted.credit, wanted.unit))
         if credit is None:
             return "credit_account_not_found"
-        if debit.debits_pending + debit.debits_posted + amount > AMOUNT_MAX:
-            return "overflows_debits"
-        if credit.credits_pending + credit.credits_posted + amount > AMOUNT_MAX:
-            return "overflows_credits"
-        if debit.limit == DEBIT_LIMIT and debit.debits_pending + debit.debits_posted + amount > debit.credits_posted:
-            return "exceeds_credits"
-        if (
-            credit.limit == CREDIT_LIMIT
-            and credit.credits_pending + credit.credits_posted + amount > credit.debits_posted
-        ):
-            return "exceeds_debits"
-        self._touched.append((debit, debit.sums))
-        self._touched.append((credit, credit.sums))
+        if (refusal := _refusal(debit, credit, amount)) != OK:
+            return refusal
         if not pending:
-            debit.debits_posted += amount
-            credit.credits_posted += amount
+            self._post(debit, credit, amount)
             return OK
+        self._touched += ((debit, debit.sums), (credit, credit.sums))
         debit.debits_pending += amount
         credit.credits_pending += amount
         deadline_ms = now_ms + wanted.timeout_ms if wanted.timeout_ms else 0
@@ -357,3 +371,18 @@ class Accounts:
         credit.credits_pending -= pending.amount
         debit.debits_posted += amount
         credit.credits_posted += amount
+
+
+def _refusal(debit: Account, credit: Account, amount: int) -> str:
+    """Why an amount cannot be debited here and credited there; `ok` when it can."""
+    debited = debit.debits_pending + debit.debits_posted + amount
+    credited = credit.credits_pending + credit.credits_posted + amount
+    if debited > AMOUNT_MAX:
+        return "overflows_debits"
+    if credited > AMOUNT_MAX:
+        return "overflows_credits"
+    if debit.limit == DEBIT_LIMIT and debited > debit.credits_posted:
+        return "exceeds_credits"
+    if credit.limit == CREDIT_LIMIT and credited > credit.debits_posted:
+        return "exceeds_debits"
+    return OK

@@ -57,16 +57,15 @@ def postings_of(fields: Mapping[str, object]) -> Postings | None:
     transfers, openings = fields.get("transfers"), fields.get("accounts")
     if transfers is None and openings is None:
         return None
-    return Postings(
-        tuple(parse_opening(text) for text in _texts(openings, "accounts")),
-        tuple(parse_line(text) for text in _texts(transfers, "transfers")),
-    )
+    lines = tuple([parse_line(text) for text in _texts(transfers, "transfers")])
+    opened = () if openings is None else tuple([parse_opening(text) for text in _texts(openings, "accounts")])
+    return Postings(opened, lines)
 
 
 def _texts(value: object, field: str) -> list[str]:
     if value is None:
         return []
-    if not isinstance(value, list) or not 1 <= len(value) <= LINES_MAX or not all(isinstance(v, str) for v in value):
+    if not isinstance(value, list) or not 1 <= len(value) <= LINES_MAX or set(map(type, value)) != {str}:
         raise InvalidRequest(f"{field} of an entry is a list of 1 to {LINES_MAX} lines", field=field)
     return value
 
@@ -90,14 +89,26 @@ class Book:
         """
         mark = self.accounts.mark()
         try:
+            self.accounts.expire(at_ms)
             for opening in postings.openings:
                 _must(self.accounts.open(opening.name, opening.unit, opening.limit), opening.text)
-            self._transfer(index, at_ms, postings.lines)
+            if not self._move(postings.lines):
+                self._transfer(index, at_ms, postings.lines)
         except TransferRefused:
             self.accounts.rollback(mark)
             raise
-        changed, pendings = self.accounts.changed(mark)
-        return Changes([(a, a.sums) for a in changed], [(p, p.status) for p in pendings])
+        return Changes(*self.accounts.changed(mark))
+
+    def _move(self, lines: tuple[Line, ...]) -> bool:
+        """The usual entry, one line of amounts: the same as a chain of transfers, without making one."""
+        if len(lines) != 1 or not isinstance(lines[0], Move):
+            return False
+        debit, credit, amounts = lines[0]
+        for unit, amount in amounts:
+            result = self.accounts.move(debit, credit, unit, amount)
+            if result != "ok":
+                _must(result, lines[0].text)
+        return True
 
     def _transfer(self, index: int, at_ms: int, lines: tuple[Line, ...]) -> None:
         transfers: list[Transfer] = []
