@@ -56,6 +56,8 @@ crash: setup ## kill a server a hundred times while it is written to, and look f
 	$(BIN)/python -m tests.faults.campaign --kills $(or $(KILLS),100)
 	$(BIN)/python -m tests.faults.campaign --kills $(or $(KILLS),100) --durability power --writes 3000
 	$(BIN)/python -m tests.faults.campaign --kills $(or $(KILLS),100) --evict
+	$(BIN)/python -m tests.faults.ledger_campaign --kills $(or $(KILLS),200)
+	$(BIN)/python -m tests.faults.ledger_campaign --kills $(or $(KILLS),200) --durability power
 
 fuzz: ## mutate what comes from outside for FUZZ_S=300 seconds a target
 	BUILDNET_FUZZ_S=$(or $(FUZZ_S),300) cargo test --locked --package buildnet-fuzz --release --no-fail-fast

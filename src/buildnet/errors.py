@@ -2,7 +2,7 @@
 
     BuildNetError(code, retry, **fields)
      ├─ CallerError   fix the request      InvalidRequest NotFound Unauthenticated Forbidden
-     │                                     Unimplemented TooLarge OutOfRange
+     │                                     Unimplemented TooLarge OutOfRange TransferRefused
      ├─ Missing       supply it, ask again BlobsMissing OutputInvalid LeaseLost
      ├─ Busy          wait                 Overloaded StorageFull
      ├─ Unreachable   another node         NodeDown NoCapableWorker DeadlinePassed Cancelled
@@ -81,6 +81,12 @@ class OutOfRange(CallerError):
     """An offset outside the blob. Fields: `offset`, `size_bytes`."""
 
     code = "out_of_range"
+
+
+class TransferRefused(CallerError):
+    """Accounts do not allow it: a limit, or a hold that has ended. Fields: `result`, TigerBeetle's word for why."""
+
+    code = "transfer_refused"
 
 
 class Missing(BuildNetError):

@@ -32,17 +32,20 @@ def shown(page: str) -> list[str]:
     """Commands of `buildnet` that a page shows, without those that serve."""
     text = "\n".join(re.findall(r"```console\n(.*?)```", (ROOT / page).read_text(), re.DOTALL))
     lines = [line.removeprefix("$ ").split("    #")[0] for line in text.splitlines() if line.startswith("$ ")]
-    return [line for line in lines if line.startswith(("buildnet", "cat", "./")) and " join " not in line]
+    return [line for line in lines if line.startswith(("buildnet", "cat", "cp", "./")) and " join " not in line]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/tour.md", "docs/how-to/cache.md", "docs/how-to/fleet.md"])
+@pytest.mark.parametrize(
+    "page",
+    ["README.md", "docs/tour.md", "docs/how-to/cache.md", "docs/how-to/fleet.md", "docs/how-to/ledger.md"],
+)
 def test_commands_run_as_shown(page: str, house: House, tmp_path: Path) -> None:
     server = house.up("--slots", "1")
     (tmp_path / "hello.c").write_text('#include <stdio.h>\nint main() { puts("hello"); }\n')
     commands = shown(page)
     assert commands
     for line in commands:
-        words = shlex.split(line)
+        words = [word.replace("DIR/", f"{server.ready['state']}/") for word in shlex.split(line)]
         if words[0] == "buildnet":
             words = [*COMMAND, *words[1:]]
             place = words.index("--") if "--" in words else len(words)
@@ -80,6 +83,12 @@ def test_every_habit_has_its_help() -> None:
         "cas get",
         "ledger tail",
         "ledger verify",
+        "ledger show",
+        "ledger prove",
+        "ledger receipt",
+        "ledger accounts",
+        "ledger statement",
+        "ledger export",
         "doctor",
         "fleet ls",
         "fleet show",

@@ -62,6 +62,9 @@ CALLS: dict[str, tuple[bytes, set[str] | None]] = {
     V1 + "LedgerService/Tail": (b"", READERS),
     V1 + "LedgerService/GetCheckpoint": (b"", READERS),
     V1 + "LedgerService/ProveInclusion": (b"", READERS),
+    V1 + "LedgerService/GetReceipt": (b"", READERS),
+    V1 + "LedgerService/ListAccounts": (b"", READERS),
+    V1 + "LedgerService/Statement": (b"", READERS),
     # The ledger is written by what happens, by nobody's call.
     V1 + "LedgerService/Append": (b"", set()),
     V1 + "FleetService/Join": (b"", {"worker", "admin"}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -59,6 +60,23 @@ async def test_the_order_of_the_law() -> None:
     assert books.order == ["blobs", "ledger", "cache"]
     assert outcome.entry_index == 41
     assert books.entries[0].fields["fence"] == 7
+
+
+@pytest.mark.parametrize(
+    ("caller", "outcome", "line"),
+    [
+        ("", Outcome("ok", b"r"), "node:v caller:anonymous actions 1"),
+        ("dora", Outcome("ok", b"r", cpu_ms=12, cpu_from="usage"), "node:v caller:dora actions 1 cpu_ms 12"),
+        ("dora", Outcome("ok", b"r", cpu_ms=9, cpu_from="wall"), "node:v caller:dora actions 1 cpu_ms 9"),
+    ],
+)
+async def test_what_a_node_gave_to_whom_is_accounted(caller: str, outcome: Outcome, line: str) -> None:
+    books = Books()
+    await publisher(books).publish(replace(LEASE, caller=caller), outcome, cacheable=True)
+    fields = books.entries[0].fields
+    assert fields["transfers"] == [line]
+    # A time that was not measured says so.
+    assert fields.get("cpu_from") == ("wall" if outcome.cpu_from == "wall" else None)
 
 
 @pytest.mark.parametrize(("exit_code", "cacheable"), [(1, True), (0, False)])

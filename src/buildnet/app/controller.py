@@ -159,7 +159,7 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
         for service in (
             ExecutionService(scheduler, stores.read, descriptions.add),
             ActionService(scheduler, logs, descriptions, stores.read),
-            LedgerService(ledger),
+            LedgerService(ledger, store.entry_index),
             CacheService(store, record),
             fleet,
             ReflectionService(POOL, SERVICES),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from buildnet.cli import options
+from buildnet.cli import options, printable
 from buildnet.errors import NodeDown, NotFound
 
 if TYPE_CHECKING:
@@ -77,11 +77,11 @@ def show(url: str | None, state: Path | None, instance: str, as_json: bool, node
         if name == "properties" or value is None or value in ("", False):
             continue
         shown = _time(value) if name.endswith("_unix_s") else str(value)
-        click.echo(f"{name.removesuffix('_unix_s'):12} {options.printable(shown)}")
+        click.echo(f"{name.removesuffix('_unix_s'):12} {printable.shown(shown)}")
     for name, values in sorted(info.properties.items()):
-        click.echo(f"{'offers':12} {options.printable(name)}={options.printable(', '.join(values))}")
+        click.echo(f"{'offers':12} {printable.shown(name)}={printable.shown(', '.join(values))}")
     for act in acts:
-        click.echo(f"{'runs':12} {act.id[:12]} {options.printable(' '.join(act.arguments)[:60])}")
+        click.echo(f"{'runs':12} {act.id[:12]} {printable.shown(' '.join(act.arguments)[:60])}")
 
 
 @command.command("watch", epilog="Example: buildnet fleet watch")
@@ -97,7 +97,7 @@ def watch(url: str | None, state: Path | None, instance: str, as_json: bool) -> 
                 options.echo_json(asdict(node))
                 continue
             now = datetime.now(UTC).strftime("%H:%M:%S")  # noqa: TID251 - shown to a person, decides nothing
-            host, load = options.printable(node.hostname or "-"), f"{node.running}/{node.slots}"
+            host, load = printable.shown(node.hostname or "-"), f"{node.running}/{node.slots}"
             click.echo(f"{now} {node.node[:12]:12} {node.state:8} {load:>9} {host} {_note(node)}".rstrip())
 
 
@@ -223,7 +223,7 @@ def _note(node: NodeInfo) -> str:
         notes.append(f"by {node.asked_by}")
     if node.clock_skew_s is not None and abs(node.clock_skew_s) > _SKEW_SHOWN_S:
         notes.append(f"clock {node.clock_skew_s:+.1f} s")
-    return options.printable(", ".join(notes))
+    return printable.shown(", ".join(notes))
 
 
 def _ago(unix_s: float | None, now_unix_s: float) -> str:

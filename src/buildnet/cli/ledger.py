@@ -1,15 +1,30 @@
-"""`buildnet ledger tail|verify|prove`."""
+"""`buildnet ledger tail|show|prove|receipt|verify|accounts|statement|export`. Nothing of an entry is printed raw."""
 
 from __future__ import annotations
 
 import json
+import re
+import time
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from buildnet.cli import options
+from buildnet.cli import moments, options
+from buildnet.cli.printable import shown
+from buildnet.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from buildnet.client import SyncClient
+    from buildnet.ledger.receipt import Receipt
+
+_LAST = 20
+_FACT_MAX = 24
+# C2SP signed-note: name, hash, key.
+_VERIFIER_KEY = re.compile(r"[^\s+]+\+[0-9a-f]{8}\+[A-Za-z0-9+/=]+")
+_since = click.option("--since", metavar="AGO|TIME", help="From this moment on: 10m, 2h, 7d, or 2031-05-01T12:00.")
+_out = click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the receipt to this file.")
 
 
 @click.group("ledger", epilog="Example: buildnet ledger verify")
@@ -17,66 +32,274 @@ def command() -> None:
     """Read and verify the ledger."""
 
 
-@command.command("tail", epilog="Example: buildnet ledger tail -f")
+def _since_ms(since: str | None) -> int | None:
+    now_unix_ms = int(time.time() * 1000)  # noqa: TID251 - what a person calls ten minutes ago
+    return None if since is None else moments.unix_ms(since, now_unix_ms)
+
+
+@command.command("tail", epilog="Example: buildnet ledger tail -f --kind action.published")
 @options.of_server
 @click.option("-f", "--follow", is_flag=True, help="Stay and print what comes.")
-@click.option("--from", "start", type=int, help="First entry.  [default: the last 20]")
+@click.option("--kind", "kinds", multiple=True, metavar="KIND", help="Only entries of this kind; may be repeated.")
+@_since
+@click.option("--from", "start", type=click.IntRange(min=0), help=f"First entry.  [default: the last {_LAST}]")
 @options.as_json
-def tail(url: str | None, state: Path | None, instance: str, follow: bool, start: int | None, as_json: bool) -> None:
+def tail(
+    url: str | None,
+    state: Path | None,
+    instance: str,
+    follow: bool,
+    kinds: tuple[str, ...],
+    since: str | None,
+    start: int | None,
+    as_json: bool,
+) -> None:
     """Print entries in order."""
+    since_unix_ms = _since_ms(since)
     with options.connected(url, state, instance) as client:
-        for index, body in client.ledger_tail(_last(client) if start is None else start, follow=follow):
-            value = json.loads(body)
+        if start is None:
+            start = 0 if since is not None else max(0, client.ledger_size() - _LAST)
+        for index, body in client.ledger_tail(start, follow=follow, kinds=kinds, since_unix_ms=since_unix_ms):
             if as_json:
-                options.echo_json({"index": index, "body": value})
-                continue
-            at = datetime.fromtimestamp(value.pop("at_unix_ms") / 1000, UTC).strftime("%H:%M:%S.%f")[:-3]
-            kind = value.pop("kind")
-            value.pop("v", None)
-            facts = " ".join(f"{name}={str(fact)[:16]}" for name, fact in value.items() if fact != "")
-            click.echo(f"{index:>7} {at} {kind:18} {facts}")
+                options.echo_json({"index": index, "body": json.loads(body)})
+            else:
+                click.echo(_line(index, json.loads(body)))
 
 
-def _last(client: object) -> int:
-    from buildnet.client import SyncClient
+def _line(index: int, fields: dict[str, Any]) -> str:
+    at = moments.shown(fields.pop("at_unix_ms"))
+    kind = fields.pop("kind")
+    fields.pop("v", None)
+    facts = " ".join(f"{name}={_cut(_text(fact))}" for name, fact in fields.items() if fact != "")
+    return shown(f"{index:>7} {at} {kind:18} {facts}")
 
-    assert isinstance(client, SyncClient)
-    return max(0, client.ledger_size() - 20)
+
+def _text(fact: object) -> str:
+    return ", ".join(map(str, fact)) if isinstance(fact, list) else str(fact)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _FACT_MAX else text[: _FACT_MAX - 1] + "…"
+
+
+@command.command("show", epilog="Example: buildnet ledger show 12")
+@options.of_server
+@options.as_json
+@click.argument("index", type=click.IntRange(min=0))
+def show(url: str | None, state: Path | None, instance: str, as_json: bool, index: int) -> None:
+    """Print one entry whole."""
+    with options.connected(url, state, instance) as client:
+        fields = json.loads(client.ledger_entry(index))
+    if as_json:
+        options.echo_json({"index": index, "body": fields})
+        return
+    click.echo(f"{'index':16} {index}")
+    for name, fact in fields.items():
+        for line in fact if isinstance(fact, list) else [fact]:
+            text = moments.shown(line) if name == "at_unix_ms" else str(line)
+            click.echo(shown(f"{name:16} {text}"))
+
+
+@command.command("prove", epilog="Example: buildnet ledger prove 12 --out entry-12.json")
+@options.of_server
+@_out
+@options.as_json
+@click.argument("index", type=click.IntRange(min=0))
+def prove(url: str | None, state: Path | None, instance: str, out: Path | None, as_json: bool, index: int) -> None:
+    """Fetch one entry with its proof and check the proof here, against the signed checkpoint."""
+    with options.connected(url, state, instance) as client:
+        _hand_over(client.prove(index), out, as_json)
+
+
+@command.command("receipt", epilog="Example: buildnet ledger receipt $ACTION_DIGEST --out receipt.json")
+@options.of_server
+@_out
+@options.as_json
+@click.argument("action", metavar="ACTION_DIGEST")
+def receipt(url: str | None, state: Path | None, instance: str, out: Path | None, as_json: bool, action: str) -> None:
+    """Fetch the proof that the newest result of an action is in the ledger; `ledger verify FILE` checks it offline.
+
+    ACTION_DIGEST is HASH/SIZE, as `buildnet run --json` and `actions show` print it.
+    """
+    from buildnet.model.digest import Digest
+
+    digest = Digest.parse(action)
+    with options.connected(url, state, instance) as client:
+        _hand_over(client.receipt(digest), out, as_json)
+
+
+def _hand_over(proven: Receipt, out: Path | None, as_json: bool) -> None:
+    if out is not None:
+        write_receipt(proven, out)
+    if as_json:
+        options.echo_json(json.loads(proven.text))
+    else:
+        _say(proven)
+        if out is not None:
+            click.echo(f"written to {out}; check it with: buildnet ledger verify {out}")
+
+
+def write_receipt(proven: Receipt, out: Path) -> None:
+    """Write a receipt's file.
+
+    Raises:
+        InvalidRequest: it cannot be written there.
+    """
+    try:
+        out.write_text(proven.text)
+    except OSError as error:
+        raise InvalidRequest(f"the receipt cannot be written: {error}; name another file", field="out") from error
+
+
+def _say(proven: Receipt) -> None:
+    head = proven.verify()
+    click.echo(shown(f"proven: entry {proven.index} is in the tree of {head.size} entries that {proven.key} signed"))
+    click.echo(shown(proven.body.decode()))
 
 
 @command.command("verify", epilog="Example: buildnet ledger verify --state ~/.local/state/buildnet")
 @options.state
-@click.option("--known", type=click.Path(exists=True, path_type=Path), help="A checkpoint that you kept elsewhere.")
+@click.option(
+    "--from",
+    "--known",
+    "known",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="CHECKPOINT",
+    help="A checkpoint that you kept elsewhere: the ledger must go on from it.",
+)
+@click.option("--key", metavar="KEY", help="With FILE: the verifier key that you know, or the file that holds it.")
 @options.as_json
-def verify(state: Path | None, known: Path | None, as_json: bool) -> None:
-    """Recompute the whole ledger from its files: entries, tree, signatures, every byte. Needs no server.
+@click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def verify(state: Path | None, known: Path | None, key: str | None, as_json: bool, file: Path | None) -> None:
+    """Recompute the whole ledger from its files: entries, balances, tree, signatures, every byte. Needs no server.
 
+    With FILE, a receipt, check that alone, against --key or the key in --state.
     Exits with 1 when anything was altered, and says where.
     """
     from buildnet.app.config import default_state_dir
     from buildnet.ledger import audit
 
-    report = audit.verify(state or default_state_dir(), known.read_text() if known else None)
+    if file is not None:
+        if known is not None:
+            raise click.UsageError("a receipt is checked by itself: leave --from away")
+        if key is None and state is not None:
+            key = str(state / "ledger" / "key.pub")
+        _verify_file(file, key, as_json)
+        return
+    if key is not None:
+        raise click.UsageError("--key is for a receipt: name its file")
+    report = audit.verify(state or default_state_dir(), known.read_text(errors="replace") if known else None)
     if as_json:
         options.echo_json({"verified": True, **asdict(report)})
         return
     click.echo(f"verified: {report.size} entries, root {report.root[:16]}…, in {report.seconds:.2f} s")
     for kind, count in sorted(report.kinds.items()):
-        click.echo(f"  {count:>7} {kind}")
+        click.echo(shown(f"  {count:>7} {kind}"))
+    click.echo(f"  {report.accounts:>7} balances are what these entries come to")
     if report.waiting:
         click.echo(f"  {report.waiting:>7} of these wait in the tail, under no checkpoint yet")
 
 
-@command.command("prove", epilog="Example: buildnet ledger prove 12")
-@options.of_server
-@options.as_json
-@click.argument("index", type=int)
-def prove(url: str | None, state: Path | None, instance: str, as_json: bool, index: int) -> None:
-    """Fetch one entry with its proof and check the proof here, against the signed checkpoint."""
-    with options.connected(url, state, instance) as client:
-        proof = client.prove(index)
+def _verify_file(file: Path, key: str | None, as_json: bool) -> None:
+    from buildnet.ledger.audit import verify_receipt
+
+    proven = verify_receipt(file, _key_of(key))
     if as_json:
-        options.echo_json(proof)
-    else:
-        click.echo(f"proven: entry {index} is in the tree of {proof['tree_size']} entries that {proof['key']} signed")
-        click.echo(str(proof["body"]))
+        options.echo_json({"verified": True, "key_given": key is not None, **json.loads(proven.text)})
+        return
+    _say(proven)
+    if key is None:
+        click.echo("the receipt names its key itself: compare it with the one that you know, or give that with --key")
+
+
+def _key_of(key: str | None) -> str | None:
+    if key is None or _VERIFIER_KEY.fullmatch(key):
+        return key
+    try:
+        return Path(key).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRequest(
+            f"--key is neither a verifier key nor a file that holds one: {error}", field="key"
+        ) from error
+
+
+@command.command("accounts", epilog="Example: buildnet ledger accounts --prefix caller:")
+@options.of_server
+@click.option("--prefix", default="", metavar="TEXT", help="Only names that begin so, such as node: or caller:.")
+@options.as_json
+def accounts(url: str | None, state: Path | None, instance: str, prefix: str, as_json: bool) -> None:
+    """List accounts with what left them (debits), what came to them (credits), and what is set aside."""
+    with options.connected(url, state, instance) as client:
+        found = client.accounts(prefix)
+    if as_json:
+        options.echo_json([asdict(account) for account in found])
+        return
+    options.echo_table(
+        ["ACCOUNT", "UNIT", "DEBITS", "CREDITS", "BALANCE", "HELD", "LIMIT"],
+        [
+            [
+                account.name,
+                account.unit,
+                str(account.debits_posted),
+                str(account.credits_posted),
+                str(account.credits_posted - account.debits_posted),
+                str(account.debits_pending + account.credits_pending),
+                account.limit or "-",
+            ]
+            for account in found
+        ],
+    )
+
+
+@command.command("statement", epilog="Example: buildnet ledger statement caller:anonymous --since 1d")
+@options.of_server
+@_since
+@options.as_json
+@click.argument("account")
+def statement(
+    url: str | None, state: Path | None, instance: str, since: str | None, as_json: bool, account: str
+) -> None:
+    """Print what was posted to and from ACCOUNT, with the balance in each unit as it was then."""
+    with options.connected(url, state, instance) as client:
+        lines = client.statement(account, since_unix_ms=_since_ms(since))
+        if as_json:
+            for line in lines:
+                options.echo_json(asdict(line))
+            return
+        options.echo_table(
+            ["ENTRY", "AT", "KIND", "WITH", "UNIT", "AMOUNT", "STATUS", "BALANCE"],
+            [
+                [
+                    str(line.index),
+                    moments.shown(line.at_unix_ms),
+                    line.kind,
+                    line.debit if line.credit == account else line.credit,
+                    line.unit,
+                    f"{'+' if line.credit == account else '-'}{line.amount}",
+                    line.status,
+                    str(line.credits_posted - line.debits_posted),
+                ]
+                for line in lines
+            ],
+        )
+
+
+@command.command("export", epilog="Example: buildnet ledger export --from 100 --to 200 > entries.jsonl")
+@options.of_server
+@click.option("--from", "start", type=click.IntRange(min=0), default=0, show_default=True, help="First entry.")
+@click.option("--to", "end", type=click.IntRange(min=0), help="The entry to end before.  [default: the newest]")
+@click.option("--json", "as_json", is_flag=True, help="As without it: it is always JSON lines.")
+def export(url: str | None, state: Path | None, instance: str, start: int, end: int | None, as_json: bool) -> None:
+    """Print entries as JSON lines, each with its index and its leaf's exact text."""
+    with options.connected(url, state, instance) as client:
+        for index, body in _between(client, start, end):
+            options.echo_json({"index": index, "leaf": body.decode()})
+
+
+def _between(client: SyncClient, start: int, end: int | None) -> Any:
+    if end is not None and end <= start:
+        return
+    for index, body in client.ledger_tail(start):
+        yield index, body
+        if end is not None and index + 1 >= end:
+            return

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import click
+
+from buildnet.cli.printable import shown, shown_json
 
 if TYPE_CHECKING:
     from buildnet.client import SyncClient
@@ -92,19 +93,13 @@ def connected(url: str | None, state: Path | None, instance: str = "") -> SyncCl
 
 
 def echo_json(value: object) -> None:
-    """Print one JSON value on one line; what a terminal would obey is escaped, as JSON may escape anything."""
-    text = json.dumps(value, default=str, ensure_ascii=False)
-    click.echo(text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text))
-
-
-def printable(text: str) -> str:
-    """A text with what a terminal would obey written out: names come from other machines."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    """Print one JSON value on one line."""
+    click.echo(shown_json(value))
 
 
 def echo_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table: boxed and coloured for a person, plain columns for a pipe."""
-    rows = [[printable(cell) for cell in row] for row in rows]
+    rows = [[shown(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table
@@ -114,7 +109,7 @@ def echo_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         for header in headers:
             table.add_column(header, overflow="fold")
         for row in rows:
-            # Text, not markup: a name in brackets is a name.
+            # Not as markup: a cell may hold brackets.
             table.add_row(*map(Text, row))
         Console().print(table)
         return

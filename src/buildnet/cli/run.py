@@ -101,6 +101,11 @@ class _Printer:
 @click.option("--platform", multiple=True, metavar="NAME=VALUE", help="What the worker must offer.")
 @click.option("--timeout", "timeout_s", type=float, metavar="SECONDS", help="Limit of the execution.")
 @click.option("--no-cache", is_flag=True, help="Run it even if there is a result, and keep none.")
+@click.option(
+    "--receipt",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the proof that the result is in the ledger to this file.",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Say where the result came from.")
 @options.as_json
 @click.argument("argv", nargs=-1, required=True, metavar="CMD...")
@@ -115,6 +120,7 @@ def command(
     platform: tuple[str, ...],
     timeout_s: float | None,
     no_cache: bool,
+    receipt: Path | None,
     verbose: bool,
     as_json: bool,
     argv: tuple[str, ...],
@@ -142,6 +148,11 @@ def command(
         if printer is not None:
             printer.clear()
         result.download(output_dir)
+        if receipt is not None:
+            from buildnet.cli.ledger import write_receipt
+
+            entry = result.entry_index
+            write_receipt(client.receipt(result.action) if entry is None else client.prove(entry), receipt)
         if printer is None:
             options.echo_json(_facts(result))
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -12,15 +12,15 @@ from typing import Any, Final
 import grpc
 
 from buildnet._native import InputTree
-from buildnet.client import cache
+from buildnet.client import cache, ledger
 from buildnet.client.describe import Wish, action_of, command_of
 from buildnet.client.fleet import FleetCalls
 from buildnet.client.results import ActionInfo, LogPiece, RunResult, result_of
 from buildnet.client.status import error_of_call, error_of_status
 from buildnet.dial import channel_of, link_of, metadata_of
 from buildnet.errors import BadSignature, BuildNetError, InvalidRequest, NodeDown, NotFound
-from buildnet.ledger import tree
 from buildnet.ledger.checkpoint import Verifier
+from buildnet.ledger.receipt import Receipt
 from buildnet.model.credentials import NONE, Address, Credentials
 from buildnet.model.digest import Digest
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
@@ -36,6 +36,7 @@ OnStage = Callable[[str], None]
 
 _RE: Final = "/build.bazel.remote.execution.v2."
 _CACHE: Final = "/buildnet.v1.CacheService/"
+_LEDGER: Final = "/buildnet.v1.LedgerService/"
 _ATTEMPTS_MAX: Final = 6
 _BACKOFF_S: Final = 0.1
 _BLOB_BYTES_MAX: Final = 64 << 20
@@ -292,20 +293,37 @@ class Client:
         async for record in self._stream(path, request, action_pb2.LogRecord):
             yield LogPiece(record.stream, record.offset, record.data, record.gap)
 
-    async def ledger_tail(self, start: int = 0, *, follow: bool = False) -> AsyncIterator[tuple[int, bytes]]:
-        """Ledger entries with their indices."""
-        request = ledger_pb2.TailRequest(from_index=start, follow=follow)
-        path = "/buildnet.v1.LedgerService/Tail"
-        async for entry in self._stream(path, request, ledger_pb2.LedgerEntry):
+    async def ledger_tail(
+        self,
+        start: int = 0,
+        *,
+        follow: bool = False,
+        kinds: Collection[str] = (),
+        since_unix_ms: int | None = None,
+    ) -> AsyncIterator[tuple[int, bytes]]:
+        """Ledger entries with their indices, of some kinds or all, from an index or a time on, whichever is later."""
+        request = ledger.tail_request(start, follow=follow, kinds=kinds, since_unix_ms=since_unix_ms)
+        async for entry in self._stream(_LEDGER + "Tail", request, ledger_pb2.LedgerEntry):
             yield entry.index, entry.body
 
     async def ledger_size(self) -> int:
         """How many entries the newest checkpoint covers."""
-        path = "/buildnet.v1.LedgerService/GetCheckpoint"
-        checkpoint = await self._unary(path, ledger_pb2.GetCheckpointRequest(), ledger_pb2.Checkpoint)
+        checkpoint = await self._unary(
+            _LEDGER + "GetCheckpoint", ledger_pb2.GetCheckpointRequest(), ledger_pb2.Checkpoint
+        )
         return Verifier.parse(checkpoint.verifier_key).open(checkpoint.note).size
 
-    async def prove(self, index: int) -> dict[str, Any]:
+    async def ledger_entry(self, index: int) -> bytes:
+        """The body of one entry.
+
+        Raises:
+            NotFound: there is none.
+        """
+        request = ledger_pb2.GetRequest(index=index)
+        body: bytes = (await self._unary(_LEDGER + "Get", request, ledger_pb2.LedgerEntry)).body
+        return body
+
+    async def prove(self, index: int) -> Receipt:
         """One entry with its proof, checked here against the server's signed checkpoint.
 
         The key is the server's word: compare it with the one you know.
@@ -314,20 +332,50 @@ class Client:
             BadSignature: the checkpoint is not signed, or the proof does not lead to its root.
         """
         request = ledger_pb2.ProveInclusionRequest(index=index)
-        path = "/buildnet.v1.LedgerService/ProveInclusion"
-        proof = await self._unary(path, request, ledger_pb2.ProveInclusionResponse)
-        head = Verifier.parse(proof.checkpoint.verifier_key).open(proof.checkpoint.note)
-        leaf = tree.leaf_hash(proof.entry.body)
-        if not tree.verify_inclusion(leaf, index, head.size, list(proof.hashes), head.root):
-            raise BadSignature(f"the proof of entry {index} does not lead to the checkpoint's root")
-        return {
-            "index": index,
-            "body": proof.entry.body.decode(),
-            "hashes": [sibling.hex() for sibling in proof.hashes],
-            "tree_size": head.size,
-            "checkpoint": proof.checkpoint.note,
-            "key": proof.checkpoint.verifier_key,
-        }
+        proof = await self._unary(_LEDGER + "ProveInclusion", request, ledger_pb2.ProveInclusionResponse)
+        receipt = ledger.receipt_of(proof)
+        receipt.verify()
+        if receipt.index != index:
+            raise BadSignature(f"the server proved entry {receipt.index} instead of {index}")
+        return receipt
+
+    async def receipt(self, action: Digest) -> Receipt:
+        """The entry by which the newest result of an action became visible, with its proof, checked as `prove` does.
+
+        Raises:
+            NotFound: no entry tells of one in this instance.
+            BadSignature: as `prove`.
+        """
+        request = ledger_pb2.GetReceiptRequest(instance_name=self.instance, action_digest=action.text)
+        proof = await self._unary(_LEDGER + "GetReceipt", request, ledger_pb2.ProveInclusionResponse)
+        receipt = ledger.receipt_of(proof)
+        receipt.verify()
+        if action.text.encode() not in receipt.body:
+            raise BadSignature(f"the server proved an entry that does not tell of {action.text}")
+        return receipt
+
+    async def accounts(self, prefix: str = "") -> list[ledger.Account]:
+        """Accounts whose names begin so, by name and unit."""
+        request = ledger_pb2.ListAccountsRequest(prefix=prefix)
+        found: list[ledger.Account] = []
+        while True:
+            page = await self._unary(_LEDGER + "ListAccounts", request, ledger_pb2.ListAccountsResponse)
+            found += map(ledger.account_of, page.accounts)
+            if not page.next_page_token:
+                return found
+            request.page_token = page.next_page_token
+
+    async def statement(self, account: str, *, since_unix_ms: int | None = None) -> AsyncIterator[ledger.Posting]:
+        """What was posted to and from an account, oldest first.
+
+        Raises:
+            NotFound: there is no such account.
+        """
+        request = ledger_pb2.StatementRequest(account=account)
+        if since_unix_ms is not None:
+            request.since.FromMilliseconds(since_unix_ms)
+        async for line in self._stream(_LEDGER + "Statement", request, ledger_pb2.Posting):
+            yield ledger.posting_of(line)
 
     # The cache.
 

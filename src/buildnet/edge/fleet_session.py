@@ -17,6 +17,7 @@ from buildnet.model.node import Greeting, NodeView, WorkerOffer, check_node_id
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
 from buildnet.wire.actions import digest_message, digest_of
+from buildnet.wire.usage import cpu_of
 
 PROPERTIES_MAX: Final = 1000
 SLOTS_MAX: Final = 1024
@@ -179,14 +180,17 @@ def running_of(hello: fleet_pb2.Hello) -> tuple[int, ...]:
 
 def outcome_of(done: fleet_pb2.Done, node: str) -> Outcome:
     """How an attempt ended, as the worker says."""
-    exit_code = re.ActionResult.FromString(done.result).exit_code if done.result else 0
+    result = re.ActionResult.FromString(done.result)
+    cpu_ms, cpu_from = cpu_of(result)
     return Outcome(
         code=done.error_code or "ok",
         result=done.result or None,
         message=done.status.message,
         worker=node,
-        exit_code=exit_code,
+        exit_code=result.exit_code,
         missing=tuple(digest_of(digest).text for digest in done.missing),
+        cpu_ms=cpu_ms,
+        cpu_from=cpu_from,
     )
 
 

@@ -1,23 +1,37 @@
-"""LedgerService: entries, proofs and checkpoints as they are. Nobody outside appends."""
+"""LedgerService: entries, proofs, checkpoints and accounts as they are. Nobody outside appends."""
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from typing import Final
 
 from buildnet.edge.bridge import Call, Method
-from buildnet.errors import Forbidden
+from buildnet.errors import Forbidden, InvalidRequest, NotFound
+from buildnet.ledger import queries
 from buildnet.ledger.log import LedgerLog
+from buildnet.model.caller import looked_up
+from buildnet.model.digest import Digest
+from buildnet.model.posting import is_account
 from buildnet.wire._gen.buildnet.v1 import ledger_pb2
+from buildnet.wire._gen.google.protobuf import timestamp_pb2
+from buildnet.wire.native import translated
 
 _LEDGER = "/buildnet.v1.LedgerService/"
+_KINDS_MAX: Final = 64
+_ACCOUNTS_MAX: Final = 1000
+# The index of the entry by which the cached result of an action became visible, by instance and digest text.
+PublishedIndex = Callable[[str, str], int | None]
 
 
 class LedgerService:
     """The read side of the ledger."""
 
-    def __init__(self, ledger: LedgerLog) -> None:
+    def __init__(self, ledger: LedgerLog, published_index: PublishedIndex) -> None:
         self._ledger = ledger
+        self._published_index = published_index
 
     def methods(self) -> dict[str, Method]:
         """What this service answers, by path."""
@@ -36,6 +50,11 @@ class LedgerService:
                 pb.ProveConsistencyResponse,
             ),
             _LEDGER + "GetCheckpoint": Method("unary", self.checkpoint, pb.GetCheckpointRequest, pb.Checkpoint),
+            _LEDGER + "GetReceipt": Method("unary", self.get_receipt, pb.GetReceiptRequest, pb.ProveInclusionResponse),
+            _LEDGER + "ListAccounts": Method(
+                "unary", self.list_accounts, pb.ListAccountsRequest, pb.ListAccountsResponse
+            ),
+            _LEDGER + "Statement": Method("server_stream", self.statement, pb.StatementRequest, pb.Posting),
         }
 
     async def append(self, request: ledger_pb2.AppendRequest, call: Call) -> ledger_pb2.AppendResponse:
@@ -43,9 +62,18 @@ class LedgerService:
         raise Forbidden("the ledger is written by the controller alone")
 
     async def tail(self, request: ledger_pb2.TailRequest, call: Call) -> AsyncIterator[ledger_pb2.LedgerEntry]:
-        """Entries in order."""
-        async for index, body in self._ledger.tail(request.from_index, follow=request.follow):
-            yield _entry(index, body)
+        """Entries in order, those of the kinds asked for."""
+        if len(request.kinds) > _KINDS_MAX:
+            raise InvalidRequest(f"more than {_KINDS_MAX} kinds; leave the field empty for all", field="kinds")
+        kinds = frozenset(request.kinds)
+        start = request.from_index
+        if request.HasField("since"):
+            since_ms = _unix_ms(request.since)
+            start = max(start, await self._ledger.look(lambda c: queries.first_since(c, since_ms)))
+        async for index, body in self._ledger.tail(start, follow=request.follow):
+            entry = _entry(index, body)
+            if not kinds or json.loads(body)["kind"] in kinds:
+                yield entry
 
     async def get(self, request: ledger_pb2.GetRequest, call: Call) -> ledger_pb2.LedgerEntry:
         """One entry."""
@@ -55,13 +83,92 @@ class LedgerService:
         self, request: ledger_pb2.ProveInclusionRequest, call: Call
     ) -> ledger_pb2.ProveInclusionResponse:
         """One entry and its path to the root of a signed checkpoint."""
-        size = request.tree_size or await self._ledger.signed_size()
+        return await self._proof(request.index, request.tree_size)
+
+    async def _proof(self, index: int, size: int = 0) -> ledger_pb2.ProveInclusionResponse:
+        size = size or await self._ledger.signed_size()
         note = await self._ledger.checkpoint(size)
-        hashes = await self._ledger.prove_inclusion(request.index, size)
-        body = await self._ledger.get(request.index)
+        hashes = await self._ledger.prove_inclusion(index, size)
+        body = await self._ledger.get(index)
         return ledger_pb2.ProveInclusionResponse(
-            entry=_entry(request.index, body), hashes=hashes, checkpoint=self._note(note), tree_size=size
+            entry=_entry(index, body), hashes=hashes, checkpoint=self._note(note), tree_size=size
         )
+
+    async def get_receipt(self, request: ledger_pb2.GetReceiptRequest, call: Call) -> ledger_pb2.ProveInclusionResponse:
+        """The entry of an action's newest result that the caller would be told, with its proof."""
+        action = Digest.parse(request.action_digest).text
+        for instance in looked_up(call.caller.written(request.instance_name)):
+            index = await self._result_entry(action, instance)
+            if index is not None:
+                return await self._proof(index)
+        raise NotFound(
+            f"no entry tells of a result of {action} in the instance {request.instance_name!r}; run it first",
+            kind="result",
+            name=action,
+        )
+
+    async def _result_entry(self, action: str, instance: str) -> int | None:
+        with translated():
+            index = await asyncio.to_thread(self._published_index, instance, action)
+        if index is not None:
+            return index
+        # Nothing is cached, or a client wrote it: the entries know, the newest first.
+        end = await self._ledger.signed_size()
+        while end > 0:
+            start = max(0, end - queries.ROWS_MAX)
+            found = await self._ledger.look(queries.result_entry(action, instance, start, end))
+            if found is not None:
+                return found
+            end = start
+        return None
+
+    async def list_accounts(
+        self, request: ledger_pb2.ListAccountsRequest, call: Call
+    ) -> ledger_pb2.ListAccountsResponse:
+        """One page of accounts, by name and unit."""
+        after = tuple(request.page_token.split(" "))
+        if request.page_token and len(after) != 2:
+            raise InvalidRequest("the page token is not one of ours", field="page_token")
+        limit = min(request.page_size or _ACCOUNTS_MAX, _ACCOUNTS_MAX)
+        known = [
+            account
+            for account in await self._ledger.look(queries.accounts)
+            if account.name.startswith(request.prefix) and (account.name, account.unit) > after
+        ]
+        answer = ledger_pb2.ListAccountsResponse()
+        for account in known[:limit]:
+            answer.accounts.add(
+                name=account.name,
+                unit=account.unit,
+                limit=account.limit,
+                debits_posted=str(account.debits_posted),
+                credits_posted=str(account.credits_posted),
+                debits_pending=str(account.debits_pending),
+                credits_pending=str(account.credits_pending),
+            )
+        if limit < len(known):
+            answer.next_page_token = f"{known[limit - 1].name} {known[limit - 1].unit}"
+        return answer
+
+    async def statement(self, request: ledger_pb2.StatementRequest, call: Call) -> AsyncIterator[ledger_pb2.Posting]:
+        """Every transfer of one account with what it came to, oldest first."""
+        name = request.account
+        if not is_account(name):
+            raise InvalidRequest("an account is KIND:NAME, as `ledger accounts` lists them", field="account")
+        if all(account.name != name for account in await self._ledger.look(queries.accounts)):
+            raise NotFound(f"there is no account {name}; `ledger accounts` lists them", kind="account", name=name)
+        since_ms = _unix_ms(request.since) if request.HasField("since") else 0
+        sums: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+        size = await self._ledger.signed_size()
+        for start in range(0, size, queries.ROWS_MAX):
+            end = min(start + queries.ROWS_MAX, size)
+            for posting in await self._ledger.look(queries.statement(name, start, end)):
+                held = sums[posting.unit]
+                if posting.status == "posted":
+                    held[0] += posting.amount if posting.debit == name else 0
+                    held[1] += posting.amount if posting.credit == name else 0
+                if posting.at_unix_ms >= since_ms:
+                    yield _posting(posting, *held)
 
     async def prove_consistency(
         self, request: ledger_pb2.ProveConsistencyRequest, call: Call
@@ -77,6 +184,26 @@ class LedgerService:
 
     def _note(self, note: str) -> ledger_pb2.Checkpoint:
         return ledger_pb2.Checkpoint(note=note, verifier_key=self._ledger.verifier.text)
+
+
+def _posting(posting: queries.Posting, debited: int, credited: int) -> ledger_pb2.Posting:
+    line = ledger_pb2.Posting(
+        index=posting.index,
+        kind=posting.kind,
+        debit=posting.debit,
+        credit=posting.credit,
+        unit=posting.unit,
+        amount=str(posting.amount),
+        status=posting.status,
+        debits_posted=str(debited),
+        credits_posted=str(credited),
+    )
+    line.at.FromMilliseconds(posting.at_unix_ms)
+    return line
+
+
+def _unix_ms(time: timestamp_pb2.Timestamp) -> int:
+    return time.seconds * 1000 + time.nanos // 1_000_000
 
 
 def _entry(index: int, body: bytes) -> ledger_pb2.LedgerEntry:

@@ -21,6 +21,7 @@ GRPC_CODES: dict[str, int] = {
     "unimplemented": UNIMPLEMENTED,
     "too_large": RESOURCE_EXHAUSTED,
     "out_of_range": OUT_OF_RANGE,
+    "transfer_refused": FAILED_PRECONDITION,
     "blobs_missing": FAILED_PRECONDITION,
     "output_invalid": FAILED_PRECONDITION,
     "lease_lost": ABORTED,

@@ -1,8 +1,9 @@
 """Verify a ledger from its files alone, trusting nothing but the verifier's key. Reads a copy; changes nothing.
 
-Beyond what the entries, the tree and the signatures say, it requires that no byte of the database is without a meaning:
-rows are in their one encoding and unused space is zero, so that an altered byte is found wherever it is. It cannot find
-a whole directory that was replaced by an older copy of itself: keep a checkpoint elsewhere and pass it as `known`.
+Balances are made anew from the entries and compared, row by row. Beyond what the entries, the tree and the signatures
+say, it requires that no byte of the database is without a meaning: rows are in their one encoding and unused space is
+zero, so that an altered byte is found wherever it is. It cannot find a whole directory that was replaced by an older
+copy of itself: keep a checkpoint elsewhere and pass it as `known`.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from buildnet.errors import BadSignature, InvalidRequest, LedgerCorrupt, NotFound
-from buildnet.ledger import files, tail, tree
+from buildnet.errors import BadSignature, InvalidRequest, LedgerCorrupt, NotFound, TransferRefused
+from buildnet.ledger import book, files, tail, tree
 from buildnet.ledger.checkpoint import Checkpoint, Verifier
 from buildnet.ledger.pages import check_pages
+from buildnet.ledger.receipt import SIZE_BYTES_MAX, Receipt
+from buildnet.model.posting import LINES_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,7 @@ class Report:
     """What was verified: `root` in hex, `kinds` how many entries of each kind, those under no checkpoint yet included.
 
     `waiting` entries beyond `size` are acknowledged and in the tail; a server that runs commits them within moments.
+    `accounts` is how many balances were made anew and found to be as they are kept.
     """
 
     size: int
@@ -36,6 +41,7 @@ class Report:
     key: str
     kinds: dict[str, int]
     waiting: int
+    accounts: int
     seconds: float
 
 
@@ -93,7 +99,7 @@ def _text(path: Path) -> str:
         raise LedgerCorrupt(f"{path} is not text", where=path.name) from error
 
 
-def _verify_copy(copy: Path, key: str, note: str, known: str | None) -> tuple[int, str, str, dict[str, int], int]:
+def _verify_copy(copy: Path, key: str, note: str, known: str | None) -> tuple[int, str, str, dict[str, int], int, int]:
     try:
         verifier = Verifier.parse(key.removesuffix("\n"))
         if verifier.text + "\n" != key:
@@ -106,19 +112,22 @@ def _verify_copy(copy: Path, key: str, note: str, known: str | None) -> tuple[in
     try:
         connection = sqlite3.connect(copy / files.DATABASE, isolation_level=None)
         try:
-            _check_database(connection)
+            version = _check_database(connection)
             writer = _check_writers(connection)
-            kinds = _check_rows(connection, verifier, head, known)
+            accounts = book.Book(keep_ended=True)
+            kinds = _check_rows(connection, verifier, head, known, accounts)
+            _check_balances(connection, accounts, version)
             size = sum(kinds.values())
             root = _root(connection, size)
         finally:
             connection.close()
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         raise LedgerCorrupt(f"the database is damaged: {error}", where=files.DATABASE) from error
-    check_pages((copy / files.DATABASE).read_bytes(), writer)
+    check_pages((copy / files.DATABASE).read_bytes(), writer, version)
     waiting = tail.read(copy, size)
-    kinds.update(_kind(body, f"entry {index}") for index, body in enumerate(waiting, size))
-    return size, root.hex(), verifier.text, dict(kinds), len(waiting)
+    compared = sum(1 for _ in accounts.accounts.all())
+    kinds.update(_account_for(index, body, accounts) for index, body in enumerate(waiting, size))
+    return size, root.hex(), verifier.text, dict(kinds), len(waiting), compared
 
 
 def _open(verifier: Verifier, note: str, where: str) -> Checkpoint:
@@ -131,20 +140,30 @@ def _open(verifier: Verifier, note: str, where: str) -> Checkpoint:
     return checkpoint
 
 
-def _check_database(connection: sqlite3.Connection) -> None:
+def _check_database(connection: sqlite3.Connection) -> int:
     found = connection.execute("PRAGMA integrity_check").fetchall()
     if found != [("ok",)]:
         raise LedgerCorrupt(f"the database is damaged: {found[0][0]}", where=files.DATABASE)
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if version not in files.STATEMENTS:
+        raise LedgerCorrupt(f"the database says that it is of version {version}, which is none", where="header")
     with_reference = sqlite3.connect(":memory:", isolation_level=None)
     try:
         with_reference.execute(f"PRAGMA page_size = {files.PAGE_BYTES}")
-        files.create(with_reference)
+        files.create(with_reference, version=version)
         query = "SELECT type, name, tbl_name, rootpage, sql FROM sqlite_schema ORDER BY rowid"
-        expected = with_reference.execute(query).fetchall()
+        expected = [_placed(row) for row in with_reference.execute(query)]
     finally:
         with_reference.close()
-    if connection.execute(query).fetchall() != expected:
+    if [_placed(row) for row in connection.execute(query)] != expected:
         raise LedgerCorrupt("the database's schema is not the ledger's", where="schema")
+    return version
+
+
+def _placed(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    # Tables of accounts begin on whatever page was next when they were made; the integrity check has been there.
+    kind, name, table, page, sql = row
+    return (kind, name, table, isinstance(page, int) if kind == "table" and name in files.SUMS else page, sql)
 
 
 def _check_writers(connection: sqlite3.Connection) -> str:
@@ -155,7 +174,7 @@ def _check_writers(connection: sqlite3.Connection) -> str:
 
 
 def _check_rows(
-    connection: sqlite3.Connection, verifier: Verifier, head: Checkpoint, known: str | None
+    connection: sqlite3.Connection, verifier: Verifier, head: Checkpoint, known: str | None, accounts: book.Book
 ) -> Counter[str]:
     """Walk leaves, nodes and checkpoints side by side, in bounded memory."""
     frontier = tree.Frontier()
@@ -169,7 +188,7 @@ def _check_rows(
         where = f"entry {frontier.size}"
         if seq != frontier.size or not isinstance(body, bytes):
             raise LedgerCorrupt(f"{where} is absent or not in its place", where=where)
-        kinds[_kind(body, where)] += 1
+        kinds[_account_for(seq, body, accounts)] += 1
         for complete in frontier.append(tree.leaf_hash(body)):
             if nodes.fetchone() != (place, complete):
                 raise LedgerCorrupt(f"{where} is not what the tree says", where=where)
@@ -204,16 +223,86 @@ def _same(checkpoint: Checkpoint, frontier: tree.Frontier) -> None:
         )
 
 
-def _kind(body: bytes, where: str) -> str:
+def _account_for(index: int, body: bytes, accounts: book.Book) -> str:
+    """Do in the accounts what an entry says; return its kind."""
+    where = f"entry {index}"
+    value = _event(body, where)
     try:
-        value = json.loads(body)
+        postings = book.postings_of(value)
+        if postings is not None:
+            accounts.apply(index, value["at_unix_ms"], postings)
+            accounts.settle()
+    except (InvalidRequest, TransferRefused, KeyError, TypeError) as error:
+        raise LedgerCorrupt(f"{where} accounts for what cannot be: {error}", where=where) from error
+    kind: str = value["kind"]
+    return kind
+
+
+def verify_receipt(file: Path, key: str | None = None) -> Receipt:
+    """Check a receipt's file by itself.
+
+    Args:
+        file: the receipt.
+        key: the verifier key that is known; without one the receipt's own is taken.
+
+    Raises:
+        InvalidRequest: it is no receipt, or the key is none.
+        LedgerCorrupt: it does not hold.
+    """
+    with file.open("rb") as opened:
+        receipt = Receipt.parse(opened.read(SIZE_BYTES_MAX + 1))
+    where = f"entry {receipt.index}"
+    if key is not None and Verifier.parse(key).text != receipt.key:
+        raise LedgerCorrupt(f"the receipt is of another ledger: {receipt.key} signed it, not {key}", where="key")
+    try:
+        receipt.verify()
+    except BadSignature as error:
+        raise LedgerCorrupt(f"the receipt does not hold: {error}", where=where) from error
+    _event(receipt.body, where)
+    return receipt
+
+
+def _check_balances(connection: sqlite3.Connection, accounts: book.Book, version: int) -> None:
+    """Compare every row that sums entries up with what they say."""
+    balances = [book.account_row(account, account.sums) for account in accounts.accounts.all()]
+    names = [f"{account.name} {account.unit}" for account in accounts.accounts.all()]
+    pendings = [book.pending_row(pending, pending.status) for pending in accounts.accounts.pendings()]
+    holds = [f"{number // LINES_MAX}.{number % LINES_MAX}" for number, _ in pendings]
+    if version == 1:
+        if balances:
+            raise LedgerCorrupt("the ledger keeps no balances of what its entries say", where=f"account {names[0]}")
+        return
+    for table, what, expected, called in (
+        ("balance", "account", balances, names),
+        ("pending", "hold", pendings, holds),
+    ):
+        rows = connection.execute(f"SELECT number, record FROM {table} ORDER BY number")
+        for row, name in zip(expected, called, strict=True):
+            found = rows.fetchone()
+            if found != row:
+                said = _said(found, row[0]) if table == "balance" else ""
+                raise LedgerCorrupt(f"{what} {name} is not kept as the entries say{said}", where=f"{what} {name}")
+        if rows.fetchone() is not None:
+            raise LedgerCorrupt(f"a row of the table {table} is of no {what}", where=f"{what}s")
+
+
+def _said(found: tuple[int, bytes] | None, number: int) -> str:
+    if found is None:
+        return ": it is absent"
+    account = book.decode_account(number, found[1]) if isinstance(found[1], bytes) else None
+    return "" if account is None else f": kept are {account.sums}"
+
+
+def _event(body: bytes, where: str) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(body)
         again = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
         kind = value["kind"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise LedgerCorrupt(f"{where} is not an event", where=where) from error
     if again != body or not isinstance(kind, str):
         raise LedgerCorrupt(f"{where} is not in its one form", where=where)
-    return kind
+    return value
 
 
 def _root(connection: sqlite3.Connection, size: int) -> bytes:

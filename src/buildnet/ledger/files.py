@@ -1,6 +1,7 @@
 """How the ledger lies on disk (docs/design/ledger.md): one database whose every byte has a meaning, and two notes.
 
-Every table is keyed by an ever-growing rowid and never updated, so that pages fill in order and hold no remains.
+Every table is keyed by an ever-growing rowid, and a row that is updated keeps its length, so that pages fill in order
+and hold no remains.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from pathlib import Path
 
 from buildnet.errors import StateCorrupt, StateNewer
 
-SCHEMA_VERSION = 1
+# 2: accounts. A ledger of 1 is opened as one of 2 without any account; one of 2 is not opened by what knows only 1.
+SCHEMA_VERSION = 2
 PAGE_BYTES = 16384
 # A body fits its page: no overflow chains, whose tails would be bytes without a meaning.
 BODY_BYTES_MAX = 8192
@@ -31,6 +33,27 @@ GUARDS = {
     for table in TABLES
     for verb in ("UPDATE", "DELETE")
 }
+# What the leaves say of accounts, summed up (ledger/book.py): the one thing here that changes.
+SUMS = {
+    "balance": "CREATE TABLE balance (number INTEGER PRIMARY KEY, record BLOB NOT NULL)",
+    "pending": "CREATE TABLE pending (number INTEGER PRIMARY KEY, record BLOB NOT NULL)",
+}
+SUMS_GUARDS = {
+    name: f"CREATE TRIGGER {name} BEFORE {event} ON {table} {when}"
+    f"BEGIN SELECT RAISE(ABORT, 'an account stays, and keeps its place and length'); END"
+    for table in SUMS
+    for name, event, when in (
+        (
+            f"{table}_update",
+            "UPDATE",
+            "WHEN old.number <> new.number OR length(old.record) <> length(new.record) ",
+        ),
+        (f"{table}_delete", "DELETE", ""),
+    )
+}
+_FIRST = (*TABLES.values(), *GUARDS.values())
+_SECOND = (*SUMS.values(), *SUMS_GUARDS.values())
+STATEMENTS = {1: _FIRST, 2: (*_FIRST, *_SECOND)}
 
 
 def open_database(directory: Path, durability: str) -> sqlite3.Connection:
@@ -54,8 +77,8 @@ def open_database(directory: Path, durability: str) -> sqlite3.Connection:
                 supported=SCHEMA_VERSION,
             )
         configure(connection, durability)
-        if found == 0:
-            create(connection)
+        if found < SCHEMA_VERSION:
+            create(connection, found)
         return connection
     except sqlite3.DatabaseError as error:
         raise StateCorrupt(
@@ -75,10 +98,10 @@ def configure(connection: sqlite3.Connection, durability: str) -> None:
     connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
 
 
-def create(connection: sqlite3.Connection) -> None:
-    """Make the tables and what guards them."""
+def create(connection: sqlite3.Connection, found: int = 0, version: int = SCHEMA_VERSION) -> None:
+    """Make the tables and what guards them; of a database of version `found`, only those that it lacks."""
     connection.execute("BEGIN IMMEDIATE")
-    for statement in (*TABLES.values(), *GUARDS.values()):
+    for statement in STATEMENTS[version][len(STATEMENTS.get(found, ())) :]:
         connection.execute(statement)
-    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    connection.execute(f"PRAGMA user_version = {version}")
     connection.execute("COMMIT")

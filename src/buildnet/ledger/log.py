@@ -1,4 +1,4 @@
-"""The ledger's one writer: entries, tree nodes and a signed checkpoint in one transaction, or none of them.
+"""The ledger's one writer: entries, tree nodes, balances and a signed checkpoint in one transaction, or none of them.
 
 An append is acknowledged once the tail holds it; the database follows within moments, many appends with one
 transaction. Whoever reads, reads from the database, and has it catch up first.
@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from buildnet.errors import (
     BuildNetError,
+    InvalidRequest,
     LedgerCorrupt,
     NotFound,
     OutOfRange,
@@ -26,10 +27,13 @@ from buildnet.errors import (
     StateCorrupt,
     StorageFull,
     TooLarge,
+    TransferRefused,
 )
 from buildnet.ledger import files, tree
 from buildnet.ledger import tail as tails
+from buildnet.ledger.book import Book, postings_of
 from buildnet.ledger.checkpoint import Checkpoint, Signer, Verifier
+from buildnet.ledger.drafts import UPSERT, Draft, Kept, draft_of, rows_of
 from buildnet.model.entry import Entry
 
 T = TypeVar("T")
@@ -88,15 +92,16 @@ class LedgerLog:
         self._closing = False
         self._readers = ThreadPoolExecutor(1, "buildnet-ledger-read")
         self._reader: sqlite3.Connection | None = None
-        self._waiting: list[tuple[list[bytes], asyncio.Future[int]]] = []
+        self._waiting: list[tuple[list[Draft], asyncio.Future[int]]] = []
         self._flusher: asyncio.Task[None] | None = None
         # Acknowledged, and not in the database.
-        self._accepted: list[bytes] = []
+        self._accepted: list[Kept] = []
         self._accepted_bytes = 0
         self._committer: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
         self._failure: BuildNetError | None = None
         self._grown = asyncio.Event()
+        self._book = Book()
         self._frontier = self._load()
         self.size = self._frontier.size
         self._tail = tails.Tail(directory, power=self._power)
@@ -136,6 +141,11 @@ class LedgerLog:
                     "it lost its tail; restore it from a copy, or move the directory aside to begin a new ledger",
                     where="checkpoint",
                 )
+        for number, record in self._connection.execute("SELECT number, record FROM balance ORDER BY number"):
+            self._book.load(number, record)
+        # Status 0: what is still held.
+        query = "SELECT number, record FROM pending WHERE substr(record, 1, 1) = x'00' ORDER BY number"
+        self._book.load_pendings(self._connection.execute(query))
         return frontier
 
     def _note_writer(self) -> None:
@@ -152,7 +162,13 @@ class LedgerLog:
             self._write_note(self._sign(self._frontier))
         bodies = tails.read(self._directory, self.size)
         if bodies:
-            self._commit(bodies)
+            try:
+                drafts = [draft_of(body) for body in bodies]
+                self._commit(self._post(self.size, drafts))
+            except (ValueError, KeyError, TypeError, InvalidRequest, TransferRefused) as error:
+                message = f"the ledger's tail holds what was never acknowledged: {error}; restore it from a copy"
+                raise LedgerCorrupt(message, where="tail") from error
+            self._book.settle()
             self.size = self._frontier.size
         self._tail.empty()
 
@@ -161,11 +177,13 @@ class LedgerLog:
 
         Raises:
             TooLarge: an entry is over BODY_BYTES_MAX; none is written.
+            InvalidRequest: an entry's accounting is malformed; none is written.
+            TransferRefused: the accounts do not allow it; none is written.
             Overloaded: the database cannot keep up, or cannot be written.
             StorageFull: the disk is full; none is written.
         """
-        bodies = [entry.encode() for entry in entries]
-        for body in bodies:
+        drafts = [Draft(entry.encode(), entry.at_unix_ms, postings_of(entry.fields)) for entry in entries]
+        for body, _, _ in drafts:
             if len(body) > files.BODY_BYTES_MAX:
                 raise TooLarge(
                     f"a ledger entry of {len(body)} bytes is over the limit", limit_bytes=files.BODY_BYTES_MAX
@@ -176,27 +194,50 @@ class LedgerLog:
             raise Overloaded("the ledger cannot keep up; try again later", limit=WAITING_MAX)
         if not self._power:
             # Into the page cache: quicker than a hop to another thread.
-            return self._accept(self._write_tail(bodies), bodies)
+            return self._write_now(drafts)
         loop = asyncio.get_running_loop()
         first: asyncio.Future[int] = loop.create_future()
-        self._waiting.append((bodies, first))
+        self._waiting.append((drafts, first))
         if self._flusher is None or self._flusher.done():
             self._flusher = loop.create_task(self._flush())
         return await asyncio.shield(first)
 
-    def _write_tail(self, bodies: list[bytes]) -> int:
+    def _post(self, first: int, drafts: Sequence[Draft]) -> list[Kept]:
+        """Do in the accounts what entries from index `first` on say: all of it or none."""
+        mark = self._book.mark()
         try:
-            self._tail.append(self.size, bodies)
+            return [
+                Kept(body, None if postings is None else self._book.apply(index, at_unix_ms, postings))
+                for index, (body, at_unix_ms, postings) in enumerate(drafts, first)
+            ]
+        except TransferRefused:
+            self._book.rollback(mark)
+            raise
+
+    def _write_now(self, drafts: list[Draft]) -> int:
+        mark = self._book.mark()
+        kept = self._post(self.size, drafts)
+        try:
+            first = self._write_tail(kept)
+        except BuildNetError:
+            self._book.rollback(mark)
+            raise
+        return self._accept(first, kept)
+
+    def _write_tail(self, kept: list[Kept]) -> int:
+        try:
+            self._tail.append(self.size, [body for body, _ in kept])
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StorageFull(f"the ledger cannot be written: {error}; make room") from error
             raise StateCorrupt(f"the ledger cannot be written: {error}", path=str(self._directory)) from error
         return self.size
 
-    def _accept(self, first: int, bodies: list[bytes]) -> int:
-        self.size = first + len(bodies)
-        self._accepted += bodies
-        self._accepted_bytes += sum(map(len, bodies))
+    def _accept(self, first: int, kept: list[Kept]) -> int:
+        self._book.settle()
+        self.size = first + len(kept)
+        self._accepted += kept
+        self._accepted_bytes += sum(len(body) for body, _ in kept)
         if self._committer is None or self._committer.done():
             self._committer = asyncio.get_running_loop().create_task(self._commit_accepted())
         return first
@@ -206,19 +247,30 @@ class LedgerLog:
         loop = asyncio.get_running_loop()
         while self._waiting:
             batch, self._waiting = self._waiting[:_BATCH_MAX], self._waiting[_BATCH_MAX:]
-            bodies = [body for group, _ in batch for body in group]
-            try:
-                first = await loop.run_in_executor(self._writers, self._write_tail, bodies)
-            except Exception as error:  # noqa: BLE001 - every waiter is told what happened to its append
-                for _, waiter in batch:
-                    if not waiter.done():
-                        waiter.set_exception(error)
+            mark = self._book.mark()
+            kept: list[Kept] = []
+            written: list[tuple[int, asyncio.Future[int]]] = []
+            for drafts, waiter in batch:
+                try:
+                    posted = self._post(self.size + len(kept), drafts)
+                except TransferRefused as error:
+                    _fail(waiter, error)
+                    continue
+                written.append((self.size + len(kept), waiter))
+                kept += posted
+            if not kept:
                 continue
-            self._accept(first, bodies)
-            for group, waiter in batch:
+            try:
+                await loop.run_in_executor(self._writers, self._write_tail, kept)
+            except Exception as error:  # noqa: BLE001 - every waiter is told what happened to its append
+                self._book.rollback(mark)
+                for _, waiter in written:
+                    _fail(waiter, error)
+                continue
+            self._accept(self.size, kept)
+            for first, waiter in written:
                 if not waiter.done():
                     waiter.set_result(first)
-                first += len(group)
 
     async def _commit_accepted(self) -> None:
         loop = asyncio.get_running_loop()
@@ -227,17 +279,17 @@ class LedgerLog:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._hurry.wait(), pause_s)
             self._hurry.clear()
-            bodies = self._accepted[:_BATCH_MAX]
+            kept = self._accepted[:_BATCH_MAX]
             self._tail.turn()
             try:
-                await loop.run_in_executor(self._thread, self._commit, bodies)
+                await loop.run_in_executor(self._thread, self._commit, kept)
             except BuildNetError as error:
                 log.error("%d ledger entries wait in the tail: %s", len(self._accepted), error)
                 self._failure, pause_s = error, _RETRY_S
             else:
                 self._failure, pause_s = None, self._linger_s
-                del self._accepted[: len(bodies)]
-                self._accepted_bytes -= sum(map(len, bodies))
+                del self._accepted[: len(kept)]
+                self._accepted_bytes -= sum(len(body) for body, _ in kept)
                 self._tail.clear(self._frontier.size)
             self._grown.set()
             self._grown = asyncio.Event()
@@ -258,22 +310,25 @@ class LedgerLog:
             self._hurry.set()
             await grown.wait()
 
-    def _commit(self, bodies: list[bytes]) -> int:
+    def _commit(self, kept: list[Kept]) -> int:
         first = self._frontier.size
         frontier = self._frontier.copy()
         place = 2 * first - first.bit_count()
         leaves, nodes = [], []
-        for body in bodies:
+        for body, _ in kept:
             leaves.append((frontier.size, body))
             for complete in frontier.append(tree.leaf_hash(body)):
                 nodes.append((place, complete))
                 place += 1
+        balances, pendings = rows_of(kept)
         note = self._sign(frontier)
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 self._connection.executemany("INSERT INTO leaf (seq, body) VALUES (?, ?)", leaves)
                 self._connection.executemany("INSERT INTO node (position, hash) VALUES (?, ?)", nodes)
+                self._connection.executemany(UPSERT.format("balance"), balances)
+                self._connection.executemany(UPSERT.format("pending"), pendings)
                 self._connection.execute(
                     "INSERT INTO checkpoint (size, note) VALUES (?, ?)", (frontier.size, note.encode())
                 )
@@ -308,6 +363,11 @@ class LedgerLog:
         """How many entries the newest checkpoint is of; all that are acknowledged by now are among them."""
         await self._settle()
         return self._frontier.size
+
+    async def look(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Let `work` read the database (ledger/queries.py), once it holds all that is acknowledged by now."""
+        await self._settle()
+        return await self._read(work)
 
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read_now, work)
@@ -410,6 +470,11 @@ class LedgerLog:
             self._reader.close()
         self._connection.close()
         self._tail.close()
+
+
+def _fail(waiter: asyncio.Future[int], error: Exception) -> None:
+    if not waiter.done():
+        waiter.set_exception(error)
 
 
 def _node_of(connection: sqlite3.Connection, level: int, index: int) -> bytes:

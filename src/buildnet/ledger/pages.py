@@ -7,13 +7,13 @@ writer leaves: zero, and the shortest form. Pure: bytes in, an error or nothing 
 from __future__ import annotations
 
 from buildnet.errors import LedgerCorrupt
-from buildnet.ledger.files import PAGE_BYTES, SCHEMA_VERSION, TABLES
+from buildnet.ledger.files import PAGE_BYTES, STATEMENTS
 
 _HEADER_BYTES = 100
 _LEAF, _INTERIOR = 0x0D, 0x05
 
 
-def check_pages(database: bytes, sqlite_version: str) -> None:
+def check_pages(database: bytes, sqlite_version: str, version: int) -> None:
     """Check the header and every page.
 
     Raises:
@@ -21,13 +21,13 @@ def check_pages(database: bytes, sqlite_version: str) -> None:
     """
     if not database or len(database) % PAGE_BYTES:
         raise LedgerCorrupt("the database is not a whole number of pages", where="database")
-    _check_header(database[:_HEADER_BYTES], len(database) // PAGE_BYTES, sqlite_version)
+    _check_header(database[:_HEADER_BYTES], len(database) // PAGE_BYTES, sqlite_version, version)
     for number in range(1, len(database) // PAGE_BYTES + 1):
         page = database[(number - 1) * PAGE_BYTES : number * PAGE_BYTES]
         _Page(number, page).check()
 
 
-def _check_header(header: bytes, pages: int, sqlite_version: str) -> None:
+def _check_header(header: bytes, pages: int, sqlite_version: str, version: int) -> None:
     def number(offset: int, size: int = 4) -> int:
         return int.from_bytes(header[offset : offset + size], "big")
 
@@ -39,12 +39,12 @@ def _check_header(header: bytes, pages: int, sqlite_version: str) -> None:
         "change counter": number(24) == number(92),
         "page count": number(28) == pages,
         "free list": header[32:40] == bytes(8),
-        "schema cookie": number(40) == len(TABLES) * 3,
+        "schema cookie": number(40) == len(STATEMENTS[version]),
         "schema format": number(44) == 4,
         "cache size": number(48) == 0,
         "vacuum": number(52) == 0 and number(64) == 0,
         "encoding": number(56) == 1,
-        "user version": number(60) == SCHEMA_VERSION,
+        "user version": number(60) == version,
         "application id": number(68) == 0,
         "reserved": header[72:92] == bytes(20),
         "writer": number(96) == major * 1_000_000 + minor * 1000 + patch,

@@ -24,6 +24,7 @@ class Wanted:
 
     `requirements` are the platform properties of the Action (else of the Command), each of which a worker must offer.
     `timeout_s` is already bounded by the server's maximum. `priority`: lower runs sooner (REAPI ExecutionPolicy).
+    `caller` is who asked, "" for nobody known; of those who join, it stays the first.
     """
 
     key: ActionKey
@@ -32,6 +33,7 @@ class Wanted:
     priority: int = 0
     do_not_cache: bool = False
     skip_cache_lookup: bool = False
+    caller: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class Lease:
     worker: str
     attempt: int
     timeout_s: float
+    caller: str = ""
 
 
 Code = Literal[
@@ -68,7 +71,8 @@ class Outcome:
 
     `result` holds the exact bytes of an ActionResult; it is there when `code` is "ok" (whatever the exit code was)
     and may be there otherwise, to carry the logs of a command that was stopped. `missing` lists digest texts when
-    `code` is "blobs_missing". `worker` is the node that ran it, "" when none did.
+    `code` is "blobs_missing". `worker` is the node that ran it, "" when none did. `cpu_ms` is processor time as
+    known by `cpu_from`: usage (measured), wall (only how long it took, on one processor), or "" (not known).
     """
 
     code: str
@@ -79,3 +83,5 @@ class Outcome:
     missing: tuple[str, ...] = ()
     cached: bool = False
     entry_index: int | None = None
+    cpu_ms: int = 0
+    cpu_from: str = ""

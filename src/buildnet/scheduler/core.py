@@ -569,6 +569,7 @@ class SchedulerCore:
             worker.offer.node,
             entry.attempts,
             entry.wanted.timeout_s,
+            entry.wanted.caller,
         )
         self._fence_next += 1
         self._queued -= 1

@@ -12,6 +12,7 @@ from dataclasses import replace
 from buildnet.errors import BlobsMissing, BuildNetError
 from buildnet.model.action import Lease, Outcome
 from buildnet.model.entry import Entry, Value
+from buildnet.model.posting import Move, caller_account, node_account
 from buildnet.ports import ActionCache, BlobStore, Clock, Ledger
 
 
@@ -56,8 +57,19 @@ class OrderedPublisher:
             "exit_code": outcome.exit_code,
             "cached": cached,
             "result_sha256": hashlib.sha256(outcome.result).hexdigest(),
+            "transfers": [_used(lease, outcome).text],
         }
+        if outcome.cpu_from == "wall":
+            fields["cpu_from"] = outcome.cpu_from
         return Entry("action.published", self._clock.now_unix_ms(), fields)
+
+
+def _used(lease: Lease, outcome: Outcome) -> Move:
+    """What the node gave to who asked."""
+    amounts: tuple[tuple[str, int], ...] = (("actions", 1),)
+    if outcome.cpu_from:
+        amounts += (("cpu_ms", outcome.cpu_ms),)
+    return Move(node_account(lease.worker), caller_account(lease.caller), amounts)
 
 
 def publication_error(error: BuildNetError) -> Outcome:

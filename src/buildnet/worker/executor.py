@@ -41,6 +41,7 @@ from buildnet.sandbox.policy import Limits, Means, Plan, plan_of
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire.actions import digest_message, digest_of
 from buildnet.wire.native import translated
+from buildnet.wire.usage import describe_usage
 from buildnet.worker.attempt import Handle
 from buildnet.worker.lease_book import Assignment
 from buildnet.worker.program import check_program
@@ -279,6 +280,7 @@ class Executor:
         times.write(metadata)
         # The clock that the timeout is measured with (REAPI virtual_execution_duration).
         metadata.virtual_execution_duration.FromNanoseconds(round(ending.wall_s * 1e9))
+        describe_usage(metadata, ending.user_s, ending.system_s, ending.max_rss_bytes)
 
     def _place_of(self, place: Path, cwd: Path, fence: int) -> Place:
         return Place(

@@ -2,6 +2,7 @@ import datetime
 
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as _remote_execution_pb2
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2 as _fleet_pb2
+from buildnet.wire._gen.google.protobuf import duration_pb2 as _duration_pb2
 from buildnet.wire._gen.google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -144,3 +145,13 @@ class ExplainActionRequest(_message.Message):
 class ExplainActionResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class Usage(_message.Message):
+    __slots__ = ("user_cpu", "system_cpu", "max_rss_bytes")
+    USER_CPU_FIELD_NUMBER: _ClassVar[int]
+    SYSTEM_CPU_FIELD_NUMBER: _ClassVar[int]
+    MAX_RSS_BYTES_FIELD_NUMBER: _ClassVar[int]
+    user_cpu: _duration_pb2.Duration
+    system_cpu: _duration_pb2.Duration
+    max_rss_bytes: int
+    def __init__(self, user_cpu: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., system_cpu: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_rss_bytes: _Optional[int] = ...) -> None: ...

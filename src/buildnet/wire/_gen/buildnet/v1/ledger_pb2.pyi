@@ -40,12 +40,16 @@ class AppendResponse(_message.Message):
     def __init__(self, first_index: _Optional[int] = ...) -> None: ...
 
 class TailRequest(_message.Message):
-    __slots__ = ("from_index", "follow")
+    __slots__ = ("from_index", "follow", "kinds", "since")
     FROM_INDEX_FIELD_NUMBER: _ClassVar[int]
     FOLLOW_FIELD_NUMBER: _ClassVar[int]
+    KINDS_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
     from_index: int
     follow: bool
-    def __init__(self, from_index: _Optional[int] = ..., follow: _Optional[bool] = ...) -> None: ...
+    kinds: _containers.RepeatedScalarFieldContainer[str]
+    since: _timestamp_pb2.Timestamp
+    def __init__(self, from_index: _Optional[int] = ..., follow: _Optional[bool] = ..., kinds: _Optional[_Iterable[str]] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class GetRequest(_message.Message):
     __slots__ = ("index",)
@@ -93,10 +97,78 @@ class GetCheckpointRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class GetReceiptRequest(_message.Message):
+    __slots__ = ("instance_name", "action_digest")
+    INSTANCE_NAME_FIELD_NUMBER: _ClassVar[int]
+    ACTION_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    instance_name: str
+    action_digest: str
+    def __init__(self, instance_name: _Optional[str] = ..., action_digest: _Optional[str] = ...) -> None: ...
+
 class ListAccountsRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("prefix", "page_size", "page_token")
+    PREFIX_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    prefix: str
+    page_size: int
+    page_token: str
+    def __init__(self, prefix: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class Account(_message.Message):
+    __slots__ = ("name", "unit", "limit", "debits_posted", "credits_posted", "debits_pending", "credits_pending")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    DEBITS_POSTED_FIELD_NUMBER: _ClassVar[int]
+    CREDITS_POSTED_FIELD_NUMBER: _ClassVar[int]
+    DEBITS_PENDING_FIELD_NUMBER: _ClassVar[int]
+    CREDITS_PENDING_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    unit: str
+    limit: str
+    debits_posted: str
+    credits_posted: str
+    debits_pending: str
+    credits_pending: str
+    def __init__(self, name: _Optional[str] = ..., unit: _Optional[str] = ..., limit: _Optional[str] = ..., debits_posted: _Optional[str] = ..., credits_posted: _Optional[str] = ..., debits_pending: _Optional[str] = ..., credits_pending: _Optional[str] = ...) -> None: ...
 
 class ListAccountsResponse(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("accounts", "next_page_token")
+    ACCOUNTS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    accounts: _containers.RepeatedCompositeFieldContainer[Account]
+    next_page_token: str
+    def __init__(self, accounts: _Optional[_Iterable[_Union[Account, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class StatementRequest(_message.Message):
+    __slots__ = ("account", "since")
+    ACCOUNT_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    account: str
+    since: _timestamp_pb2.Timestamp
+    def __init__(self, account: _Optional[str] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class Posting(_message.Message):
+    __slots__ = ("index", "at", "kind", "debit", "credit", "unit", "amount", "status", "debits_posted", "credits_posted")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    DEBIT_FIELD_NUMBER: _ClassVar[int]
+    CREDIT_FIELD_NUMBER: _ClassVar[int]
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    DEBITS_POSTED_FIELD_NUMBER: _ClassVar[int]
+    CREDITS_POSTED_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    at: _timestamp_pb2.Timestamp
+    kind: str
+    debit: str
+    credit: str
+    unit: str
+    amount: str
+    status: str
+    debits_posted: str
+    credits_posted: str
+    def __init__(self, index: _Optional[int] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., kind: _Optional[str] = ..., debit: _Optional[str] = ..., credit: _Optional[str] = ..., unit: _Optional[str] = ..., amount: _Optional[str] = ..., status: _Optional[str] = ..., debits_posted: _Optional[str] = ..., credits_posted: _Optional[str] = ...) -> None: ...

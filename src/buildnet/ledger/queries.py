@@ -1,0 +1,125 @@
+"""What readers ask of the ledger's database, a bounded piece at a time. It writes nothing.
+
+Time is the controller's clock as each entry has it; a clock that was set back makes a search by time inexact.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from buildnet.ledger.accounts import Account
+from buildnet.ledger.book import decode_account
+from buildnet.model.posting import Hold, Line, Move, Resolve, parse_line
+
+# Bodies are looked at in the reader's one thread: others wait for no longer than this many take.
+ROWS_MAX: Final = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Posting:
+    """One line of a statement: `status` is posted, pending or voided, of the amount that it tells of."""
+
+    index: int
+    at_unix_ms: int
+    kind: str
+    debit: str
+    credit: str
+    unit: str
+    amount: int
+    status: str
+
+
+def size(connection: sqlite3.Connection) -> int:
+    """How many entries there are."""
+    last = connection.execute("SELECT max(seq) FROM leaf").fetchone()[0]
+    return 0 if last is None else int(last) + 1
+
+
+def accounts(connection: sqlite3.Connection) -> list[Account]:
+    """Every account, by name and unit."""
+    rows = connection.execute("SELECT number, record FROM balance")
+    found = [account for number, record in rows if (account := decode_account(number, bytes(record))) is not None]
+    return sorted(found, key=lambda account: (account.name, account.unit))
+
+
+def first_since(connection: sqlite3.Connection, at_unix_ms: int) -> int:
+    """Index of the first entry at or after a time; the number of entries when there is none."""
+    low, high = 0, size(connection)
+    while low < high:
+        middle = (low + high) // 2
+        if _at(connection, middle) < at_unix_ms:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def _at(connection: sqlite3.Connection, index: int) -> int:
+    body = connection.execute("SELECT body FROM leaf WHERE seq = ?", (index,)).fetchone()[0]
+    return int(json.loads(body)["at_unix_ms"])
+
+
+def statement(account: str, start: int, end: int) -> Callable[[sqlite3.Connection], list[Posting]]:
+    """What the entries from `start` up to `end` post to or from an account."""
+
+    def read(connection: sqlite3.Connection) -> list[Posting]:
+        found: list[Posting] = []
+        # An account's name has no character that JSON writes otherwise, but for these two.
+        name = account.replace("\\", "\\\\").replace('"', '\\"').encode()
+        # The end of a hold does not say whose it was.
+        matching = "(instr(body, ?) OR instr(body, ?) OR instr(body, ?))"
+        query = f"SELECT seq, body FROM leaf WHERE seq >= ? AND seq < ? AND {matching} ORDER BY seq"
+        for seq, body in connection.execute(query, (start, end, name, b'"post ', b'"void ')):
+            fields = json.loads(body)
+            for text in fields.get("transfers", ()):
+                for line in _amounts(connection, seq, parse_line(text)):
+                    if account in line[:2]:
+                        found.append(Posting(seq, fields["at_unix_ms"], fields["kind"], *line))
+        return found
+
+    return read
+
+
+def _amounts(connection: sqlite3.Connection, index: int, line: Line) -> list[tuple[str, str, str, int, str]]:
+    """Debit, credit, unit, amount and status of each transfer of a line."""
+    if isinstance(line, Move):
+        return [(line.debit, line.credit, unit, amount, "posted") for unit, amount in line.amounts]
+    if isinstance(line, Hold):
+        return [(line.debit, line.credit, line.unit, line.amount, "pending")]
+    held = _held(connection, line)
+    if line.amount is None:
+        return [(held.debit, held.credit, held.unit, held.amount, "voided")]
+    return [(held.debit, held.credit, held.unit, line.amount, "posted")]
+
+
+def _held(connection: sqlite3.Connection, line: Resolve) -> Hold:
+    body = connection.execute("SELECT body FROM leaf WHERE seq = ?", (line.index,)).fetchone()[0]
+    held = parse_line(json.loads(body)["transfers"][line.place])
+    assert isinstance(held, Hold), "the ledger takes no end of what is no hold"
+    return held
+
+
+def result_entry(action: str, instance: str, start: int, end: int) -> Callable[[sqlite3.Connection], int | None]:
+    """Index of the newest entry from `start` up to `end` that tells of an action's result in an instance."""
+
+    def read(connection: sqlite3.Connection) -> int | None:
+        query = "SELECT seq, body FROM leaf WHERE seq >= ? AND seq < ? AND instr(body, ?) ORDER BY seq DESC"
+        for seq, body in connection.execute(query, (start, end, action.encode())):
+            if tells_result(json.loads(body), action, instance):
+                return int(seq)
+        return None
+
+    return read
+
+
+def tells_result(fields: dict[str, Any], action: str, instance: str) -> bool:
+    """Whether an entry says that a result of this action became visible there."""
+    if fields["kind"] == "action.published":
+        return bool(fields["action"] == action and fields["instance"] == instance)
+    if fields["kind"] == "results.updated":
+        return any(row.rsplit(" ", 1)[0] == f"{instance} {action}" for row in fields["results"])
+    return False

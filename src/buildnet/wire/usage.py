@@ -1,0 +1,60 @@
+"""What a command used, within its result's metadata: told by the worker, read by whoever accounts for it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from google.protobuf.message import DecodeError
+
+from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
+from buildnet.wire._gen.buildnet.v1 import action_pb2
+from buildnet.wire._gen.google.protobuf import any_pb2, duration_pb2, timestamp_pb2
+
+# A worker is believed up to the longest execution on as many processors as one machine may have.
+CPU_MS_MAX: Final = 7200 * 1000 * 4096
+
+
+def describe_usage(metadata: re.ExecutedActionMetadata, user_s: float, system_s: float, max_rss_bytes: int) -> None:
+    """Add what a command used."""
+    usage = action_pb2.Usage(max_rss_bytes=max_rss_bytes)
+    usage.user_cpu.FromNanoseconds(round(user_s * 1e9))
+    usage.system_cpu.FromNanoseconds(round(system_s * 1e9))
+    metadata.auxiliary_metadata.add().Pack(usage)
+
+
+def cpu_of(result: re.ActionResult) -> tuple[int, str]:
+    """Processor time in milliseconds, and how it is known.
+
+    Returns:
+        With `usage` it was measured. With `wall` only how long the command took is known, and one processor is
+        supposed. With "" nothing is known, and the time is 0.
+    """
+    metadata = result.execution_metadata
+    for detail in metadata.auxiliary_metadata:
+        if (usage := _usage_of(detail)) is not None:
+            return _bounded_ms(_ns(usage.user_cpu) + _ns(usage.system_cpu)), "usage"
+    if metadata.HasField("virtual_execution_duration"):
+        return _bounded_ms(_ns(metadata.virtual_execution_duration)), "wall"
+    if metadata.HasField("execution_start_timestamp") and metadata.HasField("execution_completed_timestamp"):
+        return _bounded_ms(
+            _ns(metadata.execution_completed_timestamp) - _ns(metadata.execution_start_timestamp)
+        ), "wall"
+    return 0, ""
+
+
+def _usage_of(detail: any_pb2.Any) -> action_pb2.Usage | None:
+    usage = action_pb2.Usage()
+    try:
+        return usage if detail.Unpack(usage) else None
+    except DecodeError:
+        # Metadata that cannot be read tells nothing; the result is as good.
+        return None
+
+
+def _ns(time: duration_pb2.Duration | timestamp_pb2.Timestamp) -> int:
+    # Not their own conversion, which refuses a far time: these come from outside and are bounded below.
+    return time.seconds * 1_000_000_000 + time.nanos
+
+
+def _bounded_ms(nanoseconds: int) -> int:
+    return min(max(nanoseconds // 1_000_000, 0), CPU_MS_MAX)
