@@ -27,17 +27,7 @@ Sums = tuple[int, int, int, int]
 class Account:
     """Sums of one name in one unit. `number` counts accounts from 1 in the order in which they were opened."""
 
-    __slots__ = (
-        "code",
-        "credits_pending",
-        "credits_posted",
-        "debits_pending",
-        "debits_posted",
-        "limit",
-        "name",
-        "number",
-        "unit",
-    )
+    __slots__ = ("code", "limit", "name", "number", "sums", "unit")
 
     def __init__(self, number: int, name: str, unit: str, limit: str = "", code: int = 1) -> None:
         self.number = number
@@ -45,16 +35,27 @@ class Account:
         self.unit = unit
         self.limit = limit
         self.code = code
-        self.debits_pending = self.debits_posted = self.credits_pending = self.credits_posted = 0
+        self.sums: Sums = (0, 0, 0, 0)
 
     @property
-    def sums(self) -> Sums:
-        """The four sums."""
-        return self.debits_pending, self.debits_posted, self.credits_pending, self.credits_posted
+    def debits_pending(self) -> int:
+        """What is set aside to leave it."""
+        return self.sums[0]
 
-    @sums.setter
-    def sums(self, sums: Sums) -> None:
-        self.debits_pending, self.debits_posted, self.credits_pending, self.credits_posted = sums
+    @property
+    def debits_posted(self) -> int:
+        """What left it."""
+        return self.sums[1]
+
+    @property
+    def credits_pending(self) -> int:
+        """What is set aside to come to it."""
+        return self.sums[2]
+
+    @property
+    def credits_posted(self) -> int:
+        """What came to it."""
+        return self.sums[3]
 
     def __repr__(self) -> str:
         return f"Account({self.number}, {self.name!r}, {self.unit!r}, {self.limit!r}, {self.sums})"
@@ -223,13 +224,15 @@ class Accounts:
             credit = self._accounts[credit_name, unit]
         refusal = _refusal(debit, credit, amount)
         if refusal == OK:
-            self._post(debit, credit, amount)
+            self._add(debit, credit, 0, amount)
         return refusal
 
-    def _post(self, debit: Account, credit: Account, amount: int) -> None:
-        self._touched += ((debit, debit.sums), (credit, credit.sums))
-        debit.debits_posted += amount
-        credit.credits_posted += amount
+    def _add(self, debit: Account, credit: Account, pending: int, posted: int) -> None:
+        before, other = debit.sums, credit.sums
+        self._touched += ((debit, before), (credit, other))
+        debit.sums = (before[0] + pending, before[1] + posted, before[2], before[3])
+        # Never the same account: see `accounts_must_be_different`.
+        credit.sums = (other[0], other[1], other[2] + pending, other[3] + posted)
 
     def transfer(self, transfers: Sequence[Transfer], now_ms: int) -> list[str]:
         """Apply transfers in order at a time; a result for each.
@@ -317,11 +320,9 @@ class Accounts:
         if (refusal := _refusal(debit, credit, amount)) != OK:
             return refusal
         if not pending:
-            self._post(debit, credit, amount)
+            self._add(debit, credit, 0, amount)
             return OK
-        self._touched += ((debit, debit.sums), (credit, credit.sums))
-        debit.debits_pending += amount
-        credit.credits_pending += amount
+        self._add(debit, credit, amount, 0)
         deadline_ms = now_ms + wanted.timeout_ms if wanted.timeout_ms else 0
         held = Pending(wanted.id, debit, credit, amount, deadline_ms)
         self._ended.append((held, None))
@@ -362,27 +363,22 @@ class Accounts:
         return OK
 
     def _end(self, pending: Pending, status: Status, amount: int) -> None:
-        debit, credit = pending.debit, pending.credit
-        self._touched.append((debit, debit.sums))
-        self._touched.append((credit, credit.sums))
         self._ended.append((pending, pending.status))
         pending.status = status
-        debit.debits_pending -= pending.amount
-        credit.credits_pending -= pending.amount
-        debit.debits_posted += amount
-        credit.credits_posted += amount
+        self._add(pending.debit, pending.credit, -pending.amount, amount)
 
 
 def _refusal(debit: Account, credit: Account, amount: int) -> str:
     """Why an amount cannot be debited here and credited there; `ok` when it can."""
-    debited = debit.debits_pending + debit.debits_posted + amount
-    credited = credit.credits_pending + credit.credits_posted + amount
+    sums, other = debit.sums, credit.sums
+    debited = sums[0] + sums[1] + amount
+    credited = other[2] + other[3] + amount
     if debited > AMOUNT_MAX:
         return "overflows_debits"
     if credited > AMOUNT_MAX:
         return "overflows_credits"
-    if debit.limit == DEBIT_LIMIT and debited > debit.credits_posted:
+    if debit.limit == DEBIT_LIMIT and debited > sums[3]:
         return "exceeds_credits"
-    if credit.limit == CREDIT_LIMIT and credited > credit.debits_posted:
+    if credit.limit == CREDIT_LIMIT and credited > other[1]:
         return "exceeds_debits"
     return OK

@@ -25,6 +25,7 @@ from buildnet.ledger import book, files, tail, tree
 from buildnet.ledger.checkpoint import Checkpoint, Verifier
 from buildnet.ledger.pages import check_pages
 from buildnet.ledger.receipt import SIZE_BYTES_MAX, Receipt
+from buildnet.model.entry import ENCODER
 from buildnet.model.posting import LINES_MAX
 
 
@@ -296,7 +297,7 @@ def _said(found: tuple[int, bytes] | None, number: int) -> str:
 def _event(body: bytes, where: str) -> dict[str, Any]:
     try:
         value: dict[str, Any] = json.loads(body)
-        again = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        again = ENCODER.encode(value).encode()
         kind = value["kind"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise LedgerCorrupt(f"{where} is not an event", where=where) from error

@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
+
+# Made once: `json.dumps` would make one for every entry.
+ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 Value = str | int | bool | list[str]
 
@@ -25,4 +29,4 @@ class Entry:
     def encode(self) -> bytes:
         """The leaf's exact bytes: JSON, UTF-8, sorted keys, no white space (docs/design/ledger.md)."""
         body = {"at_unix_ms": self.at_unix_ms, "kind": self.kind, "v": 1, **self.fields}
-        return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        return ENCODER.encode(body).encode()
