@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from buildnet.edge.announcements import Announcements
 from buildnet.edge.bridge import Call, Method
 from buildnet.edge.logs import LogBook
 from buildnet.errors import InvalidRequest
@@ -72,6 +73,10 @@ class _Session:
         message.settled.fence = fence
         self._send(message)
 
+    def tell(self, message: fleet_pb2.JoinResponse) -> None:
+        """Send what another room answers."""
+        self._send(message)
+
     def drain(self) -> None:
         """Ask the worker to finish and leave."""
         message = fleet_pb2.JoinResponse()
@@ -91,7 +96,9 @@ class FleetService:
         controller_id: str,
         version: str,
         record: Callable[[str, dict[str, str | int]], None],
+        announcements: Announcements,
     ) -> None:
+        self._announcements = announcements
         self._scheduler = scheduler
         self._logs = logs
         self._clock = clock
@@ -125,6 +132,7 @@ class FleetService:
         self._sessions[node] = session
         yield self._welcome()
         running = tuple((r.fence, digest_of(r.action_digest)) for r in first.hello.running)
+        self._announcements.joined(node, session.offer.boot_id)
         self._scheduler.worker_joined(session.offer, session, tuple(f for f, _ in running))
         self._record("node.joined", {"node": node, "slots": session.offer.slots})
         reader = asyncio.ensure_future(self._read(session, requests))
@@ -138,6 +146,7 @@ class FleetService:
             if self._sessions.get(node) is session:
                 del self._sessions[node]
                 self._scheduler.worker_lost(node)
+                self._announcements.lost(node)
                 self._record("node.left", {"node": node, "drained": int(session.draining)})
 
     async def _outgoing(
@@ -171,6 +180,8 @@ class FleetService:
                     self._logs.append(log.fence, log.stream, log.offset, log.data)
                 case "done":
                     self._scheduler.done(node, request.done.fence, _outcome_of(request.done, node))
+                case "announcement":
+                    session.tell(self._announcements.take(node, request.announcement))
                 case "draining":
                     session.draining = True
                     self._scheduler.drain(node)
