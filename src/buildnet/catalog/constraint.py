@@ -67,17 +67,17 @@ class Term:
         if self.attribute:
             found = resource.attribute(self.attribute)
             if found is None:
-                return f"{resource.kind} {resource.name} has no {self.attribute}"
+                return f"{_called(resource)} has no {self.attribute}"
             if not self.operator or self._compares(found):
                 return ""
-            return f"{resource.kind} {resource.name} has {self.attribute} {found}, not {self._wanted}"
+            return f"{_called(resource)} has {self.attribute} {found}, not {self._wanted}"
         if not self.operator:
             return ""
         if not resource.version:
-            return f"the version of {resource.kind} {resource.name} is not known"
+            return f"the version of {_called(resource)} is not known"
         if _HOLDS[self.operator](compare_versions(resource.version, self.value)):
             return ""
-        return f"{resource.kind} {resource.name} is of version {resource.version}, not {self._wanted}"
+        return f"{_called(resource)} is of version {resource.version}, not {self._wanted}"
 
     def _compares(self, found: Value) -> bool:
         holds = _HOLDS[self.operator]
@@ -99,6 +99,10 @@ class Term:
 
 
 Constraint = tuple[Term, ...]
+
+
+def _called(resource: Resource) -> str:
+    return resource.name if resource.name == resource.kind else f"{resource.kind} {resource.name}"
 
 
 def compare_versions(version: str, wanted: str) -> int:

@@ -6,6 +6,7 @@ Trust on first use says nothing of who the node is: it says that it is the same 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +14,7 @@ from buildnet.errors import BadSignature, InvalidRequest, Overloaded, StateCorru
 from buildnet.model.resource import speakable
 
 PINS_MAX: Final = 100_000
+_KEY: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class Pins:
@@ -69,7 +71,7 @@ class Pins:
         self._keys = {}
         for line in text.splitlines(keepends=True):
             words = line.split()
-            if len(words) == 2 and line.endswith("\n"):
+            if len(words) == 2 and line.endswith("\n") and _KEY.fullmatch(words[1]):
                 self._keys.setdefault(words[0], words[1])
 
     def _append(self, node: str, shown: str) -> None:

@@ -31,10 +31,10 @@ def printable(text: str) -> str:
 
 
 def _facts(resource: Resource) -> str:
-    words = " ".join(
-        name if value == 1 and resource.kind == "cpu" and name != "cores" else f"{name}={value}"
-        for name, value in resource.attributes
-    )
+    # The features of a processor are many, and told last.
+    features = [name for name, value in resource.attributes if resource.kind == "cpu" and value == 1 and name != "cores"]
+    others = [f"{name}={value}" for name, value in resource.attributes if name not in features]
+    words = " ".join((*others, *features))
     return printable(words if len(words) <= _FACTS_SHOWN else f"{words[: _FACTS_SHOWN - 1]}…")
 
 

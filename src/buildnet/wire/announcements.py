@@ -94,6 +94,8 @@ def announcement_of(packing: int, body: bytes) -> Announcement:
         check_key(key)
     _check_rising(resource.key for resource in present)
     _check_rising(gone)
+    if not {resource.key for resource in present}.isdisjoint(gone):
+        raise InvalidRequest("the announcement calls a resource both present and gone", field="announcement.body")
     return Announcement(
         node=message.node_id,
         boot=message.boot_id,
