@@ -66,6 +66,8 @@ CALLS: dict[str, tuple[bytes, set[str] | None]] = {
     V1 + "LedgerService/Append": (b"", set()),
     V1 + "FleetService/Join": (b"", {"worker", "admin"}),
     V1 + "FleetService/ListNodes": (b"", READERS),
+    V1 + "ResourceService/ListResources": (b"", READERS),
+    V1 + "ResourceService/ExplainResources": (b"", READERS),
     V1 + "FleetService/DrainNode": (b"", {"admin"}),
     V1 + "TransportService/Open": (b"", {"admin"}),
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": (b"", set(tokens.SCOPES)),

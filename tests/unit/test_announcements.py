@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from buildnet.catalog import announcement
 from buildnet.catalog.catalog import Catalog
 from buildnet.catalog.pins import Pins
 from buildnet.edge.announcements import FIRST_WITHIN_S, Announcements
-from buildnet.errors import BadSignature, BuildNetError, InvalidRequest, Overloaded, TooLarge
+from buildnet.errors import BadSignature, InvalidRequest, Overloaded, TooLarge
 from buildnet.model.resource import KINDS, Announcement, Resource
 from buildnet.testing.nodes import AnnouncingNode
 from buildnet.testing.scheduler_fakes import ManualClock
@@ -28,7 +29,9 @@ CLANG = Resource("tool", "clang", "14.0.6")
 
 NAMES = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=20)
 ATTRIBUTES = st.dictionaries(
-    st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,8}", fullmatch=True), st.integers(-(1 << 62), 1 << 62) | NAMES, max_size=4
+    st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,8}", fullmatch=True),
+    st.integers(-(1 << 62), 1 << 62) | NAMES,
+    max_size=4,
 )
 RESOURCES = st.builds(
     lambda kind, name, version, facts: Resource(kind, name, version, tuple(sorted(facts.items()))),
@@ -57,10 +60,8 @@ def test_what_is_said_is_what_is_read(said: Announcement) -> None:
 
 @given(st.integers(0, 3), st.binary(max_size=300))
 def test_any_bytes_are_read_or_refused(packing: int, body: bytes) -> None:
-    try:
+    with suppress(InvalidRequest, TooLarge):
         wire.announcement_of(packing, body)
-    except BuildNetError as error:
-        assert error.code in ("invalid_request", "too_large")
 
 
 @given(SAID, st.data())

@@ -81,7 +81,7 @@ _NUMBERED: Final = re.compile(r"(gcc|g\+\+|gfortran|clang|clang\+\+|python|lld|r
 def probe_of(name: str) -> Probe | None:
     """How to ask a tool of this name, or None for one that is not asked: most do not expect it."""
     probe = _FAMILIES.get(name)
-    if probe is None and (match := _NUMBERED.fullmatch(name)) is not None:
+    if probe is None and name[-1:].isdecimal() and (match := _NUMBERED.fullmatch(name)) is not None:
         probe = _FAMILIES[match[1]]
     return probe
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from buildnet.catalog.known import languages, probe_of
+from buildnet.catalog.known import Probe, languages, probe_of
 from buildnet.catalog.versions import FileKey, Versions
 from buildnet.model.resource import TEXT_BYTES_MAX, Resource, attributes_of, speakable
 from buildnet.ports import Found
@@ -74,12 +74,14 @@ class PathTools:
             # Those that have versions are the ones that somebody may ask for.
             names = sorted(tools, key=lambda name: (probe_of(name) is None, name))[: self._tools_max]
             tools = {name: tools[name] for name in names}
-        return Found(list(_resources(tools, self._versions.of(tools))), left_out, notes)
+        known = {name: probe for name in tools if (probe := probe_of(name)) is not None}
+        versions = self._versions.of({name: (*tools[name], probe) for name, probe in known.items()})
+        return Found(list(_resources(tools, known, versions)), left_out, notes)
 
     def _list(self, directory: str) -> _Listing:
         listing = _Listing()
         try:
-            entries = os.scandir(os.fsencode(directory))
+            entries = os.scandir(directory)
         except OSError:
             # A search path names what is not there on most machines.
             return listing
@@ -91,7 +93,7 @@ class PathTools:
                 self._look(entry, listing)
         return listing
 
-    def _look(self, entry: os.DirEntry[bytes], listing: _Listing) -> None:
+    def _look(self, entry: os.DirEntry[str], listing: _Listing) -> None:
         try:
             status = entry.stat()
         except OSError:
@@ -99,16 +101,12 @@ class PathTools:
             return
         if not stat.S_ISREG(status.st_mode) or not status.st_mode & 0o111 or not os.access(entry.path, os.X_OK):
             return
-        try:
-            name, path = entry.name.decode(), entry.path.decode()
-        except UnicodeDecodeError:
+        path = entry.path
+        # Bytes that are not UTF-8 become surrogates here (PEP 383), which cannot be printed.
+        if not speakable(path, TEXT_BYTES_MAX):
             listing.left_out += 1
             return
-        if not speakable(name) or not speakable(path, TEXT_BYTES_MAX):
-            listing.left_out += 1
-            return
-        key = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
-        listing.tools[name] = (path, key)
+        listing.tools[entry.name] = (path, (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size))
 
 
 def _distinct(directories: Sequence[str]) -> Iterator[str]:
@@ -120,11 +118,14 @@ def _distinct(directories: Sequence[str]) -> Iterator[str]:
             yield directory
 
 
-def _resources(tools: dict[str, tuple[str, FileKey]], versions: dict[str, str]) -> Iterator[Resource]:
+def _resources(
+    tools: dict[str, tuple[str, FileKey]], known: dict[str, Probe], versions: dict[str, str]
+) -> Iterator[Resource]:
     for name, (path, _) in tools.items():
         yield Resource("tool", name, versions.get(name, ""), (("path", path),))
-        probe = probe_of(name)
-        if probe is not None and probe.runtime:
+    for name, probe in known.items():
+        if probe.runtime:
+            path = tools[name][0]
             usable = os.access(_DOCKER_SOCKET, os.W_OK) if name == "docker" else None
             facts = attributes_of(path=path, type=probe.runtime, usable=None if usable is None else int(usable))
             yield Resource("runtime", name, versions.get(name, ""), facts)

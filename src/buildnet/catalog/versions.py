@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from buildnet.catalog import probe
-from buildnet.catalog.known import Probe, probe_of, version_in
+from buildnet.catalog.known import Probe, version_in
 from buildnet.model.resource import speakable
 
 log = logging.getLogger(__name__)
@@ -42,15 +42,12 @@ class Versions:
         self._known = _read(path) if path is not None else {}
         self._silent_at_s: dict[str, float] = {}
 
-    def of(self, tools: Mapping[str, tuple[str, FileKey]]) -> dict[str, str]:
-        """The version of each tool that told one, by name. `tools`: where each is, and which file that is.
+    def of(self, tools: Mapping[str, tuple[str, FileKey, Probe]]) -> dict[str, str]:
+        """The version of each tool that told one, by name. `tools`: where each is, which file that is, how it is asked.
 
-        Tools that this does not know how to ask are left out; the others are asked at most once a file.
+        A file is asked at most once under one name.
         """
-        asked = {}
-        for name, (path, key) in tools.items():
-            if (how := probe_of(name)) is not None:
-                asked[name] = (path, how, _text(name, key))
+        asked = {name: (path, how, _text(name, key)) for name, (path, key, how) in tools.items()}
         late_s = time.monotonic() - _RETRY_S
         self._silent_at_s = {text: at_s for text, at_s in self._silent_at_s.items() if at_s > late_s}
         unknown = [row for row in asked.values() if row[2] not in self._known and row[2] not in self._silent_at_s]

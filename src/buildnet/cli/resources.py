@@ -32,7 +32,9 @@ def printable(text: str) -> str:
 
 def _facts(resource: Resource) -> str:
     # The features of a processor are many, and told last.
-    features = [name for name, value in resource.attributes if resource.kind == "cpu" and value == 1 and name != "cores"]
+    features = [
+        name for name, value in resource.attributes if resource.kind == "cpu" and value == 1 and name != "cores"
+    ]
     others = [f"{name}={value}" for name, value in resource.attributes if name not in features]
     words = " ".join((*others, *features))
     return printable(words if len(words) <= _FACTS_SHOWN else f"{words[: _FACTS_SHOWN - 1]}…")

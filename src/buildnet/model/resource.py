@@ -48,7 +48,8 @@ class Resource:
 
 def speakable(text: str, bytes_max: int = NAME_BYTES_MAX) -> bool:
     """Whether every character is printable, so that no terminal obeys it, and it is not too long."""
-    return text.isprintable() and len(text.encode()) <= bytes_max
+    # A character has at most four bytes in UTF-8: most texts need not be encoded to be known as short.
+    return text.isprintable() and (4 * len(text) <= bytes_max or len(text.encode()) <= bytes_max)
 
 
 def check_resource(resource: Resource) -> None:
