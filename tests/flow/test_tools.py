@@ -157,6 +157,24 @@ class Failing:
         raise RuntimeError("broken")
 
 
+class Mended:
+    """A discoverer that fails once."""
+
+    name = "mended"
+
+    def __init__(self) -> None:
+        self._looks = 0
+
+    def watched(self) -> Sequence[str]:
+        return ()
+
+    def discover(self) -> Found:
+        self._looks += 1
+        if self._looks == 1:
+            raise OSError("once")
+        return Found([Resource("tool", "late")])
+
+
 class Fixed:
     """Finds what it was given, some of which no resource may be."""
 
@@ -194,6 +212,12 @@ async def test_what_fails_or_hangs_costs_only_itself(monkeypatch: pytest.MonkeyP
         current = await until(stock, ("tool", "sound"))
         assert sorted(current.resources) == [("sandbox", "process"), ("tool", "sound")]
         assert current.left_out == 3
+
+
+async def test_what_failed_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("buildnet.worker.inventory._RETRY_S", 0.01)
+    async with taking_stock(Mended()) as stock:
+        await until(stock, ("tool", "late"))
 
 
 async def test_a_tool_that_comes_changes_or_goes_is_seen(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import os
 import selectors
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,38 +20,37 @@ _READ_BYTES: Final = 16 << 10
 def ask(path: str, arguments: Sequence[str], search_path: str, timeout_s: float = TIMEOUT_S) -> bytes | None:
     """What a program prints on either stream, 64 KiB of it at most; None when it cannot start, fails or is late.
 
-    It runs in an empty directory, in a session and process group of its own, with no input and no variables but PATH,
-    HOME (that directory) and LC_ALL. The group is killed when the program has ended, has printed enough or is late.
+    It runs in a session and process group of its own, with no input and no variables but PATH, LC_ALL, TERM and a HOME
+    in which nothing can be left. The group is killed when the program has ended, has printed enough or is late.
     """
-    with tempfile.TemporaryDirectory(prefix="buildnet-probe-") as home:
-        environment = {"PATH": search_path, "HOME": home, "LC_ALL": "C", "TERM": "dumb"}
-        try:
-            process = subprocess.Popen(
-                [path, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                cwd=home,
-                start_new_session=True,
-            )
-        except (OSError, ValueError):
-            # Not for this machine, gone since, or a name that no program can be started by.
-            return None
-        deadline_s = time.monotonic() + timeout_s
-        try:
-            output = _read(process, deadline_s)
-            if output is None or len(output) == OUTPUT_BYTES_MAX:
-                return output
-            return output if process.wait(max(0, deadline_s - time.monotonic())) == 0 else None
-        except subprocess.TimeoutExpired:
-            return None
-        finally:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            assert process.stdout is not None
-            process.stdout.close()
+    try:
+        process = subprocess.Popen(
+            [path, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            # Not even root can make a directory below a device.
+            env={"PATH": search_path, "HOME": "/dev/null", "LC_ALL": "C", "TERM": "dumb"},
+            cwd="/",
+            start_new_session=True,
+        )
+    except (OSError, ValueError):
+        # Not for this machine, gone since, or a name that no program can be started by.
+        return None
+    deadline_s = time.monotonic() + timeout_s
+    try:
+        output = _read(process, deadline_s)
+        if output is None or len(output) == OUTPUT_BYTES_MAX:
+            return output
+        return output if process.wait(max(0, deadline_s - time.monotonic())) == 0 else None
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
 
 
 def _read(process: subprocess.Popen[bytes], deadline_s: float) -> bytes | None:

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -23,6 +24,7 @@ _log = logging.getLogger(__name__)
 
 _LOOK_TIMEOUT_S: Final = 30.0
 _FULL_INTERVAL_S: Final = 600.0
+_RETRY_S: Final = 30.0
 # Files come many at once: a look begins a moment after the first, and a busy installer gets one look a second at most.
 _SETTLE_S: Final = 0.05
 _SETTLE_MAX_S: Final = 0.5
@@ -131,7 +133,9 @@ class Stocktaker:
             fresh |= names - self._watched.get(number, set())
             watched.setdefault(number, set()).update(names)
         for number in self._watched.keys() - watched.keys():
-            watcher.rm_watch(number)
+            # The kernel takes the watch of a directory that was deleted away by itself, and says so later.
+            with suppress(OSError):
+                watcher.rm_watch(number)
         self._watched = watched
         if fresh:
             self._news.set()
@@ -141,6 +145,9 @@ class Stocktaker:
 
     async def _look(self, names: Iterable[str]) -> None:
         await asyncio.gather(*(self._ask(self._discoverers[name]) for name in sorted(names)))
+        self._publish()
+
+    def _publish(self) -> None:
         inventory = self._merged()
         if inventory != self.current:
             self.current = inventory
@@ -156,9 +163,14 @@ class Stocktaker:
         except Exception as error:  # noqa: BLE001 - a stranger's code; what it found before stays true until it says otherwise
             said = error.message if isinstance(error, BuildNetError) else repr(error)
             self._note(name, (f"it failed: {said}",))
+            asyncio.get_running_loop().call_later(_RETRY_S, self._mark, name)
             return
         self._found[name] = found
         self._note(name, tuple(found.notes))
+
+    def _mark(self, name: str) -> None:
+        self._dirty.add(name)
+        self._news.set()
 
     async def _in_thread(self, discoverer: Discoverer) -> Found:
         # A thread of its own, which nobody waits for at the end: one that hangs must not keep the worker from leaving.
@@ -168,8 +180,11 @@ class Stocktaker:
         def settle(found: Found | None, error: Exception | None) -> None:
             self._busy.discard(discoverer.name)
             if future.done():
-                return
-            if error is not None:
+                # Too late to be waited for, yet as true as if it had been quick.
+                if found is not None:
+                    self._found[discoverer.name] = found
+                    self._publish()
+            elif error is not None:
                 future.set_exception(error)
             elif found is not None:
                 future.set_result(found)
