@@ -9,6 +9,7 @@ nodes of a few versions, each an integer of 1,000 bits: under 0.1 ms.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import sys
@@ -18,11 +19,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from bench.lines import header, line
+from bench.lines import header, line, server
 from buildnet.catalog.announcement import Session, check, sign, verify
 from buildnet.catalog.catalog import Catalog
 from buildnet.catalog.constraint import parse
 from buildnet.catalog.plugins import Setting, built_in
+from buildnet.client import Client
 from buildnet.model.resource import Announcement, Resource
 from buildnet.wire.announcements import announcement_of, body_of
 
@@ -143,9 +145,49 @@ def announcements() -> None:
         line(f"{what}, {len(body):,} bytes: check", best_ms(heard), "ms", "saying it", said_ms)
 
 
+async def added(url: str, directory: Path) -> list[float]:
+    """How long tools that are added take to reach a watcher, in ms, one after the other."""
+    took_ms = []
+    async with Client(url) as client:
+        watching = client.watch_resources()
+        async for news in watching:
+            if any(found.name == "bench-first" for found in news.present):
+                break
+        for number in range(10):
+            name = f"bench-new-{number}"
+            fresh = directory / f".{name}"
+            fresh.write_text("#!/bin/sh\n")
+            fresh.chmod(0o755)
+            started = time.perf_counter()
+            fresh.rename(directory / name)
+            async for news in watching:
+                if any(found.name == name for found in news.present):
+                    break
+            took_ms.append((time.perf_counter() - started) * 1000)
+        started = time.perf_counter()
+        listed = [found async for _, found in client.resources()]
+        line(f"listing {len(listed):,} resources", (time.perf_counter() - started) * 1000, "ms", "bound", 100)
+    return took_ms
+
+
+def reaches() -> None:
+    """A whole controller and worker: from a file on the search path to a watcher."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        places = search_path(directory)
+        (directory / "bench-first").write_text("#!/bin/sh\n")
+        (directory / "bench-first").chmod(0o755)
+        os.environ["PATH"] = ":".join(places)
+        with server("--slots", "1") as (url, _):
+            took_ms = asyncio.run(added(url, directory))
+    line("a new tool reaches a watcher, median", sorted(took_ms)[len(took_ms) // 2], "ms", "bound", 1_000)
+    line("a new tool reaches a watcher, worst", max(took_ms), "ms", "bound", 1_000)
+
+
 def main() -> None:
     """Print each figure."""
     header("catalog")
+    reaches()
     looks()
     catalog()
     announcements()

@@ -400,11 +400,16 @@ class Client:
             NotFound: no such node has announced.
             InvalidRequest: no such kind.
         """
+        async for page in self.resource_pages(kind=kind, node=node):
+            for row in page:
+                yield row
+
+    async def resource_pages(self, *, kind: str = "", node: str = "") -> AsyncIterator[list[tuple[str, Resource]]]:
+        """The same, some thousands at once."""
         request = resource_pb2.ListResourcesRequest(kind=kind, node_id=node)
         while True:
             page = await self._unary(_RESOURCES + "ListResources", request, resource_pb2.ListResourcesResponse)
-            for message in page.resources:
-                yield message.node_id, resource_of(message)
+            yield [(message.node_id, resource_of(message)) for message in page.resources]
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token

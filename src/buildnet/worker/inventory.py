@@ -25,9 +25,9 @@ _log = logging.getLogger(__name__)
 _LOOK_TIMEOUT_S: Final = 30.0
 _FULL_INTERVAL_S: Final = 600.0
 _RETRY_S: Final = 30.0
-# Files come many at once: a look begins a moment after the first, and a busy installer gets one look a second at most.
+# Files come many at once: a look begins a moment after the first, and a busy installer costs a quarter of a core.
 _SETTLE_S: Final = 0.05
-_SETTLE_MAX_S: Final = 0.5
+_PAUSE_MAX_S: Final = 0.5
 _PAUSE_FACTOR: Final = 3
 _WATCHES_MAX: Final = 256
 _CHANGES: Final = (
@@ -95,14 +95,15 @@ class Stocktaker:
             if watcher is not None:
                 # A change between look and watch would go unseen: whatever was not watched before is looked at again.
                 self._dirty |= self._watch(watcher)
-            took_s = clock() - began_s
+            ended_s = clock()
+            quiet_until_s = ended_s + min(_PAUSE_FACTOR * (ended_s - began_s), _PAUSE_MAX_S)
             try:
                 async with asyncio.timeout(_FULL_INTERVAL_S):
                     await self._news.wait()
             except TimeoutError:
                 names = set(self._discoverers)
                 continue
-            await asyncio.sleep(min(max(_SETTLE_S, _PAUSE_FACTOR * took_s), _SETTLE_MAX_S))
+            await asyncio.sleep(max(_SETTLE_S, quiet_until_s - clock()))
             self._news.clear()
             names, self._dirty = self._dirty, set()
 
