@@ -79,6 +79,12 @@ def test_an_altered_announcement_is_refused(said: Announcement, data: st.DataObj
         announcement.verify(message.public_key, message.packing, message.body, message.signature)
 
 
+@pytest.mark.parametrize("packing", [-1, 256, 1 << 30])
+def test_a_packing_that_is_none_is_a_signature_that_does_not_hold(packing: int) -> None:
+    with pytest.raises(BadSignature):
+        announcement.verify(bytes(32), packing, b"", bytes(64))
+
+
 def _resource(**fields: object) -> resource_pb2.AnnouncementBody:
     shown = resource_pb2.Resource(kind="tool", name="gcc")
     for name, value in fields.items():

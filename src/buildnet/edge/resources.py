@@ -8,6 +8,7 @@ import binascii
 import json
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Iterable, Iterator
+from itertools import chain
 from typing import Final
 
 from buildnet.catalog.catalog import NodeChange
@@ -21,7 +22,7 @@ from buildnet.wire.announcements import name_message, resource_message
 _SERVICE = "/buildnet.v1.ResourceService/"
 _PAGE_MAX: Final = 5_000
 _PAGE_BYTES_MAX: Final = 2 << 20
-_EVENT_MAX: Final = 500
+_EVENT_BYTES_MAX: Final = 128 << 10
 _CONSTRAINTS_MAX: Final = 32
 _PREFIX_MIN: Final = 4
 
@@ -128,18 +129,23 @@ class ResourceService:
 
 
 def _events(changes: Iterable[NodeChange]) -> Iterator[pb.ResourceEvent]:
-    """Changes in messages of bounded size; the last of each change of a node empties it."""
+    """Changes in messages of bounded size, several of a node one after the other."""
     for change in changes:
-        replaced = change.whole
-        steps = max(len(change.present), len(change.gone), 1)
-        for start in range(0, steps, _EVENT_MAX):
-            yield pb.ResourceEvent(
-                node_id=change.node,
-                replaced=replaced,
-                present=map(resource_message, change.present[start : start + _EVENT_MAX]),
-                gone=map(name_message, change.gone[start : start + _EVENT_MAX]),
-            )
-            replaced = False
+        event, size_bytes = pb.ResourceEvent(node_id=change.node, replaced=change.whole), 0
+        parts: Iterable[pb.Resource | pb.ResourceName] = chain(
+            map(resource_message, change.present), map(name_message, change.gone)
+        )
+        for part in parts:
+            part_bytes = part.ByteSize()
+            if size_bytes and size_bytes + part_bytes > _EVENT_BYTES_MAX:
+                yield event
+                event, size_bytes = pb.ResourceEvent(node_id=change.node), 0
+            size_bytes += part_bytes
+            if isinstance(part, pb.Resource):
+                event.present.append(part)
+            else:
+                event.gone.append(part)
+        yield event
 
 
 def _token(*position: str) -> str:
