@@ -214,15 +214,18 @@ class Stocktaker:
 
     def _merged(self) -> Inventory:
         resources: dict[Key, Resource] = {resource.key: resource for resource in self._fixed}
+        # Most are as they were, and were found sound then.
+        before = self.current.resources if self.current is not None else {}
         left_out = 0
         for name in self._discoverers:
             found = self._found.get(name, Found())
             left_out += found.left_out
             for resource in found.resources:
-                if len(resources) >= RESOURCES_MAX or not _sound(resource):
+                key = resource.key
+                if len(resources) >= RESOURCES_MAX or not (before.get(key) == resource or _sound(resource)):
                     left_out += 1
                 else:
-                    resources.setdefault(resource.key, resource)
+                    resources.setdefault(key, resource)
         return Inventory(resources, left_out)
 
 
