@@ -277,13 +277,13 @@ def matches(wanted: Wanted, offer: WorkerOffer, resources: ResourceMatcher = NO_
     `tier` is matched with the trust that the controller has in the worker, whatever the worker says of itself;
     `require`, which may come several times, is a constraint on its resources.
     """
+    constrained = False
     for name, value in wanted.requirements:
         if name == CONSTRAINT:
-            continue
-        if not (value == offer.tier if name == "tier" else (name, value) in offer.properties):
+            constrained = True
+        elif not (value == offer.tier if name == "tier" else (name, value) in offer.properties):
             return False
-    constraints = wanted.constraints
-    return resources.meets(offer.node, constraints) if constraints else True
+    return resources.meets(offer.node, wanted.constraints) if constrained else True
 
 
 class SchedulerCore:
