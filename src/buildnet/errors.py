@@ -6,7 +6,7 @@
      ├─ Missing       supply it, ask again BlobsMissing OutputInvalid LeaseLost
      ├─ Busy          wait                 Overloaded StorageFull
      ├─ Unreachable   another node         NodeDown NoCapableWorker DeadlinePassed Cancelled
-     ├─ Untrusted     stop and record      DigestMismatch BadSignature LedgerCorrupt
+     ├─ Untrusted     stop and record      DigestMismatch BadSignature Replayed Expired LedgerCorrupt
      └─ Broken        our fault            SandboxFailed StateCorrupt StateNewer PortInUse InvariantBroken
 
 `code` is public API and never changes; the text is for people and may. `edge.status` is the one map from here to
@@ -173,6 +173,18 @@ class BadSignature(Untrusted):
     """A signature does not verify."""
 
     code = "bad_signature"
+
+
+class Replayed(Untrusted):
+    """It was said, and believed, before."""
+
+    code = "replayed"
+
+
+class Expired(Untrusted):
+    """Its time is over, or has not come."""
+
+    code = "expired"
 
 
 class LedgerCorrupt(Untrusted):

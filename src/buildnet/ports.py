@@ -12,6 +12,16 @@ from typing import Protocol
 
 from buildnet.model.action import ActionKey, Lease, Outcome
 from buildnet.model.entry import Entry
+from buildnet.model.resource import Resource
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a Discoverer found. `left_out` counts what it did not tell, and `notes` say why, for people."""
+
+    resources: Sequence[Resource] = ()
+    left_out: int = 0
+    notes: Sequence[str] = ()
 
 
 class Clock(Protocol):
@@ -71,6 +81,35 @@ class Ledger(Protocol):
 
         Repeat: not safe; each call appends again.
         """
+        ...
+
+
+class ResourceMatcher(Protocol):
+    """What workers offer beyond their properties, as far as it decides where an action may run."""
+
+    def meets(self, node: str, constraints: tuple[str, ...]) -> bool | None:
+        """Whether a node meets every constraint; None while nobody can tell. They have been parsed before."""
+        ...
+
+    def why_not(self, constraints: tuple[str, ...]) -> str:
+        """For people: why the nodes that joined do not meet them. At most a few hundred characters."""
+        ...
+
+
+class Discoverer(Protocol):
+    """One way of finding out what this machine offers; built-in, or an entry point of group `buildnet.discoverers`."""
+
+    name: str
+
+    def discover(self) -> Found:
+        """Look. Called in a thread of its own, never twice at once; may raise, which is logged and costs only this.
+
+        Repeat: safe; what is unchanged should cost little.
+        """
+        ...
+
+    def watched(self) -> Sequence[str]:
+        """Directories in which a change may change what is found; asked after each `discover`."""
         ...
 
 

@@ -37,7 +37,14 @@ def shown(page: str) -> list[str]:
 
 @pytest.mark.parametrize(
     "page",
-    ["README.md", "docs/tour.md", "docs/how-to/cache.md", "docs/how-to/fleet.md", "docs/how-to/ledger.md"],
+    [
+        "README.md",
+        "docs/tour.md",
+        "docs/how-to/cache.md",
+        "docs/how-to/fleet.md",
+        "docs/how-to/ledger.md",
+        "docs/how-to/resources.md",
+    ],
 )
 def test_commands_run_as_shown(page: str, house: House, tmp_path: Path) -> None:
     server = house.up("--slots", "1")
@@ -77,6 +84,9 @@ def test_every_habit_has_its_help() -> None:
     [
         "up",
         "join",
+        "resources ls",
+        "resources watch",
+        "resources explain",
         "run",
         "actions ls",
         "cas put",

@@ -71,6 +71,8 @@ CALLS: dict[str, tuple[bytes, set[str] | None]] = {
     V1 + "FleetService/ListNodes": (b"", READERS),
     # It never ends by itself; a body that is none shows who may ask.
     V1 + "FleetService/WatchNodes": (b"\xff", READERS),
+    V1 + "ResourceService/ListResources": (b"", READERS),
+    V1 + "ResourceService/ExplainResources": (b"", READERS),
     V1 + "FleetService/DrainNode": (b"", {"admin"}),
     V1 + "FleetService/CordonNode": (b"", {"admin"}),
     V1 + "FleetService/RemoveNode": (b"", {"admin"}),

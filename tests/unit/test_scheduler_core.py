@@ -258,3 +258,42 @@ def test_a_draining_worker_is_given_nothing() -> None:
 )
 def test_what_is_not_known_changes_nothing(event: core.Event) -> None:
     assert Bench(offer("v")).do(event) == []
+
+
+class Offered:
+    """A ResourceMatcher whose answers a test sets by node; what it does not set nobody can tell."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, bool | None] = {}
+        self.asked: set[tuple[str, ...]] = set()
+
+    def meets(self, node: str, constraints: tuple[str, ...]) -> bool | None:
+        self.asked.add(constraints)
+        return self.answers.get(node)
+
+    def why_not(self, constraints: tuple[str, ...]) -> str:
+        return "because"
+
+
+def test_a_constraint_is_waited_for_while_nobody_can_tell_and_refused_when_all_can() -> None:
+    offered = Offered()
+    scheduler = core.SchedulerCore(core.Limits(), resources=offered)
+    scheduler.step(core.WorkerUp(offer("a")))
+    needs = LINUX | {("require", "gcc>=12"), ("require", "arch=x86_64")}
+    scheduler.step(core.Want("1", wanted(1, requirements=needs, do_not_cache=True)))
+    assert offered.asked == {("arch=x86_64", "gcc>=12")}
+    assert scheduler.queue_length == 1
+    offered.answers["a"] = True
+    assigned = [e for e in scheduler.step(core.ResourcesChanged()) if isinstance(e, core.Assign)]
+    assert [effect.lease.worker for effect in assigned] == ["a"]
+    offered.answers = {"a": False, "b": False}
+    scheduler.step(core.WorkerUp(offer("b")))
+    told = scheduler.step(core.Want("2", wanted(2, requirements=needs, do_not_cache=True)))
+    outcome = next(effect.outcome for effect in told if isinstance(effect, core.Tell) and effect.outcome)
+    assert outcome.code == "no_capable_worker"
+    assert "none of the 2 workers that joined meets arch=x86_64, gcc>=12 (because)" in outcome.message
+
+
+def test_without_a_catalog_no_constraint_is_met() -> None:
+    assert core.matches(wanted(requirements=LINUX | {("require", "gcc")}), offer("a")) is False
+    assert core.matches(wanted(), offer("a")) is True

@@ -40,12 +40,20 @@ def load_or_create(state: Path) -> Ed25519PrivateKey:
     Raises:
         StateCorrupt: the file cannot be read or does not hold a key.
     """
-    path = key_path(state)
+    return load_or_create_at(key_path(state))
+
+
+def load_or_create_at(path: Path) -> Ed25519PrivateKey:
+    """The key in this file, made at first use with mode 0600.
+
+    Raises:
+        StateCorrupt: the file cannot be read or does not hold a key.
+    """
     try:
         with suppress(FileNotFoundError):
             return _parse(path)
         # Each for itself: `parents` would leave the state directory open to others.
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.parent.mkdir(mode=0o700, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
         pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

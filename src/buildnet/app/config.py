@@ -12,6 +12,7 @@ from pathlib import Path
 from buildnet.app.admission import AccessConfig, TlsConfig, check
 from buildnet.errors import InvalidRequest, NodeDown
 from buildnet.model.credentials import NONE, Credentials
+from buildnet.sandbox.policy import SEARCH_PATH
 
 DEFAULT_LISTEN = "127.0.0.1:8980"
 DURABILITIES = ("process", "power")
@@ -99,6 +100,12 @@ def _check_slots(slots: int) -> None:
 def default_slots() -> int:
     """One slot for each processor this process may use."""
     return max(1, len(os.sched_getaffinity(0)))
+
+
+def search_path() -> tuple[str, ...]:
+    """Directories of programs: $PATH, and those in which an action looks unless it says otherwise."""
+    own = os.environ.get("PATH", "").split(":")
+    return tuple(dict.fromkeys(place for place in (*own, *SEARCH_PATH) if os.path.isabs(place)))
 
 
 def default_state_dir() -> Path:

@@ -22,7 +22,10 @@ from buildnet.app.recorder import LedgerRecorder
 from buildnet.app.report import hang_up_reopens, observed, report
 from buildnet.app.stores import NativeStores, opened_tiers
 from buildnet.app.tiers import parse_tiers
+from buildnet.catalog.catalog import Catalog
+from buildnet.catalog.pins import Pins
 from buildnet.edge.action import ActionService, Descriptions
+from buildnet.edge.announcements import Announcements
 from buildnet.edge.bridge import Bridge, Method
 from buildnet.edge.cache import CacheService
 from buildnet.edge.contracts import BYTE_CALLS, DECLARED, POOL, SERVICES
@@ -31,6 +34,7 @@ from buildnet.edge.fleet import LEASE_DURATION_S, FleetService
 from buildnet.edge.ledger import LedgerService
 from buildnet.edge.logs import LogBook
 from buildnet.edge.reflection import ReflectionService
+from buildnet.edge.resources import ResourceService
 from buildnet.edge.results import ClientResults
 from buildnet.edge.status import to_status
 from buildnet.edge.unbuilt import unbuilt_methods
@@ -123,6 +127,13 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
 
         stores = NativeStores(store, tiers)
         logs = LogBook()
+
+        def record(kind: str, facts: Mapping[str, Value]) -> None:
+            recorder.record(Entry(kind, clock.now_unix_ms(), facts))
+
+        announcements = Announcements(
+            Catalog(), Pins(directory / "keys" / "nodes"), clock, controller_id=controller_id, record=record
+        )
         scheduler = Scheduler(
             cache=stores,
             publisher=OrderedPublisher(stores, ledger, stores, clock),
@@ -133,12 +144,12 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
             limits=Limits(lease_s=LEASE_DURATION_S),
             fence_first=(term << 32) + 1,
             live=LiveActions(stores),
+            resources=announcements,
         )
+        announcements.follow(scheduler.resources_changed)
         await held.enter_async_context(_running(scheduler.run()))
+        await held.enter_async_context(_running(announcements.run()))
         descriptions = Descriptions()
-
-        def record(kind: str, facts: Mapping[str, Value]) -> None:
-            recorder.record(Entry(kind, clock.now_unix_ms(), facts))
 
         async def append(kind: str, facts: Mapping[str, Value]) -> None:
             await ledger.append([Entry(kind, clock.now_unix_ms(), facts)])
@@ -151,6 +162,7 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
             version=__version__,
             record=record,
             append=append,
+            announcements=announcements,
             policies=fleet_file.load(directory),
             keep=partial(fleet_file.keep, directory),
         )
@@ -162,6 +174,7 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
             LedgerService(ledger, store.entry_index),
             CacheService(store, record),
             fleet,
+            ResourceService(announcements),
             ReflectionService(POOL, SERVICES),
         ):
             methods |= service.methods()

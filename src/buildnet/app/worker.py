@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from buildnet import __version__
 from buildnet.app.clock import SystemClock
-from buildnet.app.config import WorkerRunConfig
+from buildnet.app.config import WorkerRunConfig, search_path
 from buildnet.worker.config import WorkerConfig
 from buildnet.worker.run import run_worker
 
@@ -51,6 +51,7 @@ async def run(
             version=__version__,
             hostname=socket.gethostname(),
             hidden=config.hidden,
+            search_path=search_path(),
             credentials=config.credentials,
         ),
         clock=SystemClock(),

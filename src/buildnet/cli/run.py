@@ -99,6 +99,7 @@ class _Printer:
     "--env", multiple=True, metavar="NAME=VALUE", help="A variable; but for a plain PATH there are no others."
 )
 @click.option("--platform", multiple=True, metavar="NAME=VALUE", help="What the worker must offer.")
+@click.option("--require", multiple=True, metavar="CONSTRAINT", help="What its resources must meet, as in 'gcc>=12'.")
 @click.option("--timeout", "timeout_s", type=float, metavar="SECONDS", help="Limit of the execution.")
 @click.option("--no-cache", is_flag=True, help="Run it even if there is a result, and keep none.")
 @click.option(
@@ -118,6 +119,7 @@ def command(
     output_dir: Path,
     env: tuple[str, ...],
     platform: tuple[str, ...],
+    require: tuple[str, ...],
     timeout_s: float | None,
     no_cache: bool,
     receipt: Path | None,
@@ -140,6 +142,7 @@ def command(
             outputs=outputs,
             env={**DEFAULT_ENVIRONMENT, **_pairs(env, "--env")},
             platform=_pairs(platform, "--platform"),
+            require=require,
             timeout_s=timeout_s,
             do_not_cache=no_cache,
             on_log=printer.piece if printer else None,

@@ -15,6 +15,7 @@ from buildnet._native import InputTree
 from buildnet.client import cache, ledger
 from buildnet.client.describe import Wish, action_of, command_of
 from buildnet.client.fleet import FleetCalls
+from buildnet.client.resources import NodeVerdict, ResourceNews, news_of
 from buildnet.client.results import ActionInfo, LogPiece, RunResult, result_of
 from buildnet.client.status import error_of_call, error_of_status
 from buildnet.dial import channel_of, link_of, metadata_of
@@ -23,11 +24,13 @@ from buildnet.ledger.checkpoint import Verifier
 from buildnet.ledger.receipt import Receipt
 from buildnet.model.credentials import NONE, Address, Credentials
 from buildnet.model.digest import Digest
+from buildnet.model.resource import Resource
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
-from buildnet.wire._gen.buildnet.v1 import action_pb2, cache_pb2, ledger_pb2
+from buildnet.wire._gen.buildnet.v1 import action_pb2, cache_pb2, ledger_pb2, resource_pb2
 from buildnet.wire._gen.google.longrunning import operations_pb2
 from buildnet.wire._gen.google.protobuf import empty_pb2
 from buildnet.wire.actions import digest_message, digest_of
+from buildnet.wire.announcements import resource_of
 from buildnet.wire.native import translated
 
 Inputs = Mapping[str, str | Path | bytes] | Sequence[str | Path]
@@ -37,6 +40,7 @@ OnStage = Callable[[str], None]
 _RE: Final = "/build.bazel.remote.execution.v2."
 _CACHE: Final = "/buildnet.v1.CacheService/"
 _LEDGER: Final = "/buildnet.v1.LedgerService/"
+_RESOURCES: Final = "/buildnet.v1.ResourceService/"
 _ATTEMPTS_MAX: Final = 6
 _BACKOFF_S: Final = 0.1
 _BLOB_BYTES_MAX: Final = 64 << 20
@@ -115,6 +119,7 @@ class Client:
         outputs: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         platform: Mapping[str, str] | None = None,
+        require: Sequence[str] = (),
         working_directory: str = "",
         timeout_s: float | None = None,
         do_not_cache: bool = False,
@@ -131,6 +136,7 @@ class Client:
             outputs: paths of files or directories that it may leave.
             env: its whole environment; unless given, a PATH of the usual directories and nothing else.
             platform: what the worker must offer.
+            require: constraints on the worker's resources, such as `gcc>=12`; all must be met.
             working_directory: below the inputs' root, where it runs.
             timeout_s: limit of the execution itself.
             do_not_cache: neither take part in nor fill the cache.
@@ -145,7 +151,7 @@ class Client:
             the operation is cancelled at the server.
         """
         environment = DEFAULT_ENVIRONMENT if env is None else env
-        wish = Wish(argv, outputs, environment, platform or {}, working_directory, timeout_s, do_not_cache)
+        wish = Wish(argv, outputs, environment, platform or {}, require, working_directory, timeout_s, do_not_cache)
         action = await self._prepare(wish, inputs)
         request = re.ExecuteRequest(
             instance_name=self.instance, action_digest=digest_message(action), skip_cache_lookup=skip_cache
@@ -428,6 +434,49 @@ class Client:
             {"node": node.node, "hostname": node.hostname, "slots": node.slots, "version": node.version}
             for node in await self.fleet.nodes()
         ]
+
+    # Resources.
+
+    async def resources(self, *, kind: str = "", node: str = "") -> AsyncIterator[tuple[str, Resource]]:
+        """What nodes offer, each with its node, by node, kind and name.
+
+        Args:
+            kind: only this one, such as tool.
+            node: only this one, by its id or an unambiguous beginning of it.
+
+        Raises:
+            NotFound: no such node has announced.
+            InvalidRequest: no such kind.
+        """
+        async for page in self.resource_pages(kind=kind, node=node):
+            for row in page:
+                yield row
+
+    async def resource_pages(self, *, kind: str = "", node: str = "") -> AsyncIterator[list[tuple[str, Resource]]]:
+        """The same, some thousands at once."""
+        request = resource_pb2.ListResourcesRequest(kind=kind, node_id=node)
+        while True:
+            page = await self._unary(_RESOURCES + "ListResources", request, resource_pb2.ListResourcesResponse)
+            yield [(message.node_id, resource_of(message)) for message in page.resources]
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def watch_resources(self, *, after: tuple[str, int] = ("", 0)) -> AsyncIterator[ResourceNews]:
+        """A snapshot, then what changes, for ever. `after`: the catalog and revision of news that were applied."""
+        request = resource_pb2.WatchResourcesRequest(catalog=after[0], after_revision=after[1])
+        async for event in self._stream(_RESOURCES + "WatchResources", request, resource_pb2.ResourceEvent):
+            yield news_of(event)
+
+    async def explain_resources(self, constraints: Sequence[str]) -> list[NodeVerdict]:
+        """For each node that joined whether it meets all constraints, and why not.
+
+        Raises:
+            InvalidRequest: one is not a constraint.
+        """
+        request = resource_pb2.ExplainResourcesRequest(constraints=constraints)
+        answer = await self._unary(_RESOURCES + "ExplainResources", request, resource_pb2.ExplainResourcesResponse)
+        return [NodeVerdict(v.node_id, v.meets, tuple(v.reasons), v.left_out) for v in answer.nodes]
 
     async def capabilities(self) -> dict[str, Any]:
         """What the server offers."""

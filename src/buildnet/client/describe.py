@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from buildnet.errors import InvalidRequest
+from buildnet.model.action import CONSTRAINT
 from buildnet.model.digest import Digest
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire.actions import digest_message
@@ -13,12 +14,16 @@ from buildnet.wire.actions import digest_message
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """One command and what it may see and leave. `outputs` are paths of files or directories."""
+    """One command and what it may see and leave. `outputs` are paths of files or directories.
+
+    `constraints` are on resources, each a property `require`: their order and their repetitions mean nothing.
+    """
 
     arguments: Sequence[str]
     outputs: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     platform: Mapping[str, str] = field(default_factory=dict)
+    constraints: Sequence[str] = ()
     working_directory: str = ""
     timeout_s: float | None = None
     do_not_cache: bool = False
@@ -48,6 +53,8 @@ def action_of(wish: Wish, command: Digest, root: Digest) -> bytes:
     )
     if wish.timeout_s is not None:
         action.timeout.FromNanoseconds(round(wish.timeout_s * 1e9))
-    for name in sorted(wish.platform):
-        action.platform.properties.add(name=name, value=wish.platform[name])
+    # REAPI Platform: sorted by name, then by value.
+    required = {(CONSTRAINT, constraint) for constraint in wish.constraints}
+    for name, value in sorted({*wish.platform.items(), *required}):
+        action.platform.properties.add(name=name, value=value)
     return action.SerializeToString(deterministic=True)

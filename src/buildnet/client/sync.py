@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from buildnet.client.client import Client
 from buildnet.model.credentials import NONE, Credentials
+from buildnet.model.resource import Resource
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -51,6 +52,9 @@ class SyncClient:
         self.logs = self._iterator(client.logs)
         self.ledger_tail = self._iterator(client.ledger_tail)
         self.statement = self._iterator(client.statement)
+        self.resource_pages = self._iterator(client.resource_pages)
+        self.watch_resources = self._iterator(client.watch_resources)
+        self.explain_resources = self._plain(client.explain_resources)
         self.cache_stat = self._plain(client.cache_stat)
         self.cache_why = self._plain(client.cache_why)
         self.cache_records = self._iterator(client.cache_records)
@@ -91,6 +95,12 @@ class SyncClient:
 
         call.__doc__ = method.__doc__
         return call
+
+    def resources(self, *, kind: str = "", node: str = "") -> Iterator[tuple[str, Resource]]:
+        """See Client.resources."""
+        # A page at a time crosses the threads: one by one would take longer than the call.
+        for page in self.resource_pages(kind=kind, node=node):
+            yield from page
 
     def close(self) -> None:
         """End the connection and its thread."""

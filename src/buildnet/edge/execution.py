@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
+from buildnet.catalog.constraint import parse
 from buildnet.edge.bridge import Call, Method
 from buildnet.edge.status import status_of
 from buildnet.errors import Forbidden, InvalidRequest, NotFound, Unimplemented
@@ -54,6 +55,8 @@ class ExecutionService:
     async def execute(self, request: re.ExecuteRequest, call: Call) -> AsyncIterator[operations_pb2.Operation]:
         """Queue or join the action and follow it until it is completed."""
         wanted, described = wanted_of(call.caller.written(request.instance_name), request, self._read)
+        # Refused here: the scheduler asks for nothing but what can be understood.
+        parse(wanted.constraints)
         wanted = replace(wanted, caller=call.caller.subject)
         progress: asyncio.Queue[Progress] = asyncio.Queue()
         operation_id = self._scheduler.submit(wanted, progress.put_nowait)

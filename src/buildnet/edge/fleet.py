@@ -11,6 +11,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final
 
+from buildnet.edge.announcements import Announcements
 from buildnet.edge.bridge import Call, Method
 from buildnet.edge.fleet_session import Session, greeting_of, node_message, outcome_of, running_of
 from buildnet.edge.fleet_watch import Watchers
@@ -58,7 +59,9 @@ class FleetService:
         append: Callable[[str, Facts], Awaitable[None]],
         policies: Policies,
         keep: Callable[[Policies], Awaitable[None]],
+        announcements: Announcements,
     ) -> None:
+        self._announcements = announcements
         self._scheduler = scheduler
         self._logs = logs
         self._clock = clock
@@ -187,6 +190,8 @@ class FleetService:
                     self._logs.append(chunk.fence, chunk.stream, chunk.offset, chunk.data)
                 case "done":
                     self._scheduler.done(node, request.done.fence, outcome_of(request.done, node))
+                case "announcement":
+                    session.tell(self._announcements.take(node, request.announcement))
                 case "draining":
                     self._apply(fleet.DrainSaid(session.number))
                 case other:
@@ -211,9 +216,11 @@ class FleetService:
                 case fleet.Begin():
                     session = self._sessions[effect.session]
                     offer = session.greeting.offer
+                    self._announcements.joined(offer.node, offer.boot_id)
                     self._scheduler.worker_joined(offer, session, session.running, cordoned=effect.cordoned)
                 case fleet.Lose():
                     self._scheduler.worker_lost(effect.node, may_return=effect.may_return)
+                    self._announcements.lost(effect.node)
                 case fleet.Close():
                     self._close(self._sessions[effect.session], effect.error)
                 case fleet.TellDrain():

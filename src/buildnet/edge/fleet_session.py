@@ -95,6 +95,10 @@ class Session:
         self._send(message)
         self.changed(self.node)
 
+    def tell(self, message: fleet_pb2.JoinResponse) -> None:
+        """Send what another room answers."""
+        self._send(message)
+
     def drain(self) -> None:
         """Ask the worker to finish and leave."""
         message = fleet_pb2.JoinResponse()

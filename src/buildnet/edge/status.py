@@ -33,6 +33,8 @@ GRPC_CODES: dict[str, int] = {
     "cancelled": CANCELLED,
     "digest_mismatch": INVALID_ARGUMENT,
     "bad_signature": INVALID_ARGUMENT,
+    "replayed": INVALID_ARGUMENT,
+    "expired": INVALID_ARGUMENT,
     "ledger_corrupt": DATA_LOSS,
     "sandbox_failed": FAILED_PRECONDITION,
     "state_corrupt": DATA_LOSS,

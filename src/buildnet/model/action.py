@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from buildnet.model.digest import Digest
 
 Properties = frozenset[tuple[str, str]]
+
+CONSTRAINT: Final = "require"
+"""The platform property whose value is a constraint on resources; it may come several times."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -34,6 +37,11 @@ class Wanted:
     do_not_cache: bool = False
     skip_cache_lookup: bool = False
     caller: str = ""
+
+    @property
+    def constraints(self) -> tuple[str, ...]:
+        """What is required of resources, in order."""
+        return tuple(sorted(value for name, value in self.requirements if name == CONSTRAINT))
 
 
 @dataclass(frozen=True, slots=True)

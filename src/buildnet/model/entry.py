@@ -18,7 +18,8 @@ class Entry:
     """A significant event: `kind` is dotted (`action.published`), `at_unix_ms` is the controller's clock.
 
     Kinds so far: controller.started, node.*, action.submitted, action.assigned, action.published,
-    action.failed, action.cancelled, results.updated. Values are strings, integers, booleans and lists of strings: no
+    action.failed, action.cancelled, results.updated, resource.announced, resource.withdrawn,
+    resource.refused. Values are strings, integers, booleans and lists of strings: no
     floats, so that one event has one encoding.
     """
 

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
-from buildnet.model.action import ActionKey, Lease, Outcome, Wanted
+from buildnet.model.action import CONSTRAINT, ActionKey, Lease, Outcome, Wanted
 from buildnet.model.node import WorkerOffer
+from buildnet.ports import ResourceMatcher
 
 _STALE_TICKETS_MAX: Final = 64
 
@@ -135,6 +136,11 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True)
+class ResourcesChanged:
+    """What workers offer beyond their properties is other than it was."""
+
+
+@dataclass(frozen=True, slots=True)
 class Cancel:
     """A client wants its operation to stop."""
 
@@ -148,7 +154,21 @@ class Tick:
     now_s: float
 
 
-Event = Want | Found | WorkerUp | WorkerLost | Drain | Cordon | Heartbeat | Accepted | Done | Published | Cancel | Tick
+Event = (
+    Want
+    | Found
+    | WorkerUp
+    | WorkerLost
+    | Drain
+    | Cordon
+    | ResourcesChanged
+    | Heartbeat
+    | Accepted
+    | Done
+    | Published
+    | Cancel
+    | Tick
+)
 
 
 # Effects.
@@ -250,22 +270,47 @@ class _Worker:
         return 0 if self.draining or self.cordoned else self.offer.slots - len(self.fences)
 
 
-def matches(wanted: Wanted, offer: WorkerOffer) -> bool:
-    """Whether the worker offers every required name and value (REAPI Platform: all must hold).
+class _NoResources:
+    """Workers that offer nothing beyond their properties."""
 
-    `tier` is matched with the trust that the controller has in the worker, whatever the worker says of itself.
+    def meets(self, node: str, constraints: tuple[str, ...]) -> bool | None:
+        return False
+
+    def why_not(self, constraints: tuple[str, ...]) -> str:
+        return "no worker announces resources"
+
+
+NO_RESOURCES: Final = _NoResources()
+
+
+def matches(wanted: Wanted, offer: WorkerOffer, resources: ResourceMatcher = NO_RESOURCES) -> bool | None:
+    """Whether the worker offers every required name and value (REAPI Platform: all must hold); None while unknown.
+
+    `tier` is matched with the trust that the controller has in the worker, whatever the worker says of itself;
+    `require`, which may come several times, is a constraint on its resources.
     """
-    return all(
-        value == offer.tier if name == "tier" else (name, value) in offer.properties
-        for name, value in wanted.requirements
-    )
+    constrained = False
+    for name, value in wanted.requirements:
+        if name == CONSTRAINT:
+            constrained = True
+        elif not (value == offer.tier if name == "tier" else (name, value) in offer.properties):
+            return False
+    return resources.meets(offer.node, wanted.constraints) if constrained else True
 
 
 class SchedulerCore:
     """All state of the scheduler. Not thread-safe: one loop owns it."""
 
-    def __init__(self, limits: Limits, *, fence_first: int = 1, mechanisms: Mechanisms = Mechanisms()) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        fence_first: int = 1,
+        mechanisms: Mechanisms = Mechanisms(),
+        resources: ResourceMatcher = NO_RESOURCES,
+    ) -> None:
         self.limits = limits
+        self._resources = resources
         self._on = mechanisms
         self._fence_next = fence_first
         self._entry_next = 1
@@ -406,6 +451,9 @@ class SchedulerCore:
             worker.cordoned = event.cordoned
             self._place(effects)
 
+    def _resources_changed(self, event: ResourcesChanged, effects: list[Effect]) -> None:
+        self._place(effects)
+
     def _heartbeat(self, event: Heartbeat, effects: list[Effect]) -> None:
         self.now_s = max(self.now_s, event.now_s)
         for fence in event.fences:
@@ -537,7 +585,7 @@ class SchedulerCore:
             heapq.heappush(self._queue, ticket)
 
     def _choose(self, entry: _Entry) -> _Worker | None:
-        able = [w for w in self.workers.values() if w.free > 0 and matches(entry.wanted, w.offer)]
+        able = [w for w in self.workers.values() if w.free > 0 and matches(entry.wanted, w.offer, self._resources)]
         # The least busy, and not the one that has just failed at it, unless there is no other.
         return min(
             able,
@@ -548,17 +596,31 @@ class SchedulerCore:
     def _hopeless(self, entry: _Entry) -> bool:
         present = (worker.offer for worker in self.workers.values())
         absent = (offer for offer, _ in self._absent.values())
-        return not any(matches(entry.wanted, offer) for offer in (*present, *absent))
+        # What cannot be told yet may turn out to be met.
+        offers = (*present, *absent)
+        return not any(matches(entry.wanted, offer, self._resources) is not False for offer in offers)
 
     def _unmet(self, wanted: Wanted) -> Outcome:
         offered = frozenset[tuple[str, str]]().union(*(worker.offer.properties for worker in self.workers.values()))
-        unmet = sorted(wanted.requirements - offered) or sorted(wanted.requirements)
-        words = ", ".join(f"{name}={value}" for name, value in unmet)
+        plain = frozenset((name, value) for name, value in wanted.requirements if name != CONSTRAINT)
+        unmet = sorted(plain - offered)
+        if not unmet and wanted.constraints:
+            return self._unmet_constraints(wanted)
+        words = ", ".join(f"{name}={value}" for name, value in unmet or sorted(plain))
         return Outcome(
             "no_capable_worker",
             None,
             f"none of the {len(self.workers)} workers that joined offers {words}; "
             "change the action's platform properties, or join a worker that does",
+        )
+
+    def _unmet_constraints(self, wanted: Wanted) -> Outcome:
+        return Outcome(
+            "no_capable_worker",
+            None,
+            f"none of the {len(self.workers)} workers that joined meets {', '.join(wanted.constraints)}"
+            f" ({self._resources.why_not(wanted.constraints)}); ask `buildnet resources explain`, "
+            "or join a worker that does",
         )
 
     def _lease(self, entry: _Entry, worker: _Worker, effects: list[Effect]) -> None:
@@ -632,6 +694,7 @@ class SchedulerCore:
         WorkerLost: _worker_lost,
         Drain: _drain,
         Cordon: _cordon,
+        ResourcesChanged: _resources_changed,
         Heartbeat: _heartbeat,
         Accepted: _accepted,
         Done: _done,

@@ -15,7 +15,7 @@ from buildnet.errors import BuildNetError
 from buildnet.model.action import Lease, Outcome, Wanted
 from buildnet.model.entry import Entry, Value
 from buildnet.model.node import WorkerOffer
-from buildnet.ports import ActionCache, Clock, Follower, Progress, Publisher, WorkerLink
+from buildnet.ports import ActionCache, Clock, Follower, Progress, Publisher, ResourceMatcher, WorkerLink
 from buildnet.scheduler import core
 from buildnet.scheduler.holds import LiveActions
 
@@ -61,9 +61,10 @@ class Scheduler:
         limits: core.Limits = core.Limits(),  # noqa: B008 - frozen
         fence_first: int = 1,
         live: LiveActions | None = None,
+        resources: ResourceMatcher = core.NO_RESOURCES,
     ) -> None:
         self._live = live
-        self._core = core.SchedulerCore(limits, fence_first=fence_first)
+        self._core = core.SchedulerCore(limits, fence_first=fence_first, resources=resources)
         self._cache = cache
         self._publisher = publisher
         self._record = record
@@ -176,6 +177,10 @@ class Scheduler:
     def drain(self, node: str) -> None:
         """A worker takes no more."""
         self._step(core.Drain(node))
+
+    def resources_changed(self) -> None:
+        """What workers offer beyond their properties has changed."""
+        self._step(core.ResourcesChanged())
 
     def statistics(self) -> dict[str, int]:
         """Counts for a status page."""

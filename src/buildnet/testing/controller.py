@@ -12,7 +12,7 @@ from typing import Any
 import grpc.aio
 
 from buildnet.model.digest import Digest
-from buildnet.wire._gen.buildnet.v1 import fleet_pb2
+from buildnet.wire._gen.buildnet.v1 import fleet_pb2, resource_pb2
 from buildnet.wire.actions import digest_message
 
 
@@ -22,12 +22,13 @@ class FakeSession:
     def __init__(self, hello: fleet_pb2.Hello) -> None:
         self.hello = hello
         self._heartbeats: asyncio.Queue[tuple[int, ...]] = asyncio.Queue()
+        self.announcements: asyncio.Queue[resource_pb2.Announcement] = asyncio.Queue()
         self.ended = asyncio.Event()
         self._received: asyncio.Queue[fleet_pb2.JoinRequest] = asyncio.Queue()
         self._outgoing: asyncio.Queue[fleet_pb2.JoinResponse | None] = asyncio.Queue()
 
     async def receive(self) -> fleet_pb2.JoinRequest:
-        """The next message that is not a heartbeat."""
+        """The next message that is neither a heartbeat nor an announcement."""
         return await self._received.get()
 
     async def heartbeat(self) -> tuple[int, ...]:
@@ -85,6 +86,8 @@ class FakeSession:
         async for request in requests:
             if request.WhichOneof("message") == "heartbeat":
                 self._heartbeats.put_nowait(tuple(request.heartbeat.fences))
+            elif request.WhichOneof("message") == "announcement":
+                self.announcements.put_nowait(request.announcement)
             else:
                 self._received.put_nowait(request)
         self.end()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from buildnet.errors import InvalidRequest
 from buildnet.model.credentials import NONE, Address, Credentials
-from buildnet.sandbox.policy import Limits
+from buildnet.sandbox.policy import SEARCH_PATH, Limits
 
 SLOTS_MAX = 1024
 
@@ -28,6 +28,7 @@ class WorkerConfig:
         hidden: directories that no command may look into, where namespaces are to be had; the
             worker's own state is always among them.
         properties: offered to requirements, besides those found out by the worker itself.
+        search_path: directories whose programs are announced as tools.
         credentials: what the controller is verified by, and what it is shown.
         durability: of the worker's own CAS; a cache of the controller's, so never more than
             `process`.
@@ -46,6 +47,7 @@ class WorkerConfig:
     isolation: str | None = None
     hidden: tuple[Path, ...] = ()
     properties: frozenset[tuple[str, str]] = frozenset()
+    search_path: tuple[str, ...] = SEARCH_PATH
     credentials: Credentials = NONE
     durability: str = "process"
     settle_timeout_s: float = 10.0

@@ -15,11 +15,15 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from buildnet.access.keys import load_or_create_at
 from buildnet.errors import StateCorrupt
 from buildnet.model.action import Properties
 from buildnet.sandbox.policy import SEARCH_PATH, Means, offered_effects
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 _ID = re.compile(r"[0-9a-f]{32}")
 _TOOLS = ("gcc", "g++", "cc", "clang", "make", "python3", "java", "node", "git")
@@ -75,6 +79,15 @@ def identity_of(state: Path, rng: Randomness) -> Identity:
             path=str(path),
         )
     return Identity(node, boot)
+
+
+def node_key(state: Path) -> Ed25519PrivateKey:
+    """The node's own key, made at its first start with mode 0600; it is never logged and never leaves its file.
+
+    Raises:
+        StateCorrupt: the file cannot be read or does not hold a key.
+    """
+    return load_or_create_at(state / "keys" / "node.key")
 
 
 def offered(means: Means, extra: Iterable[tuple[str, str]] = ()) -> Properties:

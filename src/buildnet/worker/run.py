@@ -5,23 +5,28 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 from buildnet._native import Link, Store, probe_isolation
+from buildnet.catalog.plugins import Setting, built_in, installed
 from buildnet.dial import link_of
 from buildnet.errors import BuildNetError
 from buildnet.model.credentials import Credentials
+from buildnet.model.resource import Resource
 from buildnet.ports import Clock
 from buildnet.sandbox import Sandbox
 from buildnet.sandbox.namespaces import NamespaceSandbox
-from buildnet.sandbox.policy import Isolation, means_of
+from buildnet.sandbox.policy import Isolation, Means, means_of
 from buildnet.sandbox.process import ProcessSandbox
 from buildnet.wire.native import translated
+from buildnet.worker.announcer import Announcer
 from buildnet.worker.config import WorkerConfig
 from buildnet.worker.executor import Executor
-from buildnet.worker.identity import Randomness, identity_of, offered
+from buildnet.worker.identity import Randomness, identity_of, node_key, offered
+from buildnet.worker.inventory import Stocktaker
 from buildnet.worker.session import Ready, Session
 
 _log = logging.getLogger(__name__)
@@ -59,7 +64,8 @@ async def run_worker(
     """
     config.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with translated():
-        means = means_of(probe_isolation(), config.isolation)
+        probed = probe_isolation()
+        means = means_of(probed, config.isolation)
         store = Store(str(config.state / "cas"), config.durability)
     try:
         identity = identity_of(config.state, rng)
@@ -82,8 +88,13 @@ async def run_worker(
             )
             await asyncio.get_running_loop().run_in_executor(threads, executor.clear_scratch)
             properties = offered(means, config.properties)
-            session = Session(config, identity, properties, executor, clock=clock, rng=rng, ready=ready)
-            async with _renewing(link, config.credentials):
+            setting = Setting(config.state, config.search_path)
+            stock = Stocktaker([*built_in(setting), *installed(setting)], sandbox_resources(means, probed))
+            announcer = Announcer(stock, identity, node_key(config.state), clock)
+            session = Session(
+                config, identity, properties, executor, clock=clock, rng=rng, ready=ready, announcer=announcer
+            )
+            async with _renewing(link, config.credentials), _beside(stock.run()):
                 await session.run(stop, stop_now or asyncio.Event())
         finally:
             link.close()
@@ -110,13 +121,26 @@ async def _renewing(link: Link, credentials: Credentials) -> AsyncIterator[None]
                 _log.warning("no new token: %s", error.message)
             await asyncio.sleep(_RENEW_INTERVAL_S)
 
-    renewal = asyncio.ensure_future(renew())
+    async with _beside(renew()):
+        yield
+
+
+@asynccontextmanager
+async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run `work` beside the body, and end it with the body."""
+    task = asyncio.ensure_future(work)
     try:
         yield
     finally:
-        renewal.cancel()
+        task.cancel()
         with suppress(asyncio.CancelledError):
-            await renewal
+            await task
+
+
+def sandbox_resources(means: Means, probed: Mapping[str, bool]) -> list[Resource]:
+    """What commands can be kept from here: one `sandbox`, named after its backend, with what the kernel allows."""
+    facts = {name: int(allowed) for name, allowed in probed.items()} | {"private_network": int(means.private_network)}
+    return [Resource("sandbox", means.isolation, attributes=tuple(sorted(facts.items())))]
 
 
 def _memory_bytes() -> int:

@@ -21,6 +21,7 @@ from buildnet.model.action import Outcome, Properties
 from buildnet.ports import Clock
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
 from buildnet.worker import lease_book, messages
+from buildnet.worker.announcer import Announcer
 from buildnet.worker.attempt import Handle, Runner
 from buildnet.worker.backoff import Backoff
 from buildnet.worker.config import WorkerConfig
@@ -70,8 +71,11 @@ class Session:
         clock: Clock,
         rng: Randomness,
         ready: Ready | None = None,
+        announcer: Announcer | None = None,
     ) -> None:
         self._config = config
+        self._announcer = announcer
+        self._controller_id = ""
         self._identity = identity
         self._properties = properties
         self._runner = runner
@@ -251,6 +255,7 @@ class Session:
         welcome = first.welcome
         self._outbox = Outbox()
         self._ever_joined = True
+        self._controller_id = welcome.controller_id
         self._apply(lease_book.Joined(welcome.controller_id))
         if self._ready is not None:
             self._ready(welcome.controller_id)
@@ -264,6 +269,8 @@ class Session:
             asyncio.ensure_future(self._write(call)),
             asyncio.ensure_future(self._beat(interval_s, idle_interval_s)),
         }
+        if self._announcer is not None:
+            tasks.add(asyncio.ensure_future(self._announcer.run(self._controller_id, self._outbox.put)))
         waiting = set(tasks)
         try:
             # The writer may end first, for goodbye or because the stream broke: then the reader
@@ -280,6 +287,10 @@ class Session:
 
     async def _read(self, call: _Call) -> None:
         while isinstance(message := await call.read(), fleet_pb2.JoinResponse):
+            if message.HasField("announced"):
+                if self._announcer is not None:
+                    self._announcer.heard(message.announced)
+                continue
             try:
                 event = messages.event_of(message)
             except BuildNetError as error:

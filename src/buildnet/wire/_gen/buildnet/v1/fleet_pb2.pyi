@@ -1,6 +1,7 @@
 import datetime
 
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as _remote_execution_pb2
+from buildnet.wire._gen.buildnet.v1 import resource_pb2 as _resource_pb2
 from buildnet.wire._gen.google.protobuf import duration_pb2 as _duration_pb2
 from buildnet.wire._gen.google.protobuf import timestamp_pb2 as _timestamp_pb2
 from buildnet.wire._gen.google.rpc import status_pb2 as _status_pb2
@@ -48,20 +49,22 @@ class Property(_message.Message):
     def __init__(self, name: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
 
 class JoinRequest(_message.Message):
-    __slots__ = ("hello", "heartbeat", "accepted", "log", "done", "draining")
+    __slots__ = ("hello", "heartbeat", "accepted", "log", "done", "draining", "announcement")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     LOG_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
+    ANNOUNCEMENT_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     heartbeat: Heartbeat
     accepted: Accepted
     log: LogChunk
     done: Done
     draining: Draining
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., accepted: _Optional[_Union[Accepted, _Mapping]] = ..., log: _Optional[_Union[LogChunk, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., draining: _Optional[_Union[Draining, _Mapping]] = ...) -> None: ...
+    announcement: _resource_pb2.Announcement
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., accepted: _Optional[_Union[Accepted, _Mapping]] = ..., log: _Optional[_Union[LogChunk, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., draining: _Optional[_Union[Draining, _Mapping]] = ..., announcement: _Optional[_Union[_resource_pb2.Announcement, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("node_id", "boot_id", "version", "slots", "properties", "running", "hostname", "sent_at")
@@ -134,18 +137,20 @@ class Draining(_message.Message):
     def __init__(self) -> None: ...
 
 class JoinResponse(_message.Message):
-    __slots__ = ("welcome", "assign", "cancel", "settled", "drain")
+    __slots__ = ("welcome", "assign", "cancel", "settled", "drain", "announced")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     ASSIGN_FIELD_NUMBER: _ClassVar[int]
     CANCEL_FIELD_NUMBER: _ClassVar[int]
     SETTLED_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
+    ANNOUNCED_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     assign: Assign
     cancel: Cancel
     settled: Settled
     drain: Drain
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., assign: _Optional[_Union[Assign, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., settled: _Optional[_Union[Settled, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ...) -> None: ...
+    announced: _resource_pb2.Announced
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., assign: _Optional[_Union[Assign, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., settled: _Optional[_Union[Settled, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., announced: _Optional[_Union[_resource_pb2.Announced, _Mapping]] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("controller_id", "version", "heartbeat_interval", "lease_duration", "idle_heartbeat_interval")

@@ -24,23 +24,41 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _POOL.AddSerializedFile(b'\n\x1a\x62uildnet/v1/resource.proto\x12\x0b\x62uildnet.v1\"H\n\x08Resource\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\"5\n\x14ListResourcesRequest\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\"A\n\x15ListResourcesResponse\x12(\n\tresources\x18\x01 \x03(\x0b\x32\x15.buildnet.v1.Resource\"/\n\x15WatchResourcesRequest\x12\x16\n\x0e\x61\x66ter_revision\x18\x01 \x01(\x04\"]\n\rResourceEvent\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\'\n\x08resource\x18\x02 \x01(\x0b\x32\x15.buildnet.v1.Resource\x12\x11\n\twithdrawn\x18\x03 \x01(\x08\x32\xbd\x01\n\x0fResourceService\x12V\n\rListResources\x12!.buildnet.v1.ListResourcesRequest\x1a\".buildnet.v1.ListResourcesResponse\x12R\n\x0eWatchResources\x12\".buildnet.v1.WatchResourcesRequest\x1a\x1a.buildnet.v1.ResourceEvent0\x01\x62\x06proto3')
+DESCRIPTOR = _POOL.AddSerializedFile(b'\n\x1a\x62uildnet/v1/resource.proto\x12\x0b\x62uildnet.v1\"|\n\x08Resource\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x32\n\nattributes\x18\x05 \x03(\x0b\x32\x1e.buildnet.v1.ResourceAttribute\"L\n\x11ResourceAttribute\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x06number\x18\x02 \x01(\x03H\x00\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x42\x07\n\x05value\"*\n\x0cResourceName\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"j\n\x0c\x41nnouncement\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12%\n\x07packing\x18\x02 \x01(\x0e\x32\x14.buildnet.v1.Packing\x12\x12\n\npublic_key\x18\x03 \x01(\x0c\x12\x11\n\tsignature\x18\x04 \x01(\x0c\"\x8c\x02\n\x10\x41nnouncementBody\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x15\n\rcontroller_id\x18\x03 \x01(\t\x12\x10\n\x08sequence\x18\x04 \x01(\x04\x12\x15\n\rbase_sequence\x18\x05 \x01(\x04\x12\x17\n\x0fmade_at_unix_ms\x18\x06 \x01(\x03\x12\x1a\n\x12\x65xpires_at_unix_ms\x18\x07 \x01(\x03\x12&\n\x07present\x18\x08 \x03(\x0b\x32\x15.buildnet.v1.Resource\x12\'\n\x04gone\x18\t \x03(\x0b\x32\x19.buildnet.v1.ResourceName\x12\x10\n\x08left_out\x18\n \x01(\r\"B\n\tAnnounced\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x12\n\nerror_code\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"\\\n\x14ListResourcesRequest\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\t\"Z\n\x15ListResourcesResponse\x12(\n\tresources\x18\x01 \x03(\x0b\x32\x15.buildnet.v1.Resource\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"@\n\x15WatchResourcesRequest\x12\x16\n\x0e\x61\x66ter_revision\x18\x01 \x01(\x04\x12\x0f\n\x07\x63\x61talog\x18\x02 \x01(\t\"\xb8\x01\n\rResourceEvent\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0f\n\x07\x63\x61talog\x18\x02 \x01(\t\x12\x10\n\x08snapshot\x18\x03 \x01(\x08\x12\x0f\n\x07node_id\x18\x04 \x01(\t\x12\x10\n\x08replaced\x18\x05 \x01(\x08\x12&\n\x07present\x18\x06 \x03(\x0b\x32\x15.buildnet.v1.Resource\x12\'\n\x04gone\x18\x07 \x03(\x0b\x32\x19.buildnet.v1.ResourceName\".\n\x17\x45xplainResourcesRequest\x12\x13\n\x0b\x63onstraints\x18\x01 \x03(\t\"C\n\x18\x45xplainResourcesResponse\x12\'\n\x05nodes\x18\x01 \x03(\x0b\x32\x18.buildnet.v1.NodeVerdict\"P\n\x0bNodeVerdict\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\r\n\x05meets\x18\x02 \x01(\x08\x12\x0f\n\x07reasons\x18\x03 \x03(\t\x12\x10\n\x08left_out\x18\x04 \x01(\r*4\n\x07Packing\x12\x17\n\x13PACKING_UNSPECIFIED\x10\x00\x12\x10\n\x0cPACKING_ZLIB\x10\x01\x32\x9e\x02\n\x0fResourceService\x12V\n\rListResources\x12!.buildnet.v1.ListResourcesRequest\x1a\".buildnet.v1.ListResourcesResponse\x12R\n\x0eWatchResources\x12\".buildnet.v1.WatchResourcesRequest\x1a\x1a.buildnet.v1.ResourceEvent0\x01\x12_\n\x10\x45xplainResources\x12$.buildnet.v1.ExplainResourcesRequest\x1a%.buildnet.v1.ExplainResourcesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'buildnet.v1.resource_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_PACKING']._serialized_start=1376
+  _globals['_PACKING']._serialized_end=1428
   _globals['_RESOURCE']._serialized_start=43
-  _globals['_RESOURCE']._serialized_end=115
-  _globals['_LISTRESOURCESREQUEST']._serialized_start=117
-  _globals['_LISTRESOURCESREQUEST']._serialized_end=170
-  _globals['_LISTRESOURCESRESPONSE']._serialized_start=172
-  _globals['_LISTRESOURCESRESPONSE']._serialized_end=237
-  _globals['_WATCHRESOURCESREQUEST']._serialized_start=239
-  _globals['_WATCHRESOURCESREQUEST']._serialized_end=286
-  _globals['_RESOURCEEVENT']._serialized_start=288
-  _globals['_RESOURCEEVENT']._serialized_end=381
-  _globals['_RESOURCESERVICE']._serialized_start=384
-  _globals['_RESOURCESERVICE']._serialized_end=573
+  _globals['_RESOURCE']._serialized_end=167
+  _globals['_RESOURCEATTRIBUTE']._serialized_start=169
+  _globals['_RESOURCEATTRIBUTE']._serialized_end=245
+  _globals['_RESOURCENAME']._serialized_start=247
+  _globals['_RESOURCENAME']._serialized_end=289
+  _globals['_ANNOUNCEMENT']._serialized_start=291
+  _globals['_ANNOUNCEMENT']._serialized_end=397
+  _globals['_ANNOUNCEMENTBODY']._serialized_start=400
+  _globals['_ANNOUNCEMENTBODY']._serialized_end=668
+  _globals['_ANNOUNCED']._serialized_start=670
+  _globals['_ANNOUNCED']._serialized_end=736
+  _globals['_LISTRESOURCESREQUEST']._serialized_start=738
+  _globals['_LISTRESOURCESREQUEST']._serialized_end=830
+  _globals['_LISTRESOURCESRESPONSE']._serialized_start=832
+  _globals['_LISTRESOURCESRESPONSE']._serialized_end=922
+  _globals['_WATCHRESOURCESREQUEST']._serialized_start=924
+  _globals['_WATCHRESOURCESREQUEST']._serialized_end=988
+  _globals['_RESOURCEEVENT']._serialized_start=991
+  _globals['_RESOURCEEVENT']._serialized_end=1175
+  _globals['_EXPLAINRESOURCESREQUEST']._serialized_start=1177
+  _globals['_EXPLAINRESOURCESREQUEST']._serialized_end=1223
+  _globals['_EXPLAINRESOURCESRESPONSE']._serialized_start=1225
+  _globals['_EXPLAINRESOURCESRESPONSE']._serialized_end=1292
+  _globals['_NODEVERDICT']._serialized_start=1294
+  _globals['_NODEVERDICT']._serialized_end=1374
+  _globals['_RESOURCESERVICE']._serialized_start=1431
+  _globals['_RESOURCESERVICE']._serialized_end=1717
 # @@protoc_insertion_point(module_scope)
