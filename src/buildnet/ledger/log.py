@@ -27,9 +27,9 @@ from buildnet.errors import (
     StorageFull,
     TooLarge,
 )
-from buildnet.ledger import files, tree
+from buildnet.ledger import files, keys, tree
 from buildnet.ledger import tail as tails
-from buildnet.ledger.checkpoint import Checkpoint, Signer, Verifier
+from buildnet.ledger.checkpoint import SIZE_MAX, Checkpoint, Signer, Verifier
 from buildnet.model.entry import Entry
 
 T = TypeVar("T")
@@ -53,23 +53,7 @@ def load_or_create_key(path: Path) -> Signer:
     Raises:
         StateCorrupt: the file does not hold a key.
     """
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-    try:
-        seed = bytes.fromhex(path.read_text().strip())
-        key = Ed25519PrivateKey.from_private_bytes(seed)
-    except FileNotFoundError:
-        key = Ed25519PrivateKey.generate()
-        temporary = path.with_name(path.name + ".new")
-        temporary.unlink(missing_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(key.private_bytes_raw().hex() + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except ValueError as error:
-        raise StateCorrupt(f"{path} does not hold a key; restore it from a copy", path=str(path)) from error
+    key = keys.load_or_create(path)
     origin = f"buildnet.local/ledger/{key.public_key().public_bytes_raw().hex()[:16]}"
     return Signer(origin, key)
 
@@ -335,6 +319,17 @@ class LedgerLog:
         def rows(connection: sqlite3.Connection) -> list[bytes]:
             query = "SELECT body FROM leaf WHERE seq >= ? ORDER BY seq LIMIT ?"
             return [bytes(row[0]) for row in connection.execute(query, (start, count))]
+
+        return await self._read(rows)
+
+    async def nodes(self, level: int, start: int, count: int) -> list[bytes]:
+        """Hashes of the complete subtrees `start` to `start + count` of a level, as far as there are; at most 256."""
+        # A position that SQLite cannot hold has no row.
+        places = [place for i in range(count) if (place := tree.position(level, start + i)) <= SIZE_MAX]
+
+        def rows(connection: sqlite3.Connection) -> list[bytes]:
+            query = f"SELECT hash FROM node WHERE position IN ({','.join('?' * len(places))}) ORDER BY position"
+            return [bytes(row[0]) for row in connection.execute(query, places)]
 
         return await self._read(rows)
 

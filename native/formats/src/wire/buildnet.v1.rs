@@ -651,7 +651,10 @@ pub struct ProveConsistencyResponse {
     pub to_size: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct GetCheckpointRequest {}
+pub struct GetCheckpointRequest {
+    #[prost(bool, tag = "1")]
+    pub cosigned: bool,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListAccountsRequest {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

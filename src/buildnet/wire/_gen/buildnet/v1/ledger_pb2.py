@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from buildnet.wire._gen.google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _POOL.AddSerializedFile(b'\n\x18\x62uildnet/v1/ledger.proto\x12\x0b\x62uildnet.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"R\n\x0bLedgerEntry\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12&\n\x02\x61t\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"0\n\nCheckpoint\x12\x0c\n\x04note\x18\x01 \x01(\t\x12\x14\n\x0cverifier_key\x18\x02 \x01(\t\"\x1f\n\rAppendRequest\x12\x0e\n\x06\x62odies\x18\x01 \x03(\x0c\"%\n\x0e\x41ppendResponse\x12\x13\n\x0b\x66irst_index\x18\x01 \x01(\x04\"1\n\x0bTailRequest\x12\x12\n\nfrom_index\x18\x01 \x01(\x04\x12\x0e\n\x06\x66ollow\x18\x02 \x01(\x08\"\x1b\n\nGetRequest\x12\r\n\x05index\x18\x01 \x01(\x04\"9\n\x15ProveInclusionRequest\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x11\n\ttree_size\x18\x02 \x01(\x04\"\x91\x01\n\x16ProveInclusionResponse\x12\'\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x18.buildnet.v1.LedgerEntry\x12\x0e\n\x06hashes\x18\x02 \x03(\x0c\x12+\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x17.buildnet.v1.Checkpoint\x12\x11\n\ttree_size\x18\x04 \x01(\x04\"=\n\x17ProveConsistencyRequest\x12\x11\n\tfrom_size\x18\x01 \x01(\x04\x12\x0f\n\x07to_size\x18\x02 \x01(\x04\";\n\x18ProveConsistencyResponse\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\x12\x0f\n\x07to_size\x18\x02 \x01(\x04\"\x16\n\x14GetCheckpointRequest\"\x15\n\x13ListAccountsRequest\"\x16\n\x14ListAccountsResponse2\xa8\x04\n\rLedgerService\x12\x41\n\x06\x41ppend\x12\x1a.buildnet.v1.AppendRequest\x1a\x1b.buildnet.v1.AppendResponse\x12<\n\x04Tail\x12\x18.buildnet.v1.TailRequest\x1a\x18.buildnet.v1.LedgerEntry0\x01\x12\x38\n\x03Get\x12\x17.buildnet.v1.GetRequest\x1a\x18.buildnet.v1.LedgerEntry\x12Y\n\x0eProveInclusion\x12\".buildnet.v1.ProveInclusionRequest\x1a#.buildnet.v1.ProveInclusionResponse\x12_\n\x10ProveConsistency\x12$.buildnet.v1.ProveConsistencyRequest\x1a%.buildnet.v1.ProveConsistencyResponse\x12K\n\rGetCheckpoint\x12!.buildnet.v1.GetCheckpointRequest\x1a\x17.buildnet.v1.Checkpoint\x12S\n\x0cListAccounts\x12 .buildnet.v1.ListAccountsRequest\x1a!.buildnet.v1.ListAccountsResponseb\x06proto3')
+DESCRIPTOR = _POOL.AddSerializedFile(b'\n\x18\x62uildnet/v1/ledger.proto\x12\x0b\x62uildnet.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"R\n\x0bLedgerEntry\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12&\n\x02\x61t\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"0\n\nCheckpoint\x12\x0c\n\x04note\x18\x01 \x01(\t\x12\x14\n\x0cverifier_key\x18\x02 \x01(\t\"\x1f\n\rAppendRequest\x12\x0e\n\x06\x62odies\x18\x01 \x03(\x0c\"%\n\x0e\x41ppendResponse\x12\x13\n\x0b\x66irst_index\x18\x01 \x01(\x04\"1\n\x0bTailRequest\x12\x12\n\nfrom_index\x18\x01 \x01(\x04\x12\x0e\n\x06\x66ollow\x18\x02 \x01(\x08\"\x1b\n\nGetRequest\x12\r\n\x05index\x18\x01 \x01(\x04\"9\n\x15ProveInclusionRequest\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x11\n\ttree_size\x18\x02 \x01(\x04\"\x91\x01\n\x16ProveInclusionResponse\x12\'\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x18.buildnet.v1.LedgerEntry\x12\x0e\n\x06hashes\x18\x02 \x03(\x0c\x12+\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x17.buildnet.v1.Checkpoint\x12\x11\n\ttree_size\x18\x04 \x01(\x04\"=\n\x17ProveConsistencyRequest\x12\x11\n\tfrom_size\x18\x01 \x01(\x04\x12\x0f\n\x07to_size\x18\x02 \x01(\x04\";\n\x18ProveConsistencyResponse\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\x12\x0f\n\x07to_size\x18\x02 \x01(\x04\"(\n\x14GetCheckpointRequest\x12\x10\n\x08\x63osigned\x18\x01 \x01(\x08\"\x15\n\x13ListAccountsRequest\"\x16\n\x14ListAccountsResponse2\xa8\x04\n\rLedgerService\x12\x41\n\x06\x41ppend\x12\x1a.buildnet.v1.AppendRequest\x1a\x1b.buildnet.v1.AppendResponse\x12<\n\x04Tail\x12\x18.buildnet.v1.TailRequest\x1a\x18.buildnet.v1.LedgerEntry0\x01\x12\x38\n\x03Get\x12\x17.buildnet.v1.GetRequest\x1a\x18.buildnet.v1.LedgerEntry\x12Y\n\x0eProveInclusion\x12\".buildnet.v1.ProveInclusionRequest\x1a#.buildnet.v1.ProveInclusionResponse\x12_\n\x10ProveConsistency\x12$.buildnet.v1.ProveConsistencyRequest\x1a%.buildnet.v1.ProveConsistencyResponse\x12K\n\rGetCheckpoint\x12!.buildnet.v1.GetCheckpointRequest\x1a\x17.buildnet.v1.Checkpoint\x12S\n\x0cListAccounts\x12 .buildnet.v1.ListAccountsRequest\x1a!.buildnet.v1.ListAccountsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -53,11 +53,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROVECONSISTENCYRESPONSE']._serialized_start=630
   _globals['_PROVECONSISTENCYRESPONSE']._serialized_end=689
   _globals['_GETCHECKPOINTREQUEST']._serialized_start=691
-  _globals['_GETCHECKPOINTREQUEST']._serialized_end=713
-  _globals['_LISTACCOUNTSREQUEST']._serialized_start=715
-  _globals['_LISTACCOUNTSREQUEST']._serialized_end=736
-  _globals['_LISTACCOUNTSRESPONSE']._serialized_start=738
-  _globals['_LISTACCOUNTSRESPONSE']._serialized_end=760
-  _globals['_LEDGERSERVICE']._serialized_start=763
-  _globals['_LEDGERSERVICE']._serialized_end=1315
+  _globals['_GETCHECKPOINTREQUEST']._serialized_end=731
+  _globals['_LISTACCOUNTSREQUEST']._serialized_start=733
+  _globals['_LISTACCOUNTSREQUEST']._serialized_end=754
+  _globals['_LISTACCOUNTSRESPONSE']._serialized_start=756
+  _globals['_LISTACCOUNTSRESPONSE']._serialized_end=778
+  _globals['_LEDGERSERVICE']._serialized_start=781
+  _globals['_LEDGERSERVICE']._serialized_end=1333
 # @@protoc_insertion_point(module_scope)
