@@ -73,6 +73,7 @@ def test_every_habit_has_its_help() -> None:
     "command",
     [
         "up",
+        "witness",
         "join",
         "run",
         "actions ls",

@@ -28,6 +28,7 @@ SIZE = 600
 async def ledger(tmp_path: Path) -> AsyncIterator[LedgerLog]:
     ledger = LedgerLog.open(tmp_path / "ledger", load_or_create_key(tmp_path / "key"), "process")
     await ledger.append([Entry("action.published", number, {"n": number}) for number in range(SIZE)])
+    await ledger.checkpoint()
     yield ledger
     await ledger.close()
 
@@ -85,7 +86,12 @@ async def test_what_is_not_complete_yet_is_absent(client: httpx2.AsyncClient, pa
 
 @pytest.mark.parametrize(
     "path",
-    ["tile/0/0", "tile/x/000", "tile/63/x999/x999/x999/x999/x999/x999/999", "tile/entries/x036/x028/x797/x018/x963/968"],
+    [
+        "tile/0/0",
+        "tile/x/000",
+        "tile/63/x999/x999/x999/x999/x999/x999/999",
+        "tile/entries/x036/x028/x797/x018/x963/968",
+    ],
 )
 async def test_what_is_no_tile_is_refused_with_the_reason(client: httpx2.AsyncClient, path: str) -> None:
     answer = await client.get(f"/ledger/{path}")
@@ -116,9 +122,7 @@ async def test_bundles_are_compressed_for_those_who_take_it(client: httpx2.Async
     assert "content-encoding" not in plain.headers
     assert plain.headers["vary"] == "accept-encoding"
     for accepted in ("gzip", "br, gzip;q=0.5", "*"):
-        async with client.stream(
-            "GET", "/ledger/tile/entries/000", headers={"accept-encoding": accepted}
-        ) as packed:
+        async with client.stream("GET", "/ledger/tile/entries/000", headers={"accept-encoding": accepted}) as packed:
             raw = b"".join([part async for part in packed.aiter_raw()])
         assert packed.headers["content-encoding"] == "gzip"
         assert gzip.decompress(raw) == plain.content

@@ -100,14 +100,16 @@ async def run_witness(config: WitnessRunConfig, announce: Callable[[WitnessReady
         private = keys.load_or_create(directory / "keys" / "witness.key")
         name = config.name or f"buildnet.local/witness/{private.public_key().public_bytes_raw().hex()[:16]}"
         cosigner = Cosigner(name, private)
+        (directory / "key.pub").write_text(cosigner.key.text + "\n")
         witness = Witness.open(directory, cosigner, config.logs)
         try:
             application = Starlette(routes=routes(witness, lambda: clock.now_unix_ms() // 1000))
             server = _Server(_limits(application))
-            serving = asyncio.ensure_future(server.serve([listener]))
             host, port = listener.getsockname()[:2]
             address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            # Whoever connects from now on waits in the listener's queue until the server takes it.
             announce(WitnessReady(f"http://{address}", address, str(directory), cosigner.key.text))
+            serving = asyncio.ensure_future(server.serve([listener]))
             stopping = asyncio.ensure_future(stop.wait())
             await asyncio.wait([stopping, serving], return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Final
-
-import httpx2
+from dataclasses import dataclass
+from typing import Any, Final
 
 from buildnet.app.config import ControllerConfig
-from buildnet.edge.web.witnesses import TIMEOUT_S, Witnesses
 from buildnet.ledger.cosigned import Cosigned
 from buildnet.ledger.log import LedgerLog
 
@@ -18,19 +16,32 @@ from buildnet.ledger.log import LedgerLog
 _KEPT_S: Final = 120.0
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What is known of the witnesses: a row each for people, and numbers for metrics."""
+
+    standings: Callable[[], list[dict[str, Any]]] = list
+    counts: Callable[[], dict[str, int]] = dict
+
+
 @asynccontextmanager
-async def asked(config: ControllerConfig, ledger: LedgerLog, cosigned: Cosigned) -> AsyncIterator[Witnesses]:
+async def asked(config: ControllerConfig, ledger: LedgerLog, cosigned: Cosigned) -> AsyncIterator[Told]:
     """Ask the witnesses of a configuration for as long as the body runs; nobody, when it names none."""
+    if not config.witnesses:
+        yield Told()
+        return
+    # An HTTP client takes longer to import than the rest of a controller to start.
+    import httpx2
+
+    from buildnet.edge.web.witnesses import TIMEOUT_S, Witnesses
+
     who = [(witness.url, witness.key) for witness in config.witnesses]
-    limits = httpx2.Limits(max_connections=len(who) or 1, keepalive_expiry=_KEPT_S)
+    limits = httpx2.Limits(max_connections=2 * len(who), keepalive_expiry=_KEPT_S)
     async with httpx2.AsyncClient(timeout=TIMEOUT_S, limits=limits, follow_redirects=False) as client:
         witnesses = Witnesses(ledger, cosigned, who, client, config.witness_interval_s)
-        if not who:
-            yield witnesses
-            return
         task = asyncio.ensure_future(witnesses.run())
         try:
-            yield witnesses
+            yield Told(witnesses.standings, witnesses.counts)
         finally:
             task.cancel()
             with suppress(asyncio.CancelledError):

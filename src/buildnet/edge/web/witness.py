@@ -18,6 +18,7 @@ from buildnet.ledger.witness_state import Witness
 log = logging.getLogger(__name__)
 
 BODY_S: Final = 20.0
+_TOLD_BYTES: Final = 4096
 _HTTP: Final = {"invalid_request": 400, "too_large": 413, "storage_full": 507}
 
 
@@ -48,9 +49,15 @@ def routes(witness: Witness, now_unix_s: Callable[[], int], *, body_s: float = B
         if not isinstance(answer, Refused):
             return PlainTextResponse(answer.line)
         if answer.size is not None:
-            return Response(f"{answer.size}\n", answer.status, media_type=SIZE_TYPE)
+            # As a header: a media type of text would have a charset appended, and clients compare the whole.
+            return Response(f"{answer.size}\n", answer.status, {"content-type": SIZE_TYPE})
         # What a log's own key signed and is no continuation is evidence against it.
-        log.log(logging.WARNING if answer.status == 422 else logging.INFO, "refused: %s: %r", answer.reason, body)
+        log.log(
+            logging.WARNING if answer.status == 422 else logging.INFO,
+            "refused: %s: %r",
+            answer.reason,
+            body[:_TOLD_BYTES],
+        )
         return _text(answer.reason, answer.status)
 
     async def latest(request: Request) -> Response:

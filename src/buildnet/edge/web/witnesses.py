@@ -122,10 +122,10 @@ class Witnesses:
     ) -> tuple[notes.Signature, ...]:
         # The second time with the size that the witness says; a third would be a race with somebody who has our key.
         for _ in range(2):
-            proof: Sequence[bytes] = ()
-            if 0 < standing.size < size:
-                proof = await self._ledger.prove_consistency(standing.size, size)
-            status, kind, text = await self._post(standing.url, AddCheckpoint(standing.size, tuple(proof), note))
+            # Nothing leads from more than there is: then the witness says anew what it has seen.
+            older = standing.size if standing.size <= size else 0
+            proof = await self._ledger.prove_consistency(older, size) if 0 < older < size else []
+            status, kind, text = await self._post(standing.url, AddCheckpoint(older, tuple(proof), note))
             if status != 409 or kind.partition(";")[0] != SIZE_TYPE:
                 break
             said = _SIZE.fullmatch(text)
