@@ -13,8 +13,8 @@ from starlette.applications import Starlette
 
 from buildnet.edge.web.ledger import routes
 from buildnet.errors import LedgerCorrupt
+from buildnet.ledger import audit, tiles
 from buildnet.ledger import note as notes
-from buildnet.ledger import tiles
 from buildnet.ledger.cosigned import COSIGNED, Cosigned
 from buildnet.ledger.log import LedgerLog, load_or_create_key
 from buildnet.ledger.tiles import Tile
@@ -128,8 +128,15 @@ async def test_bundles_are_compressed_for_those_who_take_it(client: httpx2.Async
         assert gzip.decompress(raw) == plain.content
         assert len(raw) < len(plain.content) // 2
         assert packed.headers["etag"] != plain.headers["etag"]
-    refused = await client.get("/ledger/tile/entries/000", headers={"accept-encoding": "gzip;q=0"})
-    assert "content-encoding" not in refused.headers
+    for refusing in ("gzip;q=0", "br, gzip; q=0.000"):
+        refused = await client.get("/ledger/tile/entries/000", headers={"accept-encoding": refusing})
+        assert "content-encoding" not in refused.headers
+
+
+async def test_witnesses_are_told(client: httpx2.AsyncClient) -> None:
+    told = await client.get("/ledger/witnesses")
+    assert (told.status_code, told.json()) == (200, {"cosigned_size": 0, "witnesses": []})
+    assert told.headers["cache-control"] == "no-store"
 
 
 async def test_the_cosigned_checkpoint_is_given_to_those_who_ask(
@@ -147,6 +154,8 @@ async def test_the_cosigned_checkpoint_is_given_to_those_who_ask(
     await ledger.append([Entry("action.published", 0)])
     assert ledger.verifier.open((await client.get("/ledger/checkpoint")).text).size == SIZE + 1
     assert (await client.get("/ledger/checkpoint?cosigned=1")).text == whole
+    # As somebody kept it elsewhere: the ledger is its continuation.
+    assert (await asyncio.to_thread(audit.verify, tmp_path, whole)).size == SIZE + 1
     # It never goes back, and outlives a restart.
     cosigned.keep(note, SIZE - 1, [WITNESS.cosign(text, 1_700_000_000)])
     assert cosigned.size == SIZE

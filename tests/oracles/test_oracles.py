@@ -3,6 +3,7 @@ ones; pymerkle proves the same paths; a log in Go has its trees cosigned by our 
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -19,14 +20,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from buildnet.edge.web.ledger import routes
 from buildnet.edge.web.witness import routes as witness_routes
 from buildnet.ledger import note as notes
 from buildnet.ledger import tiles, tree
 from buildnet.ledger.checkpoint import Signer
+from buildnet.ledger.cosigned import Cosigned
+from buildnet.ledger.log import LedgerLog, load_or_create_key
 from buildnet.ledger.tiles import Tile
 from buildnet.ledger.witness_state import Witness
+from buildnet.model.entry import Entry
 from tests.ledgers import SIGNER, WITNESS, Log, log_of
-from tests.served import served
+from tests.served import served, served_here
 
 HERE = Path(__file__).parent
 BUILD_S = 400
@@ -41,7 +46,7 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Ask:
     if shutil.which("go") is None:
         pytest.skip("go is not on PATH: the Go oracles were not asked")
     program = tmp_path_factory.mktemp("oracle") / "oracle"
-    command = ["go", "build", "-mod=readonly", "-o", str(program), "."]
+    command = ["go", "build", "-mod=readonly", "-buildvcs=false", "-o", str(program), "."]
     built = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=BUILD_S)
     if built.returncode and ("dial tcp" in built.stderr or "lookup" in built.stderr):
         pytest.skip(f"the Go oracles were not asked, their modules cannot be had: {built.stderr.strip()[-300:]}")
@@ -150,6 +155,20 @@ def test_a_monitor_in_go_reads_every_entry_and_refuses_altered_tiles(oracle: Ask
         with served(plain(log, altered, place=5)) as url:
             refused = oracle("monitor", url, SIGNER.verifier.text)
         assert refused.returncode == 1, f"{altered} was altered unseen"
+
+
+@pytest.mark.timeout(BUILD_S)
+async def test_a_monitor_in_go_reads_the_ledger_itself(oracle: Ask, tmp_path: Path) -> None:
+    ledger = LedgerLog.open(tmp_path / "ledger", load_or_create_key(tmp_path / "key"), "process")
+    entries = [Entry("action.published", number, {"n": number}) for number in range(600)]
+    await ledger.append(entries)
+    application = Starlette(routes=routes(ledger, Cosigned.open(tmp_path / "ledger", ledger.verifier, ledger.size)))
+    async with served_here(application) as url:
+        answered = await asyncio.to_thread(oracle, "monitor", f"{url}/ledger", ledger.verifier.text)
+    await ledger.close()
+    assert answered.returncode == 0, answered.stderr
+    digest = hashlib.sha256(b"".join(entry.encode() for entry in entries)).hexdigest()
+    assert json.loads(answered.stdout) == {"origin": ledger.verifier.name, "size": 600, "sha256": digest}
 
 
 @pytest.mark.timeout(BUILD_S)

@@ -90,7 +90,9 @@ class Witness:
                     answer = self._answer(request, at_unix_s)
                     self._connection.execute("COMMIT")
                 except BaseException:
-                    self._connection.execute("ROLLBACK")
+                    # A full disk has ended the transaction already.
+                    if self._connection.in_transaction:
+                        self._connection.execute("ROLLBACK")
                     raise
             except sqlite3.OperationalError as error:
                 if "full" in str(error):

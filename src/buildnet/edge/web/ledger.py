@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import gzip
 import hashlib
+import json
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from buildnet.errors import BuildNetError, NotFound
@@ -27,6 +29,7 @@ _READS_AT_ONCE: Final = 16
 _GZIP_LEVEL: Final = 6
 # Not `public`: what was asked for with a token is not for a shared cache.
 _IMMUTABLE: Final = "max-age=31536000, immutable"
+_REFUSED: Final = re.compile(r"q=0(\.0*)?")
 _HTTP: Final = {"not_found": 404, "invalid_request": 404, "overloaded": 503, "storage_full": 507}
 
 Witnesses = Callable[[], list[dict[str, Any]]]
@@ -104,12 +107,13 @@ class _Pages:
         """Each witness that is asked, and what became of it."""
         told = [] if self._witnesses is None else self._witnesses()
         size = 0 if self._cosigned is None else self._cosigned.size
-        return JSONResponse({"cosigned_size": size, "witnesses": told}, headers={"cache-control": "no-store"})
+        body = json.dumps({"cosigned_size": size, "witnesses": told}).encode()
+        return _answer(request, body, "application/json", "no-store")
 
 
 async def _packed(request: Request, body: bytes) -> Response:
     accepted = [coding.split(";") for coding in request.headers.get("accept-encoding", "").replace(" ", "").split(",")]
-    wanted = any(name in ("gzip", "*") and "q=0" not in rest for name, *rest in accepted)
+    wanted = any(name in ("gzip", "*") and not any(map(_REFUSED.fullmatch, rest)) for name, *rest in accepted)
     if not wanted:
         return _answer(request, body, "application/octet-stream", _IMMUTABLE, {"vary": "accept-encoding"})
     # Without the time in gzip's header, the same entries are always the same bytes.
