@@ -126,7 +126,6 @@ def test_what_was_cosigned_is_remembered_over_a_restart(tmp_path: Path, witness:
     answer = witness.add_checkpoint(request(0, 5), NOW)
     assert isinstance(answer, notes.Signature)
     assert WITNESS.key.of(first(5).head.text(), [answer]) == (answer,)
-    witness.close()
     again = Witness.open(tmp_path, WITNESS, [SIGNER.verifier])
     assert again.add_checkpoint(request(0, 5), NOW) == Refused(409, "the tree that was cosigned last has 5 entries", 5)
     assert isinstance(again.add_checkpoint(request(5, 9), NOW), notes.Signature)
