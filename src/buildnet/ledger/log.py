@@ -373,7 +373,7 @@ class LedgerLog:
         await self._settle()
         if not 0 <= index < size <= self._frontier.size:
             raise OutOfRange(f"there is no entry {index} among {size}; the ledger has {self.size}", offset=index)
-        return await self._read(lambda c: tree.prove_inclusion(index, size, lambda n, i: _node_of(c, n, i)))
+        return await self._read(lambda c: _proof(c, lambda node: tree.prove_inclusion(index, size, node)))
 
     async def prove_consistency(self, older: int, newer: int) -> list[bytes]:
         """That the first `older` entries begin the first `newer`.
@@ -384,7 +384,7 @@ class LedgerLog:
         await self._settle()
         if not 1 <= older <= newer <= self._frontier.size:
             raise OutOfRange(f"no proof leads from {older} to {newer}; the ledger has {self.size}", offset=older)
-        return await self._read(lambda c: tree.prove_consistency(older, newer, lambda n, i: _node_of(c, n, i)))
+        return await self._read(lambda c: _proof(c, lambda node: tree.prove_consistency(older, newer, node)))
 
     async def close(self) -> None:
         """Finish what waits; what cannot be committed stays in the tail for the next start."""
@@ -411,3 +411,24 @@ def _node_of(connection: sqlite3.Connection, level: int, index: int) -> bytes:
     if row is None:
         raise LedgerCorrupt(f"the tree's node {level}/{index} is absent", where=f"node {level}/{index}")
     return bytes(row[0])
+
+
+def _proof(connection: sqlite3.Connection, prove: Callable[[tree.NodeHash], list[bytes]]) -> list[bytes]:
+    """A proof by one query: each look-up by itself would lock and unlock the file."""
+    places: list[int] = []
+
+    def noted(level: int, index: int) -> bytes:
+        places.append(tree.position(level, index))
+        return b""
+
+    prove(noted)
+    query = f"SELECT position, hash FROM node WHERE position IN ({','.join('?' * len(places))})"
+    found = dict(connection.execute(query, places).fetchall())
+
+    def node(level: int, index: int) -> bytes:
+        try:
+            return bytes(found[tree.position(level, index)])
+        except KeyError:
+            raise LedgerCorrupt(f"the tree's node {level}/{index} is absent", where=f"node {level}/{index}") from None
+
+    return prove(node)
