@@ -27,9 +27,9 @@ from buildnet.errors import (
     StorageFull,
     TooLarge,
 )
-from buildnet.ledger import files, keys, tree
+from buildnet.ledger import files, keys, stored_tree, tree
 from buildnet.ledger import tail as tails
-from buildnet.ledger.checkpoint import SIZE_MAX, Checkpoint, Signer, Verifier
+from buildnet.ledger.checkpoint import Checkpoint, Signer, Verifier
 from buildnet.model.entry import Entry
 
 T = TypeVar("T")
@@ -324,14 +324,7 @@ class LedgerLog:
 
     async def nodes(self, level: int, start: int, count: int) -> list[bytes]:
         """Hashes of the complete subtrees `start` to `start + count` of a level, as far as there are; at most 256."""
-        # A position that SQLite cannot hold has no row.
-        places = [place for i in range(count) if (place := tree.position(level, start + i)) <= SIZE_MAX]
-
-        def rows(connection: sqlite3.Connection) -> list[bytes]:
-            query = f"SELECT hash FROM node WHERE position IN ({','.join('?' * len(places))}) ORDER BY position"
-            return [bytes(row[0]) for row in connection.execute(query, places)]
-
-        return await self._read(rows)
+        return await self._read(lambda c: stored_tree.nodes(c, level, start, count))
 
     async def tail(self, start: int, *, follow: bool) -> AsyncIterator[tuple[int, bytes]]:
         """Entries with their indices from `start` on; with `follow`, also those to come."""
@@ -373,7 +366,7 @@ class LedgerLog:
         await self._settle()
         if not 0 <= index < size <= self._frontier.size:
             raise OutOfRange(f"there is no entry {index} among {size}; the ledger has {self.size}", offset=index)
-        return await self._read(lambda c: _proof(c, lambda node: tree.prove_inclusion(index, size, node)))
+        return await self._read(lambda c: stored_tree.proof(c, lambda node: tree.prove_inclusion(index, size, node)))
 
     async def prove_consistency(self, older: int, newer: int) -> list[bytes]:
         """That the first `older` entries begin the first `newer`.
@@ -384,7 +377,7 @@ class LedgerLog:
         await self._settle()
         if not 1 <= older <= newer <= self._frontier.size:
             raise OutOfRange(f"no proof leads from {older} to {newer}; the ledger has {self.size}", offset=older)
-        return await self._read(lambda c: _proof(c, lambda node: tree.prove_consistency(older, newer, node)))
+        return await self._read(lambda c: stored_tree.proof(c, lambda node: tree.prove_consistency(older, newer, node)))
 
     async def close(self) -> None:
         """Finish what waits; what cannot be committed stays in the tail for the next start."""
@@ -411,24 +404,3 @@ def _node_of(connection: sqlite3.Connection, level: int, index: int) -> bytes:
     if row is None:
         raise LedgerCorrupt(f"the tree's node {level}/{index} is absent", where=f"node {level}/{index}")
     return bytes(row[0])
-
-
-def _proof(connection: sqlite3.Connection, prove: Callable[[tree.NodeHash], list[bytes]]) -> list[bytes]:
-    """A proof by one query: each look-up by itself would lock and unlock the file."""
-    places: list[int] = []
-
-    def noted(level: int, index: int) -> bytes:
-        places.append(tree.position(level, index))
-        return b""
-
-    prove(noted)
-    query = f"SELECT position, hash FROM node WHERE position IN ({','.join('?' * len(places))})"
-    found = dict(connection.execute(query, places).fetchall())
-
-    def node(level: int, index: int) -> bytes:
-        try:
-            return bytes(found[tree.position(level, index)])
-        except KeyError:
-            raise LedgerCorrupt(f"the tree's node {level}/{index} is absent", where=f"node {level}/{index}") from None
-
-    return prove(node)
