@@ -83,6 +83,7 @@ def test_every_habit_has_its_help() -> None:
     "command",
     [
         "up",
+        "witness",
         "join",
         "resources ls",
         "resources watch",

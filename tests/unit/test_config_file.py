@@ -15,8 +15,9 @@ from buildnet.app.config_file import KEYS, configured, read
 from buildnet.cli import up
 from buildnet.errors import InvalidRequest
 from tests.conftest import COMMAND
+from tests.ledgers import WITNESS
 
-FULL = """
+FULL = f"""
 [controller]
 state = "here"
 listen = "127.0.0.1:7"
@@ -30,10 +31,14 @@ durability = "power"
 
 [[cache.tier]]
 kind = "s3"
-anything = { goes = [1, 2] }
+anything = {{ goes = [1, 2] }}
 
 [[cache.tier]]
 kind = "redis"
+
+[ledger]
+witnesses = [{{ url = "https://witness.example/w1", key = "{WITNESS.key.text}" }}]
+witness_interval = "1m"
 
 [tls]
 certificate = "/etc/server.pem"
@@ -65,6 +70,8 @@ def test_every_key_is_taken_and_paths_count_from_the_file(tmp_path: Path) -> Non
     assert (config.state, config.listen, config.slots, config.worker) == (tmp_path / "here", "127.0.0.1:7", 3, False)
     assert (config.cache_size_bytes, config.cache_keep_s, config.durability) == (3 << 29, 900, "power")
     assert config.tiers == ({"kind": "s3", "anything": {"goes": [1, 2]}}, {"kind": "redis"})
+    assert [(one.url, one.key) for one in config.witnesses] == [("https://witness.example/w1", WITNESS.key)]
+    assert config.witness_interval_s == 60
     assert config.tls is not None
     assert (config.tls.certificate, config.tls.key) == (Path("/etc/server.pem"), tmp_path / "server.key")
     assert config.tls.client_ca == tmp_path / "clients.pem"
@@ -113,6 +120,10 @@ def test_every_option_of_up_has_a_key() -> None:
         ("[[access.certificate]]\nname = 'ci'", r"\[\[access.certificate\]\] 1: 'ci' is not a certificate's name"),
         ("[[access.certificate]]\nname = 'CN=x'\nscopes = ['rite']", "'rite' is not a scope"),
         ("[[access.certificate]]\nnames = 'CN=x'", "did you mean 'name'"),
+        ("[[ledger.witnesses]]\nurl = 'http://w'", r"\[\[ledger.witnesses\]\] 1: needs url and key"),
+        ("[[ledger.witnesses]]\nurl = 'w'\nkey = 'x'", r"\[\[ledger.witnesses\]\] 1: a witness is reached over http"),
+        ("[[ledger.witnesses]]\nurl = 'http://w'\nkey = 'x'", "this is not a verifier key"),
+        ("[ledger]\nwitness_interval = '2d'", "every 1 s to 1 d"),
         ("[cache", "is not TOML"),
     ],
 )

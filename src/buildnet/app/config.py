@@ -8,9 +8,11 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from buildnet.app.admission import AccessConfig, TlsConfig, check
 from buildnet.errors import InvalidRequest, NodeDown
+from buildnet.ledger.cosignature import WitnessKey
 from buildnet.model.credentials import NONE, Credentials
 from buildnet.sandbox.policy import SEARCH_PATH
 
@@ -18,6 +20,8 @@ DEFAULT_LISTEN = "127.0.0.1:8980"
 DURABILITIES = ("process", "power")
 CACHE_SIZE_BYTES_MIN = 64 << 20
 SECRET_BYTES_MAX = 64 << 10
+WITNESSES_MAX = 16
+WITNESS_INTERVAL_S_MAX = 86_400
 _OWN = frozenset(
     ("BUILDNET_TOKEN", "BUILDNET_TOKEN_FILE", "BUILDNET_CA_FILE", "BUILDNET_CERT_FILE", "BUILDNET_KEY_FILE")
 )
@@ -42,13 +46,33 @@ class AccessLogConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class WitnessConfig:
+    """Who cosigns the ledger's checkpoints: the URL of its submission prefix, and its key (c2sp.org/tlog-witness)."""
+
+    url: str
+    key: WitnessKey
+
+    @classmethod
+    def parse(cls, url: str, key: str) -> WitnessConfig:
+        """A witness as it is written.
+
+        Raises:
+            InvalidRequest: the URL is not HTTP's, or the key is not a witness's.
+        """
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise InvalidRequest(f"a witness is reached over http:// or https://, not by {url!r}", field="witness")
+        return cls(url, WitnessKey.parse(key))
+
+
+@dataclass(frozen=True, slots=True)
 class ControllerConfig:
     """One controller with its door and, unless told otherwise, one local worker.
 
     `durability` is what an acknowledged write survives: `process` the kill of any process, `power` also the loss of
     power (every acknowledgement waits for an fsync). `cache_size_bytes` and `cache_keep_s` are the store's own when
     None: what it holds at most, and for how long nothing is evicted that was used. `tiers` are `[[cache.tier]]` of the
-    configuration file as they are written there.
+    configuration file as they are written there. `witnesses` are asked at most every `witness_interval_s`.
     """
 
     state: Path
@@ -59,6 +83,8 @@ class ControllerConfig:
     cache_size_bytes: int | None = None
     cache_keep_s: int | None = None
     tiers: tuple[Mapping[str, object], ...] = ()
+    witnesses: tuple[WitnessConfig, ...] = ()
+    witness_interval_s: int = 10
     tls: TlsConfig | None = None
     access: AccessConfig = field(default_factory=AccessConfig)
     access_log: AccessLogConfig | None = None
@@ -75,6 +101,10 @@ class ControllerConfig:
                 f"a cache of {self.cache_size_bytes} bytes is too small to be one; give it 64 MiB or more",
                 field="cache.size",
             )
+        if len(self.witnesses) > WITNESSES_MAX or len({one.key.key_id for one in self.witnesses}) < len(self.witnesses):
+            raise InvalidRequest(f"name at most {WITNESSES_MAX} witnesses, each once", field="ledger.witnesses")
+        if not 1 <= self.witness_interval_s <= WITNESS_INTERVAL_S_MAX:
+            raise InvalidRequest("witnesses are asked every 1 s to 1 d", field="ledger.witness_interval")
         check(self.listen, self.access, self.tls)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from buildnet.app.admission import AccessConfig, CertificateGrant, TlsConfig
-from buildnet.app.config import AccessLogConfig, ControllerConfig, default_slots, default_state_dir
+from buildnet.app.config import AccessLogConfig, ControllerConfig, WitnessConfig, default_slots, default_state_dir
 from buildnet.errors import InvalidRequest
 from buildnet.model.quantity import duration_s_of, size_bytes_of
 
@@ -96,6 +96,20 @@ def _certificates(value: Any, where: str, base: Path) -> tuple[CertificateGrant,
     return tuple(grants)
 
 
+def _witnesses(value: Any, where: str, base: Path) -> tuple[WitnessConfig, ...]:
+    witnesses = []
+    for number, table in enumerate(_tables(value, where, base), 1):
+        at = f"[[ledger.witnesses]] {number}:"
+        settings = _section(table, {"url": _text, "key": _text}, at, base)
+        if len(settings) != 2:
+            raise InvalidRequest(f"{at} needs url and key", field="ledger.witnesses")
+        try:
+            witnesses.append(WitnessConfig.parse(**settings))
+        except InvalidRequest as error:
+            raise InvalidRequest(f"{at} {error.message}", field="ledger.witnesses") from error
+    return tuple(witnesses)
+
+
 KEYS: Final[Mapping[str, Mapping[str, Parse]]] = {
     "controller": {"state": _path, "listen": _text, "slots": _number, "worker": _flag},
     "cache": {
@@ -112,6 +126,7 @@ KEYS: Final[Mapping[str, Mapping[str, Parse]]] = {
         "certificate_scopes": _texts,
         "certificate": _certificates,
     },
+    "ledger": {"witnesses": _witnesses, "witness_interval": _quantity(duration_s_of)},
     "log": {"access": _log, "slow_ms": _number, "sample": _share},
 }
 """What may stand in the file, by section and key."""
@@ -202,6 +217,8 @@ def _assembled(settings: Settings) -> ControllerConfig:
         "cache.size": "cache_size_bytes",
         "cache.keep": "cache_keep_s",
         "cache.tier": "tiers",
+        "ledger.witnesses": "witnesses",
+        "ledger.witness_interval": "witness_interval_s",
     }
     given = {field: settings[key] for key, field in named.items() if key in settings}
     given.setdefault("slots", default_slots())

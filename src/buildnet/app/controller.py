@@ -22,6 +22,7 @@ from buildnet.app.recorder import LedgerRecorder
 from buildnet.app.report import hang_up_reopens, observed, report
 from buildnet.app.stores import NativeStores, opened_tiers
 from buildnet.app.tiers import parse_tiers
+from buildnet.app.witnesses import asked
 from buildnet.catalog.catalog import Catalog
 from buildnet.catalog.pins import Pins
 from buildnet.edge.action import ActionService, Descriptions
@@ -38,6 +39,7 @@ from buildnet.edge.resources import ResourceService
 from buildnet.edge.results import ClientResults
 from buildnet.edge.status import to_status
 from buildnet.edge.unbuilt import unbuilt_methods
+from buildnet.ledger.cosigned import Cosigned
 from buildnet.ledger.log import LedgerLog, load_or_create_key
 from buildnet.model.entry import Entry, Value
 from buildnet.scheduler.core import Limits
@@ -118,6 +120,8 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
         signer = load_or_create_key(directory / "keys" / "ledger.key")
         ledger = LedgerLog.open(directory / "ledger", signer, config.durability)
         held.push_async_callback(ledger.close)
+        cosigned = Cosigned.open(directory / "ledger", signer.verifier, ledger.size)
+        witnesses = await held.enter_async_context(asked(config, ledger, cosigned))
         recorder = LedgerRecorder(ledger)
         held.push_async_callback(recorder.close)
         term = state.next_term(directory)
@@ -171,7 +175,7 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
         for service in (
             ExecutionService(scheduler, stores.read, descriptions.add),
             ActionService(scheduler, logs, descriptions, stores.read),
-            LedgerService(ledger, store.entry_index),
+            LedgerService(ledger, store.entry_index, cosigned),
             CacheService(store, record),
             fleet,
             ResourceService(announcements),
@@ -191,7 +195,7 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
             tiers=tiers,
             observed=observed(config, traces=traces_wanted()),
         )
-        await held.enter_async_context(_running(report(bridge, ledger)))
+        await held.enter_async_context(_running(report(bridge, ledger, witnesses.counts)))
         yield bridge
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -24,12 +24,17 @@ def observed(config: ControllerConfig, *, traces: bool) -> dict[str, Any]:
     return options
 
 
-async def report(bridge: Bridge, ledger: LedgerLog) -> None:
+async def report(bridge: Bridge, ledger: LedgerLog, more: Callable[[], dict[str, int]]) -> None:
     """Tell the door what only Python knows, each second and without an end."""
     while True:
         counts = bridge.statistics()
         bridge.report(
-            {"ledger_entries": ledger.size, "bridge_tasks": counts["tasks"], "bridge_streams": counts["streams"]}
+            {
+                "ledger_entries": ledger.size,
+                "bridge_tasks": counts["tasks"],
+                "bridge_streams": counts["streams"],
+                **more(),
+            }
         )
         await asyncio.sleep(_EVERY_S)
 

@@ -23,6 +23,7 @@ _COMMANDS = {
     "run": "buildnet.cli.run",
     "token": "buildnet.cli.token",
     "up": "buildnet.cli.up",
+    "witness": "buildnet.cli.witness",
 }
 _HELP = {
     "actions": "What runs, what ran, what it printed.",
@@ -37,6 +38,7 @@ _HELP = {
     "run": "Run a command somewhere, or have its result from the cache.",
     "token": "Make, show and revoke access tokens.",
     "up": "Start a controller with a local worker.",
+    "witness": "Cosign the checkpoints of other ledgers.",
 }
 
 

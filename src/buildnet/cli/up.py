@@ -25,6 +25,8 @@ KEYS: Final = {
     "anonymous": "access.anonymous",
     "trusted_key": "access.trusted_keys",
     "insecure_plaintext": "access.insecure_plaintext",
+    "witness": "ledger.witnesses",
+    "witness_interval": "ledger.witness_interval",
     "access_log": "log.access",
     "slow_ms": "log.slow_ms",
     "access_log_sample": "log.sample",
@@ -57,6 +59,8 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option("--trusted-key", multiple=True, type=_FILE, help="Believe tokens signed by this public key too, PEM.")
 @click.option("--insecure-plaintext", is_flag=True, default=None, help="Listen beyond this machine without TLS.")
+@click.option("--witness", multiple=True, metavar="URL=KEY", help="Have this witness cosign the ledger's checkpoints.")
+@click.option("--witness-interval", help="Ask witnesses at most so often, as in 10s.  [default: 10s]")
 @click.option("--access-log", metavar="FILE", help="Tell errors, slow calls and a sample there; - is standard output.")
 @click.option("--slow-ms", type=int, help="Calls of so many milliseconds are told.  [default: 500]")
 @click.option("--access-log-sample", type=float, help="Share of the other calls, 0 to 1.  [default: 0.01]")
@@ -84,6 +88,7 @@ def command(config: Path | None, as_json: bool, **given: Any) -> None:
 
 def overrides(given: dict[str, Any]) -> dict[str, Any]:
     """Options that were given, by their keys in the configuration file and as it would give them."""
+    from buildnet.app.config import WitnessConfig
     from buildnet.model.quantity import duration_s_of, size_bytes_of
 
     settings = {KEYS[name]: value for name, value in given.items() if value is not None and value != ()}
@@ -93,4 +98,8 @@ def overrides(given: dict[str, Any]) -> dict[str, Any]:
         settings["cache.size"] = size_bytes_of(size, "--cache-size")
     if keep := given.get("cache_keep"):
         settings["cache.keep"] = duration_s_of(keep, "--cache-keep")
+    if interval := given.get("witness_interval"):
+        settings["ledger.witness_interval"] = duration_s_of(interval, "--witness-interval")
+    if witnesses := given.get("witness"):
+        settings["ledger.witnesses"] = tuple(WitnessConfig.parse(*one.partition("=")[::2]) for one in witnesses)
     return settings

@@ -11,6 +11,7 @@ from typing import Final
 from buildnet.edge.bridge import Call, Method
 from buildnet.errors import Forbidden, InvalidRequest, NotFound
 from buildnet.ledger import queries
+from buildnet.ledger.cosigned import Cosigned
 from buildnet.ledger.log import LedgerLog
 from buildnet.model.caller import looked_up
 from buildnet.model.digest import Digest
@@ -29,9 +30,12 @@ PublishedIndex = Callable[[str, str], int | None]
 class LedgerService:
     """The read side of the ledger."""
 
-    def __init__(self, ledger: LedgerLog, published_index: PublishedIndex) -> None:
+    def __init__(
+        self, ledger: LedgerLog, published_index: PublishedIndex, cosigned: Cosigned | None = None
+    ) -> None:
         self._ledger = ledger
         self._published_index = published_index
+        self._cosigned = cosigned
 
     def methods(self) -> dict[str, Method]:
         """What this service answers, by path."""
@@ -179,10 +183,19 @@ class LedgerService:
         return ledger_pb2.ProveConsistencyResponse(hashes=hashes, to_size=newer)
 
     async def checkpoint(self, request: ledger_pb2.GetCheckpointRequest, call: Call) -> ledger_pb2.Checkpoint:
-        """The newest checkpoint."""
-        return self._note(await self._ledger.checkpoint())
+        """The newest checkpoint, or the newest that witnesses cosigned."""
+        if not request.cosigned:
+            return self._note(await self._ledger.checkpoint())
+        if self._cosigned is None or self._cosigned.note is None:
+            raise NotFound(
+                "no witness has cosigned a checkpoint yet; `buildnet up --witness` names some",
+                kind="checkpoint",
+                name="cosigned",
+            )
+        return self._note(self._cosigned.note)
 
     def _note(self, note: str) -> ledger_pb2.Checkpoint:
+        note = note if self._cosigned is None else self._cosigned.over(note)
         return ledger_pb2.Checkpoint(note=note, verifier_key=self._ledger.verifier.text)
 
 

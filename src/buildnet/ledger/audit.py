@@ -131,12 +131,12 @@ def _verify_copy(copy: Path, key: str, note: str, known: str | None) -> tuple[in
     return size, root.hex(), verifier.text, dict(kinds), len(waiting), compared
 
 
-def _open(verifier: Verifier, note: str, where: str) -> Checkpoint:
+def _open(verifier: Verifier, note: str, where: str, *, alone: bool = True) -> Checkpoint:
     try:
         checkpoint = verifier.open(note)
     except BadSignature as error:
         raise LedgerCorrupt(f"{where}: {error}", where=where) from error
-    if note.partition("\n\n")[2].count("\n") != 1 or not note.endswith("\n"):
+    if alone and note.partition("\n\n")[2].count("\n") != 1:
         raise LedgerCorrupt(f"{where}: the note is not in its one form", where=where)
     return checkpoint
 
@@ -181,7 +181,7 @@ def _check_rows(
     frontier = tree.Frontier()
     nodes = connection.execute("SELECT position, hash FROM node ORDER BY position")
     notes = connection.execute("SELECT size, note FROM checkpoint ORDER BY size")
-    kept = None if known is None else _open(verifier, known, "known checkpoint")
+    kept = None if known is None else _open(verifier, known, "known checkpoint", alone=False)
     kinds: Counter[str] = Counter()
     place, signed = 0, 0
     next_note = notes.fetchone()

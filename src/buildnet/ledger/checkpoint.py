@@ -7,30 +7,49 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from buildnet.errors import BadSignature, InvalidRequest
+from buildnet.errors import BadSignature
+from buildnet.ledger import note as notes
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-_ED25519 = b"\x01"
-_KEY_HASH_BYTES = 4
+SIZE_MAX: Final = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What is signed: `origin` names the log, `root` is 32 bytes."""
+    """What is signed: `origin` names the log, `root` is 32 bytes; `extensions` are lines that other logs may add."""
 
     origin: str
     size: int
     root: bytes
+    extensions: tuple[str, ...] = ()
 
     def text(self) -> str:
         """The note's text."""
-        return f"{self.origin}\n{self.size}\n{base64.b64encode(self.root).decode()}\n"
+        lines = (self.origin, str(self.size), base64.b64encode(self.root).decode(), *self.extensions)
+        return "".join(f"{line}\n" for line in lines)
+
+    @classmethod
+    def parse(cls, text: str) -> Checkpoint:
+        """The checkpoint of a note's text.
+
+        Raises:
+            BadSignature: it is none in its one form.
+        """
+        try:
+            origin, size, root, *extensions, rest = text.split("\n")
+            checkpoint = cls(origin, int(size), base64.b64decode(root, validate=True), tuple(extensions))
+        except (ValueError, binascii.Error) as error:
+            raise BadSignature("the signed text is not a checkpoint") from error
+        sound = origin and not rest and all(extensions) and len(checkpoint.root) == 32
+        if not sound or not 0 <= checkpoint.size <= SIZE_MAX or checkpoint.text() != text:
+            raise BadSignature("the signed text is not a checkpoint in its one form")
+        return checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +62,12 @@ class Verifier:
     @property
     def key_hash(self) -> bytes:
         """The four bytes that name the key in a signature line."""
-        whole = hashlib.sha256(self.name.encode() + b"\n" + _ED25519 + self.public).digest()
-        return whole[:_KEY_HASH_BYTES]
+        return notes.key_id(self.name, notes.ED25519, self.public)
 
     @property
     def text(self) -> str:
         """`name+hash+key`."""
-        return f"{self.name}+{self.key_hash.hex()}+{base64.b64encode(_ED25519 + self.public).decode()}"
+        return notes.verifier_key(self.name, notes.ED25519, self.public)
 
     @classmethod
     def parse(cls, text: str) -> Verifier:
@@ -58,57 +76,40 @@ class Verifier:
         Raises:
             InvalidRequest: it is not an Ed25519 one, or not in its one form.
         """
-        try:
-            name, _, key = text.split("+", 2)
-            raw = base64.b64decode(key, validate=True)
-        except (ValueError, binascii.Error) as error:
-            raise InvalidRequest("this is not a verifier key", field="key") from error
-        verifier = cls(name, raw[1:])
-        if len(raw) != 33 or verifier.text != text:
-            raise InvalidRequest("this is not a verifier key for Ed25519", field="key")
-        return verifier
+        return cls(*notes.parse_verifier_key(text, notes.ED25519))
 
     def open(self, note: str) -> Checkpoint:
-        """The checkpoint of a note that this key signed.
+        """The checkpoint of a note that this key signed, whoever else signed it.
 
         Raises:
             BadSignature: it did not, or the note is not a checkpoint in its one form.
         """
-        from cryptography.exceptions import InvalidSignature
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+        text, signed = notes.split(note)
+        signed_by([self], text, signed)
+        checkpoint = Checkpoint.parse(text)
+        if checkpoint.origin != self.name:
+            raise BadSignature("the checkpoint is of another log than its key")
+        return checkpoint
 
-        text, separator, signatures = note.partition("\n\n")
-        text += "\n"
-        if not separator:
-            raise BadSignature("the checkpoint has no signature")
-        prefix = f"\u2014 {self.name} "
-        for line in signatures.splitlines():
-            if not line.startswith(prefix):
-                continue
-            try:
-                raw = base64.b64decode(line[len(prefix) :], validate=True)
-                if raw[:_KEY_HASH_BYTES] != self.key_hash:
-                    continue
-                # Spare bits of the last character are another spelling of the same bytes.
-                if base64.b64encode(raw).decode() != line[len(prefix) :]:
-                    raise BadSignature("the checkpoint's signature is not in its one form")
-                Ed25519PublicKey.from_public_bytes(self.public).verify(raw[_KEY_HASH_BYTES:], text.encode())
-            except (ValueError, binascii.Error, InvalidSignature) as error:
-                raise BadSignature("the checkpoint's signature is not valid") from error
-            return _parse(text)
+
+def signed_by(
+    verifiers: Sequence[Verifier], text: str, signed: Sequence[notes.Signature]
+) -> tuple[notes.Signature, ...]:
+    """Those signatures of a text that are of these keys.
+
+    Raises:
+        BadSignature: there is none, or one that says to be of such a key is not.
+    """
+    found = []
+    for signature in signed:
+        for verifier in verifiers:
+            if (signature.name, signature.key_id) == (verifier.name, verifier.key_hash):
+                if not notes.is_signed(verifier.public, signature.raw, text.encode()):
+                    raise BadSignature("the checkpoint's signature is not valid")
+                found.append(signature)
+    if not found:
         raise BadSignature("the checkpoint is not signed by the ledger's key")
-
-
-def _parse(text: str) -> Checkpoint:
-    lines = text.split("\n")
-    try:
-        origin, size, root, rest = lines
-        checkpoint = Checkpoint(origin, int(size), base64.b64decode(root, validate=True))
-    except (ValueError, binascii.Error) as error:
-        raise BadSignature("the signed text is not a checkpoint") from error
-    if rest or checkpoint.text() != text or len(checkpoint.root) != 32:
-        raise BadSignature("the signed text is not a checkpoint in its one form")
-    return checkpoint
+    return tuple(found)
 
 
 class Signer:
@@ -124,5 +125,5 @@ class Signer:
     def sign(self, checkpoint: Checkpoint) -> str:
         """The checkpoint as a signed note."""
         text = checkpoint.text()
-        raw = self.verifier.key_hash + self._key.sign(text.encode())
-        return f"{text}\n\u2014 {self.verifier.name} {base64.b64encode(raw).decode()}\n"
+        signature = notes.Signature(self.verifier.name, self.verifier.key_hash, self._key.sign(text.encode()))
+        return notes.join(text, [signature])

@@ -29,7 +29,7 @@ from buildnet.errors import (
     TooLarge,
     TransferRefused,
 )
-from buildnet.ledger import files, tree
+from buildnet.ledger import files, keys, stored_tree, tree
 from buildnet.ledger import tail as tails
 from buildnet.ledger.book import Book, postings_of
 from buildnet.ledger.checkpoint import Checkpoint, Signer, Verifier
@@ -57,23 +57,7 @@ def load_or_create_key(path: Path) -> Signer:
     Raises:
         StateCorrupt: the file does not hold a key.
     """
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-    try:
-        seed = bytes.fromhex(path.read_text().strip())
-        key = Ed25519PrivateKey.from_private_bytes(seed)
-    except FileNotFoundError:
-        key = Ed25519PrivateKey.generate()
-        temporary = path.with_name(path.name + ".new")
-        temporary.unlink(missing_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(key.private_bytes_raw().hex() + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except ValueError as error:
-        raise StateCorrupt(f"{path} does not hold a key; restore it from a copy", path=str(path)) from error
+    key = keys.load_or_create(path)
     origin = f"buildnet.local/ledger/{key.public_key().public_bytes_raw().hex()[:16]}"
     return Signer(origin, key)
 
@@ -399,6 +383,10 @@ class LedgerLog:
 
         return await self._read(rows)
 
+    async def nodes(self, level: int, start: int, count: int) -> list[bytes]:
+        """Hashes of the complete subtrees `start` to `start + count` of a level, as far as there are; at most 256."""
+        return await self._read(lambda c: stored_tree.nodes(c, level, start, count))
+
     async def tail(self, start: int, *, follow: bool) -> AsyncIterator[tuple[int, bytes]]:
         """Entries with their indices from `start` on; with `follow`, also those to come."""
         await self._settle()
@@ -439,7 +427,7 @@ class LedgerLog:
         await self._settle()
         if not 0 <= index < size <= self._frontier.size:
             raise OutOfRange(f"there is no entry {index} among {size}; the ledger has {self.size}", offset=index)
-        return await self._read(lambda c: tree.prove_inclusion(index, size, lambda n, i: _node_of(c, n, i)))
+        return await self._read(lambda c: stored_tree.proof(c, lambda node: tree.prove_inclusion(index, size, node)))
 
     async def prove_consistency(self, older: int, newer: int) -> list[bytes]:
         """That the first `older` entries begin the first `newer`.
@@ -450,7 +438,7 @@ class LedgerLog:
         await self._settle()
         if not 1 <= older <= newer <= self._frontier.size:
             raise OutOfRange(f"no proof leads from {older} to {newer}; the ledger has {self.size}", offset=older)
-        return await self._read(lambda c: tree.prove_consistency(older, newer, lambda n, i: _node_of(c, n, i)))
+        return await self._read(lambda c: stored_tree.proof(c, lambda node: tree.prove_consistency(older, newer, node)))
 
     async def close(self) -> None:
         """Finish what waits; what cannot be committed stays in the tail for the next start."""

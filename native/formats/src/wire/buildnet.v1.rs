@@ -913,7 +913,10 @@ pub struct ProveConsistencyResponse {
     pub to_size: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct GetCheckpointRequest {}
+pub struct GetCheckpointRequest {
+    #[prost(bool, tag = "1")]
+    pub cosigned: bool,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetReceiptRequest {
     #[prost(string, tag = "1")]

@@ -94,8 +94,10 @@ class ProveConsistencyResponse(_message.Message):
     def __init__(self, hashes: _Optional[_Iterable[bytes]] = ..., to_size: _Optional[int] = ...) -> None: ...
 
 class GetCheckpointRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("cosigned",)
+    COSIGNED_FIELD_NUMBER: _ClassVar[int]
+    cosigned: bool
+    def __init__(self, cosigned: _Optional[bool] = ...) -> None: ...
 
 class GetReceiptRequest(_message.Message):
     __slots__ = ("instance_name", "action_digest")
