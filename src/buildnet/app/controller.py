@@ -33,6 +33,10 @@ from buildnet.edge.reflection import ReflectionService
 from buildnet.edge.results import ClientResults
 from buildnet.edge.status import to_status
 from buildnet.edge.unbuilt import unbuilt_methods
+from buildnet.edge.web import api, page
+from buildnet.edge.web.app import application
+from buildnet.edge.web.asgi import Asgi
+from buildnet.edge.web.view import View
 from buildnet.ledger.log import LedgerLog, load_or_create_key
 from buildnet.model.entry import Entry, Value
 from buildnet.scheduler.core import Limits
@@ -140,10 +144,11 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
             recorder.record(Entry(kind, clock.now_unix_ms(), facts))
 
         fleet = FleetService(scheduler, logs, clock, controller_id=controller_id, version=__version__, record=record)
+        actions = ActionService(scheduler, logs, descriptions, stores.read)
         methods: dict[str, Method] = {}
         for service in (
             ExecutionService(scheduler, stores.read, descriptions.add),
-            ActionService(scheduler, logs, descriptions, stores.read),
+            actions,
             LedgerService(ledger),
             CacheService(store, record),
             fleet,
@@ -151,6 +156,8 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
         ):
             methods |= service.methods()
         methods |= unbuilt_methods(DECLARED, [*methods, *BYTE_CALLS])
+        view = View(ledger, actions, fleet)
+        await held.enter_async_context(_running(view.run()))
         bridge = Bridge(
             store,
             methods,
@@ -160,6 +167,7 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
             tls=admission.for_door(config.tls),
             # The local worker has nothing to verify the certificate by: it is made out for other names.
             local=config.tls is not None and config.worker,
+            web=Asgi(application(page.routes(), api.routes(view, ledger, clock, __version__))),
             tiers=tiers,
             observed=observed(config, traces=traces_wanted()),
         )
