@@ -311,6 +311,8 @@ fn need_of_page(method: &http::Method, path: &str) -> Need {
             Need::Everywhere(Right::Read)
         }
         http::Method::GET | http::Method::HEAD => Need::Somewhere(Right::Read),
+        // It computes and changes nothing; a body says of what.
+        http::Method::POST if path == "/api/v1/ledger/verify" => Need::Everywhere(Right::Read),
         _ => Need::Everywhere(Right::Administer),
     }
 }
@@ -400,12 +402,13 @@ mod tests {
             granted(&["read"], None, None),
             granted(&["admin"], None, None),
         );
-        let table: [(Method, &str, [bool; 3]); 6] = [
+        let table: [(Method, &str, [bool; 3]); 7] = [
             (Method::GET, "/", [true, true, true]),
             (Method::HEAD, "/api/v1/actions", [true, true, true]),
             (Method::GET, "/api/v1/ledger/head", [false, true, true]),
             (Method::GET, "/api/v1/ledger/verify", [false, true, true]),
             (Method::POST, "/", [false, false, true]),
+            (Method::POST, "/api/v1/ledger/verify", [false, true, true]),
             (Method::POST, "/api/v1/ledger", [false, false, true]),
         ];
         for (method, path, allowed) in table {
