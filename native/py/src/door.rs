@@ -245,6 +245,9 @@ fn tuple_of(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyTuple>> {
     }
 }
 
+/// Name and value of a header.
+type Pair = (Vec<u8>, Vec<u8>);
+
 fn op_of(op: u8, payload: &Bound<'_, PyAny>) -> PyResult<Op> {
     let body = || -> PyResult<Bytes> { Ok(Bytes::copy_from_slice(payload.cast::<PyBytes>()?.as_bytes())) };
     Ok(match op {
@@ -257,7 +260,7 @@ fn op_of(op: u8, payload: &Bound<'_, PyAny>) -> PyResult<Op> {
         }
         4 => Op::Ack(payload.extract()?),
         5 => {
-            let (status, pairs): (u16, Vec<(Vec<u8>, Vec<u8>)>) = payload.extract()?;
+            let (status, pairs): (u16, Vec<Pair>) = payload.extract()?;
             let headers = pairs.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
             Op::Start(WebHead { status, headers })
         }

@@ -88,8 +88,8 @@ class ActionService:
         for operation in self._scheduler.operations():
             key = operation.wanted.key
             if (
-                caller.may_see(key.instance)
-                and (not wanted or _state_of(operation) in wanted)
+                (not wanted or _state_of(operation) in wanted)
+                and caller.may_see(key.instance)
                 and (not request.filter_instance_name or public_instance(key.instance) == request.instance_name)
             ):
                 yield operation
