@@ -35,7 +35,7 @@ def shown(page: str) -> list[str]:
     return [line for line in lines if line.startswith(("buildnet", "cat", "./")) and " join " not in line]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/tour.md", "docs/how-to/cache.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/tour.md", "docs/how-to/cache.md", "docs/how-to/page.md"])
 def test_commands_run_as_shown(page: str, house: House, tmp_path: Path) -> None:
     server = house.up("--slots", "1")
     (tmp_path / "hello.c").write_text('#include <stdio.h>\nint main() { puts("hello"); }\n')
