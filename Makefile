@@ -6,14 +6,15 @@ BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE :=
 
+UI_SOURCES := $(shell find ui -name node_modules -prune -o -type f -print)
 RUST_SOURCES := $(shell find native -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
 
-.PHONY: help setup demo check test crash fuzz conformance bench bench-peers proto docs clean lock native check-rust check-python
+.PHONY: help setup ui demo check test crash fuzz conformance bench bench-peers proto docs clean lock native check-rust check-python
 
 help: ## list the habits
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-setup: $(VENV)/.built ## make .venv with everything locked, build the native half, leave .venv/bin/buildnet
+setup: $(VENV)/.built ui ## make .venv with everything locked, build the native half, leave .venv/bin/buildnet
 
 $(VENV)/.packages: requirements/runtime.lock requirements/dev.lock
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not here; install Python 3.11 or name one: make PYTHON=python3.12"; exit 1; }
@@ -25,6 +26,16 @@ $(VENV)/.packages: requirements/runtime.lock requirements/dev.lock
 $(VENV)/.built: $(VENV)/.packages $(RUST_SOURCES) pyproject.toml
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --release --locked --quiet
 	@touch $@
+
+ui: $(VENV)/.ui ## build the page that the server shows at /
+
+# Without Node.js everything else works, and the page says what is missing.
+$(VENV)/.ui: $(UI_SOURCES) | $(VENV)/.packages
+	@if ! command -v npm >/dev/null; then \
+		echo "npm is not here, so the page at / is not built; install nodejs (18 or later) and npm, then make ui"; \
+	else \
+		cd ui && npm ci --silent --no-audit --no-fund && npm run --silent build -- --logLevel warn && touch ../$@; \
+	fi
 
 native: ## build the native half unoptimised, for a quick turn while editing Rust
 	cargo build --locked -p buildnet-py --features pyo3/extension-module
@@ -87,5 +98,5 @@ lock: ## resolve dependencies anew into requirements/*.lock and Cargo.lock
 	cargo update
 
 clean: ## remove what was built
-	rm -rf target $(VENV) dist src/buildnet/_native*.so
+	rm -rf target $(VENV) dist src/buildnet/_native*.so src/buildnet/edge/web/static ui/node_modules
 	find src tests bench -name __pycache__ -prune -exec rm -rf {} +

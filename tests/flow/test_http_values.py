@@ -274,7 +274,7 @@ def test_of_many_first_writers_one_is_first(call: Http) -> None:
         ("/ccache/" + "a" * 40_000, 414),
         ("/ccache/" + "a" * 80_000, 414),
         ("/nothing", 404),
-        ("/", 404),
+        ("/team/a/", 404),
         ("/ccache/", 404),
         ("/ac", 400),
     ],

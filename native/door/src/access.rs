@@ -155,7 +155,11 @@ impl Caller {
 
     /// Whether the caller may make a call that Python answers.
     pub(crate) fn check_call(&self, path: &str) -> Result<(), Status> {
-        let (right, everywhere) = match need_of(path) {
+        self.check_need(path, need_of(path))
+    }
+
+    fn check_need(&self, path: &str, need: Need) -> Result<(), Status> {
+        let (right, everywhere) = match need {
             Need::Nothing => return Ok(()),
             Need::Somewhere(right) => (right, false),
             Need::Everywhere(right) => (right, true),
@@ -175,6 +179,11 @@ impl Caller {
             )));
         }
         Ok(())
+    }
+
+    /// Whether the caller may ask Python's application for this path.
+    pub(crate) fn check_page(&self, method: &http::Method, path: &str) -> Result<(), Status> {
+        self.check_need(path, need_of_page(method, path))
     }
 
     /// The action-cache namespace that the caller's results go to in that instance.
@@ -293,6 +302,21 @@ fn need_of(path: &str) -> Need {
     found.map_or(Need::Everywhere(Right::Administer), |(_, need)| need)
 }
 
+/// What a path of Python's application needs. To look takes the right to read; to change, every right.
+fn need_of_page(method: &http::Method, path: &str) -> Need {
+    // What is told of every instance.
+    const EVERYWHERE: [&str; 2] = ["/api/v1/ledger", "/ledger"];
+    match *method {
+        http::Method::GET | http::Method::HEAD if EVERYWHERE.iter().any(|prefix| path.starts_with(prefix)) => {
+            Need::Everywhere(Right::Read)
+        }
+        http::Method::GET | http::Method::HEAD => Need::Somewhere(Right::Read),
+        // It computes and changes nothing; a body says of what.
+        http::Method::POST if path == "/api/v1/ledger/verify" => Need::Everywhere(Right::Read),
+        _ => Need::Everywhere(Right::Administer),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -368,6 +392,30 @@ mod tests {
         ] {
             assert_eq!(reader.check_call(path).unwrap_err().code(), Code::PermissionDenied, "{path}");
         }
+    }
+
+    #[test]
+    fn a_page_needs_its_right() {
+        use http::Method;
+        let (team, reader, admin) = (
+            granted(&["read"], Some(&["team"]), None),
+            granted(&["read"], None, None),
+            granted(&["admin"], None, None),
+        );
+        let table: [(Method, &str, [bool; 3]); 7] = [
+            (Method::GET, "/", [true, true, true]),
+            (Method::HEAD, "/api/v1/actions", [true, true, true]),
+            (Method::GET, "/api/v1/ledger/head", [false, true, true]),
+            (Method::GET, "/api/v1/ledger/verify", [false, true, true]),
+            (Method::POST, "/", [false, false, true]),
+            (Method::POST, "/api/v1/ledger/verify", [false, true, true]),
+            (Method::POST, "/api/v1/ledger", [false, false, true]),
+        ];
+        for (method, path, allowed) in table {
+            let done = [&team, &reader, &admin].map(|caller| caller.check_page(&method, path).is_ok());
+            assert_eq!(done, allowed, "{method} {path}");
+        }
+        assert!(granted(&["write"], None, None).check_page(&Method::GET, "/").is_err());
     }
 
     proptest! {

@@ -17,6 +17,7 @@ use tonic::metadata::{KeyAndValueRef, MetadataMap};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::access::{CALLER_PREFIX, Caller};
+use crate::web::{WebHead, WebRequest};
 
 /// Bytes of messages in flight on one stream and in one direction.
 pub const WINDOW_BYTES: usize = 64 << 10;
@@ -89,6 +90,13 @@ pub enum Event {
     },
     /// Every connection has ended after a stop.
     Drained,
+    /// An HTTP request that is for Python's application.
+    Request {
+        /// Names the exchange.
+        id: u64,
+        /// What was asked.
+        request: Box<WebRequest>,
+    },
     /// Clients wrote values: the ledger is to have them, and the reply says at which indices.
     Results {
         /// To be replied to like a call: eight little-endian bytes of index for each row.
@@ -112,11 +120,23 @@ pub enum Op {
     Fail(Status),
     /// Requests of this many bytes were consumed.
     Ack(usize),
+    /// The answer to an HTTP request begins.
+    Start(WebHead),
 }
 
-enum Waiting {
+pub(crate) type Sent = mpsc::UnboundedSender<Result<Bytes, Status>>;
+
+pub(crate) enum Waiting {
     Unary(oneshot::Sender<Result<Bytes, Status>>),
-    Stream { replies: mpsc::UnboundedSender<Result<Bytes, Status>>, room: Arc<Semaphore> },
+    Stream {
+        replies: Sent,
+        room: Arc<Semaphore>,
+    },
+    /// The head leaves once; before it, a failure takes its place.
+    Web {
+        head: Option<oneshot::Sender<Result<WebHead, Status>>>,
+        body: Sent,
+    },
 }
 
 /// The queue between the network's threads and Python.
@@ -213,7 +233,10 @@ impl Hub {
             .into_iter()
             .filter(|event| match event {
                 // A call that its caller gave up before Python saw it is not worth telling.
-                Event::Call { id, .. } | Event::Message { id, .. } | Event::HalfClose { id } => calls.contains_key(id),
+                Event::Call { id, .. }
+                | Event::Request { id, .. }
+                | Event::Message { id, .. }
+                | Event::HalfClose { id } => calls.contains_key(id),
                 _ => true,
             })
             .collect()
@@ -231,8 +254,15 @@ impl Hub {
                     }
                 }
                 Op::Message(body) => {
-                    if let Some(Waiting::Stream { replies, .. }) = calls.get(&id) {
+                    if let Some(Waiting::Stream { replies, .. } | Waiting::Web { body: replies, .. }) = calls.get(&id) {
                         let _ = replies.send(Ok(body));
+                    }
+                }
+                Op::Start(start) => {
+                    if let Some(Waiting::Web { head, .. }) = calls.get_mut(&id)
+                        && let Some(head) = head.take()
+                    {
+                        let _ = head.send(Ok(start));
                     }
                 }
                 Op::End => {
@@ -242,8 +272,11 @@ impl Hub {
                     Some(Waiting::Unary(reply)) => {
                         let _ = reply.send(Err(status));
                     }
-                    Some(Waiting::Stream { replies, .. }) => {
+                    Some(Waiting::Stream { replies, .. } | Waiting::Web { head: None, body: replies }) => {
                         let _ = replies.send(Err(status));
+                    }
+                    Some(Waiting::Web { head: Some(head), .. }) => {
+                        let _ = head.send(Err(status));
                     }
                     None => {}
                 },
@@ -271,7 +304,7 @@ impl Hub {
         Ok(body.chunks_exact(8).map(index).collect())
     }
 
-    fn open(self: &Arc<Self>, waiting: Waiting) -> Result<Guard, Status> {
+    pub(crate) fn open(self: &Arc<Self>, waiting: Waiting) -> Result<Guard, Status> {
         let mut calls = held(&self.calls);
         if calls.len() >= CALLS_MAX {
             return Err(Status::resource_exhausted(format!("{CALLS_MAX} calls are open already; try again later")));
@@ -294,9 +327,9 @@ fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Forgets the call when its future or stream is dropped, and tells Python if it had not ended.
-struct Guard {
+pub(crate) struct Guard {
     hub: Arc<Hub>,
-    id: u64,
+    pub(crate) id: u64,
     pump: Option<tokio::task::AbortHandle>,
 }
 
@@ -486,6 +519,13 @@ pub(crate) struct Replies {
     guard: Guard,
     taken_bytes: usize,
     deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl Replies {
+    /// What comes through `inbox`, for as long as the call of `guard` lasts.
+    pub(crate) fn new(inbox: mpsc::UnboundedReceiver<Result<Bytes, Status>>, guard: Guard) -> Self {
+        Self { inbox, guard, taken_bytes: 0, deadline: None }
+    }
 }
 
 impl Stream for Replies {

@@ -30,6 +30,7 @@ use crate::server::Inner;
 use crate::services::{self, Method};
 use crate::sorts::Sort;
 use crate::watched;
+use crate::web::Windowed;
 
 /// Responses of HTTP that need no room of their own.
 const SMALL_BYTES: u64 = 64 << 10;
@@ -65,9 +66,11 @@ impl Inner {
         let response = if pages::is_page(request.uri().path()) {
             pages::answer(caller, origin.peer, &request, || self.seen())
         } else {
-            self.http.answer(caller, request).await
+            self.http.answer(caller, origin, request).await
         };
-        let small = response.body().size_hint().upper().is_some_and(|bytes| bytes <= SMALL_BYTES);
+        // What Python sends is bounded by its window, and a stream of events must not hold room that it does not use.
+        let small = response.extensions().get::<Windowed>().is_some()
+            || response.body().size_hint().upper().is_some_and(|bytes| bytes <= SMALL_BYTES);
         let metered = if small { response } else { response.map(|body| Body::new(Metered::new(body, &origin.line))) };
         watched::http(record, head, metered)
     }

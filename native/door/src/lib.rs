@@ -37,6 +37,7 @@ mod updates;
 mod uploads;
 mod watch;
 mod watched;
+mod web;
 mod wire;
 
 pub use access_log::LogOptions;
@@ -45,3 +46,4 @@ pub use credentials::{AccessOptions, CertificateRule};
 pub use observe::{ObserveOptions, Statistics};
 pub use server::{Door, DoorOptions};
 pub use tls::TlsOptions;
+pub use web::{WebHead, WebRequest};

@@ -44,6 +44,8 @@ pub(crate) struct Origin {
     pub(crate) certified: Option<Caller>,
     /// Nobody is let in without credentials.
     pub(crate) strict: bool,
+    /// Within TLS.
+    pub(crate) secure: bool,
 }
 
 struct Accepted {
@@ -80,7 +82,7 @@ pub(crate) async fn accept(
         inner.observe.connections_accepted.fetch_add(1, Ordering::Relaxed);
         inner.observe.connections_open.fetch_add(1, Ordering::Relaxed);
         let line = Line::new(&budget);
-        let origin = Origin { peer, line: Arc::clone(&line), certified: None, strict };
+        let origin = Origin { peer, line: Arc::clone(&line), certified: None, strict, secure: false };
         let (inner, watcher, stopping) = (Arc::clone(&inner), graceful.watcher(), stopping.clone());
         tokio::spawn(async move {
             let _permit = permit;
@@ -150,6 +152,7 @@ async fn shake_hands(
         done = handshake => done.ok()?.ok()?,
         _ = stop.wait_for(|stopped| *stopped) => return None,
     };
+    origin.secure = true;
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
     if let Some((names, expires_unix_s)) = certificate.and_then(names_of) {
         origin.certified = inner.access.by_certificate(&names, expires_unix_s);

@@ -45,6 +45,8 @@ pub struct DoorOptions {
     pub access: AccessOptions,
     /// TLS, or plaintext.
     pub tls: Option<TlsOptions>,
+    /// Whether Python has an application for HTTP requests that are not for a cache.
+    pub application: bool,
     /// Whether to listen on a loopback port too, in plaintext and for tokens only: for the workers of this machine, who
     /// have nothing to verify a certificate by.
     pub local: bool,
@@ -60,6 +62,7 @@ impl Default for DoorOptions {
             tiers: None,
             access: AccessOptions::open(),
             tls: None,
+            application: false,
             local: false,
         }
     }
@@ -103,10 +106,11 @@ impl Door {
             execution: options.execution,
             observe: Arc::clone(&observe),
         };
+        let application = options.application.then(|| Arc::clone(&hub));
         let inner = Inner {
             hub,
             services: Arc::new(services),
-            http: HttpCache::new(store, tiers, updates),
+            http: HttpCache::new(store, tiers, updates, application),
             message_size_bytes_max: options.message_size_bytes_max,
             access: Access::new(options.access)?,
             tls: options.tls.map(Tls::new).transpose()?,

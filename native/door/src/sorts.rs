@@ -43,7 +43,10 @@ const STREAMS: [&str; 4] = [
 ];
 const HTTP_VERBS: [&str; 4] = ["GET", "HEAD", "PUT", "other"];
 /// By what a path is of; the last is everything else.
-const HTTP_KINDS: [&str; 9] = ["page", "cas", "ac", "ccache", "sccache", "gradle", "turborepo", "nx", "other"];
+const HTTP_KINDS: [&str; 11] =
+    ["page", "cas", "ac", "ccache", "sccache", "gradle", "turborepo", "nx", "web", "events", "other"];
+/// Where in them those stand that are a part of a path.
+const CACHES: std::ops::Range<usize> = 1..6;
 
 /// Which method a call is of: an index of [`Observe::methods`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,13 +115,27 @@ impl Sort {
 fn http_kind(path: &str) -> usize {
     let kind = match path {
         "/status" | "/metrics" => Some("page"),
-        _ => path.split('/').find_map(|part| match part {
-            "v8" => Some("turborepo"),
-            "v1" => Some("nx"),
-            _ => HTTP_KINDS.into_iter().find(|kind| *kind == part && !matches!(part, "page" | "other")),
-        }),
+        "/" => Some("web"),
+        // It lasts as long as somebody looks, and must not be taken for a slow page.
+        "/api/v1/events" => Some("events"),
+        _ => cache_of(path).or_else(|| ["/api/", "/assets/"].iter().any(|at| path.starts_with(at)).then_some("web")),
     };
     kind.and_then(|kind| HTTP_KINDS.iter().position(|known| *known == kind)).unwrap_or(HTTP_KINDS.len() - 1)
+}
+
+fn cache_of(path: &str) -> Option<&'static str> {
+    let mut parts = path.split('/').filter(|part| !part.is_empty()).peekable();
+    while let Some(part) = parts.next() {
+        let found = match (part, parts.peek()) {
+            ("v8", Some(&"artifacts")) => Some("turborepo"),
+            ("v1", Some(&"cache")) => Some("nx"),
+            _ => HTTP_KINDS[CACHES].iter().find(|kind| **kind == part).copied(),
+        };
+        if found.is_some() {
+            return found;
+        }
+    }
+    None
 }
 
 /// The place of an HTTP status among the codes.
@@ -155,7 +172,18 @@ mod tests {
         assert_eq!(name(Sort::of_python(None)), "unknown");
         assert_eq!(name(Sort::of_http(&http::Method::HEAD, "/a/cas/x")), "http HEAD cas");
         assert_eq!(name(Sort::of_http(&http::Method::DELETE, "/x")), "http other other");
-        assert_eq!(name(Sort::of_http(&http::Method::GET, "/status")), "http GET page");
+        for (path, kind) in [
+            ("/status", "page"),
+            ("/", "web"),
+            ("/api/v1/nodes", "web"),
+            ("/api/v1/events", "events"),
+            ("/api/cas/x", "cas"),
+            ("/a/v1/cache/x", "nx"),
+            ("/v8/artifacts", "turborepo"),
+            ("/web", "other"),
+        ] {
+            assert_eq!(name(Sort::of_http(&http::Method::GET, path)), format!("http GET {kind}"));
+        }
         for (place, method) in Method::ALL.into_iter().enumerate() {
             assert_eq!(Sort::of(method), Sort::at(place));
             assert_eq!(Method::of(method.path()), Some(method));

@@ -1,9 +1,10 @@
 //! Door as Python sees it: events come out as tuples, decisions go in as tuples.
 //!
 //! Events: `(0, id, method, body | None, metadata, timeout_s | None, peer)`, `(1, id, body)`, `(2, id)`, `(3, id)`,
-//! `(4, id, bytes)`, `(5,)`, `(6, id, rows)`, `(7, text)`: call, message, half-close, cancel, credit, drained, results, said.
-//! Decisions: `(id, 0, body)`, `(id, 1, body)`, `(id, 2, None)`, `(id, 3, (code, text, details))`, `(id, 4, bytes)`:
-//! reply, message, end, fail, ack.
+//! `(4, id, bytes)`, `(5,)`, `(6, id, rows)`, `(7, text)`, `(8, id, (method, path, query, version, scheme), headers, body,
+//! caller, peer)`: call, message, half-close, cancel, credit, drained, results, said, request.
+//! Decisions: `(id, 0, body)`, `(id, 1, body)`, `(id, 2, None)`, `(id, 3, (code, text, details))`, `(id, 4, bytes)`,
+//! `(id, 5, (status, headers))`: reply, message, end, fail, ack, start.
 
 use std::collections::BTreeMap;
 use std::os::fd::RawFd;
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use buildnet_door::{
     AccessOptions, CertificateRule, Door, DoorOptions, Event, Hub, Kind, LogOptions, MetadataValue, ObserveOptions, Op,
-    TlsOptions,
+    TlsOptions, WebHead,
 };
 use buildnet_formats::NativeError;
 use bytes::Bytes;
@@ -88,7 +89,7 @@ impl PyDoor {
     #[pyo3(signature = (
         store, methods, *,
         threads = 1, message_size_bytes_max = 16 << 20, execution = true, access = None, tls = None, local = false,
-        tiers = None,
+        application = false, tiers = None,
         durability = "process", access_log = None, slow_ms = 500, access_log_sample = 0.01, traces = false
     ))]
     #[allow(clippy::too_many_arguments)]
@@ -101,6 +102,7 @@ impl PyDoor {
         access: Option<PyAccess>,
         tls: Option<PyTls>,
         local: bool,
+        application: bool,
         tiers: Option<&Bound<'_, PyTiers>>,
         durability: &str,
         access_log: Option<String>,
@@ -133,6 +135,7 @@ impl PyDoor {
             access: access.map_or_else(AccessOptions::open, AccessOptions::from),
             tls: tls.map(TlsOptions::from),
             local,
+            application,
             tiers: tiers.clone(),
             observe,
         };
@@ -205,16 +208,21 @@ impl PyDoor {
     }
 }
 
+fn metadata_of(py: Python<'_>, metadata: Vec<(String, MetadataValue)>) -> PyResult<Bound<'_, PyList>> {
+    let pairs = PyList::empty(py);
+    for (key, value) in metadata {
+        match value {
+            MetadataValue::Text(text) => pairs.append((key, text))?,
+            MetadataValue::Binary(data) => pairs.append((key, PyBytes::new(py, &data)))?,
+        }
+    }
+    Ok(pairs)
+}
+
 fn tuple_of(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyTuple>> {
     match event {
         Event::Call { id, method, body, metadata, timeout_s, peer } => {
-            let pairs = PyList::empty(py);
-            for (key, value) in metadata {
-                match value {
-                    MetadataValue::Text(text) => pairs.append((key, text))?,
-                    MetadataValue::Binary(data) => pairs.append((key, PyBytes::new(py, &data)))?,
-                }
-            }
+            let pairs = metadata_of(py, metadata)?;
             let body = body.map(|body| PyBytes::new(py, &body));
             (0u8, id, method, body, pairs, timeout_s, peer).into_pyobject(py)
         }
@@ -223,10 +231,22 @@ fn tuple_of(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyTuple>> {
         Event::Cancel { id } => (3u8, id).into_pyobject(py),
         Event::Credit { id, bytes } => (4u8, id, bytes).into_pyobject(py),
         Event::Drained => (5u8,).into_pyobject(py),
+        Event::Request { id, request } => {
+            let headers = PyList::empty(py);
+            for (name, value) in &request.headers {
+                headers.append((PyBytes::new(py, name), PyBytes::new(py, value)))?;
+            }
+            let caller = metadata_of(py, request.caller)?;
+            let line = (request.method, request.path, request.query, request.version, request.scheme);
+            (8u8, id, line, headers, PyBytes::new(py, &request.body), caller, request.peer).into_pyobject(py)
+        }
         Event::Results { id, rows } => (6u8, id, rows).into_pyobject(py),
         Event::Said(text) => (7u8, text).into_pyobject(py),
     }
 }
+
+/// Name and value of a header.
+type Pair = (Vec<u8>, Vec<u8>);
 
 fn op_of(op: u8, payload: &Bound<'_, PyAny>) -> PyResult<Op> {
     let body = || -> PyResult<Bytes> { Ok(Bytes::copy_from_slice(payload.cast::<PyBytes>()?.as_bytes())) };
@@ -239,6 +259,11 @@ fn op_of(op: u8, payload: &Bound<'_, PyAny>) -> PyResult<Op> {
             Op::Fail(Hub::failure(code, text, details.into()))
         }
         4 => Op::Ack(payload.extract()?),
+        5 => {
+            let (status, pairs): (u16, Vec<Pair>) = payload.extract()?;
+            let headers = pairs.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+            Op::Start(WebHead { status, headers })
+        }
         other => return Err(PyValueError::new_err(format!("{other} is not a decision"))),
     })
 }

@@ -39,6 +39,11 @@ from buildnet.edge.resources import ResourceService
 from buildnet.edge.results import ClientResults
 from buildnet.edge.status import to_status
 from buildnet.edge.unbuilt import unbuilt_methods
+from buildnet.edge.web import api, page
+from buildnet.edge.web import ledger as ledger_pages
+from buildnet.edge.web.app import application
+from buildnet.edge.web.asgi import Asgi
+from buildnet.edge.web.view import View
 from buildnet.ledger.cosigned import Cosigned
 from buildnet.ledger.log import LedgerLog, load_or_create_key
 from buildnet.model.entry import Entry, Value
@@ -171,10 +176,11 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
             keep=partial(fleet_file.keep, directory),
         )
         await held.enter_async_context(_running(fleet.run()))
+        actions = ActionService(scheduler, logs, descriptions, stores.read)
         methods: dict[str, Method] = {}
         for service in (
             ExecutionService(scheduler, stores.read, descriptions.add),
-            ActionService(scheduler, logs, descriptions, stores.read),
+            actions,
             LedgerService(ledger, store.entry_index, cosigned),
             CacheService(store, record),
             fleet,
@@ -183,6 +189,8 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
         ):
             methods |= service.methods()
         methods |= unbuilt_methods(DECLARED, [*methods, *BYTE_CALLS])
+        view = View(ledger, actions, fleet)
+        await held.enter_async_context(_running(view.run()))
         bridge = Bridge(
             store,
             methods,
@@ -192,6 +200,13 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
             tls=admission.for_door(config.tls),
             # The local worker has nothing to verify the certificate by: it is made out for other names.
             local=config.tls is not None and config.worker,
+            web=Asgi(
+                application(
+                    page.routes(),
+                    api.routes(view, ledger, clock, __version__),
+                    ledger_pages.routes(ledger, cosigned, witnesses.standings),
+                )
+            ),
             tiers=tiers,
             observed=observed(config, traces=traces_wanted()),
         )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from itertools import islice
 
 from buildnet.edge.bridge import Call, Method
 from buildnet.edge.execution import check_may_stop
@@ -75,19 +76,23 @@ class ActionService:
         """Operations, newest first."""
         limit = min(request.page_size or 100, _LIST_MAX)
         start = int(request.page_token) if request.page_token.isdigit() else 0
-        wanted = set(request.states)
-        chosen = [
-            summary
-            for operation in self._scheduler.operations()
-            if call.caller.may_see(operation.wanted.key.instance)
-            for summary in (self._summary(operation),)
-            if (not wanted or summary.state in wanted)
-            and (not request.filter_instance_name or summary.instance_name == request.instance_name)
-        ]
-        answer = action_pb2.ListActionsResponse(actions=chosen[start : start + limit])
-        if start + limit < len(chosen):
+        # No more summaries are made than are wanted, and one to know whether there are more: many operations are known.
+        chosen = [self._summary(o) for o in islice(self._chosen(request, call.caller), start, start + limit + 1)]
+        answer = action_pb2.ListActionsResponse(actions=chosen[:limit])
+        if len(chosen) > limit:
             answer.next_page_token = str(start + limit)
         return answer
+
+    def _chosen(self, request: action_pb2.ListActionsRequest, caller: Caller) -> Iterator[Operation]:
+        wanted = set(request.states)
+        for operation in self._scheduler.operations():
+            key = operation.wanted.key
+            if (
+                (not wanted or _state_of(operation) in wanted)
+                and caller.may_see(key.instance)
+                and (not request.filter_instance_name or public_instance(key.instance) == request.instance_name)
+            ):
+                yield operation
 
     def get_action(self, request: action_pb2.GetActionRequest, call: Call) -> action_pb2.ActionSummary:
         """One operation by its id or the beginning of it."""
@@ -180,7 +185,7 @@ class ActionService:
             id=operation.id,
             action_digest=digest_message(operation.wanted.key.digest),
             instance_name=public_instance(operation.wanted.key.instance),
-            state=_STATES[operation.progress.stage],
+            state=_state_of(operation),
             worker=operation.progress.worker,
             command_arguments=described.arguments[:_ARGUMENTS_SHOWN] if described else (),
         )
@@ -189,8 +194,6 @@ class ActionService:
             summary.completed_at.FromMilliseconds(operation.completed_at_unix_ms)
         if outcome is not None:
             if outcome.code != "ok":
-                cancelled = outcome.code == "cancelled"
-                summary.state = action_pb2.ACTION_STATE_CANCELLED if cancelled else action_pb2.ACTION_STATE_FAILED
                 summary.error_code = outcome.code
                 summary.message = outcome.message
             summary.exit_code = outcome.exit_code
@@ -199,6 +202,13 @@ class ActionService:
                 summary.entry_index = outcome.entry_index
                 summary.has_entry = True
         return summary
+
+
+def _state_of(operation: Operation) -> action_pb2.ActionState:
+    outcome = operation.progress.outcome
+    if outcome is None or outcome.code == "ok":
+        return _STATES[operation.progress.stage]
+    return action_pb2.ACTION_STATE_CANCELLED if outcome.code == "cancelled" else action_pb2.ACTION_STATE_FAILED
 
 
 def _record(stream: int, offset: int, data: bytes, *, gap: bool = False) -> action_pb2.LogRecord:

@@ -8,8 +8,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Literal, cast
@@ -17,6 +16,7 @@ from typing import Any, Final, Literal, cast
 from google.protobuf.message import DecodeError
 
 from buildnet._native import Door, Store, Tiers
+from buildnet.edge.flow import END, FAIL, REPLY, Exchange, Requests
 from buildnet.errors import BuildNetError
 from buildnet.model.caller import ANYBODY, Caller
 from buildnet.wire.native import translated
@@ -26,11 +26,8 @@ log = logging.getLogger(__name__)
 Kind = Literal["unary", "server_stream", "bidi"]
 Failure = tuple[int, str, bytes]
 
-_WINDOW_BYTES: Final = 64 << 10
-_MESSAGE_COST_BYTES: Final = 16
-_CALL, _MESSAGE, _HALF_CLOSE, _CANCEL, _CREDIT, _DRAINED, _RESULTS, _SAID = range(8)
+_CALL, _MESSAGE, _HALF_CLOSE, _CANCEL, _CREDIT, _DRAINED, _RESULTS, _SAID, _REQUEST = range(9)
 _CALLER: Final = "buildnet-caller-"
-_REPLY, _SEND, _END, _FAIL, _ACK = range(5)
 _CANCELLED: Final[Failure] = (1, "the call was cancelled", b"")
 _INVALID_ARGUMENT: Final = 3
 _INTERNAL: Final[Failure] = (13, "internal error; the server's log has the details", b"")
@@ -74,55 +71,24 @@ def _caller_of(metadata: list[tuple[str, str | bytes]]) -> Caller:
     return Caller(single.get("subject", ""), single.get("namespace", ""), instances)
 
 
-class _Stream:
-    """Flow control of one stream: room for what is sent, acknowledgement of what is taken."""
+@dataclass(frozen=True, slots=True)
+class WebRequest:
+    """One HTTP request that is for no cache, whole. `path` is decoded, `query` is as it was sent, names of headers are
+    in lower case; the door has checked that the `caller` may make it.
+    """
 
-    def __init__(self, bridge: Bridge, call_id: int, method: Method) -> None:
-        self._bridge = bridge
-        self._id = call_id
-        self._method = method
-        self._room = _WINDOW_BYTES
-        self._inbox: deque[bytes] = deque()
-        self._ended = False
-        self._taken = 0
-        self._has_room = asyncio.Event()
-        self._has_news = asyncio.Event()
+    method: str
+    path: str
+    query: str
+    version: str
+    scheme: str
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+    peer: str
+    caller: Caller = ANYBODY
 
-    def credit(self, size_bytes: int) -> None:
-        self._room += size_bytes
-        if self._room > 0:
-            self._has_room.set()
 
-    def message(self, body: bytes) -> None:
-        self._inbox.append(body)
-        self._has_news.set()
-
-    def end(self) -> None:
-        self._ended = True
-        self._has_news.set()
-
-    async def send(self, body: bytes) -> None:
-        while self._room <= 0:
-            self._has_room.clear()
-            await self._has_room.wait()
-        self._room -= len(body) + _MESSAGE_COST_BYTES
-        self._bridge.emit((self._id, _SEND, body))
-
-    async def requests(self) -> AsyncIterator[Any]:
-        decode = self._method.request.FromString
-        while True:
-            while self._inbox:
-                body = self._inbox.popleft()
-                # The price at which the door let it through (native/door/src/bridge.rs, pump).
-                self._taken += min(len(body) + _MESSAGE_COST_BYTES, _WINDOW_BYTES // 2)
-                if self._taken >= _WINDOW_BYTES // 2:
-                    self._bridge.emit((self._id, _ACK, self._taken))
-                    self._taken = 0
-                yield decode(body)
-            if self._ended:
-                return
-            self._has_news.clear()
-            await self._has_news.wait()
+WebAnswer = Callable[[WebRequest, Exchange], Coroutine[Any, Any, None]]
 
 
 class Bridge:
@@ -140,12 +106,14 @@ class Bridge:
         access: Mapping[str, Any] | None = None,
         tls: Mapping[str, Any] | None = None,
         local: bool = False,
+        web: WebAnswer | None = None,
         tiers: Tiers | None = None,
         observed: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self._methods = list(methods.values())
         self._to_status = to_status
         self._record_results = record_results
+        self._web = web
         # `observed`: how the door is watched (buildnet._native.Door: durability, access_log, slow_ms, traces, ...).
         with translated():
             self._door = Door(
@@ -156,12 +124,15 @@ class Bridge:
                 access=access,
                 tls=tls,
                 local=local,
+                application=web is not None,
                 tiers=tiers,
                 **observed,
             )
         self.local_address: str | None = None
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._streams: dict[int, _Stream] = {}
+        self._streams: dict[int, Requests] = {}
+        self._exchanges: dict[int, Exchange] = {}
+        self._stopping = False
         self._outbox: list[tuple[int, int, Any]] = []
         self._flushing = False
         self._drained = asyncio.Event()
@@ -183,11 +154,14 @@ class Bridge:
     async def stop(self, grace_s: float) -> None:
         """Accept no more, let open calls end for `grace_s`, then end them with UNAVAILABLE."""
         self._door.stop()
+        self._stopping = True
+        for exchange in self._exchanges.values():
+            exchange.leave.set()
         try:
             await asyncio.wait_for(self._drained.wait(), grace_s)
         except TimeoutError:
             for call_id, task in list(self._tasks.items()):
-                self.emit((call_id, _FAIL, _STOPPING))
+                self.emit((call_id, FAIL, _STOPPING))
                 task.cancel()
             if self._tasks:
                 await asyncio.wait(self._tasks.values(), timeout=grace_s)
@@ -229,7 +203,7 @@ class Bridge:
             except Exception:
                 log.exception("an event of the door could not be handled")
                 if len(event) > 1:
-                    self.emit((event[1], _FAIL, _INTERNAL))
+                    self.emit((event[1], FAIL, _INTERNAL))
 
     def _on_event(self, event: tuple[Any, ...]) -> None:
         match event[0]:
@@ -244,17 +218,20 @@ class Bridge:
             case 3:  # _CANCEL
                 # A task cancelled before its first step never reaches its `finally`: forget it here.
                 self._streams.pop(event[1], None)
+                self._exchanges.pop(event[1], None)
                 if (task := self._tasks.pop(event[1], None)) is not None:
                     task.cancel()
             case 4:  # _CREDIT
-                if (stream := self._streams.get(event[1])) is not None:
-                    stream.credit(event[2])
+                if (sender := self._streams.get(event[1]) or self._exchanges.get(event[1])) is not None:
+                    sender.credit(event[2])
             case 5:  # _DRAINED
                 self._drained.set()
             case 6:  # _RESULTS
                 self._spawn(event[1], self._results(event[1], event[2]))
             case 7:  # _SAID
                 log.warning("%s", event[1])
+            case 8:  # _REQUEST
+                self._on_request(*event[1:])
 
     def _on_call(
         self,
@@ -271,22 +248,50 @@ class Bridge:
             try:
                 answer = method.handler(method.request.FromString(body), call)
             except Exception as error:  # noqa: BLE001 - every failure becomes a status
-                self.emit((call_id, _FAIL, self._failure(error)))
+                self.emit((call_id, FAIL, self._failure(error)))
                 return
             if inspect.isawaitable(answer):
                 self._spawn(call_id, self._unary(call_id, answer))
             else:
-                self.emit((call_id, _REPLY, answer.SerializeToString()))
+                self.emit((call_id, REPLY, answer.SerializeToString()))
             return
-        stream = self._streams[call_id] = _Stream(self, call_id, method)
+        stream = self._streams[call_id] = Requests(self.emit, call_id, method.request.FromString)
         try:
             argument = method.request.FromString(body) if body is not None else stream.requests()
             replies = method.handler(argument, call)
         except Exception as error:  # noqa: BLE001 - every failure becomes a status
             self._streams.pop(call_id, None)
-            self.emit((call_id, _FAIL, self._failure(error)))
+            self.emit((call_id, FAIL, self._failure(error)))
             return
         self._spawn(call_id, self._stream(call_id, stream, replies))
+
+    def _on_request(
+        self,
+        call_id: int,
+        line: tuple[str, str, str, str, str],
+        headers: list[tuple[bytes, bytes]],
+        body: bytes,
+        facts: list[tuple[str, str | bytes]],
+        peer: str,
+    ) -> None:
+        exchange = self._exchanges[call_id] = Exchange(self.emit, call_id)
+        if self._stopping:
+            exchange.leave.set()
+        request = WebRequest(*line, headers, body, peer, _caller_of(facts))
+        self._spawn(call_id, self._answer(call_id, request, exchange))
+
+    async def _answer(self, call_id: int, request: WebRequest, exchange: Exchange) -> None:
+        try:
+            assert self._web is not None, "the door was told that there is an application"
+            await self._web(request, exchange)
+            self.emit((call_id, END, None))
+        except asyncio.CancelledError:
+            self.emit((call_id, FAIL, _CANCELLED))
+        except Exception as error:  # noqa: BLE001 - every failure becomes a status
+            self.emit((call_id, FAIL, self._failure(error)))
+        finally:
+            self._tasks.pop(call_id, None)
+            self._exchanges.pop(call_id, None)
 
     def _spawn(self, call_id: int, work: Any) -> None:
         # The bridge holds every task by its call, and a call's end ends its task.
@@ -295,34 +300,34 @@ class Bridge:
     async def _unary(self, call_id: int, answer: Awaitable[Any]) -> None:
         try:
             reply = await answer
-            self.emit((call_id, _REPLY, reply.SerializeToString()))
+            self.emit((call_id, REPLY, reply.SerializeToString()))
         except asyncio.CancelledError:
-            self.emit((call_id, _FAIL, _CANCELLED))
+            self.emit((call_id, FAIL, _CANCELLED))
         except Exception as error:  # noqa: BLE001 - every failure becomes a status
-            self.emit((call_id, _FAIL, self._failure(error)))
+            self.emit((call_id, FAIL, self._failure(error)))
         finally:
             self._tasks.pop(call_id, None)
 
     async def _results(self, batch_id: int, rows: list[str]) -> None:
         try:
             indices = await self._record_results(rows)
-            self.emit((batch_id, _REPLY, b"".join(index.to_bytes(8, "little") for index in indices)))
+            self.emit((batch_id, REPLY, b"".join(index.to_bytes(8, "little") for index in indices)))
         except asyncio.CancelledError:
-            self.emit((batch_id, _FAIL, _STOPPING))
+            self.emit((batch_id, FAIL, _STOPPING))
         except Exception as error:  # noqa: BLE001 - every failure becomes a status
-            self.emit((batch_id, _FAIL, self._failure(error)))
+            self.emit((batch_id, FAIL, self._failure(error)))
         finally:
             self._tasks.pop(batch_id, None)
 
-    async def _stream(self, call_id: int, stream: _Stream, replies: AsyncIterator[Any]) -> None:
+    async def _stream(self, call_id: int, stream: Requests, replies: AsyncIterator[Any]) -> None:
         try:
             async for reply in replies:
                 await stream.send(reply.SerializeToString())
-            self.emit((call_id, _END, None))
+            self.emit((call_id, END, None))
         except asyncio.CancelledError:
-            self.emit((call_id, _FAIL, _CANCELLED))
+            self.emit((call_id, FAIL, _CANCELLED))
         except Exception as error:  # noqa: BLE001 - every failure becomes a status
-            self.emit((call_id, _FAIL, self._failure(error)))
+            self.emit((call_id, FAIL, self._failure(error)))
         finally:
             self._tasks.pop(call_id, None)
             self._streams.pop(call_id, None)

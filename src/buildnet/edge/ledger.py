@@ -30,9 +30,7 @@ PublishedIndex = Callable[[str, str], int | None]
 class LedgerService:
     """The read side of the ledger."""
 
-    def __init__(
-        self, ledger: LedgerLog, published_index: PublishedIndex, cosigned: Cosigned | None = None
-    ) -> None:
+    def __init__(self, ledger: LedgerLog, published_index: PublishedIndex, cosigned: Cosigned | None = None) -> None:
         self._ledger = ledger
         self._published_index = published_index
         self._cosigned = cosigned

@@ -44,7 +44,29 @@ GRPC_CODES: dict[str, int] = {
     "internal": INTERNAL,
 }
 
+# By the code of the tree where HTTP tells apart what gRPC does not, else by the gRPC code (native/door/src/status.rs).
+_HTTP_BY_CODE = {"storage_full": 507, "too_large": 413, "overloaded": 503}
+_HTTP_BY_GRPC = {
+    INVALID_ARGUMENT: 400,
+    OUT_OF_RANGE: 400,
+    UNAUTHENTICATED: 401,
+    PERMISSION_DENIED: 403,
+    NOT_FOUND: 404,
+    ABORTED: 409,
+    FAILED_PRECONDITION: 409,
+    UNIMPLEMENTED: 501,
+    RESOURCE_EXHAUSTED: 503,
+    UNAVAILABLE: 503,
+    CANCELLED: 503,
+    DEADLINE_EXCEEDED: 504,
+}
+
 _OVERLOADED_RETRY_S = 1
+
+
+def http_status(error: BuildNetError) -> int:
+    """The HTTP status of an error that leaves as a response."""
+    return _HTTP_BY_CODE.get(error.code) or _HTTP_BY_GRPC.get(GRPC_CODES.get(error.code, INTERNAL), 500)
 
 
 def status_of(code: str, message: str, missing: tuple[str, ...] = (), field: str = "") -> status_pb2.Status:

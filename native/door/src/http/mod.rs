@@ -1,6 +1,7 @@
 //! The HTTP side of the port: the caches that build clients speak to by HTTP, on one store and under one policy. Nothing is
 //! decided here but which cache is meant; what is not understood is refused, and the connection stays usable or is closed.
 
+mod application;
 mod bazel;
 mod conditions;
 mod encoding;
@@ -28,6 +29,8 @@ use self::refusal::{Dialect, Refusal};
 use self::route::{Cache, Route, Target, route};
 use self::values::Named;
 use crate::access::{Caller, Right};
+use crate::bridge::Hub;
+use crate::listener::Origin;
 use crate::updates::Updates;
 
 /// Large results that are in memory at once to be understood.
@@ -43,10 +46,18 @@ pub(crate) struct HttpCache {
     large_entries: Semaphore,
     /// One turn at a time, where the first write of a name counts.
     first_writes: tokio::sync::Mutex<()>,
+    /// Where requests go that are for no cache.
+    application: Option<Arc<Hub>>,
+    exchanges: Arc<Semaphore>,
 }
 
 impl HttpCache {
-    pub(crate) fn new(store: Arc<Store>, tiers: Option<Arc<Tiers>>, updates: Arc<Updates>) -> Self {
+    pub(crate) fn new(
+        store: Arc<Store>,
+        tiers: Option<Arc<Tiers>>,
+        updates: Arc<Updates>,
+        application: Option<Arc<Hub>>,
+    ) -> Self {
         Self {
             store,
             tiers,
@@ -55,13 +66,15 @@ impl HttpCache {
             budget: Budget::default(),
             large_entries: Semaphore::new(LARGE_ENTRIES_MAX),
             first_writes: tokio::sync::Mutex::new(()),
+            application,
+            exchanges: Arc::new(Semaphore::new(application::EXCHANGES_MAX)),
         }
     }
 
-    pub(crate) async fn answer(&self, caller: &Caller, request: Request<Incoming>) -> Response<Body> {
+    pub(crate) async fn answer(&self, caller: &Caller, origin: &Origin, request: Request<Incoming>) -> Response<Body> {
         let (parts, body) = request.into_parts();
         let mut inbound = Inbound::new(&parts, body, &self.budget);
-        let (dialect, done) = self.dispatch(caller, &parts, &mut inbound).await;
+        let (dialect, done) = self.dispatch(caller, origin, &parts, &mut inbound).await;
         let response = done.unwrap_or_else(|refusal| refusal.into_response(dialect));
         settled(parts.version, inbound, response).await
     }
@@ -76,6 +89,7 @@ impl HttpCache {
     async fn dispatch(
         &self,
         caller: &Caller,
+        origin: &Origin,
         parts: &Parts,
         inbound: &mut Inbound,
     ) -> (Dialect, Result<Response<Body>, Refusal>) {
@@ -88,6 +102,13 @@ impl HttpCache {
             Target::TurboStatus | Target::TurboEvents | Target::TurboQuery | Target::TurboArtifact(_) => Dialect::Turbo,
             _ => Dialect::Plain,
         };
+        if let (Target::Above, Some(hub)) = (&target, &self.application)
+            && application::is_asked(&parts.method)
+        {
+            // The path that is checked is the one that is told: two spellings of it are one.
+            let path = format!("/{instance}");
+            return (dialect, self.application(hub, caller, origin, parts, path, inbound).await);
+        }
         (dialect, self.serve(caller, instance, &target, parts, inbound).await)
     }
 
@@ -116,7 +137,7 @@ impl HttpCache {
                 let named = Named { cache: *cache, instance: &instance, path };
                 self.value(caller, &named, parts, inbound).await
             }
-            Target::Folder => self.webdav(caller, None, parts).await,
+            Target::Folder | Target::Above => self.webdav(caller, None, parts).await,
             turbo => self.turbo(caller, &instance, turbo, parts, inbound).await,
         }
     }

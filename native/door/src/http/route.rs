@@ -22,8 +22,10 @@ pub(super) enum Target {
     Entry(Digest),
     /// A value of one of the caches that choose their own names, which begin with that of the cache.
     Value { cache: Cache, path: String },
-    /// A name that ends in a slash, or a place above the caches: what WebDAV calls a collection.
+    /// A name that ends in a slash: what WebDAV calls a collection.
     Folder,
+    /// A place that no cache is at; for WebDAV a collection too.
+    Above,
     /// Turborepo: whether the cache is on.
     TurboStatus,
     /// Turborepo: what happened on the client.
@@ -58,8 +60,7 @@ pub(super) fn route(path: &str) -> Result<Route, Refusal> {
     let is_folder = path.ends_with('/');
     let mount = segments.iter().enumerate().find_map(|(at, _)| mount_at(&segments[at..]).map(|mount| (at, mount)));
     let Some((at, (mount, length))) = mount else {
-        // Only WebDAV asks about places above the caches; every other method gets the list of what is here.
-        return Ok(Route { instance: segments.join("/"), target: Target::Folder });
+        return Ok(Route { instance: segments.join("/"), target: Target::Above });
     };
     let rest = &segments[at + length..];
     let target = match mount {
@@ -224,7 +225,7 @@ mod tests {
             ("/v8/artifacts/events".to_owned(), "", Target::TurboEvents),
             ("/v8/artifacts/0a1b".to_owned(), "", Target::TurboArtifact("0a1b".to_owned())),
             ("/sccache/a/8/".to_owned(), "", Target::Folder),
-            ("/team/a/".to_owned(), "team/a", Target::Folder),
+            ("/team/a/".to_owned(), "team/a", Target::Above),
         ] {
             assert_eq!(route(&path).unwrap(), Route { instance: instance.to_owned(), target }, "{path}");
         }

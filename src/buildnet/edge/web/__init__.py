@@ -1,1 +1,1 @@
-"""HTTP for people and for foreign tools, as ASGI: what is not a call of gRPC and not a cache."""
+"""The web: what browsers and monitors ask by HTTP. Each file gives routes; nothing here decides."""

@@ -1,0 +1,80 @@
+"""The shapes of what the page's API tells, as JSON (docs/reference/http.md). Fields are added, never renamed. Pure.
+
+Times are milliseconds since 1970 by the controller's clock; digests are `HASH/SIZE`; hashes are lower-case hex.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Final
+
+from buildnet.ledger.checkpoint import Checkpoint
+from buildnet.wire._gen.buildnet.v1 import action_pb2, fleet_pb2
+
+Fact = dict[str, Any]
+
+_STATES: Final = {
+    action_pb2.ACTION_STATE_QUEUED: "queued",
+    action_pb2.ACTION_STATE_EXECUTING: "executing",
+    action_pb2.ACTION_STATE_COMPLETED: "completed",
+    action_pb2.ACTION_STATE_FAILED: "failed",
+    action_pb2.ACTION_STATE_CANCELLED: "cancelled",
+}
+# A command line may be megabytes; whoever wants all of it asks for the action's Command.
+_ARGUMENT_CHARACTERS: Final = 200
+
+
+def node_fact(node: fleet_pb2.Node) -> Fact:
+    """One node whose session is open."""
+    return {
+        "node": node.node_id,
+        "hostname": node.hostname,
+        "version": node.version,
+        "slots": node.slots,
+        "joined_at_unix_ms": node.joined_at.ToMilliseconds(),
+        "properties": [[pair.name, pair.value] for pair in node.properties],
+    }
+
+
+def action_fact(action: action_pb2.ActionSummary) -> Fact:
+    """One operation; `completed_at_unix_ms`, `exit_code` and `entry` are null until there is one."""
+    ended = action.HasField("completed_at")
+    return {
+        "id": action.id,
+        "action": f"{action.action_digest.hash}/{action.action_digest.size_bytes}",
+        "instance": action.instance_name,
+        "state": _STATES.get(action.state, "unknown"),
+        "arguments": [argument[:_ARGUMENT_CHARACTERS] for argument in action.command_arguments],
+        "worker": action.worker,
+        "submitted_at_unix_ms": action.submitted_at.ToMilliseconds(),
+        "completed_at_unix_ms": action.completed_at.ToMilliseconds() if ended else None,
+        "exit_code": action.exit_code if ended else None,
+        "cached": action.cached,
+        "error": action.error_code,
+        "message": action.message,
+        "entry": action.entry_index if action.has_entry else None,
+    }
+
+
+def entry_fact(index: int, body: bytes) -> Fact:
+    """One entry of the ledger; `leaf` is the hash that its proof begins with (RFC 6962 section 2.1)."""
+    fields = json.loads(body)
+    return {
+        "index": index,
+        "leaf": hashlib.sha256(b"\x00" + body).hexdigest(),
+        "kind": fields.pop("kind"),
+        "at_unix_ms": fields.pop("at_unix_ms"),
+        "fields": fields,
+    }
+
+
+def head_fact(checkpoint: Checkpoint, note: str, verifier_key: str) -> Fact:
+    """The signed head of the ledger."""
+    return {
+        "size": checkpoint.size,
+        "root": checkpoint.root.hex(),
+        "origin": checkpoint.origin,
+        "note": note,
+        "verifier_key": verifier_key,
+    }

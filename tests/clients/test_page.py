@@ -1,0 +1,198 @@
+"""The page in a real browser, against a running controller: Debian's Chromium, driven by the DevTools protocol."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from buildnet.edge.web.page import STATIC
+from tests.conftest import COMMAND, House, Role
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+WAIT_MS = 60_000
+HOSTILE = "<img src=x onerror=window.broken=1>\u202egnp.exe\n\x1b[31m</script>"
+
+pytestmark = [
+    pytest.mark.client,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on PATH (tests/clients/install.sh)"),
+    pytest.mark.skipif(not (STATIC / "index.html").exists(), reason="the page is not built (make ui)"),
+]
+
+
+@dataclass
+class Seen:
+    """What a browser asked for and complained of."""
+
+    requests: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        # Its own sandbox needs user namespaces that a container may not have; only our page is opened.
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Role]:
+    house = House(tmp_path_factory.mktemp("house"))
+    try:
+        yield house.up("--slots", "2")
+    finally:
+        house.close()
+
+
+def visit(browser: Browser, address: str, **options: object) -> tuple[Page, Seen]:
+    page = browser.new_page(**options)  # type: ignore[arg-type]
+    page.set_default_timeout(WAIT_MS)
+    seen = Seen()
+    page.on("request", lambda request: seen.requests.append(request.url))
+    page.on("console", lambda said: seen.errors.append(said.text) if said.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: seen.errors.append(str(error)))
+    page.goto(address)
+    return page, seen
+
+
+@pytest.fixture
+def opened(browser: Browser, server: Role) -> Iterator[tuple[Page, Seen]]:
+    """The page on a fresh visit; at its end nothing has gone wrong and nothing was asked of another host."""
+    address = f"http://{server.ready['listen']}/"
+    page, seen = visit(browser, address)
+    try:
+        yield page, seen
+        assert seen.errors == []
+        assert [url for url in seen.requests if not url.startswith(address)] == []
+        assert page.evaluate("window.broken") is None
+    finally:
+        page.close()
+
+
+def run(server: Role, *command: str) -> subprocess.Popen[bytes]:
+    words = [*COMMAND, "run", "--state", server.ready["state"], "--", *command]
+    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def test_a_node_and_an_action_are_seen_while_it_runs(opened: tuple[Page, Seen], server: Role) -> None:
+    page, _ = opened
+    expect(page.get_by_role("banner").get_by_role("status")).to_have_text("live", timeout=WAIT_MS)
+    nodes = page.get_by_role("region", name="Nodes")
+    expect(nodes.get_by_text("of 2 slots busy")).to_be_visible(timeout=WAIT_MS)
+    fresh = f"{os.getpid()}.5"
+    running = run(server, "sh", "-c", f"sleep 4 # {fresh}")
+    try:
+        row = page.get_by_role("region", name="Running").get_by_role("row").filter(has_text=fresh)
+        expect(row.get_by_text("running")).to_be_visible(timeout=WAIT_MS)
+        expect(nodes.get_by_text("1 of 2 slots busy")).to_be_visible(timeout=WAIT_MS)
+        ended = page.get_by_role("region", name="Recent").get_by_role("row").filter(has_text=fresh)
+        expect(ended.get_by_text("done")).to_be_visible(timeout=WAIT_MS)
+        expect(row).to_have_count(0)
+        assert running.wait(60) == 0
+    finally:
+        running.kill()
+        running.wait()
+    kinds = page.get_by_role("region", name="Ledger").get_by_role("row").filter(has_text="action.published")
+    expect(kinds.first).to_be_visible(timeout=WAIT_MS)
+    ended.get_by_role("link").first.click()
+    expect(page.get_by_role("heading", name="Action", exact=True)).to_be_visible()
+    expect(page.get_by_role("main")).to_be_focused()
+
+
+def test_the_button_says_what_it_proved(opened: tuple[Page, Seen]) -> None:
+    page, _ = opened
+    button = page.get_by_role("button", name="Verify")
+    button.focus()
+    page.keyboard.press("Enter")
+    proof = page.get_by_role("region", name="Ledger").get_by_role("status")
+    expect(proof).to_contain_text("Proved", timeout=WAIT_MS)
+    expect(proof).to_contain_text("is signed by the ledger's key")
+    expect(proof).to_contain_text(re.compile(r"continues the head of \d+ entr"))
+    expect(proof).to_contain_text(re.compile(r"the \d+ entries shown are under it"))
+
+
+def test_a_ledger_that_does_not_continue_is_told(opened: tuple[Page, Seen]) -> None:
+    page, _ = opened
+    expect(page.get_by_role("button", name="Verify")).to_be_visible(timeout=WAIT_MS)
+    forged = json.dumps({"size": 1, "root": "00" * 32})
+    page.wait_for_function("Object.keys(localStorage).length > 0")
+    page.evaluate("head => Object.keys(localStorage).forEach(key => { localStorage[key] = head; })", forged)
+    page.reload()
+    page.get_by_role("button", name="Verify").click()
+    proof = page.get_by_role("region", name="Ledger").get_by_role("status")
+    expect(proof).to_contain_text("This does not hold", timeout=WAIT_MS)
+    expect(proof).to_contain_text("does not continue the head of 1 entry")
+
+
+def test_hostile_names_are_text(opened: tuple[Page, Seen], server: Role) -> None:
+    page, _ = opened
+    assert run(server, "echo", HOSTILE).wait(60) == 0
+    row = page.get_by_role("region", name="Recent").get_by_role("row").filter(has_text="onerror").first
+    expect(row).to_be_visible(timeout=WAIT_MS)
+    expect(row).to_contain_text("<img src=x onerror=window.broken=1>\\u202egnp.exe␊␛[31m</script>")
+    assert page.locator("main img").count() == 0
+
+
+def test_it_is_used_by_keyboard_and_by_ear(opened: tuple[Page, Seen]) -> None:
+    page, _ = opened
+    for role in ("banner", "navigation", "main", "contentinfo"):
+        expect(page.get_by_role(role)).to_have_count(1)  # type: ignore[arg-type]
+    assert page.locator("[aria-live=polite]").count() >= 2
+    page.keyboard.press("Tab")
+    skip = page.get_by_role("link", name="Skip to the content")
+    expect(skip).to_be_focused()
+    assert skip.evaluate("e => getComputedStyle(e).outlineStyle") != "none"
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("main")).to_be_focused()
+    page.get_by_role("navigation").get_by_role("link", name="Ledger").press("Enter")
+    expect(page.get_by_role("heading", name="Ledger", exact=True)).to_be_visible()
+    expect(page).to_have_title("Ledger · BuildNET")
+    expect(page.get_by_role("link", name="Ledger", exact=True)).to_have_attribute("aria-current", "page")
+    page.get_by_role("row").get_by_role("link", name="0", exact=True).press("Enter")
+    expect(page.get_by_role("heading", name="Entry 0")).to_be_visible()
+    expect(page.get_by_text("controller.started")).to_be_visible()
+
+
+def test_light_dark_and_narrow(browser: Browser, server: Role) -> None:
+    papers = []
+    for scheme in ("light", "dark"):
+        size = {"width": 360, "height": 700}
+        page, seen = visit(browser, f"http://{server.ready['listen']}/", color_scheme=scheme, viewport=size)
+        expect(page.get_by_role("button", name="Verify")).to_be_visible(timeout=WAIT_MS)
+        papers.append(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert seen.errors == []
+        page.close()
+    assert papers[0] != papers[1]
+
+
+def test_it_comes_back_with_its_server(browser: Browser, tmp_path: Path) -> None:
+    house = House(tmp_path)
+    try:
+        role = house.up("--no-worker")
+        page, _ = visit(browser, f"http://{role.ready['listen']}/")
+        status = page.get_by_role("banner").get_by_role("status")
+        expect(status).to_have_text("live", timeout=WAIT_MS)
+        role.stop()
+        expect(status).to_contain_text("connection lost", timeout=WAIT_MS)
+        house.up("--no-worker", listen=role.ready["listen"])
+        expect(status).to_have_text("live", timeout=WAIT_MS)
+        # What was written meanwhile is there: the second start.
+        started = page.get_by_role("row").filter(has_text="controller.started")
+        expect(started).to_have_count(2, timeout=WAIT_MS)
+        page.close()
+    finally:
+        house.close()

@@ -1,0 +1,101 @@
+// The API's shapes (docs/reference/http.md), and the calls that are not the stream. It keeps nothing.
+
+export interface Node {
+  node: string;
+  hostname: string;
+  version: string;
+  slots: number;
+  joined_at_unix_ms: number;
+  properties: [string, string][];
+}
+
+export type ActionState = "queued" | "executing" | "completed" | "failed" | "cancelled" | "unknown";
+
+export interface Action {
+  id: string;
+  action: string;
+  instance: string;
+  state: ActionState;
+  arguments: string[];
+  worker: string;
+  submitted_at_unix_ms: number;
+  completed_at_unix_ms: number | null;
+  exit_code: number | null;
+  cached: boolean;
+  error: string;
+  message: string;
+  entry: number | null;
+}
+
+export interface Actions {
+  running: Action[];
+  recent: Action[];
+  more_running: boolean;
+}
+
+export type Value = string | number | boolean | string[];
+
+export interface Entry {
+  index: number;
+  leaf: string;
+  kind: string;
+  at_unix_ms: number;
+  fields: Record<string, Value>;
+}
+
+export interface Head {
+  size: number;
+  root: string;
+  origin: string;
+  note: string;
+  verifier_key: string;
+}
+
+export interface Hello {
+  version: string;
+  now_unix_ms: number;
+  limited: boolean;
+}
+
+export interface LedgerNews {
+  skipped: number;
+  entries: Entry[];
+  head: Head;
+}
+
+export interface Proof {
+  holds: boolean;
+  head?: Head;
+  signature: { holds: boolean; message?: string };
+  consistency?: { holds: boolean; from_size: number } | null;
+  inclusion?: { holds: boolean; count: number; failed: number[] };
+}
+
+/** What the server refused, in its own words. */
+export class Refusal extends Error {}
+
+async function call<T>(path: string, init: RequestInit = {}): Promise<T> {
+  const answer = await fetch(`/api/v1/${path}`, { cache: "no-store", ...init }).catch(() => {
+    throw new Refusal("the server does not answer; is it still running?");
+  });
+  const text = await answer.text();
+  if (answer.ok) return JSON.parse(text) as T;
+  let message = text.trim() || `status ${answer.status}`;
+  if (answer.headers.get("content-type")?.startsWith("application/json")) {
+    message = (JSON.parse(text) as { error: { message: string } }).error.message;
+  }
+  throw new Refusal(message);
+}
+
+export const readAction = (id: string) => call<Action>(`actions/${encodeURIComponent(id)}`);
+export const readEntry = (index: number) => call<Entry>(`ledger/entries/${index}`);
+export const readEntries = (from: number, count: number) =>
+  call<{ size: number; entries: Entry[] }>(`ledger/entries?from=${from}&count=${count}`);
+
+/** Ask the server to prove what this page shows; at most 200 leaves. */
+export const prove = (known: { size: number; root: string } | null, leaves: [number, string][]) =>
+  call<Proof>("ledger/verify", {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ known, leaves }),
+  });

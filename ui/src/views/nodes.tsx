@@ -1,0 +1,106 @@
+// The nodes that have joined, how busy they are, and what they offer.
+
+import type { Actions, Node } from "../api";
+import { count, number } from "../format";
+import { At, Empty, Id, Section, Text } from "../parts";
+import { linkTo } from "../router";
+import { useStore } from "../store";
+
+const SLOTS_DRAWN_MAX = 32;
+
+export function NodesView({ rest }: { rest: string }) {
+  const state = useStore();
+  const nodes = rest && state.nodes ? state.nodes.filter((node) => node.node === rest) : state.nodes;
+  return (
+    <>
+      <h1>Nodes</h1>
+      {rest && <a href={linkTo("nodes")}>All nodes</a>}
+      <Nodes nodes={nodes} actions={state.actions} whole />
+    </>
+  );
+}
+
+interface Props {
+  nodes: Node[] | null;
+  actions: Actions | null;
+  whole?: boolean;
+}
+
+export function Nodes({ nodes, actions, whole = false }: Props) {
+  const slots = nodes?.reduce((sum, node) => sum + node.slots, 0) ?? 0;
+  const aside = nodes && nodes.length > 0 && (
+    <p class="aside">
+      {count(nodes.length, "node")}, {count(slots, "slot")}
+    </p>
+  );
+  return (
+    <Section id="nodes" title={whole ? "Joined now" : "Nodes"} aside={aside}>
+      {nodes === null ? (
+        <Empty>Waiting for the server.</Empty>
+      ) : nodes.length === 0 ? (
+        <Empty>
+          No node has joined. Add one: <code>buildnet join grpc://HOST:PORT</code>
+        </Empty>
+      ) : (
+        <ul class="nodes">
+          {nodes.map((node) => (
+            <li key={node.node}>
+              <NodeCard node={node} actions={actions} whole={whole} />
+            </li>
+          ))}
+        </ul>
+      )}
+    </Section>
+  );
+}
+
+function NodeCard({ node, actions, whole }: { node: Node; actions: Actions | null; whole: boolean }) {
+  const busy = actions?.running.filter((a) => a.state === "executing" && a.worker === node.node).length ?? 0;
+  return (
+    <article>
+      <h3>
+        <Text>{node.hostname || node.node}</Text>
+        <Id href={linkTo("nodes", node.node)}>{node.node}</Id>
+      </h3>
+      <Slots busy={busy} slots={node.slots} />
+      {whole && (
+        <p class="facts">
+          joined <At unix_ms={node.joined_at_unix_ms} />, version <Text>{node.version}</Text>
+        </p>
+      )}
+      <Resources node={node} whole={whole} />
+    </article>
+  );
+}
+
+function Slots({ busy, slots }: { busy: number; slots: number }) {
+  return (
+    <p class="slots">
+      {slots <= SLOTS_DRAWN_MAX && (
+        <svg width={slots * 11} height="10" aria-hidden="true">
+          {Array.from({ length: slots }, (_, at) => (
+            <rect key={at} x={at * 11 + 0.5} y="0.5" width="8" height="9" class={at < busy ? "taken" : "free"} />
+          ))}
+        </svg>
+      )}
+      {number(busy)} of {count(slots, "slot")} busy
+    </p>
+  );
+}
+
+/** What a node offers. The catalog's resources come here beside its properties. */
+function Resources({ node, whole }: { node: Node; whole: boolean }) {
+  if (node.properties.length === 0) return whole ? <p class="facts">offers no properties</p> : null;
+  const shown = whole ? node.properties : node.properties.slice(0, 4);
+  const left = node.properties.length - shown.length;
+  return (
+    <ul class="chips" aria-label="Resources">
+      {shown.map(([name, value]) => (
+        <li key={`${name}=${value}`}>
+          <Text>{value ? `${name}=${value}` : name}</Text>
+        </li>
+      ))}
+      {left > 0 && <li class="more">and {number(left)} more</li>}
+    </ul>
+  );
+}
