@@ -140,12 +140,12 @@ def test_the_key_is_private(tmp_path: Path) -> None:
     assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
 
 
-STRIDE = 41
+STRIDE = 61
 
 
 @pytest.mark.timeout(300)
 async def test_an_altered_bit_is_found_wherever_it_is(log: LedgerLog, tmp_path: Path) -> None:
-    """The whole header, and every 41st byte of the rest, of every file."""
+    """The whole header, and every 61st byte of the rest, of every file."""
     for number in range(20, 30):
         await log.append([entry(number)])
     await log.close()
