@@ -59,6 +59,7 @@ def test_what_is_said_is_what_is_read(said: Announcement) -> None:
 
 
 @given(st.integers(0, 3), st.binary(max_size=300))
+@settings(deadline=None)
 def test_any_bytes_are_read_or_refused(packing: int, body: bytes) -> None:
     with suppress(InvalidRequest, TooLarge):
         wire.announcement_of(packing, body)
