@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from buildnet.catalog import announcement
@@ -51,7 +51,7 @@ SAID = st.builds(
 
 
 @given(SAID)
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_what_is_said_is_what_is_read(said: Announcement) -> None:
     packing, body = wire.body_of(said)
     assert wire.announcement_of(packing, body) == said
@@ -59,13 +59,14 @@ def test_what_is_said_is_what_is_read(said: Announcement) -> None:
 
 
 @given(st.integers(0, 3), st.binary(max_size=300))
+@settings(deadline=None)
 def test_any_bytes_are_read_or_refused(packing: int, body: bytes) -> None:
     with suppress(InvalidRequest, TooLarge):
         wire.announcement_of(packing, body)
 
 
 @given(SAID, st.data())
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_an_altered_announcement_is_refused(said: Announcement, data: st.DataObject) -> None:
     node = AnnouncingNode()
     message = node.signed(said)
