@@ -280,8 +280,10 @@ function Field({ name, value }: { name: string; value: Value }) {
         <dd key={at}>
           {(name === "worker" || name === "node") && one ? (
             <Id href={linkTo("nodes", one)}>{one}</Id>
-          ) : (
+          ) : one ? (
             <Text wide>{one}</Text>
+          ) : (
+            <span class="empty">empty</span>
           )}
         </dd>
       ))}
