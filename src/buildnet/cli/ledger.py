@@ -17,6 +17,7 @@ from buildnet.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from buildnet.client import SyncClient
+    from buildnet.ledger.proof_file import Proven
     from buildnet.ledger.receipt import Receipt
 
 _LAST = 20
@@ -24,7 +25,9 @@ _FACT_MAX = 24
 # C2SP signed-note: name, hash, key.
 _VERIFIER_KEY = re.compile(r"[^\s+]+\+[0-9a-f]{8}\+[A-Za-z0-9+/=]+")
 _since = click.option("--since", metavar="AGO|TIME", help="From this moment on: 10m, 2h, 7d, or 2031-05-01T12:00.")
-_out = click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the receipt to this file.")
+_out = click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the proof to this file (c2sp.org/tlog-proof)."
+)
 
 
 @click.group("ledger", epilog="Example: buildnet ledger verify")
@@ -100,7 +103,7 @@ def show(url: str | None, state: Path | None, instance: str, as_json: bool, inde
             click.echo(shown(f"{name:16} {text}"))
 
 
-@command.command("prove", epilog="Example: buildnet ledger prove 12 --out entry-12.json")
+@command.command("prove", epilog="Example: buildnet ledger prove 12 --out entry-12.tlog-proof")
 @options.of_server
 @_out
 @options.as_json
@@ -111,7 +114,7 @@ def prove(url: str | None, state: Path | None, instance: str, out: Path | None, 
         _hand_over(client.prove(index), out, as_json)
 
 
-@command.command("receipt", epilog="Example: buildnet ledger receipt $ACTION_DIGEST --out receipt.json")
+@command.command("receipt", epilog="Example: buildnet ledger receipt $ACTION_DIGEST --out made.tlog-proof")
 @options.of_server
 @_out
 @options.as_json
@@ -132,11 +135,11 @@ def _hand_over(proven: Receipt, out: Path | None, as_json: bool) -> None:
     if out is not None:
         write_receipt(proven, out)
     if as_json:
-        options.echo_json(json.loads(proven.text))
+        options.echo_json(proven.facts())
     else:
         _say(proven)
         if out is not None:
-            click.echo(f"written to {out}; check it with: buildnet ledger verify {out}")
+            click.echo(f"written to {out}; check it with: buildnet ledger verify {out} --key '{shown(proven.key)}'")
 
 
 def write_receipt(proven: Receipt, out: Path) -> None:
@@ -167,28 +170,36 @@ def _say(proven: Receipt) -> None:
     metavar="CHECKPOINT",
     help="A checkpoint that you kept elsewhere: the ledger must go on from it.",
 )
-@click.option("--key", metavar="KEY", help="With FILE: the verifier key that you know, or the file that holds it.")
+@click.option("--key", metavar="KEY", help="With FILE: the ledger's verifier key, or the file that holds it.")
+@click.option("--witness", "witnesses", multiple=True, metavar="KEY", help="With FILE: who must have cosigned.")
 @options.as_json
 @click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-def verify(state: Path | None, known: Path | None, key: str | None, as_json: bool, file: Path | None) -> None:
+def verify(
+    state: Path | None,
+    known: Path | None,
+    key: str | None,
+    witnesses: tuple[str, ...],
+    as_json: bool,
+    file: Path | None,
+) -> None:
     """Recompute the whole ledger from its files: entries, balances, tree, signatures, every byte. Needs no server.
 
-    With FILE, a receipt, check that alone, against --key or the key in --state.
+    With FILE, a proof or receipt, check that alone, against --key or the key in the state directory.
     Exits with 1 when anything was altered, and says where.
     """
     from buildnet.app.config import default_state_dir
     from buildnet.ledger import audit
 
+    state = state or default_state_dir()
     if file is not None:
         if known is not None:
-            raise click.UsageError("a receipt is checked by itself: leave --from away")
-        if key is None and state is not None:
-            key = str(state / "ledger" / "key.pub")
-        _verify_file(file, key, as_json)
+            raise click.UsageError("a proof is checked by itself: leave --from away")
+        proven = audit.verify_proof(file, _key_of(key, state), [_read_key(witness) for witness in witnesses])
+        _say_proven(proven, as_json)
         return
-    if key is not None:
-        raise click.UsageError("--key is for a receipt: name its file")
-    report = audit.verify(state or default_state_dir(), known.read_text(errors="replace") if known else None)
+    if key is not None or witnesses:
+        raise click.UsageError("--key and --witness are for a proof: name its file")
+    report = audit.verify(state, known.read_text(errors="replace") if known else None)
     if as_json:
         options.echo_json({"verified": True, **asdict(report)})
         return
@@ -200,26 +211,37 @@ def verify(state: Path | None, known: Path | None, key: str | None, as_json: boo
         click.echo(f"  {report.waiting:>7} of these wait in the tail, under no checkpoint yet")
 
 
-def _verify_file(file: Path, key: str | None, as_json: bool) -> None:
-    from buildnet.ledger.audit import verify_receipt
-
-    proven = verify_receipt(file, _key_of(key))
+def _say_proven(proven: Proven, as_json: bool) -> None:
     if as_json:
-        options.echo_json({"verified": True, "key_given": key is not None, **json.loads(proven.text)})
+        fields = {"index": proven.index, "body": proven.body.decode(), "origin": proven.origin, "size": proven.size}
+        options.echo_json({"verified": True, **fields, "root": proven.root.hex(), "cosigned": proven.cosigned})
         return
-    _say(proven)
-    if key is None:
-        click.echo("the receipt names its key itself: compare it with the one that you know, or give that with --key")
+    click.echo(shown(f"proven: entry {proven.index} is in the tree of {proven.size} entries of {proven.origin}"))
+    for witness, at_unix_s in proven.cosigned.items():
+        click.echo(shown(f"cosigned {moments.shown(1000 * at_unix_s)} by {witness}"))
+    click.echo(shown(proven.body.decode()))
 
 
-def _key_of(key: str | None) -> str | None:
-    if key is None or _VERIFIER_KEY.fullmatch(key):
+def _key_of(key: str | None, state: Path) -> str:
+    if key is not None:
+        return _read_key(key)
+    try:
+        return (state / "ledger" / "key.pub").read_text().strip()
+    except OSError as error:
+        raise InvalidRequest(
+            "a proof is worth what the key is that it is checked with: give the ledger's by --key, or --state",
+            field="key",
+        ) from error
+
+
+def _read_key(key: str) -> str:
+    if _VERIFIER_KEY.fullmatch(key):
         return key
     try:
         return Path(key).read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidRequest(
-            f"--key is neither a verifier key nor a file that holds one: {error}", field="key"
+            f"{key!r} is neither a verifier key nor a file that holds one: {error}", field="key"
         ) from error
 
 

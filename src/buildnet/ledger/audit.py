@@ -14,17 +14,17 @@ import sqlite3
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from buildnet.errors import BadSignature, InvalidRequest, LedgerCorrupt, NotFound, TransferRefused
-from buildnet.ledger import book, files, tail, tree
+from buildnet.ledger import book, files, proof_file, tail, tree
 from buildnet.ledger.checkpoint import Checkpoint, Verifier
 from buildnet.ledger.pages import check_pages
-from buildnet.ledger.receipt import SIZE_BYTES_MAX, Receipt
+from buildnet.ledger.proof_file import Proven
 from buildnet.model.entry import ENCODER
 from buildnet.model.posting import LINES_MAX
 
@@ -239,28 +239,28 @@ def _account_for(index: int, body: bytes, accounts: book.Book) -> str:
     return kind
 
 
-def verify_receipt(file: Path, key: str | None = None) -> Receipt:
-    """Check a receipt's file by itself.
+def verify_proof(file: Path, key: str, witnesses: Sequence[str] = ()) -> Proven:
+    """Check a proof file by itself.
 
     Args:
-        file: the receipt.
-        key: the verifier key that is known; without one the receipt's own is taken.
+        file: the proof of an entry, a receipt for one.
+        key: the ledger's verifier key, from somewhere else than the file.
+        witnesses: keys of those who must have cosigned.
 
     Raises:
-        InvalidRequest: it is no receipt, or the key is none.
+        InvalidRequest: it is no proof, or a key is none.
         LedgerCorrupt: it does not hold.
     """
     with file.open("rb") as opened:
-        receipt = Receipt.parse(opened.read(SIZE_BYTES_MAX + 1))
-    where = f"entry {receipt.index}"
-    if key is not None and Verifier.parse(key).text != receipt.key:
-        raise LedgerCorrupt(f"the receipt is of another ledger: {receipt.key} signed it, not {key}", where="key")
+        data = opened.read(proof_file.PROOF_BYTES_MAX + 1)
     try:
-        receipt.verify()
+        proven = proof_file.verify(data.decode(), key, witnesses)
+    except UnicodeDecodeError as error:
+        raise InvalidRequest("this is not a proof: it is not text", field="proof") from error
     except BadSignature as error:
-        raise LedgerCorrupt(f"the receipt does not hold: {error}", where=where) from error
-    _event(receipt.body, where)
-    return receipt
+        raise LedgerCorrupt(f"the proof does not hold: {error}", where="proof") from error
+    _event(proven.body, f"entry {proven.index}")
+    return proven
 
 
 def _check_balances(connection: sqlite3.Connection, accounts: book.Book, version: int) -> None:

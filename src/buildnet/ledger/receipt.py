@@ -1,29 +1,17 @@
-"""A receipt: one entry with all it takes to prove it offline. Parsing is strict; what does not hold is refused whole.
-
-JSON with the keys `format` (`buildnet-receipt-1`), `index`, `body` (the leaf's exact text), `hashes` (the audit path of
-RFC 6962 section 2.1.1, leaf to root, hex), `checkpoint` (a C2SP signed note) and `key` (the C2SP verifier key that
-signed it).
-"""
+"""One entry proven, as a server hands it over; its text is a proof file (c2sp.org/tlog-proof@v1). Pure."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
-from buildnet.errors import BadSignature, InvalidRequest
-from buildnet.ledger import tree
-from buildnet.ledger.checkpoint import Checkpoint, Verifier
-
-FORMAT: Final = "buildnet-receipt-1"
-SIZE_BYTES_MAX: Final = 256 << 10
-_HASHES_MAX: Final = 64
-_KEYS: Final = {"format", "index", "body", "hashes", "checkpoint", "key"}
+from buildnet.ledger import proof_file
+from buildnet.ledger.proof_file import Proven
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """`body` is the leaf's bytes, `hashes` of 32 bytes each; `key` is only as good as where it was got from."""
+    """`body` is the leaf's bytes, `hashes` of 32 bytes each; `key` is what the server calls its key."""
 
     index: int
     body: bytes
@@ -34,67 +22,23 @@ class Receipt:
     @property
     def text(self) -> str:
         """The file."""
-        value = {
-            "format": FORMAT,
+        return proof_file.to_text(self.index, self.hashes, self.checkpoint, self.body)
+
+    def facts(self) -> dict[str, Any]:
+        """The same as values of JSON, with the key."""
+        return {
             "index": self.index,
             "body": self.body.decode(),
             "hashes": [sibling.hex() for sibling in self.hashes],
             "checkpoint": self.checkpoint,
             "key": self.key,
         }
-        return json.dumps(value, indent=1) + "\n"
 
-    @classmethod
-    def parse(cls, text: bytes) -> Receipt:
-        """Read a file.
-
-        Raises:
-            InvalidRequest: it is no receipt, or larger than one may be.
-        """
-        if len(text) > SIZE_BYTES_MAX:
-            raise InvalidRequest(f"a receipt has at most {SIZE_BYTES_MAX} bytes", field="receipt")
-        try:
-            value = json.loads(text)
-            if not isinstance(value, dict) or set(value) != _KEYS or value["format"] != FORMAT:
-                raise ValueError
-            return cls(
-                _of(int, value["index"]),
-                _of(str, value["body"]).encode(),
-                tuple(_hash(sibling) for sibling in _of(list, value["hashes"])),
-                _of(str, value["checkpoint"]),
-                _of(str, value["key"]),
-            )
-        except (ValueError, RecursionError) as error:
-            raise InvalidRequest(
-                f"this is not a receipt ({FORMAT}); `buildnet ledger receipt` and `prove --out` write them",
-                field="receipt",
-            ) from error
-
-    def verify(self) -> Checkpoint:
-        """The checkpoint that the entry is under.
+    def verify(self) -> Proven:
+        """What it proves.
 
         Raises:
             BadSignature: the key did not sign the checkpoint, or the path does not lead to its root.
+            InvalidRequest: it is no proof, or the key is none.
         """
-        try:
-            verifier = Verifier.parse(self.key)
-        except InvalidRequest as error:
-            raise BadSignature(str(error)) from error
-        head = verifier.open(self.checkpoint)
-        if not tree.verify_inclusion(tree.leaf_hash(self.body), self.index, head.size, self.hashes, head.root):
-            raise BadSignature(f"the proof of entry {self.index} does not lead to the checkpoint's root")
-        return head
-
-
-def _of(kind: type[Any], value: object) -> Any:
-    # bool is an int to Python, and no index.
-    if not isinstance(value, kind) or isinstance(value, bool) or (kind is list and len(value) > _HASHES_MAX):
-        raise ValueError
-    return value
-
-
-def _hash(text: object) -> bytes:
-    sibling = bytes.fromhex(_of(str, text))
-    if len(sibling) != 32 or sibling.hex() != text:
-        raise ValueError
-    return sibling
+        return proof_file.verify(self.text, self.key)
