@@ -2,6 +2,7 @@
 //! never more held than a greeting.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use buildnet_fuzz::{corpus, fuzz};
@@ -10,8 +11,8 @@ use buildnet_session::{Context, Frames, Handshake, Identity, Limits, Remote, Ses
 /// The committed inputs were made for these.
 const NOW_UNIX_S: u64 = 1_800_000_000;
 
-fn node(n: u8) -> Identity {
-    Identity::new(&[n; 32], &[n ^ 0xff; 32]).unwrap()
+fn node(n: u8) -> Arc<Identity> {
+    Arc::new(Identity::new(&[n; 32], &[n ^ 0xff; 32]).unwrap())
 }
 
 fn context() -> Context {

@@ -1,26 +1,33 @@
-//! What a session costs on this machine, as JSON: processor time of a handshake (both ends), and of moving bytes through the
-//! frames alone and over a socket beside the same socket without a session. `bench/session.py` runs it.
+//! What a session costs on this machine, as JSON: processor time of a handshake (both ends), of moving bytes through the
+//! frames alone, and how fast an HTTP/2 stream is within a session beside one on the bare socket, in turns.
+//! `bench/session.py` runs it.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::io::IoSlice;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use buildnet_session::{Context, DATA_BYTES_MAX, Frames, Handshake, Identity, Limits, Remote, establish};
+use bytes::Bytes;
+use http::{Request, Response};
 use ring::rand::{SecureRandom, SystemRandom};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
 const HANDSHAKES: u32 = 500;
 const FRAMES_BYTES: usize = 512 << 20;
 const SOCKET_BYTES: usize = 512 << 20;
 const WRITE_BYTES: usize = 64 << 10;
+/// As the door's.
+const STREAM_WINDOW_BYTES: u32 = 2 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 const ROUNDS: usize = 5;
 
-fn node() -> Identity {
+fn node() -> Arc<Identity> {
     let (mut seed, mut secret) = ([0; 32], [0; 32]);
     SystemRandom::new().fill(&mut seed).unwrap();
     SystemRandom::new().fill(&mut secret).unwrap();
-    Identity::new(&seed, &secret).unwrap()
+    Arc::new(Identity::new(&seed, &secret).unwrap())
 }
 
 fn now_unix_s() -> u64 {
@@ -33,7 +40,7 @@ fn cpu() -> Duration {
     Duration::new(time.tv_sec.try_into().unwrap(), time.tv_nsec.try_into().unwrap())
 }
 
-fn ends(one: &Identity, two: &Identity, is_known: bool) -> (Handshake, Handshake) {
+fn ends(one: &Arc<Identity>, two: &Arc<Identity>, is_known: bool) -> (Handshake, Handshake) {
     let remote = Remote { node_key: two.node_key(), session_key: is_known.then(|| two.session_key()) };
     let context = Context { organisation: "bench".to_owned(), term: 1 };
     let token: &[u8] = if is_known { b"" } else { b"0123456789abcdef" };
@@ -41,7 +48,7 @@ fn ends(one: &Identity, two: &Identity, is_known: bool) -> (Handshake, Handshake
     (dial, Handshake::responder(two, &context, now_unix_s()).unwrap())
 }
 
-fn meet(one: &Identity, two: &Identity, is_known: bool) -> (Frames, Frames) {
+fn meet(one: &Arc<Identity>, two: &Arc<Identity>, is_known: bool) -> (Frames, Frames) {
     let (mut a, mut b) = ends(one, two, is_known);
     for _ in 0..2 {
         b.feed(&a.take_output()).unwrap();
@@ -75,25 +82,51 @@ fn frames_mib_s() -> f64 {
     moved as f64 / (1 << 20) as f64 / (cpu() - began).as_secs_f64()
 }
 
-async fn move_bytes<S: AsyncRead + AsyncWrite + Unpin>(mut from: S, mut to: S) -> f64 {
-    let data = vec![7; WRITE_BYTES];
+async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S) {
+    let mut connection = h2::server::Builder::new()
+        .initial_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(64 << 10)
+        .handshake::<_, Bytes>(stream)
+        .await
+        .unwrap();
+    while let Some(call) = connection.accept().await {
+        let (request, mut respond) = call.unwrap();
+        tokio::spawn(async move {
+            let mut body = request.into_body();
+            while let Some(piece) = body.data().await {
+                let length = piece.unwrap().len();
+                body.flow_control().release_capacity(length).unwrap();
+            }
+            respond.send_response(Response::new(()), true).unwrap();
+        });
+    }
+}
+
+/// One upload over HTTP/2, as gRPC makes it: MiB a second.
+async fn upload<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(from: S, to: S) -> f64 {
+    let server = tokio::spawn(serve(to));
+    let (client, connection) = h2::client::handshake(from).await.unwrap();
+    let client_side = tokio::spawn(connection);
+    let mut client = client.ready().await.unwrap();
+    let data = Bytes::from(vec![7; WRITE_BYTES]);
     let began = Instant::now();
-    let send = async {
-        for _ in 0..SOCKET_BYTES / WRITE_BYTES {
-            from.write_all(&data).await.unwrap();
-        }
-        from.flush().await.unwrap();
-        from
-    };
-    let take = async {
-        let mut buffer = vec![0; WRITE_BYTES];
-        let mut read = 0;
-        while read < SOCKET_BYTES {
-            read += to.read(&mut buffer).await.unwrap();
-        }
-    };
-    tokio::join!(send, take);
-    SOCKET_BYTES as f64 / (1 << 20) as f64 / began.elapsed().as_secs_f64()
+    let request = Request::post("http://bench/").body(()).unwrap();
+    let (response, mut body) = client.send_request(request, false).unwrap();
+    let mut left = SOCKET_BYTES;
+    while left > 0 {
+        body.reserve_capacity(WRITE_BYTES);
+        let room = std::future::poll_fn(|waking| body.poll_capacity(waking)).await.unwrap().unwrap();
+        let size = room.min(WRITE_BYTES).min(left);
+        left -= size;
+        body.send_data(data.slice(..size), left == 0).unwrap();
+    }
+    response.await.unwrap();
+    let speed = SOCKET_BYTES as f64 / (1 << 20) as f64 / began.elapsed().as_secs_f64();
+    drop((client, body));
+    client_side.abort();
+    server.abort();
+    speed
 }
 
 async fn sockets() -> (TcpStream, TcpStream) {
@@ -106,12 +139,12 @@ async fn sockets() -> (TcpStream, TcpStream) {
 async fn socket_mib_s(is_session: bool) -> f64 {
     let (one, two) = sockets().await;
     if !is_session {
-        return move_bytes(one, two).await;
+        return upload(one, two).await;
     }
     let (a, b) = ends(&node(), &node(), true);
     let (limits, timeout) = (Limits::default(), Duration::from_secs(5));
     let (a, b) = tokio::join!(establish(one, a, limits, timeout), establish(two, b, limits, timeout));
-    move_bytes(a.unwrap(), b.unwrap()).await
+    upload(a.unwrap(), b.unwrap()).await
 }
 
 fn main() {

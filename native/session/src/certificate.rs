@@ -43,7 +43,6 @@ pub(crate) fn verify(
     }
     let node_key = NodeKey(array(&bytes[1..33])?);
     let expires_unix_s = u64::from_be_bytes(array(&bytes[33..41])?);
-    // ring verifies strictly: canonical points and scalars only.
     UnparsedPublicKey::new(&ED25519, &node_key.0)
         .verify(&signed(session_key, expires_unix_s, organisation), &bytes[41..])
         .map_err(|_| SessionError::Certificate("its signature is of another key or organisation"))?;

@@ -45,7 +45,7 @@ impl Refusal {
             Self::Pattern => "it knows no such handshake; update the older of both",
             Self::Term(_) => "it serves another term of the controller",
             Self::Handshake => {
-                "its key, its organisation or its term is another than the join line says; ask for a new join line"
+                "its key, organisation or term is another than the join line says, or its clock; ask for a new join line"
             }
         }
     }

@@ -286,19 +286,16 @@ impl Frames {
 
     /// What the time asks for.
     pub fn due(&self, now: Duration) -> Due {
-        let idle_at = self.heard_at + self.limits.idle_timeout;
-        let ping_at = self.sent_at + self.limits.keep_alive;
-        if self.peer_closed {
-            // Nothing more is expected; whoever waits for this end's farewell waits as long as it likes.
-            return Due::At(now + self.limits.idle_timeout);
-        }
-        if now >= idle_at {
+        // Of a peer that said farewell silence is expected; it may still wait for what this end has to say.
+        let idle_at = (!self.peer_closed).then(|| self.heard_at + self.limits.idle_timeout);
+        let ping_at = (!self.is_closed).then(|| self.sent_at + self.limits.keep_alive);
+        if idle_at.is_some_and(|at| now >= at) {
             return Due::Idle;
         }
-        if self.is_closed {
-            return Due::At(idle_at);
+        if ping_at.is_some_and(|at| now >= at) {
+            return Due::Ping;
         }
-        if now >= ping_at { Due::Ping } else { Due::At(ping_at.min(idle_at)) }
+        Due::At(ping_at.into_iter().chain(idle_at).min().unwrap_or(now + self.limits.idle_timeout))
     }
 
     /// Whether the peer has shown that it holds the key it named: who repeats a recorded handshake cannot.
@@ -324,7 +321,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn pair() -> (Frames, Frames) {
-        let (one, two) = (Identity::new(&[1; 32], &[3; 32]).unwrap(), Identity::new(&[2; 32], &[4; 32]).unwrap());
+        let node = |n: u8| std::sync::Arc::new(Identity::new(&[n; 32], &[n + 2; 32]).unwrap());
+        let (one, two) = (node(1), node(2));
         let remote = Remote { node_key: two.node_key(), session_key: Some(two.session_key()) };
         let context = Context { organisation: String::new(), term: 0 };
         let mut a = Handshake::initiator(&one, &remote, &context, b"", 1).unwrap();

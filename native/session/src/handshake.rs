@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::mem;
+use std::sync::Arc;
 use std::time::Duration;
 
 use snow::HandshakeState;
@@ -83,8 +84,7 @@ pub struct Handshake {
     organisation: String,
     term: u64,
     now_unix_s: u64,
-    certificate: [u8; CERTIFICATE_BYTES],
-    session_secret: Zeroizing<[u8; 32]>,
+    identity: Arc<Identity>,
     pattern: Pattern,
     expected: Option<NodeKey>,
     token: Zeroizing<Vec<u8>>,
@@ -108,7 +108,7 @@ impl Handshake {
     /// # Errors
     /// The organisation's name or the token is too long.
     pub fn initiator(
-        identity: &Identity,
+        identity: &Arc<Identity>,
         remote: &Remote,
         context: &Context,
         token: &[u8],
@@ -123,7 +123,7 @@ impl Handshake {
         let preamble = Preamble { pattern, term: context.term };
         let noise = suite::build(
             pattern,
-            end.session_secret.as_ref(),
+            identity.session_secret.as_ref(),
             session_key.as_ref().map(|key| &key.0[..]),
             &preamble.prologue(&context.organisation),
             true,
@@ -143,11 +143,11 @@ impl Handshake {
     ///
     /// # Errors
     /// The organisation's name is too long.
-    pub fn responder(identity: &Identity, context: &Context, now_unix_s: u64) -> Result<Self, SessionError> {
+    pub fn responder(identity: &Arc<Identity>, context: &Context, now_unix_s: u64) -> Result<Self, SessionError> {
         Self::new(identity, context, now_unix_s)
     }
 
-    fn new(identity: &Identity, context: &Context, now_unix_s: u64) -> Result<Self, SessionError> {
+    fn new(identity: &Arc<Identity>, context: &Context, now_unix_s: u64) -> Result<Self, SessionError> {
         if context.organisation.len() > ORGANISATION_BYTES_MAX {
             return Err(SessionError::Invalid("an organisation's name is 255 bytes at most"));
         }
@@ -157,8 +157,7 @@ impl Handshake {
             organisation: context.organisation.clone(),
             term: context.term,
             now_unix_s,
-            certificate: certificate::issue(identity, &context.organisation, now_unix_s),
-            session_secret: identity.session_secret.clone(),
+            identity: Arc::clone(identity),
             pattern: Pattern::Xx,
             expected: None,
             token: Zeroizing::default(),
@@ -245,7 +244,8 @@ impl Handshake {
         }
         self.pattern = preamble.pattern;
         let prologue = preamble.prologue(&self.organisation);
-        self.noise = Some(suite::build(preamble.pattern, self.session_secret.as_ref(), None, &prologue, false)?);
+        self.noise =
+            Some(suite::build(preamble.pattern, self.identity.session_secret.as_ref(), None, &prologue, false)?);
         self.awaited = Await::Length;
         Ok(())
     }
@@ -297,7 +297,8 @@ impl Handshake {
     fn write(&mut self, introduces: bool) -> Result<(), SessionError> {
         let mut payload = Zeroizing::new(Vec::new());
         if introduces {
-            payload.extend_from_slice(&self.certificate);
+            // Signed only now: what a stranger sends costs no signature before it is a handshake.
+            payload.extend_from_slice(&certificate::issue(&self.identity, &self.organisation, self.now_unix_s));
             payload.extend_from_slice(&u16::try_from(self.token.len()).unwrap_or(0).to_be_bytes());
             payload.extend_from_slice(&self.token);
         }

@@ -291,10 +291,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> SessionStream<S> {
     /// End the session with a reason that the peer is told: code 0 is an orderly end, others are for the layers above.
     ///
     /// # Errors
-    /// The stream below fails.
+    /// The stream below fails, or takes nothing for too long.
     pub async fn close(mut self, code: u8, text: &str) -> io::Result<()> {
-        std::future::poll_fn(|waking| self.say_farewell(code, text, waking)).await?;
-        std::future::poll_fn(|waking| Pin::new(&mut self.inner).poll_shutdown(waking)).await
+        let within = self.stall_timeout;
+        let farewell = async {
+            std::future::poll_fn(|waking| self.say_farewell(code, text, waking)).await?;
+            std::future::poll_fn(|waking| Pin::new(&mut self.inner).poll_shutdown(waking)).await
+        };
+        tokio::time::timeout(within, farewell).await.unwrap_or_else(|_| Err(SessionError::Stalled.into()))
     }
 }
 

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::io::IoSlice;
+use std::sync::Arc;
 use std::time::Duration;
 
 use buildnet_session::{
@@ -17,7 +18,8 @@ fn seconds(s: u64) -> Duration {
 }
 
 fn pair(limits: Limits) -> (Frames, Frames) {
-    let (one, two) = (Identity::new(&[1; 32], &[3; 32]).unwrap(), Identity::new(&[2; 32], &[4; 32]).unwrap());
+    let node = |n: u8| Arc::new(Identity::new(&[n; 32], &[n + 2; 32]).unwrap());
+    let (one, two) = (node(1), node(2));
     let remote = Remote { node_key: two.node_key(), session_key: Some(two.session_key()) };
     let context = Context { organisation: String::new(), term: 0 };
     let mut a = Handshake::initiator(&one, &remote, &context, b"", 1).unwrap();
@@ -181,8 +183,9 @@ fn a_farewell_is_the_last_that_is_said() {
     };
     assert!(text.chars().all(|c| !c.is_control()) && text.starts_with('é'));
     assert!(text.chars().count() <= CLOSE_TEXT_BYTES_MAX);
-    // The other direction goes on.
+    // The other direction goes on, and shows that it does.
     assert_eq!(opened(&mut a, &sealed(&mut b, b"bye")).unwrap(), b"bye");
+    assert_eq!((a.due(seconds(49)), b.due(seconds(100))), (Due::At(seconds(50)), Due::Ping));
 }
 
 #[test]

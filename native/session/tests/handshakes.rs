@@ -1,6 +1,7 @@
 //! Two ends meet, or learn why not: over every split of the bytes, and with every byte altered.
 #![allow(clippy::unwrap_used)]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use buildnet_session::{
@@ -11,8 +12,8 @@ use proptest::prelude::*;
 const NOW_UNIX_S: u64 = 1_800_000_000;
 const BEGIN: Duration = Duration::ZERO;
 
-fn node(n: u8) -> Identity {
-    Identity::new(&[n; 32], &[n ^ 0xff; 32]).unwrap()
+fn node(n: u8) -> Arc<Identity> {
+    Arc::new(Identity::new(&[n; 32], &[n ^ 0xff; 32]).unwrap())
 }
 
 fn context() -> Context {

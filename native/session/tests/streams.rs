@@ -4,6 +4,7 @@
 
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context as Waking, Poll};
 use std::time::Duration;
 
@@ -15,7 +16,8 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const NOW_UNIX_S: u64 = 1_800_000_000;
 
 fn ends(is_known: bool) -> (Handshake, Handshake) {
-    let (one, two) = (Identity::new(&[1; 32], &[3; 32]).unwrap(), Identity::new(&[2; 32], &[4; 32]).unwrap());
+    let node = |n: u8| Arc::new(Identity::new(&[n; 32], &[n + 2; 32]).unwrap());
+    let (one, two) = (node(1), node(2));
     let remote = Remote { node_key: two.node_key(), session_key: is_known.then(|| two.session_key()) };
     let context = Context { organisation: "team".to_owned(), term: 1 };
     let one = Handshake::initiator(&one, &remote, &context, b"", NOW_UNIX_S).unwrap();
