@@ -1,6 +1,6 @@
 """What a session between two nodes costs: a handshake's processor time, and the speed of bytes within one.
 
-Back of the envelope: a handshake of Noise IK is 4 Diffie-Hellman operations at each end (XX: 3), a key pair, a signature
+Back of the envelope: a handshake of Noise IK is 4 Diffie-Hellman operations an end (XX: 3), a key pair, a signature
 and its verification; at some 50 us for each of about 7 that is 0.35 ms an end, 0.7 ms both. A byte within a session is
 copied twice and passes AES-GCM once at each end; at 4 GB/s for the cipher and 10 GB/s for a copy that is 0.45 ns a byte
 an end. HTTP/2 over loopback takes about 1 ns a byte where one thread is both ends, so half of its speed or a little
