@@ -1,27 +1,31 @@
 //! What a session costs on this machine, as JSON: processor time of a handshake (both ends), of moving bytes through the
-//! frames alone, and how fast an HTTP/2 stream is within a session beside one on the bare socket, in turns.
-//! `bench/session.py` runs it.
+//! frames alone, of an HTTP/2 stream within a session beside one on the bare socket, in turns,
+//! and the memory of one that waits. `bench/session.py` runs it.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::io::IoSlice;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use buildnet_session::{Context, DATA_BYTES_MAX, Frames, Handshake, Identity, Limits, Remote, establish};
+use buildnet_session::{
+    Context, DATA_BYTES_MAX, Frames, Handshake, Identity, Limits, Remote, SessionStream, establish,
+};
 use bytes::Bytes;
 use http::{Request, Response};
 use ring::rand::{SecureRandom, SystemRandom};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 const HANDSHAKES: u32 = 500;
 const FRAMES_BYTES: usize = 512 << 20;
-const SOCKET_BYTES: usize = 512 << 20;
+const SOCKET_BYTES: usize = 256 << 20;
 const WRITE_BYTES: usize = 64 << 10;
 /// As the door's.
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 const ROUNDS: usize = 5;
+/// Both ends are here, and 1,024 descriptors are usual.
+const SESSIONS: usize = 400;
 
 fn node() -> Arc<Identity> {
     let (mut seed, mut secret) = ([0; 32], [0; 32]);
@@ -103,14 +107,14 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S) {
     }
 }
 
-/// One upload over HTTP/2, as gRPC makes it: MiB a second.
+/// One upload over HTTP/2, as gRPC makes it: MiB a second of this thread's processor time, both ends and the kernel's part.
 async fn upload<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(from: S, to: S) -> f64 {
     let server = tokio::spawn(serve(to));
     let (client, connection) = h2::client::handshake(from).await.unwrap();
     let client_side = tokio::spawn(connection);
     let mut client = client.ready().await.unwrap();
     let data = Bytes::from(vec![7; WRITE_BYTES]);
-    let began = Instant::now();
+    let began = cpu();
     let request = Request::post("http://bench/").body(()).unwrap();
     let (response, mut body) = client.send_request(request, false).unwrap();
     let mut left = SOCKET_BYTES;
@@ -122,7 +126,7 @@ async fn upload<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(from: S, to:
         body.send_data(data.slice(..size), left == 0).unwrap();
     }
     response.await.unwrap();
-    let speed = SOCKET_BYTES as f64 / (1 << 20) as f64 / began.elapsed().as_secs_f64();
+    let speed = SOCKET_BYTES as f64 / (1 << 20) as f64 / (cpu() - began).as_secs_f64();
     drop((client, body));
     client_side.abort();
     server.abort();
@@ -136,19 +140,51 @@ async fn sockets() -> (TcpStream, TcpStream) {
     (one.unwrap(), two.unwrap().0)
 }
 
-async fn socket_mib_s(is_session: bool) -> f64 {
+async fn sessions() -> (SessionStream<TcpStream>, SessionStream<TcpStream>) {
     let (one, two) = sockets().await;
-    if !is_session {
-        return upload(one, two).await;
-    }
     let (a, b) = ends(&node(), &node(), true);
     let (limits, timeout) = (Limits::default(), Duration::from_secs(5));
     let (a, b) = tokio::join!(establish(one, a, limits, timeout), establish(two, b, limits, timeout));
-    upload(a.unwrap(), b.unwrap()).await
+    (a.unwrap(), b.unwrap())
+}
+
+async fn socket_mib_s(is_session: bool) -> f64 {
+    if is_session {
+        let (one, two) = sessions().await;
+        return upload(one, two).await;
+    }
+    let (one, two) = sockets().await;
+    upload(one, two).await
+}
+
+fn resident_kib() -> f64 {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: f64 = pages.split_whitespace().nth(1).unwrap().parse().unwrap();
+    pages * rustix::param::page_size() as f64 / 1024.0
+}
+
+/// Of an end of a session on which little is said: user memory, without the kernel's for its socket.
+async fn idle_kib() -> f64 {
+    let before = resident_kib();
+    let mut held = Vec::new();
+    for _ in 0..SESSIONS {
+        let (mut one, mut two) = sessions().await;
+        for _ in 0..2 {
+            let mut heard = [0; 1000];
+            one.write_all(&[1; 1000]).await.unwrap();
+            one.flush().await.unwrap();
+            two.read_exact(&mut heard).await.unwrap();
+            (one, two) = (two, one);
+        }
+        held.push((one, two));
+    }
+    (resident_kib() - before) / (2 * held.len()) as f64
 }
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    // First, before anything else has taken memory and given it back.
+    let idle_kib = runtime.block_on(idle_kib());
     let (mut plain, mut session) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         plain.push(runtime.block_on(socket_mib_s(false)));
@@ -157,6 +193,7 @@ fn main() {
     let result = serde_json::json!({
         "handshake_ik_cpu_ms": handshake_ms(true),
         "handshake_xx_cpu_ms": handshake_ms(false),
+        "idle_kib": idle_kib,
         "frames_mib_s": frames_mib_s(),
         "plain_mib_s": plain,
         "session_mib_s": session,
