@@ -1,11 +1,11 @@
 """What a session between two nodes costs: a handshake's processor time, the speed of bytes within one, and memory.
 
 Back of the envelope: a handshake of Noise IK is 4 Diffie-Hellman operations an end (XX: 3), a key pair, a signature
-and its verification; at some 50 us for each of about 7 that is 0.35 ms an end, 0.7 ms both. A byte within a session passes
-AES-GCM once at each end and is moved or cleared about six times on its way; at 4 GB/s for the cipher and 10 GB/s for a
-copy that is 1.1 ns a byte for both ends, beside 0.4 ns that bare HTTP/2 takes over loopback: some 30 to 40 % of its speed
-is left. A call that also hashes what it carries, at 0.8 ns a byte, is slowed by less: that is what the 60 % of issue 5 are
-about, and they can be judged once the door carries sessions.
+and its verification; at some 50 us for each of about 7 that is 0.35 ms an end, 0.7 ms both. A byte within a session
+passes AES-GCM once at each end and is moved or cleared about six times on its way; at 4 GB/s for the cipher and 10
+GB/s for a copy that is 1.1 ns a byte for both ends, beside 0.4 ns that bare HTTP/2 takes over loopback: some 30 to 40
+% of its speed is left. A call that also hashes what it carries, at 0.8 ns a byte, is slowed by less: that is what the
+60 % of issue 5 are about, and they can be judged once the door carries sessions.
 
 It refuses to call a figure good that is over its limit: the exit code says so.
 """
