@@ -13,6 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# A property holds however busy the machine is.
+settings.register_profile("buildnet", deadline=None)
+settings.load_profile("buildnet")
 
 COMMAND = [sys.executable, "-m", "buildnet.cli.main"]
 READY_TIMEOUT_S = 30
