@@ -17,6 +17,7 @@ from buildnet.model.action import ActionKey, Outcome, Wanted
 from buildnet.model.digest import EMPTY
 from buildnet.model.node import WorkerOffer
 from buildnet.scheduler import core
+from buildnet.scheduler import events as ev
 from buildnet.scheduler.core import Mechanisms
 
 KEY = ActionKey("", EMPTY)
@@ -86,34 +87,34 @@ def clone(scheduler: core.SchedulerCore) -> core.SchedulerCore:
 def start(mechanisms: Mechanisms) -> World:
     scheduler = core.SchedulerCore(core.Limits(attempts_max=9), mechanisms=mechanisms)
     for node in NODES:
-        scheduler.step(core.WorkerUp(WorkerOffer(node, "boot", 1, frozenset())))
+        scheduler.step(ev.WorkerUp(WorkerOffer(node, "boot", 1, frozenset())))
     return World(scheduler, frozenset(("want", client) for client in CLIENTS))
 
 
-def feed(world: World, event: core.Event) -> None:
+def feed(world: World, event: ev.Event) -> None:
     """Let the core have an event, and put what it wants done on its way."""
     net = set(world.net)
     for effect in world.core.step(event):
         match effect:
-            case core.Lookup(entry=entry):
+            case ev.Lookup(entry=entry):
                 net.add(("lookup", entry))
-            case core.Assign(lease=lease):
+            case ev.Assign(lease=lease):
                 # A fence that was seen before, anywhere, would let two attempts pass for one.
                 if any(m[0] in ("assign", "done") and m[2] >= lease.fence for m in net):
                     world.wrong = world.wrong or "a fence did not rise"
                 net.add(("assign", lease.worker, lease.fence))
-            case core.Publish(entry=entry, lease=lease):
+            case ev.Publish(entry=entry, lease=lease):
                 if world.cached:
                     world.wrong = world.wrong or "published although it was published"
                 if world.writing:
                     world.wrong = world.wrong or "published twice at once"
                 world.writing += 1
                 net.add(("publish", entry, lease.fence))
-            case core.Settle(worker=worker, fence=fence):
+            case ev.Settle(worker=worker, fence=fence):
                 net.discard(("done", worker, fence))
-            case core.Stop(worker=worker, fence=fence):
+            case ev.Stop(worker=worker, fence=fence):
                 net.add(("stop", worker, fence))
-            case core.Tell(operation=operation, stage="completed", outcome=outcome):
+            case ev.Tell(operation=operation, stage="completed", outcome=outcome):
                 assert outcome is not None
                 if outcome.code == "ok" and not world.cached:
                     world.wrong = world.wrong or "told before it was published"
@@ -138,7 +139,7 @@ def successors(world: World) -> Iterator[tuple[object, World]]:
             after.losses -= 1
             after.up -= {node}
             # What it ran dies with it, or goes on unseen and ends late: both are explored.
-            feed(after, core.WorkerLost(node))
+            feed(after, ev.WorkerLost(node))
             yield ("lost", node), after
             dead = after.copy()
             dead.running = frozenset(r for r in after.running if r[0] != node)
@@ -147,17 +148,17 @@ def successors(world: World) -> Iterator[tuple[object, World]]:
     for node in frozenset(NODES) - world.up:
         after = world.copy()
         after.up |= {node}
-        feed(after, core.WorkerUp(WorkerOffer(node, "boot", 1, frozenset())))
+        feed(after, ev.WorkerUp(WorkerOffer(node, "boot", 1, frozenset())))
         yield ("up", node), after
     if world.expiries and any(e.state == "leased" for e in world.core.entries.values()):
         after = world.copy()
         after.expiries -= 1
-        feed(after, core.Tick(after.core.now_s + 100.0))
+        feed(after, ev.Tick(after.core.now_s + 100.0))
         yield ("expire",), after
     if world.cancels:
         after = world.copy()
         after.cancels -= 1
-        feed(after, core.Cancel("a"))
+        feed(after, ev.Cancel("a"))
         yield ("cancel", "a"), after
 
 
@@ -166,12 +167,12 @@ def _deliver(world: World, message: Message) -> Iterator[tuple[object, World]]:
     after.net -= {message}
     match message:
         case ("want", str(client)):
-            feed(after, core.Want(client, WANTED))
+            feed(after, ev.Want(client, WANTED))
         case ("lookup", int(entry)):
             # The cache answers now; its answer may be overtaken.
             after.net |= {("found", entry, after.cached)}
         case ("found", int(entry), bool(hit)):
-            feed(after, core.Found(entry, Outcome("ok", b"") if hit else None))
+            feed(after, ev.Found(entry, Outcome("ok", b"") if hit else None))
         case ("assign", str(node), int(fence)):
             if node in world.up:
                 after.running |= {(node, fence)}
@@ -181,20 +182,20 @@ def _deliver(world: World, message: Message) -> Iterator[tuple[object, World]]:
         case ("done", str(node), int(fence)):
             if node not in world.up:
                 return  # kept by the worker until it has a session again
-            feed(after, core.Done(node, fence, Outcome("ok", b"", worker=node)))
+            feed(after, ev.Done(node, fence, Outcome("ok", b"", worker=node)))
             # A worker repeats a Done until it is settled.
             if not after.core._on.settle:
                 after.net |= {message}
             if world.repeats:
                 again = after.copy()
                 again.repeats -= 1
-                feed(again, core.Done(node, fence, Outcome("ok", b"", worker=node)))
+                feed(again, ev.Done(node, fence, Outcome("ok", b"", worker=node)))
                 yield ("repeat", *message), again
         case ("publish", int(entry), int(_fence)):
             after.cached = True
             after.writing -= 1
             after.written += 1
-            feed(after, core.Published(entry, Outcome("ok", b"", entry_index=0)))
+            feed(after, ev.Published(entry, Outcome("ok", b"", entry_index=0)))
     yield message, after
 
 

@@ -16,6 +16,7 @@ from buildnet.model.action import ActionKey, Outcome, Wanted
 from buildnet.model.digest import Digest
 from buildnet.model.node import WorkerOffer
 from buildnet.scheduler import core
+from buildnet.scheduler import events as ev
 
 SEEDS = int(os.environ.get("BUILDNET_SIM_SEEDS", "120"))
 WORKERS, SLOTS, ACTIONS, OPERATIONS = 8, 2, 60, 150
@@ -30,7 +31,7 @@ class World:
         self.random = random.Random(seed)
         self.core = core.SchedulerCore(core.Limits(lease_s=LEASE_S, attempts_max=1000))
         self.now_s = 0.0
-        self.events: list[core.Event] = []
+        self.events: list[ev.Event] = []
         self.running: dict[str, set[int]] = {f"w{i}": set() for i in range(WORKERS)}
         self.up: set[str] = set()
         self.unsettled: dict[str, set[int]] = {node: set() for node in self.running}
@@ -46,42 +47,42 @@ class World:
         properties = {("os", "linux")} | ({("gpu", "yes")} if int(node[1:]) % 2 else set())
         return WorkerOffer(node, "boot", SLOTS, frozenset(properties))
 
-    def send(self, event: core.Event) -> None:
+    def send(self, event: ev.Event) -> None:
         """Put an event on its way; it may come twice, and in any order."""
         self.events.append(event)
         if self.faults and self.random.random() < 0.1:
             self.events.append(event)
 
-    def step(self, event: core.Event) -> None:
+    def step(self, event: ev.Event) -> None:
         for effect in self.core.step(event):
             self._apply(effect)
         self.check()
 
-    def _apply(self, effect: core.Effect) -> None:
+    def _apply(self, effect: ev.Effect) -> None:
         match effect:
-            case core.Lookup(entry=entry, key=key):
-                self.events.append(core.Found(entry, Outcome("ok", b"") if key in self.cache else None))
-            case core.Assign(lease=lease):
+            case ev.Lookup(entry=entry, key=key):
+                self.events.append(ev.Found(entry, Outcome("ok", b"") if key in self.cache else None))
+            case ev.Assign(lease=lease):
                 assert lease.fence > self.last_fence, "fences only rise"
                 self.last_fence = lease.fence
                 self.keys[lease.fence] = lease.key
                 if lease.worker in self.up and not (self.faults and self.random.random() < 0.05):
                     self.running[lease.worker].add(lease.fence)
-            case core.Publish(entry=entry, lease=lease, cacheable=cacheable):
+            case ev.Publish(entry=entry, lease=lease, cacheable=cacheable):
                 if cacheable:
                     assert lease.key not in self.cache, "published although it was published"
                 if self.faults and self.random.random() < 0.03:
-                    self.events.append(core.Published(entry, Outcome("blobs_missing", None)))
+                    self.events.append(ev.Published(entry, Outcome("blobs_missing", None)))
                     return
                 self.published[lease.key] += 1
                 if cacheable:
                     self.cache.add(lease.key)
-                self.events.append(core.Published(entry, Outcome("ok", b"", entry_index=1)))
-            case core.Settle(worker=worker, fence=fence):
+                self.events.append(ev.Published(entry, Outcome("ok", b"", entry_index=1)))
+            case ev.Settle(worker=worker, fence=fence):
                 self.unsettled[worker].discard(fence)
-            case core.Stop(worker=worker, fence=fence):
+            case ev.Stop(worker=worker, fence=fence):
                 self.running[worker].discard(fence)
-            case core.Tell(operation=operation, stage="completed", outcome=outcome):
+            case ev.Tell(operation=operation, stage="completed", outcome=outcome):
                 assert outcome is not None
                 assert operation not in self.told, "told once"
                 self.told[operation] = outcome.code
@@ -99,7 +100,7 @@ class World:
         assert c.queue_length == sum(e.state == "queued" for e in c.entries.values())
         following = {o for e in c.entries.values() for o in e.followers}
         waiting = {o for o in self.asked if o not in self.told}
-        on_their_way = {e.operation for e in self.events if isinstance(e, core.Want)}
+        on_their_way = {e.operation for e in self.events if isinstance(e, ev.Want)}
         assert waiting <= following | on_their_way, "nobody is stranded"
 
     def fault(self) -> None:
@@ -112,18 +113,18 @@ class World:
                     # Killed; otherwise it only lost its session, and goes on.
                     self.running[node].clear()
                     self.unsettled[node].clear()
-                self.step(core.WorkerLost(node))
+                self.step(ev.WorkerLost(node))
             case 1 if node not in self.up:
                 self.join(node)
             case 2:
                 operation = self.random.choice(sorted(self.asked) or [""])
-                self.send(core.Cancel(operation))
+                self.send(ev.Cancel(operation))
             case _:
                 self.random.shuffle(self.events)
 
     def join(self, node: str) -> None:
         self.up.add(node)
-        self.step(core.WorkerUp(self.offer(node), tuple(sorted(self.running[node]))))
+        self.step(ev.WorkerUp(self.offer(node), tuple(sorted(self.running[node]))))
 
     def pass_time(self) -> None:
         """Half a second: workers end things, live ones say so and that they live, leases run out."""
@@ -137,13 +138,13 @@ class World:
                 continue
             for fence in sorted(self.unsettled[node]):
                 code = "sandbox_failed" if self.faults and self.random.random() < 0.05 else "ok"
-                self.send(core.Done(node, fence, Outcome(code, b"" if code == "ok" else None, worker=node)))
+                self.send(ev.Done(node, fence, Outcome(code, b"" if code == "ok" else None, worker=node)))
             if not (self.faults and self.random.random() < 0.1):
-                self.send(core.Heartbeat(node, tuple(sorted(self.running[node])), self.now_s))
-        self.events.append(core.Tick(self.now_s))
+                self.send(ev.Heartbeat(node, tuple(sorted(self.running[node])), self.now_s))
+        self.events.append(ev.Tick(self.now_s))
 
 
-def want(world: World, number: int) -> core.Want:
+def want(world: World, number: int) -> ev.Want:
     action = world.random.randrange(ACTIONS)
     wanted = Wanted(
         ActionKey("", Digest(f"{action:064x}", 1)),
@@ -153,7 +154,7 @@ def want(world: World, number: int) -> core.Want:
         do_not_cache=action % 11 == 0,
     )
     world.asked[f"o{number}"] = wanted
-    return core.Want(f"o{number}", wanted)
+    return ev.Want(f"o{number}", wanted)
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))

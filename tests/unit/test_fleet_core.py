@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from buildnet.errors import Forbidden, InvalidRequest, NotFound, TooLarge
 from buildnet.model.node import NODE_POLICIES_MAX, Greeting, NodePolicy, WorkerOffer, check_node_id
 from buildnet.scheduler import core
+from buildnet.scheduler import events as ev
 from buildnet.scheduler import fleet_events as fe
 from buildnet.scheduler.fleet import FleetCore
 
@@ -191,25 +192,25 @@ def offer(node: str) -> WorkerOffer:
     return WorkerOffer(node, "boot", 1, frozenset({("os", "linux")}))
 
 
-def wanted(name: str, requirements: frozenset[tuple[str, str]] = frozenset()) -> core.Want:
+def wanted(name: str, requirements: frozenset[tuple[str, str]] = frozenset()) -> ev.Want:
     from buildnet.model.action import ActionKey, Wanted
     from buildnet.model.digest import Digest
 
     key = ActionKey("", Digest.of(name.encode()))
-    return core.Want(name, Wanted(key, requirements, 10.0, skip_cache_lookup=True))
+    return ev.Want(name, Wanted(key, requirements, 10.0, skip_cache_lookup=True))
 
 
-def assigned(effects: list[core.Effect]) -> list[str]:
-    return [effect.lease.worker for effect in effects if isinstance(effect, core.Assign)]
+def assigned(effects: list[ev.Effect]) -> list[str]:
+    return [effect.lease.worker for effect in effects if isinstance(effect, ev.Assign)]
 
 
 def test_a_cordoned_worker_is_given_nothing_and_what_waits_is_given_when_it_is_not() -> None:
     scheduler = core.SchedulerCore(core.Limits())
-    scheduler.step(core.WorkerUp(offer("v"), cordoned=True))
+    scheduler.step(ev.WorkerUp(offer("v"), cordoned=True))
     assert assigned(scheduler.step(wanted("a"))) == []
-    assert assigned(scheduler.step(core.Cordon("v", False))) == ["v"]
-    scheduler.step(core.Cordon("v", True))
-    assert scheduler.step(core.Cordon("nobody", True)) == []
+    assert assigned(scheduler.step(ev.Cordon("v", False))) == ["v"]
+    scheduler.step(ev.Cordon("v", True))
+    assert scheduler.step(ev.Cordon("nobody", True)) == []
     assert assigned(scheduler.step(wanted("b"))) == []
 
 
@@ -217,18 +218,18 @@ def test_what_a_cordoned_worker_runs_is_finished_there() -> None:
     from buildnet.model.action import Outcome
 
     scheduler = core.SchedulerCore(core.Limits())
-    scheduler.step(core.WorkerUp(offer("v")))
+    scheduler.step(ev.WorkerUp(offer("v")))
     scheduler.step(wanted("a"))
-    scheduler.step(core.Cordon("v", True))
-    effects = scheduler.step(core.Done("v", 1, Outcome("ok", b"r")))
-    assert any(isinstance(effect, core.Publish) for effect in effects)
+    scheduler.step(ev.Cordon("v", True))
+    effects = scheduler.step(ev.Done("v", 1, Outcome("ok", b"r")))
+    assert any(isinstance(effect, ev.Publish) for effect in effects)
 
 
 def test_nobody_waits_for_a_worker_that_may_not_return() -> None:
     for may_return in (True, False):
         scheduler = core.SchedulerCore(core.Limits())
-        scheduler.step(core.WorkerUp(offer("v")))
-        scheduler.step(core.WorkerUp(WorkerOffer("w", "boot", 1, frozenset())))
-        scheduler.step(core.WorkerLost("v", may_return))
-        told = [e for e in scheduler.step(wanted("a", frozenset({("os", "linux")}))) if isinstance(e, core.Tell)]
+        scheduler.step(ev.WorkerUp(offer("v")))
+        scheduler.step(ev.WorkerUp(WorkerOffer("w", "boot", 1, frozenset())))
+        scheduler.step(ev.WorkerLost("v", may_return))
+        told = [e for e in scheduler.step(wanted("a", frozenset({("os", "linux")}))) if isinstance(e, ev.Tell)]
         assert ("completed" in [tell.stage for tell in told]) is not may_return

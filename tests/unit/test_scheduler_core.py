@@ -10,6 +10,7 @@ from buildnet.model.action import ActionKey, Outcome, Wanted
 from buildnet.model.digest import Digest
 from buildnet.model.node import WorkerOffer
 from buildnet.scheduler import core
+from buildnet.scheduler import events as ev
 
 LINUX = frozenset({("os", "linux")})
 OK = Outcome("ok", b"r")
@@ -32,41 +33,41 @@ class Bench:
 
     def __init__(self, *workers: WorkerOffer, **limits: Any) -> None:
         self.core = core.SchedulerCore(core.Limits(**limits), fence_first=100)
-        self.effects: list[core.Effect] = []
+        self.effects: list[ev.Effect] = []
         for worker in workers:
-            self.do(core.WorkerUp(worker))
+            self.do(ev.WorkerUp(worker))
 
-    def do(self, event: core.Event) -> list[core.Effect]:
+    def do(self, event: ev.Event) -> list[ev.Effect]:
         fresh = self.core.step(event)
         self.effects += fresh
         return fresh
 
     def queue(self, operation: str, number: int = 0, **fields: Any) -> None:
         """Want something that is not cached."""
-        for effect in self.do(core.Want(operation, wanted(number, **fields))):
-            if isinstance(effect, core.Lookup):
-                self.do(core.Found(effect.entry, None))
+        for effect in self.do(ev.Want(operation, wanted(number, **fields))):
+            if isinstance(effect, ev.Lookup):
+                self.do(ev.Found(effect.entry, None))
 
     def leases(self) -> list[tuple[int, str]]:
-        return [(e.lease.fence, e.lease.worker) for e in self.effects if isinstance(e, core.Assign)]
+        return [(e.lease.fence, e.lease.worker) for e in self.effects if isinstance(e, ev.Assign)]
 
     def told(self, operation: str) -> list[str]:
         return [
             e.outcome.code if e.outcome else e.stage
             for e in self.effects
-            if isinstance(e, core.Tell) and e.operation == operation
+            if isinstance(e, ev.Tell) and e.operation == operation
         ]
 
     def publish(self) -> None:
         """Publish whatever waits for it."""
-        for effect in [e for e in self.effects if isinstance(e, core.Publish)]:
-            self.do(core.Published(effect.entry, effect.outcome))
+        for effect in [e for e in self.effects if isinstance(e, ev.Publish)]:
+            self.do(ev.Published(effect.entry, effect.outcome))
 
 
 def test_a_cached_result_is_told_without_a_worker() -> None:
     bench = Bench(offer("v"))
-    (lookup,) = (e for e in bench.do(core.Want("a", wanted())) if isinstance(e, core.Lookup))
-    bench.do(core.Found(lookup.entry, OK))
+    (lookup,) = (e for e in bench.do(ev.Want("a", wanted())) if isinstance(e, ev.Lookup))
+    bench.do(ev.Found(lookup.entry, OK))
     assert bench.told("a") == ["queued", "ok"]
     assert bench.leases() == []
 
@@ -76,7 +77,7 @@ def test_equal_actions_join_and_run_once() -> None:
     bench.queue("a")
     bench.queue("b")
     assert bench.leases() == [(100, "v")]
-    bench.do(core.Done("v", 100, OK))
+    bench.do(ev.Done("v", 100, OK))
     bench.queue("c")
     bench.publish()
     for operation in "abc":
@@ -85,9 +86,9 @@ def test_equal_actions_join_and_run_once() -> None:
 
 def test_who_demands_execution_gets_it_and_others_share_it() -> None:
     bench = Bench(offer("v"))
-    (lookup,) = (e for e in bench.do(core.Want("plain", wanted())) if isinstance(e, core.Lookup))
-    bench.do(core.Want("demanding", wanted(skip_cache_lookup=True)))
-    bench.do(core.Found(lookup.entry, OK))
+    (lookup,) = (e for e in bench.do(ev.Want("plain", wanted())) if isinstance(e, ev.Lookup))
+    bench.do(ev.Want("demanding", wanted(skip_cache_lookup=True)))
+    bench.do(ev.Found(lookup.entry, OK))
     assert bench.leases() == [(100, "v")]
 
 
@@ -96,14 +97,14 @@ def test_what_must_not_be_cached_is_neither_merged_nor_looked_up() -> None:
     bench.queue("a", do_not_cache=True)
     bench.queue("b", do_not_cache=True)
     assert [fence for fence, _ in bench.leases()] == [100, 101]
-    bench.do(core.Done("v", 100, OK))
-    assert [e.cacheable for e in bench.effects if isinstance(e, core.Publish)] == [False]
+    bench.do(ev.Done("v", 100, OK))
+    assert [e.cacheable for e in bench.effects if isinstance(e, ev.Publish)] == [False]
 
 
 def test_nobody_is_told_before_publication() -> None:
     bench = Bench(offer("v"))
     bench.queue("a")
-    bench.do(core.Done("v", 100, OK))
+    bench.do(ev.Done("v", 100, OK))
     assert "ok" not in bench.told("a")
     bench.publish()
     assert bench.told("a")[-1] == "ok"
@@ -115,38 +116,38 @@ def test_nobody_is_told_before_publication() -> None:
 def test_a_done_that_is_not_the_leases_is_dropped_and_settled(worker: str, fence: int) -> None:
     bench = Bench(offer("v"), offer("w"))
     bench.queue("a")
-    assert bench.do(core.Done(worker, fence, OK)) == [core.Settle(worker, fence)]
+    assert bench.do(ev.Done(worker, fence, OK)) == [ev.Settle(worker, fence)]
 
 
 def test_a_lost_workers_action_goes_to_another_under_a_newer_fence() -> None:
     bench = Bench(offer("v"), offer("w"))
     bench.queue("a")
-    bench.do(core.WorkerLost("v"))
+    bench.do(ev.WorkerLost("v"))
     assert bench.leases() == [(100, "v"), (101, "w")]
-    bench.do(core.Done("v", 100, OK))
-    assert not any(isinstance(e, core.Publish) for e in bench.effects)
+    bench.do(ev.Done("v", 100, OK))
+    assert not any(isinstance(e, ev.Publish) for e in bench.effects)
 
 
 def test_a_lease_lasts_as_long_as_it_is_renewed() -> None:
     bench = Bench(offer("v"), lease_s=4.0)
     bench.queue("a")
-    bench.do(core.Heartbeat("v", (100,), 3.0))
-    assert bench.do(core.Tick(6.9)) == []
-    assert core.Stop("v", 100, "the lease ran out") in bench.do(core.Tick(7.0))
+    bench.do(ev.Heartbeat("v", (100,), 3.0))
+    assert bench.do(ev.Tick(6.9)) == []
+    assert ev.Stop("v", 100, "the lease ran out") in bench.do(ev.Tick(7.0))
     assert bench.leases()[-1] == (101, "v")
 
 
 def test_a_heartbeat_for_a_lost_lease_is_answered_with_stop() -> None:
     bench = Bench(offer("v"))
-    assert bench.do(core.Heartbeat("v", (7,), 1.0)) == [core.Stop("v", 7, "the lease was lost")]
+    assert bench.do(ev.Heartbeat("v", (7,), 1.0)) == [ev.Stop("v", 7, "the lease was lost")]
 
 
 def test_an_action_that_kills_its_workers_is_given_up() -> None:
     bench = Bench(offer("v"), attempts_max=2)
     bench.queue("a")
     for _ in range(2):
-        bench.do(core.WorkerLost("v"))
-        bench.do(core.WorkerUp(offer("v")))
+        bench.do(ev.WorkerLost("v"))
+        bench.do(ev.WorkerUp(offer("v")))
     assert bench.told("a")[-1] == "node_down"
 
 
@@ -157,7 +158,7 @@ def test_an_action_that_kills_its_workers_is_given_up() -> None:
 def test_only_the_nodes_own_failures_are_tried_elsewhere(code: str, again: bool) -> None:
     bench = Bench(offer("v"), offer("w"))
     bench.queue("a")
-    bench.do(core.Done("v", 100, Outcome(code, None)))
+    bench.do(ev.Done("v", 100, Outcome(code, None)))
     assert (bench.leases()[-1] == (101, "w")) is again
     assert (bench.told("a")[-1] == code) is not again
 
@@ -165,7 +166,7 @@ def test_only_the_nodes_own_failures_are_tried_elsewhere(code: str, again: bool)
 def test_what_no_worker_offers_is_refused_by_name() -> None:
     bench = Bench(offer("v"))
     bench.queue("a", requirements=LINUX | {("gpu", "yes")})
-    (tell,) = (e for e in bench.effects if isinstance(e, core.Tell) and e.outcome)
+    (tell,) = (e for e in bench.effects if isinstance(e, ev.Tell) and e.outcome)
     assert tell.outcome is not None
     assert tell.outcome.code == "no_capable_worker"
     assert "gpu=yes" in tell.outcome.message
@@ -182,19 +183,19 @@ def test_trust_is_the_controllers_word_not_the_workers() -> None:
 
 def test_what_a_lost_worker_offered_is_waited_for() -> None:
     bench = Bench(offer("v"), offer("g", properties=LINUX | {("gpu", "yes")}), absent_worker_s=60.0)
-    bench.do(core.WorkerLost("g"))
+    bench.do(ev.WorkerLost("g"))
     bench.queue("a", requirements=frozenset({("gpu", "yes")}))
     assert bench.told("a") == ["queued"]
-    bench.do(core.Tick(60.0))
+    bench.do(ev.Tick(60.0))
     assert bench.told("a")[-1] == "no_capable_worker"
 
 
 def test_without_any_worker_an_action_waits() -> None:
     bench = Bench()
     bench.queue("a")
-    bench.do(core.Tick(1e6))
+    bench.do(ev.Tick(1e6))
     assert bench.told("a") == ["queued"]
-    bench.do(core.WorkerUp(offer("v")))
+    bench.do(ev.WorkerUp(offer("v")))
     assert bench.leases() == [(100, "v")]
 
 
@@ -202,8 +203,8 @@ def test_lower_priority_numbers_first_then_first_come() -> None:
     bench = Bench()
     for number, priority in enumerate([5, 0, 5, -1]):
         bench.queue(f"o{number}", number, priority=priority)
-    bench.do(core.WorkerUp(offer("v", slots=4)))
-    order = [e.lease.key.digest.hash[-1] for e in bench.effects if isinstance(e, core.Assign)]
+    bench.do(ev.WorkerUp(offer("v", slots=4)))
+    order = [e.lease.key.digest.hash[-1] for e in bench.effects if isinstance(e, ev.Assign)]
     assert order == ["3", "1", "0", "2"]
 
 
@@ -218,11 +219,11 @@ def test_a_cancelled_follower_leaves_the_others_their_action() -> None:
     bench = Bench(offer("v"))
     bench.queue("a")
     bench.queue("b")
-    bench.do(core.Cancel("a"))
+    bench.do(ev.Cancel("a"))
     assert bench.told("a")[-1] == "cancelled"
-    assert not any(isinstance(e, core.Stop) for e in bench.effects)
-    bench.do(core.Cancel("b"))
-    assert core.Stop("v", 100, "cancelled") in bench.effects
+    assert not any(isinstance(e, ev.Stop) for e in bench.effects)
+    bench.do(ev.Cancel("b"))
+    assert ev.Stop("v", 100, "cancelled") in bench.effects
     assert bench.core.entries == {}
 
 
@@ -231,15 +232,15 @@ def test_blobs_that_were_lost_are_made_once_more() -> None:
     bench.queue("a")
     lost = Outcome("blobs_missing", None)
     for fence in (100, 101):
-        effects = bench.do(core.Done("v", fence, OK))
-        (publish,) = (e for e in effects if isinstance(e, core.Publish))
-        bench.do(core.Published(publish.entry, lost))
+        effects = bench.do(ev.Done("v", fence, OK))
+        (publish,) = (e for e in effects if isinstance(e, ev.Publish))
+        bench.do(ev.Published(publish.entry, lost))
     assert bench.told("a")[-1] == "blobs_missing"
 
 
 def test_a_draining_worker_is_given_nothing() -> None:
     bench = Bench(offer("v"))
-    bench.do(core.Drain("v"))
+    bench.do(ev.Drain("v"))
     bench.queue("a")
     assert bench.leases() == []
 
@@ -247,16 +248,16 @@ def test_a_draining_worker_is_given_nothing() -> None:
 @pytest.mark.parametrize(
     "event",
     [
-        core.Found(9, OK),
-        core.WorkerLost("x"),
-        core.Drain("x"),
-        core.Accepted("x", 9),
-        core.Published(9, OK),
-        core.Cancel("x"),
-        core.Tick(1.0),
+        ev.Found(9, OK),
+        ev.WorkerLost("x"),
+        ev.Drain("x"),
+        ev.Accepted("x", 9),
+        ev.Published(9, OK),
+        ev.Cancel("x"),
+        ev.Tick(1.0),
     ],
 )
-def test_what_is_not_known_changes_nothing(event: core.Event) -> None:
+def test_what_is_not_known_changes_nothing(event: ev.Event) -> None:
     assert Bench(offer("v")).do(event) == []
 
 
@@ -278,18 +279,18 @@ class Offered:
 def test_a_constraint_is_waited_for_while_nobody_can_tell_and_refused_when_all_can() -> None:
     offered = Offered()
     scheduler = core.SchedulerCore(core.Limits(), resources=offered)
-    scheduler.step(core.WorkerUp(offer("a")))
+    scheduler.step(ev.WorkerUp(offer("a")))
     needs = LINUX | {("require", "gcc>=12"), ("require", "arch=x86_64")}
-    scheduler.step(core.Want("1", wanted(1, requirements=needs, do_not_cache=True)))
+    scheduler.step(ev.Want("1", wanted(1, requirements=needs, do_not_cache=True)))
     assert offered.asked == {("arch=x86_64", "gcc>=12")}
     assert scheduler.queue_length == 1
     offered.answers["a"] = True
-    assigned = [e for e in scheduler.step(core.ResourcesChanged()) if isinstance(e, core.Assign)]
+    assigned = [e for e in scheduler.step(ev.ResourcesChanged()) if isinstance(e, ev.Assign)]
     assert [effect.lease.worker for effect in assigned] == ["a"]
     offered.answers = {"a": False, "b": False}
-    scheduler.step(core.WorkerUp(offer("b")))
-    told = scheduler.step(core.Want("2", wanted(2, requirements=needs, do_not_cache=True)))
-    outcome = next(effect.outcome for effect in told if isinstance(effect, core.Tell) and effect.outcome)
+    scheduler.step(ev.WorkerUp(offer("b")))
+    told = scheduler.step(ev.Want("2", wanted(2, requirements=needs, do_not_cache=True)))
+    outcome = next(effect.outcome for effect in told if isinstance(effect, ev.Tell) and effect.outcome)
     assert outcome.code == "no_capable_worker"
     assert "none of the 2 workers that joined meets arch=x86_64, gcc>=12 (because)" in outcome.message
 

@@ -16,6 +16,30 @@ from typing import Final, Literal
 from buildnet.model.action import CONSTRAINT, ActionKey, Lease, Outcome, Wanted
 from buildnet.model.node import WorkerOffer
 from buildnet.ports import ResourceMatcher
+from buildnet.scheduler.events import (
+    Accepted,
+    Assign,
+    Cancel,
+    Cordon,
+    Done,
+    Drain,
+    Effect,
+    Event,
+    Found,
+    Heartbeat,
+    Lookup,
+    Publish,
+    Published,
+    Record,
+    ResourcesChanged,
+    Settle,
+    Stop,
+    Tell,
+    Tick,
+    Want,
+    WorkerLost,
+    WorkerUp,
+)
 
 _STALE_TICKETS_MAX: Final = 64
 
@@ -48,196 +72,6 @@ class Mechanisms:
     fence: bool = True
     requeue: bool = True
     settle: bool = True
-
-
-# Events.
-
-
-@dataclass(frozen=True, slots=True)
-class Want:
-    """A client asks for an action's result under a fresh operation id."""
-
-    operation: str
-    wanted: Wanted
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """The answer to Lookup; `outcome` is None for a miss."""
-
-    entry: int
-    outcome: Outcome | None
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerUp:
-    """A worker's session began; it still runs the attempts of these fences. A cordoned one is given no work."""
-
-    offer: WorkerOffer
-    running: tuple[int, ...] = ()
-    cordoned: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerLost:
-    """A worker's session ended; it may still be running. Nobody waits for one that may not return."""
-
-    worker: str
-    may_return: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Drain:
-    """A worker takes no more."""
-
-    worker: str
-
-
-@dataclass(frozen=True, slots=True)
-class Cordon:
-    """A worker is given no more work, or work again."""
-
-    worker: str
-    cordoned: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
-    """A worker lives and runs these fences."""
-
-    worker: str
-    fences: tuple[int, ...]
-    now_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """Execution has begun."""
-
-    worker: str
-    fence: int
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """An attempt ended."""
-
-    worker: str
-    fence: int
-    outcome: Outcome
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """The answer to Publish: what to tell."""
-
-    entry: int
-    outcome: Outcome
-
-
-@dataclass(frozen=True, slots=True)
-class ResourcesChanged:
-    """What workers offer beyond their properties is other than it was."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    """A client wants its operation to stop."""
-
-    operation: str
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """Time passed."""
-
-    now_s: float
-
-
-Event = (
-    Want
-    | Found
-    | WorkerUp
-    | WorkerLost
-    | Drain
-    | Cordon
-    | ResourcesChanged
-    | Heartbeat
-    | Accepted
-    | Done
-    | Published
-    | Cancel
-    | Tick
-)
-
-
-# Effects.
-
-
-@dataclass(frozen=True, slots=True)
-class Lookup:
-    """Ask the action cache, then send Found."""
-
-    entry: int
-    key: ActionKey
-
-
-@dataclass(frozen=True, slots=True)
-class Assign:
-    """Give the lease to its worker."""
-
-    lease: Lease
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Tell a worker that an attempt is not wanted."""
-
-    worker: str
-    fence: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Settle:
-    """Tell a worker that its Done need not be repeated."""
-
-    worker: str
-    fence: int
-
-
-@dataclass(frozen=True, slots=True)
-class Publish:
-    """Make a result visible, then send Published."""
-
-    entry: int
-    lease: Lease
-    outcome: Outcome
-    cacheable: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Tell:
-    """Tell a follower where its operation stands; completed exactly once."""
-
-    operation: str
-    stage: Literal["queued", "executing", "completed"]
-    outcome: Outcome | None = None
-    worker: str = ""
-    fence: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """Write an entry to the ledger; nobody waits for it."""
-
-    kind: str
-    lease: Lease | None
-    key: ActionKey
-    outcome: Outcome | None = None
-
-
-Effect = Lookup | Assign | Stop | Settle | Publish | Tell | Record
 
 
 @dataclass(slots=True)

@@ -17,6 +17,7 @@ from buildnet.model.entry import Entry, Value
 from buildnet.model.node import WorkerOffer
 from buildnet.ports import ActionCache, Clock, Follower, Progress, Publisher, ResourceMatcher, WorkerLink
 from buildnet.scheduler import core
+from buildnet.scheduler import events as ev
 from buildnet.scheduler.holds import LiveActions
 
 log = logging.getLogger(__name__)
@@ -87,14 +88,14 @@ class Scheduler:
                 deadline_s = self._core.next_deadline_s()
                 now_s = self._clock.monotonic_s()
                 if deadline_s is not None and deadline_s <= now_s:
-                    self._step(core.Tick(now_s))
+                    self._step(ev.Tick(now_s))
                     continue
                 timeout_s = None if deadline_s is None else deadline_s - now_s
                 try:
                     async with asyncio.timeout(timeout_s):
                         await self._deadline_changed.wait()
                 except TimeoutError:
-                    self._step(core.Tick(self._clock.monotonic_s()))
+                    self._step(ev.Tick(self._clock.monotonic_s()))
 
     # Clients.
 
@@ -106,7 +107,7 @@ class Scheduler:
         self._forget_old()
         if self._live is not None and self._live.began(wanted.key):
             self._spawn(self._live.hold(wanted.key))
-        self._step(core.Want(operation.id, wanted))
+        self._step(ev.Want(operation.id, wanted))
         return operation.id
 
     def follow(self, operation_id: str, follower: Follower) -> None:
@@ -123,7 +124,7 @@ class Scheduler:
 
     def cancel(self, operation_id: str) -> None:
         """Stop an operation; one that has ended stays as it ended."""
-        self._step(core.Cancel(operation_id))
+        self._step(ev.Cancel(operation_id))
 
     def find_operation(self, operation_id: str) -> Operation | None:
         """An operation by its id."""
@@ -141,17 +142,17 @@ class Scheduler:
         """A session began."""
         self._links[offer.node] = link
         self._end_attempts_of(offer.node)
-        self._step(core.WorkerUp(offer, running, cordoned))
+        self._step(ev.WorkerUp(offer, running, cordoned))
 
     def worker_lost(self, node: str, *, may_return: bool = True) -> None:
         """A session ended."""
         self._links.pop(node, None)
         self._end_attempts_of(node)
-        self._step(core.WorkerLost(node, may_return))
+        self._step(ev.WorkerLost(node, may_return))
 
     def cordon(self, node: str, cordoned: bool) -> None:
         """A worker is given no more work, or work again."""
-        self._step(core.Cordon(node, cordoned))
+        self._step(ev.Cordon(node, cordoned))
 
     def leases_of(self, node: str) -> tuple[int, ...]:
         """Fences of what a worker was given and has not ended."""
@@ -163,24 +164,24 @@ class Scheduler:
         if not fences:
             # Nothing is renewed. A step for each beat of an idle fleet would look for the next deadline each time.
             return
-        self._step(core.Heartbeat(node, fences, self._clock.monotonic_s()))
+        self._step(ev.Heartbeat(node, fences, self._clock.monotonic_s()))
 
     def accepted(self, node: str, fence: int) -> None:
         """A worker has begun an attempt."""
-        self._step(core.Accepted(node, fence))
+        self._step(ev.Accepted(node, fence))
 
     def done(self, node: str, fence: int, outcome: Outcome) -> None:
         """A worker has ended an attempt."""
         self._attempt_ended(fence)
-        self._step(core.Done(node, fence, outcome))
+        self._step(ev.Done(node, fence, outcome))
 
     def drain(self, node: str) -> None:
         """A worker takes no more."""
-        self._step(core.Drain(node))
+        self._step(ev.Drain(node))
 
     def resources_changed(self) -> None:
         """What workers offer beyond their properties has changed."""
-        self._step(core.ResourcesChanged())
+        self._step(ev.ResourcesChanged())
 
     def statistics(self) -> dict[str, int]:
         """Counts for a status page."""
@@ -199,39 +200,39 @@ class Scheduler:
 
     # Effects.
 
-    def _step(self, event: core.Event) -> None:
+    def _step(self, event: ev.Event) -> None:
         # Leases that begin now must not begin at an older time.
         self._core.now_s = max(self._core.now_s, self._clock.monotonic_s())
         for effect in self._core.step(event):
             self._apply(effect)
         self._deadline_changed.set()
 
-    def _apply(self, effect: core.Effect) -> None:
+    def _apply(self, effect: ev.Effect) -> None:
         match effect:
-            case core.Tell():
+            case ev.Tell():
                 self._tell(effect)
-            case core.Lookup():
+            case ev.Lookup():
                 self._spawn(self._lookup(effect))
-            case core.Publish():
+            case ev.Publish():
                 self._spawn(self._publish(effect))
-            case core.Assign(lease=lease):
+            case ev.Assign(lease=lease):
                 if (link := self._links.get(lease.worker)) is not None:
                     link.assign(lease)
-            case core.Stop():
+            case ev.Stop():
                 self._attempt_ended(effect.fence)
                 if (link := self._links.get(effect.worker)) is not None:
                     link.cancel(effect.fence, effect.reason)
-            case core.Settle():
+            case ev.Settle():
                 if (link := self._links.get(effect.worker)) is not None:
                     link.settle(effect.fence)
-            case core.Record():
+            case ev.Record():
                 self._record(_entry_of(effect, self._clock.now_unix_ms()))
 
     def _spawn(self, work: object) -> None:
         assert self._tasks is not None, "run() serves"
         self._tasks.create_task(work)  # type: ignore[arg-type]
 
-    async def _lookup(self, effect: core.Lookup) -> None:
+    async def _lookup(self, effect: ev.Lookup) -> None:
         outcome = None
         try:
             result = await self._cache.get(effect.key)
@@ -243,9 +244,9 @@ class Scheduler:
         except Exception:
             # Also one of ours: a task that raises would end every other task of run().
             log.exception("the lookup failed inside")
-        self._step(core.Found(effect.entry, outcome))
+        self._step(ev.Found(effect.entry, outcome))
 
-    async def _publish(self, effect: core.Publish) -> None:
+    async def _publish(self, effect: ev.Publish) -> None:
         try:
             outcome = await self._publisher.publish(effect.lease, effect.outcome, cacheable=effect.cacheable)
         except BuildNetError as error:
@@ -254,9 +255,9 @@ class Scheduler:
         except Exception:
             log.exception("publication failed inside")
             outcome = Outcome("internal", None, "publication failed; the server's log has the details")
-        self._step(core.Published(effect.entry, outcome))
+        self._step(ev.Published(effect.entry, outcome))
 
-    def _tell(self, effect: core.Tell) -> None:
+    def _tell(self, effect: ev.Tell) -> None:
         operation = self._operations.get(effect.operation)
         if operation is None or operation.completed_at_unix_ms is not None:
             return
@@ -283,7 +284,7 @@ class Scheduler:
             del self._operations[oldest.id]
 
 
-def _entry_of(effect: core.Record, now_unix_ms: int) -> Entry:
+def _entry_of(effect: ev.Record, now_unix_ms: int) -> Entry:
     fields: dict[str, Value] = {
         "action": effect.key.digest.text,
         "instance": effect.key.instance,
