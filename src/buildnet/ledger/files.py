@@ -65,17 +65,7 @@ def open_database(directory: Path, durability: str) -> sqlite3.Connection:
     """
     path = directory / DATABASE
     try:
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        found = connection.execute("PRAGMA user_version").fetchone()[0]
-        if found > SCHEMA_VERSION:
-            connection.close()
-            raise StateNewer(
-                f"{path} was written by a newer version (schema {found}, this one reads up to {SCHEMA_VERSION}); "
-                "upgrade",
-                path=str(path),
-                found=found,
-                supported=SCHEMA_VERSION,
-            )
+        connection, found = connected(path, SCHEMA_VERSION)
         configure(connection, durability)
         if found < SCHEMA_VERSION:
             create(connection, found)
@@ -85,6 +75,25 @@ def open_database(directory: Path, durability: str) -> sqlite3.Connection:
             f"{path}: {error}; restore the directory from a copy, or move it aside to begin a new ledger",
             path=str(path),
         ) from error
+
+
+def connected(path: Path, supported: int) -> tuple[sqlite3.Connection, int]:
+    """A database, made if it is not there, and the version of what it holds; 0 for nothing yet.
+
+    Raises:
+        StateNewer: it is beyond `supported`.
+    """
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    found: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if found > supported:
+        connection.close()
+        raise StateNewer(
+            f"{path} was written by a newer version (schema {found}, this one reads up to {supported}); upgrade",
+            path=str(path),
+            found=found,
+            supported=supported,
+        )
+    return connection, found
 
 
 def configure(connection: sqlite3.Connection, durability: str) -> None:

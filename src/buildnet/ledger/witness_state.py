@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from buildnet.errors import StateCorrupt, StateNewer, StorageFull
+from buildnet.errors import StateCorrupt, StorageFull
+from buildnet.ledger import files
 from buildnet.ledger import note as notes
 from buildnet.ledger.checkpoint import Verifier
 from buildnet.ledger.cosignature import Cosigner
@@ -48,17 +49,7 @@ class Witness:
         """
         path = directory / DATABASE
         try:
-            connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            found = connection.execute("PRAGMA user_version").fetchone()[0]
-            if found > SCHEMA_VERSION:
-                connection.close()
-                raise StateNewer(
-                    f"{path} was written by a newer version (schema {found}, this one reads up to {SCHEMA_VERSION}); "
-                    "upgrade",
-                    path=str(path),
-                    found=found,
-                    supported=SCHEMA_VERSION,
-                )
+            connection, found = files.connected(path, SCHEMA_VERSION)
             # A size that was cosigned and is forgotten would let a log fork: each one is on the disk first.
             connection.execute("PRAGMA synchronous = FULL")
             if found == 0:
