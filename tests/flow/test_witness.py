@@ -10,7 +10,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -276,8 +276,8 @@ def test_a_controller_has_its_ledger_cosigned(house: House) -> None:
         given = call("ProveInclusion", asked, ledger_pb2.ProveInclusionResponse)
         whole = proof_file.to_text(0, list(given.hashes), given.checkpoint.note, given.entry.body)
         assert proof_file.verify(whole, verifier.text, [role.ready["key"]]).size == size
-    metrics = httpx2.get(f"http://{controller.ready['listen']}/metrics").text
-    assert f"buildnet_ledger_cosigned_entries {size}\n" in metrics
+    # The door is told of it each second.
+    soon(lambda: f"buildnet_ledger_cosigned_entries {size}\n" in page(controller, "/metrics"), "the metric")
     # As a reader keeps it, elsewhere: the ledger is its continuation.
     known = house.directory / "known"
     known.write_text(note)
@@ -291,11 +291,19 @@ def test_a_controller_has_its_ledger_cosigned(house: House) -> None:
     assert proof_file.verify(text, verifier.text).size >= head.size
 
 
-def cosigned_soon(path: Path) -> str:
+def soon(holds: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + 60
-    while not path.exists():
-        assert time.monotonic() < deadline, "nothing was cosigned in 60 s"
+    while not holds():
+        assert time.monotonic() < deadline, f"no {what} in 60 s"
         time.sleep(0.05)
+
+
+def page(role: Role, path: str) -> str:
+    return str(httpx2.get(f"http://{role.ready['listen']}{path}").text)
+
+
+def cosigned_soon(path: Path) -> str:
+    soon(path.exists, "cosigned checkpoint")
     return path.read_text()
 
 
