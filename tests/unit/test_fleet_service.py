@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from buildnet.catalog.catalog import Catalog
+from buildnet.catalog.pins import Pins
+from buildnet.edge.announcements import Announcements
 from buildnet.edge.bridge import Call
 from buildnet.edge.fleet import SILENCE_S_MAX, FleetService
 from buildnet.edge.logs import LogBook
@@ -46,6 +50,10 @@ class Bench:
             version="0.1.0",
             record=lambda kind, _: self.order.append(kind),
             append=self._append,
+            # Nobody announces here, so nothing is pinned.
+            announcements=Announcements(
+                Catalog(), Pins(Path("pins")), self.clock, controller_id="c", record=lambda kind, _: None
+            ),
             policies={},
             keep=self._keep,
         )
