@@ -330,7 +330,7 @@ def test_fork_bomb_ends(run: Callable[..., Ended], isolation: str) -> None:
 def test_processor_time_is_bounded(run: Callable[..., Ended], isolation: str) -> None:
     ended = run("sh", "-c", "while :; do :; done", cpu_s=1, isolation=isolation)
     assert ended.reason == "cpu"
-    assert 0.8 <= ended.user_s + ended.system_s < 3
+    assert 0.5 <= ended.user_s + ended.system_s < 3
     assert ended.limits["cpu"] == "rlimit"
 
 
