@@ -305,8 +305,8 @@ impl Watch {
         let used_s = (report.user_us + report.system_us) as f64 / 1e6;
         // The kernel keeps the limit by counting ticks, and tells exactly what was used: on a busy machine that is less.
         let over_cpu = |share: f64| self.setting.cpu_s.is_some_and(|limit| used_s >= limit as f64 * share);
-        let past_cpu = (exit_code == 128 + libc::SIGXCPU && over_cpu(0.5))
-            || (exit_code == 128 + libc::SIGKILL && over_cpu(0.9));
+        let past_cpu =
+            (exit_code == 128 + libc::SIGXCPU && over_cpu(0.5)) || (exit_code == 128 + libc::SIGKILL && over_cpu(0.9));
         let reason = if !self.reason.is_empty() {
             self.reason.as_str()
         } else if exit_code == 0 {
