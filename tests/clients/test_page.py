@@ -48,15 +48,6 @@ def browser() -> Iterator[Browser]:
             browser.close()
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Role]:
-    house = House(tmp_path_factory.mktemp("house"))
-    try:
-        yield house.up("--slots", "2")
-    finally:
-        house.close()
-
-
 def visit(browser: Browser, address: str, **options: object) -> tuple[Page, Seen]:
     page = browser.new_page(**options)  # type: ignore[arg-type]
     page.set_default_timeout(WAIT_MS)
@@ -69,9 +60,9 @@ def visit(browser: Browser, address: str, **options: object) -> tuple[Page, Seen
 
 
 @pytest.fixture
-def opened(browser: Browser, server: Role) -> Iterator[tuple[Page, Seen]]:
+def opened(browser: Browser, running: Role) -> Iterator[tuple[Page, Seen]]:
     """The page on a fresh visit; at its end nothing has gone wrong and nothing was asked of another host."""
-    address = f"http://{server.ready['listen']}/"
+    address = f"http://{running.ready['listen']}/"
     page, seen = visit(browser, address)
     try:
         yield page, seen
@@ -82,18 +73,18 @@ def opened(browser: Browser, server: Role) -> Iterator[tuple[Page, Seen]]:
         page.close()
 
 
-def run(server: Role, *command: str) -> subprocess.Popen[bytes]:
-    words = [*COMMAND, "run", "--state", server.ready["state"], "--", *command]
+def run(running: Role, *command: str) -> subprocess.Popen[bytes]:
+    words = [*COMMAND, "run", "--state", running.ready["state"], "--", *command]
     return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def test_a_node_and_an_action_are_seen_while_it_runs(opened: tuple[Page, Seen], server: Role) -> None:
+def test_a_node_and_an_action_are_seen_while_it_runs(opened: tuple[Page, Seen], running: Role) -> None:
     page, _ = opened
     expect(page.get_by_role("banner").get_by_role("status")).to_have_text("live", timeout=WAIT_MS)
     nodes = page.get_by_role("region", name="Nodes")
     expect(nodes.get_by_text("of 2 slots busy")).to_be_visible(timeout=WAIT_MS)
     fresh = f"{os.getpid()}.5"
-    running = run(server, "sh", "-c", f"sleep 4 # {fresh}")
+    started = run(running, "sh", "-c", f"sleep 4 # {fresh}")
     try:
         row = page.get_by_role("region", name="Running").get_by_role("row").filter(has_text=fresh)
         expect(row.get_by_text("running")).to_be_visible(timeout=WAIT_MS)
@@ -101,10 +92,10 @@ def test_a_node_and_an_action_are_seen_while_it_runs(opened: tuple[Page, Seen], 
         ended = page.get_by_role("region", name="Recent").get_by_role("row").filter(has_text=fresh)
         expect(ended.get_by_text("done")).to_be_visible(timeout=WAIT_MS)
         expect(row).to_have_count(0)
-        assert running.wait(60) == 0
+        assert started.wait(60) == 0
     finally:
-        running.kill()
-        running.wait()
+        started.kill()
+        started.wait()
     kinds = page.get_by_role("region", name="Ledger").get_by_role("row").filter(has_text="action.published")
     expect(kinds.first).to_be_visible(timeout=WAIT_MS)
     ended.get_by_role("link").first.click()
@@ -137,9 +128,9 @@ def test_a_ledger_that_does_not_continue_is_told(opened: tuple[Page, Seen]) -> N
     expect(proof).to_contain_text("does not continue the head of 1 entry")
 
 
-def test_hostile_names_are_text(opened: tuple[Page, Seen], server: Role) -> None:
+def test_hostile_names_are_text(opened: tuple[Page, Seen], running: Role) -> None:
     page, _ = opened
-    assert run(server, "echo", HOSTILE).wait(60) == 0
+    assert run(running, "echo", HOSTILE).wait(60) == 0
     row = page.get_by_role("region", name="Recent").get_by_role("row").filter(has_text="onerror").first
     expect(row).to_be_visible(timeout=WAIT_MS)
     expect(row).to_contain_text("<img src=x onerror=window.broken=1>\\u202egnp.exe␊␛[31m</script>")
@@ -166,11 +157,11 @@ def test_it_is_used_by_keyboard_and_by_ear(opened: tuple[Page, Seen]) -> None:
     expect(page.get_by_text("controller.started")).to_be_visible()
 
 
-def test_light_dark_and_narrow(browser: Browser, server: Role) -> None:
+def test_light_dark_and_narrow(browser: Browser, running: Role) -> None:
     papers = []
     for scheme in ("light", "dark"):
         size = {"width": 360, "height": 700}
-        page, seen = visit(browser, f"http://{server.ready['listen']}/", color_scheme=scheme, viewport=size)
+        page, seen = visit(browser, f"http://{running.ready['listen']}/", color_scheme=scheme, viewport=size)
         expect(page.get_by_role("button", name="Verify")).to_be_visible(timeout=WAIT_MS)
         papers.append(page.evaluate("getComputedStyle(document.body).backgroundColor"))
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

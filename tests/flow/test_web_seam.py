@@ -11,13 +11,14 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import House, Role
+from tests.engines import until
 from tests.flow.guarded import Guarded
 from tests.http_calls import Http, answer_on
 
@@ -37,16 +38,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Role]:
 @pytest.fixture(scope="module")
 def call(server: Role) -> Http:
     return Http(server.ready["listen"])
-
-
-def soon(true: Callable[[], bool]) -> bool:
-    """Whether something becomes true within the time that anything may take."""
-    deadline_s = time.monotonic() + WAIT_S
-    while not true():
-        if time.monotonic() > deadline_s:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 class Events:
@@ -223,14 +214,14 @@ def test_a_stream_goes_on_where_it_broke_off(call: Http) -> None:
 
 
 def test_who_leaves_is_forgotten(call: Http) -> None:
-    assert soon(lambda: open_calls(call) == 0), "those of other tests"
+    until(lambda: open_calls(call) == 0, "those of other tests end", WAIT_S)
     streams = [Events(call) for _ in range(20)]
-    assert soon(lambda: open_calls(call) == 20)
+    until(lambda: open_calls(call) == 20, "20 are open", WAIT_S)
     for stream in streams:
         stream.close()
-    assert soon(lambda: open_calls(call) == 0)
+    until(lambda: open_calls(call) == 0, "none is open", WAIT_S)
     assert call("HEAD", "/api/v1/events").status == 200
-    assert soon(lambda: open_calls(call) == 0)
+    until(lambda: open_calls(call) == 0, "none is open", WAIT_S)
 
 
 def resident_bytes(server: Role) -> int:

@@ -9,8 +9,7 @@ import re
 import shutil
 import socket
 import subprocess
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,7 @@ from buildnet.ledger.witness_state import Witness
 from buildnet.model.entry import Entry
 from buildnet.wire._gen.buildnet.v1 import ledger_pb2
 from tests.conftest import COMMAND, House, Role
+from tests.engines import until
 from tests.ledgers import SIGNER, WITNESS
 from tests.served import served
 
@@ -277,7 +277,7 @@ def test_a_controller_has_its_ledger_cosigned(house: House) -> None:
         whole = proof_file.to_text(0, list(given.hashes), given.checkpoint.note, given.entry.body)
         assert proof_file.verify(whole, verifier.text, [role.ready["key"]]).size == size
     # The door is told of it each second.
-    soon(lambda: f"buildnet_ledger_cosigned_entries {size}\n" in page(controller, "/metrics"), "the metric")
+    until(lambda: f"buildnet_ledger_cosigned_entries {size}\n" in page(controller, "/metrics"), "the metric", 60)
     # As a reader keeps it, elsewhere: the ledger is its continuation.
     known = house.directory / "known"
     known.write_text(note)
@@ -291,19 +291,12 @@ def test_a_controller_has_its_ledger_cosigned(house: House) -> None:
     assert proof_file.verify(text, verifier.text).size >= head.size
 
 
-def soon(holds: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline, f"no {what} in 60 s"
-        time.sleep(0.05)
-
-
 def page(role: Role, path: str) -> str:
     return str(httpx2.get(f"http://{role.ready['listen']}{path}").text)
 
 
 def cosigned_soon(path: Path) -> str:
-    soon(path.exists, "cosigned checkpoint")
+    until(path.exists, "a cosigned checkpoint", 60)
     return path.read_text()
 
 

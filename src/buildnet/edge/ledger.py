@@ -73,9 +73,9 @@ class LedgerService:
             since_ms = _unix_ms(request.since)
             start = max(start, await self._ledger.look(lambda c: queries.first_since(c, since_ms)))
         async for index, body in self._ledger.tail(start, follow=request.follow):
-            entry = _entry(index, body)
-            if not kinds or json.loads(body)["kind"] in kinds:
-                yield entry
+            fields = json.loads(body)
+            if not kinds or fields["kind"] in kinds:
+                yield _message(index, body, fields["at_unix_ms"])
 
     async def get(self, request: ledger_pb2.GetRequest, call: Call) -> ledger_pb2.LedgerEntry:
         """One entry."""
@@ -218,6 +218,10 @@ def _unix_ms(time: timestamp_pb2.Timestamp) -> int:
 
 
 def _entry(index: int, body: bytes) -> ledger_pb2.LedgerEntry:
+    return _message(index, body, json.loads(body)["at_unix_ms"])
+
+
+def _message(index: int, body: bytes, at_unix_ms: int) -> ledger_pb2.LedgerEntry:
     entry = ledger_pb2.LedgerEntry(index=index, body=body)
-    entry.at.FromMilliseconds(json.loads(body)["at_unix_ms"])
+    entry.at.FromMilliseconds(at_unix_ms)
     return entry

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from buildnet.errors import BadSignature, LedgerCorrupt
+from buildnet.ledger import files
 from buildnet.ledger import note as notes
 from buildnet.ledger.checkpoint import Verifier
 
@@ -63,12 +63,7 @@ class Cosigned:
             return
         text, signed = notes.split(note)
         whole = notes.join(text, [*signed, *cosignatures])
-        temporary = self._path.with_name(COSIGNED + ".new")
-        with temporary.open("w", newline="") as file:
-            file.write(whole)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._path)
+        files.replace(self._path, whole, synced=True)
         self.note, self.size = whole, size
 
     def over(self, note: str) -> str:

@@ -6,6 +6,7 @@ and hold no remains.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 
@@ -94,6 +95,23 @@ def connected(path: Path, supported: int) -> tuple[sqlite3.Connection, int]:
             supported=supported,
         )
     return connection, found
+
+
+def replace(path: Path, text: str, *, synced: bool, mode: int = 0o666) -> None:
+    """Write a file whole or not at all; with `synced`, its bytes are on the disk before it takes the name.
+
+    Raises:
+        OSError: it cannot be written; the one before stays.
+    """
+    temporary = path.with_name(path.name + ".new")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+        if synced:
+            file.flush()
+            os.fsync(file.fileno())
+    temporary.replace(path)
 
 
 def configure(connection: sqlite3.Connection, durability: str) -> None:

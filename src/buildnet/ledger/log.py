@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +28,7 @@ from buildnet.errors import (
     TooLarge,
     TransferRefused,
 )
-from buildnet.ledger import files, keys, stored_tree, tree
+from buildnet.ledger import files, keys, queries, stored_tree, tree
 from buildnet.ledger import tail as tails
 from buildnet.ledger.book import Book, postings_of
 from buildnet.ledger.checkpoint import Checkpoint, Signer, Verifier
@@ -109,13 +108,9 @@ class LedgerLog:
         """The key that checkpoints are verified with."""
         return self._signer.verifier
 
-    def _node(self, level: int, index: int) -> bytes:
-        return _node_of(self._connection, level, index)
-
     def _load(self) -> tree.Frontier:
-        row = self._connection.execute("SELECT max(seq) FROM leaf").fetchone()
-        size = 0 if row[0] is None else row[0] + 1
-        frontier = tree.Frontier.load(size, self._node)
+        size = queries.size(self._connection)
+        frontier = stored_tree.read(self._connection, lambda node: tree.Frontier.load(size, node))
         path = self._directory / files.CHECKPOINT
         if path.exists():
             known = self.verifier.open(path.read_text())
@@ -332,14 +327,7 @@ class LedgerLog:
         return self._signer.sign(Checkpoint(self._signer.verifier.name, frontier.size, frontier.root()))
 
     def _write_note(self, note: str) -> None:
-        path = self._directory / files.CHECKPOINT
-        temporary = path.with_name("checkpoint.new")
-        with temporary.open("w") as file:
-            file.write(note)
-            if self._power:
-                file.flush()
-                os.fsync(file.fileno())
-        temporary.replace(path)
+        files.replace(self._directory / files.CHECKPOINT, note, synced=self._power)
 
     # Reading.
 
@@ -427,7 +415,7 @@ class LedgerLog:
         await self._settle()
         if not 0 <= index < size <= self._frontier.size:
             raise OutOfRange(f"there is no entry {index} among {size}; the ledger has {self.size}", offset=index)
-        return await self._read(lambda c: stored_tree.proof(c, lambda node: tree.prove_inclusion(index, size, node)))
+        return await self._read(lambda c: stored_tree.read(c, lambda node: tree.prove_inclusion(index, size, node)))
 
     async def prove_consistency(self, older: int, newer: int) -> list[bytes]:
         """That the first `older` entries begin the first `newer`.
@@ -438,7 +426,7 @@ class LedgerLog:
         await self._settle()
         if not 1 <= older <= newer <= self._frontier.size:
             raise OutOfRange(f"no proof leads from {older} to {newer}; the ledger has {self.size}", offset=older)
-        return await self._read(lambda c: stored_tree.proof(c, lambda node: tree.prove_consistency(older, newer, node)))
+        return await self._read(lambda c: stored_tree.read(c, lambda node: tree.prove_consistency(older, newer, node)))
 
     async def close(self) -> None:
         """Finish what waits; what cannot be committed stays in the tail for the next start."""
@@ -463,10 +451,3 @@ class LedgerLog:
 def _fail(waiter: asyncio.Future[int], error: Exception) -> None:
     if not waiter.done():
         waiter.set_exception(error)
-
-
-def _node_of(connection: sqlite3.Connection, level: int, index: int) -> bytes:
-    row = connection.execute("SELECT hash FROM node WHERE position = ?", (tree.position(level, index),)).fetchone()
-    if row is None:
-        raise LedgerCorrupt(f"the tree's node {level}/{index} is absent", where=f"node {level}/{index}")
-    return bytes(row[0])

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from typing import TypeVar
 
 from buildnet.errors import LedgerCorrupt
 from buildnet.ledger import tree
 from buildnet.ledger.checkpoint import SIZE_MAX
+
+T = TypeVar("T")
 
 
 def nodes(connection: sqlite3.Connection, level: int, start: int, count: int) -> list[bytes]:
@@ -17,8 +20,8 @@ def nodes(connection: sqlite3.Connection, level: int, start: int, count: int) ->
     return [digest for _, digest in sorted(_rows(connection, places).items())]
 
 
-def proof(connection: sqlite3.Connection, prove: Callable[[tree.NodeHash], list[bytes]]) -> list[bytes]:
-    """What `prove` makes of the stored tree.
+def read(connection: sqlite3.Connection, work: Callable[[tree.NodeHash], T]) -> T:
+    """What `work` makes of the stored tree; the nodes that it asks for must not depend on their hashes.
 
     Raises:
         LedgerCorrupt: a node is absent.
@@ -29,7 +32,7 @@ def proof(connection: sqlite3.Connection, prove: Callable[[tree.NodeHash], list[
         places.append(tree.position(level, index))
         return b""
 
-    prove(noted)
+    work(noted)
     found = _rows(connection, places)
 
     def node(level: int, index: int) -> bytes:
@@ -38,7 +41,7 @@ def proof(connection: sqlite3.Connection, prove: Callable[[tree.NodeHash], list[
         except KeyError:
             raise LedgerCorrupt(f"the tree's node {level}/{index} is absent", where=f"node {level}/{index}") from None
 
-    return prove(node)
+    return work(node)
 
 
 def _rows(connection: sqlite3.Connection, places: list[int]) -> dict[int, bytes]:

@@ -5,10 +5,10 @@ Times are milliseconds since 1970 by the controller's clock; digests are `HASH/S
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import Any, Final
 
+from buildnet.ledger import tree
 from buildnet.ledger.checkpoint import Checkpoint
 from buildnet.wire._gen.buildnet.v1 import action_pb2, fleet_pb2
 
@@ -62,7 +62,7 @@ def entry_fact(index: int, body: bytes) -> Fact:
     fields = json.loads(body)
     return {
         "index": index,
-        "leaf": hashlib.sha256(b"\x00" + body).hexdigest(),
+        "leaf": tree.leaf_hash(body).hex(),
         "kind": fields.pop("kind"),
         "at_unix_ms": fields.pop("at_unix_ms"),
         "fields": fields,
