@@ -216,8 +216,21 @@ pub struct Hello {
     pub running: ::prost::alloc::vec::Vec<RunningAttempt>,
     #[prost(string, tag = "7")]
     pub hostname: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "8")]
+    pub capacity: ::core::option::Option<Amounts>,
     #[prost(message, optional, tag = "20")]
     pub sent_at: ::core::option::Option<::prost_types::Timestamp>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Amounts {
+    #[prost(uint64, tag = "1")]
+    pub cpu_milli: u64,
+    #[prost(uint64, tag = "2")]
+    pub memory_bytes: u64,
+    #[prost(uint64, tag = "3")]
+    pub disk_bytes: u64,
+    #[prost(uint32, tag = "4")]
+    pub gpus: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RunningAttempt {
@@ -316,6 +329,8 @@ pub struct Assign {
     pub timeout: ::core::option::Option<::prost_types::Duration>,
     #[prost(uint32, tag = "5")]
     pub attempt: u32,
+    #[prost(message, optional, tag = "6")]
+    pub reserved: ::core::option::Option<Amounts>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Cancel {

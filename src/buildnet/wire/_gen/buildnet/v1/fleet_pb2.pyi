@@ -67,7 +67,7 @@ class JoinRequest(_message.Message):
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., accepted: _Optional[_Union[Accepted, _Mapping]] = ..., log: _Optional[_Union[LogChunk, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., draining: _Optional[_Union[Draining, _Mapping]] = ..., announcement: _Optional[_Union[_resource_pb2.Announcement, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("node_id", "boot_id", "version", "slots", "properties", "running", "hostname", "sent_at")
+    __slots__ = ("node_id", "boot_id", "version", "slots", "properties", "running", "hostname", "capacity", "sent_at")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     BOOT_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -75,6 +75,7 @@ class Hello(_message.Message):
     PROPERTIES_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     HOSTNAME_FIELD_NUMBER: _ClassVar[int]
+    CAPACITY_FIELD_NUMBER: _ClassVar[int]
     SENT_AT_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     boot_id: str
@@ -83,8 +84,21 @@ class Hello(_message.Message):
     properties: _containers.RepeatedCompositeFieldContainer[Property]
     running: _containers.RepeatedCompositeFieldContainer[RunningAttempt]
     hostname: str
+    capacity: Amounts
     sent_at: _timestamp_pb2.Timestamp
-    def __init__(self, node_id: _Optional[str] = ..., boot_id: _Optional[str] = ..., version: _Optional[str] = ..., slots: _Optional[int] = ..., properties: _Optional[_Iterable[_Union[Property, _Mapping]]] = ..., running: _Optional[_Iterable[_Union[RunningAttempt, _Mapping]]] = ..., hostname: _Optional[str] = ..., sent_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    def __init__(self, node_id: _Optional[str] = ..., boot_id: _Optional[str] = ..., version: _Optional[str] = ..., slots: _Optional[int] = ..., properties: _Optional[_Iterable[_Union[Property, _Mapping]]] = ..., running: _Optional[_Iterable[_Union[RunningAttempt, _Mapping]]] = ..., hostname: _Optional[str] = ..., capacity: _Optional[_Union[Amounts, _Mapping]] = ..., sent_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class Amounts(_message.Message):
+    __slots__ = ("cpu_milli", "memory_bytes", "disk_bytes", "gpus")
+    CPU_MILLI_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DISK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    GPUS_FIELD_NUMBER: _ClassVar[int]
+    cpu_milli: int
+    memory_bytes: int
+    disk_bytes: int
+    gpus: int
+    def __init__(self, cpu_milli: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., gpus: _Optional[int] = ...) -> None: ...
 
 class RunningAttempt(_message.Message):
     __slots__ = ("fence", "action_digest")
@@ -167,18 +181,20 @@ class Welcome(_message.Message):
     def __init__(self, controller_id: _Optional[str] = ..., version: _Optional[str] = ..., heartbeat_interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., lease_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., idle_heartbeat_interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Assign(_message.Message):
-    __slots__ = ("fence", "instance_name", "action_digest", "timeout", "attempt")
+    __slots__ = ("fence", "instance_name", "action_digest", "timeout", "attempt", "reserved")
     FENCE_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_NAME_FIELD_NUMBER: _ClassVar[int]
     ACTION_DIGEST_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    RESERVED_FIELD_NUMBER: _ClassVar[int]
     fence: int
     instance_name: str
     action_digest: _remote_execution_pb2.Digest
     timeout: _duration_pb2.Duration
     attempt: int
-    def __init__(self, fence: _Optional[int] = ..., instance_name: _Optional[str] = ..., action_digest: _Optional[_Union[_remote_execution_pb2.Digest, _Mapping]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., attempt: _Optional[int] = ...) -> None: ...
+    reserved: Amounts
+    def __init__(self, fence: _Optional[int] = ..., instance_name: _Optional[str] = ..., action_digest: _Optional[_Union[_remote_execution_pb2.Digest, _Mapping]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., attempt: _Optional[int] = ..., reserved: _Optional[_Union[Amounts, _Mapping]] = ...) -> None: ...
 
 class Cancel(_message.Message):
     __slots__ = ("fence", "reason")
