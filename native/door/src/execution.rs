@@ -9,9 +9,12 @@ use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
 use buildnet_formats::wire::google::longrunning::{Operation, operation};
 use buildnet_formats::wire::google::rpc;
 use buildnet_formats::{Digest, Function, NativeError};
-use buildnet_store::{Hit, Store};
+use buildnet_store::Store;
 use bytes::Bytes;
 use futures_util::stream::{self, Stream, StreamExt};
+use prost::Message;
+use prost::encoding::{WireType, encode_key, encode_varint};
+use prost_types::Any;
 use tonic::server::ServerStreamingService;
 use tonic::{Request, Response, Status};
 
@@ -25,6 +28,11 @@ use crate::services::Services;
 use crate::status::{any, status_of};
 
 pub(crate) const EXECUTE: &str = "/build.bazel.remote.execution.v2.Execution/Execute";
+
+const RESPONSE: &str = "type.googleapis.com/build.bazel.remote.execution.v2.ExecuteResponse";
+/// Of ExecuteResponse.result.
+const RESULT_FIELD: u32 = 1;
+const RESPONSE_BYTES_MORE: usize = 16;
 
 static CACHED: AtomicU64 = AtomicU64::new(0);
 
@@ -82,12 +90,15 @@ async fn admit(
     request: &re::ExecuteRequest,
     action: Digest,
 ) -> Result<Option<Operation>, Status> {
-    let here = |skip_cache: bool| {
-        let (store, caller, mut wanted) = (Arc::clone(&services.store), caller.clone(), request.clone());
-        wanted.skip_cache_lookup |= skip_cache;
-        on_disk(usize::MAX, move || Ok(consider(&store, &caller, &wanted, &action)))
+    let complete = || {
+        let store = Arc::clone(&services.store);
+        on_disk(usize::MAX, move || Ok(complete(&store, &action)))
     };
-    let first = here(false).await?;
+    // A result that is here waits for no disk: a hop to another thread would cost more than the answer.
+    let first = match hit(&services.store, caller, request, &action) {
+        Ok(None) => complete().await?,
+        answered => answered,
+    };
     let Some(tiers) = services.tiers.as_ref().filter(|_| !matches!(first, Ok(Some(_)))) else {
         return first.map_err(|e| status_of(&e));
     };
@@ -96,14 +107,14 @@ async fn admit(
             let found = tiers.action_result(namespace.into_owned(), action).await.map_err(|e| status_of(&e))?;
             if let Some(result) = found {
                 let result = inlined_from(&services.store, tiers, &action, result, &inline_of(request)).await?;
-                return operation_of(request, &action, result).map(Some).map_err(|e| status_of(&e));
+                return Ok(Some(operation_of(request, &action, result)));
             }
         }
     }
     match first {
         Err(error) if error.code == "blobs_missing" => {
             tiers.pull_action(action).await.map_err(|e| status_of(&e))?;
-            here(true).await?.map_err(|e| status_of(&e))
+            complete().await?.map_err(|e| status_of(&e))
         }
         other => other.map_err(|e| status_of(&e)),
     }
@@ -124,37 +135,33 @@ fn check_function(number: i32) -> Result<(), NativeError> {
     }
 }
 
-/// The finished operation when the result is cached; none when the action is to be run.
-fn consider(
+/// The finished operation when the result is cached here.
+fn hit(
     store: &Store,
     caller: &Caller,
     request: &re::ExecuteRequest,
     action: &Digest,
 ) -> Result<Option<Operation>, NativeError> {
-    if !request.skip_cache_lookup {
-        for namespace in caller.looked_up(&request.instance_name) {
-            if let Some(hit) = store.get_action_result(&namespace, action)? {
-                return operation(store, request, action, hit).map(Some);
-            }
+    if request.skip_cache_lookup {
+        return Ok(None);
+    }
+    for namespace in caller.looked_up(&request.instance_name) {
+        if let Some(hit) = store.get_action_result(&namespace, action)? {
+            let result = inlined(store, action.function(), hit, &inline_of(request))?;
+            return Ok(Some(operation_of(request, action, result)));
         }
     }
+    Ok(None)
+}
+
+/// None when all that an action needs is here.
+fn complete(store: &Store, action: &Digest) -> Result<Option<Operation>, NativeError> {
     let missing = store.missing_of_action(action)?;
     if missing.is_empty() { Ok(None) } else { Err(NativeError::missing(&missing)) }
 }
 
-fn operation(store: &Store, request: &re::ExecuteRequest, action: &Digest, hit: Hit) -> Result<Operation, NativeError> {
-    operation_of(request, action, inlined(store, action.function(), hit, &inline_of(request))?)
-}
-
 /// The operation of a result that has inside what was asked.
-fn operation_of(request: &re::ExecuteRequest, action: &Digest, result: Bytes) -> Result<Operation, NativeError> {
-    let broken = |status: Status| NativeError::internal(status.message());
-    let response = re::ExecuteResponse {
-        result: Some(decode(result).map_err(broken)?),
-        cached_result: true,
-        status: Some(rpc::Status::default()),
-        ..Default::default()
-    };
+fn operation_of(request: &re::ExecuteRequest, action: &Digest, result: Bytes) -> Operation {
     let metadata = re::ExecuteOperationMetadata {
         stage: re::execution_stage::Value::Completed as i32,
         action_digest: Some(action.to_message()),
@@ -167,10 +174,38 @@ fn operation_of(request: &re::ExecuteRequest, action: &Digest, result: Bytes) ->
         "" => name,
         instance => format!("{instance}/{name}"),
     };
-    Ok(Operation {
+    Operation {
         name,
         metadata: Some(any("build.bazel.remote.execution.v2.ExecuteOperationMetadata", &metadata)),
         done: true,
-        result: Some(operation::Result::Response(any("build.bazel.remote.execution.v2.ExecuteResponse", &response))),
-    })
+        result: Some(operation::Result::Response(Any { type_url: RESPONSE.to_owned(), value: response_of(&result) })),
+    }
+}
+
+/// An ExecuteResponse of a cached result, whose bytes stay as they are.
+fn response_of(result: &[u8]) -> Vec<u8> {
+    let rest = re::ExecuteResponse { cached_result: true, status: Some(rpc::Status::default()), ..Default::default() };
+    let mut response = Vec::with_capacity(result.len() + RESPONSE_BYTES_MORE);
+    encode_key(RESULT_FIELD, WireType::LengthDelimited, &mut response);
+    encode_varint(result.len() as u64, &mut response);
+    response.extend_from_slice(result);
+    rest.encode_raw(&mut response);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_response_holds_the_result_as_it_is() {
+        let result = re::ActionResult { exit_code: 3, stdout_raw: Bytes::from(vec![7; 300]), ..Default::default() };
+        let response = re::ExecuteResponse {
+            result: Some(result.clone()),
+            cached_result: true,
+            status: Some(rpc::Status::default()),
+            ..Default::default()
+        };
+        assert_eq!(response_of(&result.encode_to_vec()), response.encode_to_vec());
+    }
 }

@@ -6,7 +6,7 @@ buildnet-load floor [--listen HOST:PORT] [--threads N]
 buildnet-load run --url grpc://HOST:PORT --call CALL [--instance NAME] [--seconds S] [--warmup S] [--calls N]
     [--connections N] [--streams N] [--serial] [--digests N] [--present all|half] [--size BYTES] [--pid PID] [--json]
 calls: get-action-result-hit get-action-result-miss update-action-result find-missing batch-update batch-read
-    write-small read-small write-large read-large
+    execute-hit write-small read-small write-large read-large
 --streams is how many calls are under way at once, over all connections.";
 
 const LARGE_BYTES: usize = 64 << 20;
@@ -41,6 +41,8 @@ pub enum Call {
     ResultMiss,
     /// UpdateActionResult, a new action each.
     ResultUpdate,
+    /// Execute of an action whose result is there.
+    ExecuteHit,
     /// FindMissingBlobs.
     FindMissing,
     /// BatchUpdateBlobs, ten new blobs each.
@@ -177,6 +179,7 @@ fn call_of(name: &str) -> Result<(Call, usize), String> {
         "get-action-result-hit" => (Call::ResultHit, BATCHED_BYTES),
         "get-action-result-miss" => (Call::ResultMiss, BATCHED_BYTES),
         "update-action-result" => (Call::ResultUpdate, BATCHED_BYTES),
+        "execute-hit" => (Call::ExecuteHit, BATCHED_BYTES),
         "find-missing" => (Call::FindMissing, 64),
         "batch-update" => (Call::BatchUpdate, BATCHED_BYTES),
         "batch-read" => (Call::BatchRead, BATCHED_BYTES),

@@ -24,7 +24,7 @@ use tonic::{Status, Streaming};
 
 use crate::arguments::FloorOptions;
 use crate::content::{HASH_CHARS, KEPT, Template, tail};
-use crate::messages::{MISS_SIZE_BYTES, action_result};
+use crate::messages::{MISS_SIZE_BYTES, action_result, executed};
 
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
@@ -80,6 +80,7 @@ async fn connection(floor: Arc<Floor>, stream: TcpStream) {
 
 struct Floor {
     result: Bytes,
+    operation: Bytes,
     /// Answers that hold blobs, by request: made once, then constant.
     answers: Mutex<HashMap<Bytes, Arc<[Bytes]>>>,
     blobs: Mutex<HashMap<usize, Arc<Blobs>>>,
@@ -94,6 +95,7 @@ impl Floor {
     fn new() -> Self {
         Self {
             result: Bytes::from(action_result().encode_to_vec()),
+            operation: Bytes::from(executed().encode_to_vec()),
             answers: Mutex::default(),
             blobs: Mutex::default(),
         }
@@ -107,6 +109,9 @@ impl Floor {
         };
         let method = match method {
             "Read" => return grpc.server_streaming(Constant { floor: self, method: Method::Read }, request).await,
+            "Execute" => {
+                return grpc.server_streaming(Constant { floor: self, method: Method::Execute }, request).await;
+            }
             "Write" => return grpc.client_streaming(Count, request).await,
             "GetActionResult" => Method::Result,
             "UpdateActionResult" => Method::Update,
@@ -125,7 +130,7 @@ impl Floor {
             Method::Result | Method::Update => Ok(self.result.clone()),
             Method::BatchUpdate => batch_update(request),
             Method::BatchRead => Ok(self.remembered(request, |floor, request| floor.batch_read(request))?[0].clone()),
-            Method::NoneMissing | Method::Read => Ok(Bytes::new()),
+            Method::NoneMissing | Method::Read | Method::Execute => Ok(Bytes::new()),
         }
     }
 
@@ -207,6 +212,7 @@ enum Method {
     BatchUpdate,
     BatchRead,
     Read,
+    Execute,
 }
 
 type Answer<T> = Pin<Box<dyn Future<Output = Result<tonic::Response<T>, Status>> + Send>>;
@@ -233,6 +239,10 @@ impl ServerStreamingService<Bytes> for Constant {
     type Future = std::future::Ready<Result<tonic::Response<Pieces>, Status>>;
 
     fn call(&mut self, request: tonic::Request<Bytes>) -> Self::Future {
+        if let Method::Execute = self.method {
+            let operation = Ok(tonic::Response::new(stream::iter(vec![Ok(self.floor.operation.clone())])));
+            return std::future::ready(operation);
+        }
         let pieces = self.floor.remembered(request.into_inner(), |floor, request| floor.read(request));
         let streamed = |pieces: Arc<[Bytes]>| stream::iter(pieces.iter().cloned().map(Ok).collect::<Vec<_>>());
         std::future::ready(pieces.map(|pieces| tonic::Response::new(streamed(pieces))))

@@ -2,8 +2,10 @@
 
 use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
 use buildnet_formats::wire::google::bytestream as bs;
+use buildnet_formats::wire::google::longrunning::{Operation, operation};
 use bytes::Bytes;
 use prost::Message;
+use prost_types::Any;
 
 use crate::content::{HASH_CHARS, Hash, KEPT, TAIL_BYTES, Tail, Template, tail};
 
@@ -76,6 +78,17 @@ pub fn action_result() -> re::ActionResult {
         execution_metadata: Some(re::ExecutedActionMetadata { worker: "load".to_owned(), ..Default::default() }),
         ..Default::default()
     }
+}
+
+/// The operation of an action with that result, which was cached.
+pub fn executed() -> Operation {
+    let response = re::ExecuteResponse { result: Some(action_result()), cached_result: true, ..Default::default() };
+    let response = Any {
+        type_url: "type.googleapis.com/build.bazel.remote.execution.v2.ExecuteResponse".to_owned(),
+        value: response.encode_to_vec(),
+    };
+    let name = format!("operations/cached-0-{}", "0".repeat(HASH_CHARS));
+    Operation { name, done: true, result: Some(operation::Result::Response(response)), ..Default::default() }
 }
 
 /// A unary request that names digests, where each digest's hash is, and where the tail of its blob is, if it is there.

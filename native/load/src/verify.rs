@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
 use buildnet_formats::wire::google::bytestream as bs;
+use buildnet_formats::wire::google::longrunning::{Operation, operation};
 use bytes::Bytes;
 use prost::Message;
 
@@ -17,7 +18,10 @@ const DATA_TAG: u8 = 0x52;
 /// # Errors
 /// How it differs.
 pub fn result(message: Bytes, want: &re::ActionResult) -> Result<(), String> {
-    let got: re::ActionResult = decode(message)?;
+    same(&decode(message)?, want)
+}
+
+fn same(got: &re::ActionResult, want: &re::ActionResult) -> Result<(), String> {
     if got.output_files != want.output_files
         || got.stdout_digest != want.stdout_digest
         || got.exit_code != want.exit_code
@@ -25,6 +29,22 @@ pub fn result(message: Bytes, want: &re::ActionResult) -> Result<(), String> {
         return Err(format!("another result: {got:?}"));
     }
     Ok(())
+}
+
+/// Check that an operation has ended with the cached result of an action.
+///
+/// # Errors
+/// How it differs.
+pub fn executed(message: Bytes, want: &re::ActionResult) -> Result<(), String> {
+    let operation: Operation = decode(message)?;
+    let Some(operation::Result::Response(response)) = operation.result.filter(|_| operation.done) else {
+        return Err(format!("{} has no response", operation.name));
+    };
+    let response: re::ExecuteResponse = decode(Bytes::from(response.value))?;
+    if !response.cached_result {
+        return Err(format!("{} was executed", operation.name));
+    }
+    same(&response.result.unwrap_or_default(), want)
 }
 
 /// Check the missing digests, in whatever order.
@@ -246,7 +266,7 @@ mod tests {
             let bytes = Bytes::from(bytes);
             let _ = (result(bytes.clone(), &re::ActionResult::default()), written(bytes.clone(), 1));
             let _ = (batch_update(bytes.clone(), &[]), batch_read(bytes.clone(), &[], &template));
-            let _ = missing(bytes, &BTreeSet::new(), 1);
+            let _ = (missing(bytes.clone(), &BTreeSet::new(), 1), executed(bytes, &re::ActionResult::default()));
         }
     }
 }

@@ -26,6 +26,7 @@ const PREPARE_BATCH_BLOBS: usize = 1000;
 
 enum Want {
     Result,
+    Executed,
     Missing(BTreeSet<String>),
     Batch(Vec<(Hash, Tail)>),
     Blob(Tail),
@@ -79,10 +80,9 @@ impl Work {
     /// # Errors
     /// The server refuses what is uploaded.
     pub async fn prepare(options: &RunOptions, connection: &mut Connection, seed: u64) -> Result<Self, String> {
-        let size = if matches!(options.call, Call::ResultHit | Call::ResultMiss | Call::ResultUpdate) {
-            ACTION_SIZE_BYTES
-        } else {
-            options.size_bytes
+        let size = match options.call {
+            Call::ResultHit | Call::ResultMiss | Call::ResultUpdate | Call::ExecuteHit => ACTION_SIZE_BYTES,
+            _ => options.size_bytes,
         };
         let template = Template::new(size);
         let mut setup = Setup { options, connection, template: &template };
@@ -90,6 +90,7 @@ impl Work {
         let path = match options.call {
             Call::ResultHit | Call::ResultMiss => format!("{RE}.ActionCache/GetActionResult"),
             Call::ResultUpdate => format!("{RE}.ActionCache/UpdateActionResult"),
+            Call::ExecuteHit => format!("{RE}.Execution/Execute"),
             Call::FindMissing => format!("{RE}.ContentAddressableStorage/FindMissingBlobs"),
             Call::BatchUpdate => format!("{RE}.ContentAddressableStorage/BatchUpdateBlobs"),
             Call::BatchRead => format!("{RE}.ContentAddressableStorage/BatchReadBlobs"),
@@ -173,6 +174,7 @@ impl Work {
     fn check(&self, want: &Want, message: Bytes) -> Result<(), String> {
         match want {
             Want::Result => verify::result(message, &self.result),
+            Want::Executed => verify::executed(message, &self.result),
             Want::Missing(hashes) => verify::missing(message, hashes, self.template.size()),
             Want::Batch(blobs) => verify::batch_read(message, blobs, &self.template),
             Want::Blob(_) => Ok(()),
@@ -221,18 +223,8 @@ struct Setup<'a> {
 impl Setup<'_> {
     async fn source(&mut self) -> Result<Source, String> {
         match self.options.call {
-            Call::ResultHit => {
-                self.outputs().await?;
-                let update = self.update_pattern()?;
-                let get = self.get_pattern(i64::try_from(ACTION_SIZE_BYTES).unwrap_or(0))?;
-                let mut variants = Vec::new();
-                for number in 0..ACTIONS {
-                    let kept = self.kept(number);
-                    self.must("ActionCache/UpdateActionResult", update.with(|| kept)).await?;
-                    variants.push(variant(get.with(|| kept), Want::Result));
-                }
-                Ok(Source::Variants(variants))
-            }
+            Call::ResultHit => self.known_results(&self.get_pattern(ACTION_SIZE_BYTES as i64)?, || Want::Result).await,
+            Call::ExecuteHit => self.known_results(&self.execute_pattern()?, || Want::Executed).await,
             Call::ResultMiss => Ok(Source::Miss(self.get_pattern(MISS_SIZE_BYTES)?)),
             Call::ResultUpdate => {
                 self.outputs().await?;
@@ -249,6 +241,29 @@ impl Setup<'_> {
             Call::Write => Ok(Source::Upload(Upload::new(&self.prefix(), self.template)?)),
             Call::Read => self.read().await,
         }
+    }
+
+    /// One request for each of the actions that are given a result.
+    async fn known_results(&mut self, ask: &Pattern, want: impl Fn() -> Want) -> Result<Source, String> {
+        self.outputs().await?;
+        let update = self.update_pattern()?;
+        let mut variants = Vec::new();
+        for number in 0..ACTIONS {
+            let kept = self.kept(number);
+            self.must("ActionCache/UpdateActionResult", update.with(|| kept)).await?;
+            variants.push(variant(ask.with(|| kept), want()));
+        }
+        Ok(Source::Variants(variants))
+    }
+
+    fn execute_pattern(&self) -> Result<Pattern, String> {
+        let (hash, _) = self.kept(0);
+        let message = re::ExecuteRequest {
+            instance_name: self.options.instance.clone(),
+            action_digest: Some(messages::digest(&hash, ACTION_SIZE_BYTES)),
+            ..Default::default()
+        };
+        Pattern::new(&message, &[(hash, None)])
     }
 
     fn get_pattern(&self, size: i64) -> Result<Pattern, String> {
