@@ -159,10 +159,10 @@ def test_rows_are_read_as_they_were_written_and_keep_their_length() -> None:
     kept = book.Book()
     lengths = set()
     for index in range(3):
-        changes = kept.apply(
-            index, 0, postings(f"node:a caller:b cpu_ms {10**index}", "hold 5 node:a caller:b cpu_ms 3")
-        )
-        for account, sums in changes.accounts:
+        kept.apply(index, 0, postings(f"node:a caller:b cpu_ms {10**index}", "hold 5 node:a caller:b cpu_ms 3"))
+        accounts, _ = kept.changed()
+        kept.settle()
+        for account, sums in accounts.items():
             number, record = book.account_row(account, sums)
             lengths.add((number, len(record)))
             again = book.decode_account(number, record)

@@ -141,11 +141,11 @@ class Accounts:
         """The present moment, for `rollback`."""
         return Mark(len(self._touched), len(self._ended), len(self._remembered))
 
-    def changed(self, since: Mark) -> tuple[list[tuple[Account, Sums]], list[tuple[Pending, Status]]]:
-        """What changed since a moment, as it is now; some of it more than once."""
+    def changed(self) -> tuple[dict[Account, Sums], dict[Pending, Status]]:
+        """What changed since the last `settle`, as it is now."""
         return (
-            [(account, account.sums) for account, _ in self._touched[since.touched :]],
-            [(pending, pending.status) for pending, _ in self._ended[since.ended :]],
+            {account: account.sums for account, _ in self._touched},
+            {pending: pending.status for pending, _ in self._ended},
         )
 
     def settle(self, *, forget_ended: bool = False) -> None:

@@ -8,7 +8,6 @@ copy of itself: keep a checkpoint elsewhere and pass it as `known`.
 
 from __future__ import annotations
 
-import json
 import shutil
 import sqlite3
 import tempfile
@@ -21,11 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from buildnet.errors import BadSignature, InvalidRequest, LedgerCorrupt, NotFound, TransferRefused
-from buildnet.ledger import book, files, proof_file, tail, tree
+from buildnet.ledger import book, files, leaf, proof_file, tail, tree
 from buildnet.ledger.checkpoint import Checkpoint, Verifier
 from buildnet.ledger.pages import check_pages
 from buildnet.ledger.proof_file import Proven
-from buildnet.model.entry import ENCODER
 from buildnet.model.posting import LINES_MAX
 
 
@@ -296,14 +294,9 @@ def _said(found: tuple[int, bytes] | None, number: int) -> str:
 
 def _event(body: bytes, where: str) -> dict[str, Any]:
     try:
-        value: dict[str, Any] = json.loads(body)
-        again = ENCODER.encode(value).encode()
-        kind = value["kind"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise LedgerCorrupt(f"{where} is not an event", where=where) from error
-    if again != body or not isinstance(kind, str):
-        raise LedgerCorrupt(f"{where} is not in its one form", where=where)
-    return value
+        return leaf.decode(body)
+    except ValueError as error:
+        raise LedgerCorrupt(f"{where}: {error}", where=where) from error
 
 
 def _root(connection: sqlite3.Connection, size: int) -> bytes:

@@ -41,13 +41,6 @@ class Postings(NamedTuple):
     lines: tuple[Line, ...]
 
 
-class Changes(NamedTuple):
-    """What one entry changed, as it is after it."""
-
-    accounts: list[tuple[Account, Sums]]
-    pendings: list[tuple[Pending, Status]]
-
-
 def postings_of(fields: Mapping[str, object]) -> Postings | None:
     """The accounting of an entry, None when it has none.
 
@@ -81,7 +74,7 @@ class Book:
         self.accounts = Accounts(accounts_max=ACCOUNTS_MAX, remember=False)
         self._keep_ended = keep_ended
 
-    def apply(self, index: int, at_ms: int, postings: Postings) -> Changes:
+    def apply(self, index: int, at_ms: int, postings: Postings) -> None:
         """Do what the entry `index` says, whole or not at all.
 
         Raises:
@@ -97,7 +90,6 @@ class Book:
         except TransferRefused:
             self.accounts.rollback(mark)
             raise
-        return Changes(*self.accounts.changed(mark))
 
     def _move(self, lines: tuple[Line, ...]) -> bool:
         """The usual entry, one line of amounts: the same as a chain of transfers, without making one."""
@@ -146,6 +138,10 @@ class Book:
     def rollback(self, mark: Mark) -> None:
         """See Accounts.rollback."""
         self.accounts.rollback(mark)
+
+    def changed(self) -> tuple[dict[Account, Sums], dict[Pending, Status]]:
+        """See Accounts.changed."""
+        return self.accounts.changed()
 
     def settle(self) -> None:
         """What was applied stays."""

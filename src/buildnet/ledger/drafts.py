@@ -1,12 +1,13 @@
-"""An entry on its way from the caller to the database, with what it does to accounts. Pure; it decides nothing."""
+"""Entries on their way from the caller to the database, with what they do to accounts. Pure; it decides nothing."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from buildnet.ledger.book import Changes, Postings, account_row, pending_row, postings_of
+from buildnet.ledger import leaf
+from buildnet.ledger.accounts import Account, Pending, Status, Sums
+from buildnet.ledger.book import Postings, account_row, pending_row, postings_of
 
 UPSERT: Final = (
     "INSERT INTO {} (number, record) VALUES (?, ?) ON CONFLICT (number) DO UPDATE SET record = excluded.record"
@@ -23,35 +24,36 @@ class Draft(NamedTuple):
     postings: Postings | None
 
 
-class Kept(NamedTuple):
-    """An entry that the tail holds and the database does not yet."""
+class Kept:
+    """Entries that the tail holds and the database does not yet, and what they changed as it is after the last one."""
 
-    body: bytes
-    changes: Changes | None
+    __slots__ = ("accounts", "bodies", "pendings")
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+        self.accounts: dict[Account, Sums] = {}
+        self.pendings: dict[Pending, Status] = {}
+
+    def add(self, bodies: Iterable[bytes], changed: tuple[dict[Account, Sums], dict[Pending, Status]]) -> None:
+        """More entries, which follow those before."""
+        self.bodies += bodies
+        self.accounts |= changed[0]
+        self.pendings |= changed[1]
+
+    def rows(self) -> tuple[list[Row], list[Row]]:
+        """Rows of `balance` and of `pending` as they are after the last entry, in order."""
+        return (
+            sorted(account_row(account, sums) for account, sums in self.accounts.items()),
+            sorted(pending_row(pending, status) for pending, status in self.pendings.items()),
+        )
 
 
 def draft_of(body: bytes) -> Draft:
     """The draft that an entry's bytes came from.
 
     Raises:
-        ValueError, KeyError, TypeError: they are no entry's.
+        ValueError, KeyError: they are no entry's.
         InvalidRequest: its accounting is malformed.
     """
-    fields = json.loads(body)
+    fields = leaf.decode(body)
     return Draft(body, fields["at_unix_ms"], postings_of(fields))
-
-
-def rows_of(kept: Sequence[Kept]) -> tuple[list[Row], list[Row]]:
-    """Rows of `balance` and `pending` as they are after the last of these entries, each once, in order."""
-    balances: dict[int, Row] = {}
-    pendings: dict[int, Row] = {}
-    for _, changes in reversed(kept):
-        if changes is None:
-            continue
-        for account, sums in changes.accounts:
-            if account.number not in balances:
-                balances[account.number] = account_row(account, sums)
-        for pending, status in changes.pendings:
-            if pending.id not in pendings:
-                pendings[pending.id] = pending_row(pending, status)
-    return sorted(balances.values()), sorted(pendings.values())

@@ -28,11 +28,11 @@ from buildnet.errors import (
     TooLarge,
     TransferRefused,
 )
-from buildnet.ledger import files, keys, queries, stored_tree, tree
+from buildnet.ledger import files, keys, leaf, queries, stored_tree, tree
 from buildnet.ledger import tail as tails
 from buildnet.ledger.book import Book, postings_of
 from buildnet.ledger.checkpoint import Checkpoint, Signer, Verifier
-from buildnet.ledger.drafts import UPSERT, Draft, Kept, draft_of, rows_of
+from buildnet.ledger.drafts import UPSERT, Draft, Kept, draft_of
 from buildnet.model.entry import Entry
 
 T = TypeVar("T")
@@ -77,8 +77,10 @@ class LedgerLog:
         self._reader: sqlite3.Connection | None = None
         self._waiting: list[tuple[list[Draft], asyncio.Future[int]]] = []
         self._flusher: asyncio.Task[None] | None = None
-        # Acknowledged, and not in the database.
+        # Acknowledged, and not in the database; the first may be on its way there.
         self._accepted: list[Kept] = []
+        self._committing: Kept | None = None
+        self._accepted_count = 0
         self._accepted_bytes = 0
         self._committer: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
@@ -142,8 +144,10 @@ class LedgerLog:
         bodies = tails.read(self._directory, self.size)
         if bodies:
             try:
-                drafts = [draft_of(body) for body in bodies]
-                self._commit(self._post(self.size, drafts))
+                self._post(self.size, [draft_of(body) for body in bodies])
+                kept = Kept()
+                kept.add(bodies, self._book.changed())
+                self._commit(kept)
             except (ValueError, KeyError, TypeError, InvalidRequest, TransferRefused) as error:
                 message = f"the ledger's tail holds what was never acknowledged: {error}; restore it from a copy"
                 raise LedgerCorrupt(message, where="tail") from error
@@ -161,13 +165,13 @@ class LedgerLog:
             Overloaded: the database cannot keep up, or cannot be written.
             StorageFull: the disk is full; none is written.
         """
-        drafts = [Draft(entry.encode(), entry.at_unix_ms, postings_of(entry.fields)) for entry in entries]
+        drafts = [Draft(leaf.encode(entry), entry.at_unix_ms, postings_of(entry.fields)) for entry in entries]
         for body, _, _ in drafts:
             if len(body) > files.BODY_BYTES_MAX:
                 raise TooLarge(
                     f"a ledger entry of {len(body)} bytes is over the limit", limit_bytes=files.BODY_BYTES_MAX
                 )
-        if len(self._waiting) + len(self._accepted) >= WAITING_MAX or self._accepted_bytes >= WAITING_BYTES_MAX:
+        if len(self._waiting) + self._accepted_count >= WAITING_MAX or self._accepted_bytes >= WAITING_BYTES_MAX:
             if self._failure is not None:
                 raise self._failure
             raise Overloaded("the ledger cannot keep up; try again later", limit=WAITING_MAX)
@@ -181,42 +185,47 @@ class LedgerLog:
             self._flusher = loop.create_task(self._flush())
         return await asyncio.shield(first)
 
-    def _post(self, first: int, drafts: Sequence[Draft]) -> list[Kept]:
+    def _post(self, first: int, drafts: Sequence[Draft]) -> None:
         """Do in the accounts what entries from index `first` on say: all of it or none."""
         mark = self._book.mark()
         try:
-            return [
-                Kept(body, None if postings is None else self._book.apply(index, at_unix_ms, postings))
-                for index, (body, at_unix_ms, postings) in enumerate(drafts, first)
-            ]
+            for index, (_, at_unix_ms, postings) in enumerate(drafts, first):
+                if postings is not None:
+                    self._book.apply(index, at_unix_ms, postings)
         except TransferRefused:
             self._book.rollback(mark)
             raise
 
     def _write_now(self, drafts: list[Draft]) -> int:
         mark = self._book.mark()
-        kept = self._post(self.size, drafts)
+        self._post(self.size, drafts)
+        bodies = [draft.body for draft in drafts]
         try:
-            first = self._write_tail(kept)
+            first = self._write_tail(bodies)
         except BuildNetError:
             self._book.rollback(mark)
             raise
-        return self._accept(first, kept)
+        return self._accept(first, bodies)
 
-    def _write_tail(self, kept: list[Kept]) -> int:
+    def _write_tail(self, bodies: list[bytes]) -> int:
         try:
-            self._tail.append(self.size, [body for body, _ in kept])
+            self._tail.append(self.size, bodies)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StorageFull(f"the ledger cannot be written: {error}; make room") from error
             raise StateCorrupt(f"the ledger cannot be written: {error}", path=str(self._directory)) from error
         return self.size
 
-    def _accept(self, first: int, kept: list[Kept]) -> int:
+    def _accept(self, first: int, bodies: list[bytes]) -> int:
+        self.size = first + len(bodies)
+        last = self._accepted[-1] if self._accepted else None
+        if last is None or last is self._committing or len(last.bodies) >= _BATCH_MAX:
+            last = Kept()
+            self._accepted.append(last)
+        last.add(bodies, self._book.changed())
         self._book.settle()
-        self.size = first + len(kept)
-        self._accepted += kept
-        self._accepted_bytes += sum(len(body) for body, _ in kept)
+        self._accepted_count += len(bodies)
+        self._accepted_bytes += sum(map(len, bodies))
         if self._committer is None or self._committer.done():
             self._committer = asyncio.get_running_loop().create_task(self._commit_accepted())
         return first
@@ -227,26 +236,27 @@ class LedgerLog:
         while self._waiting:
             batch, self._waiting = self._waiting[:_BATCH_MAX], self._waiting[_BATCH_MAX:]
             mark = self._book.mark()
-            kept: list[Kept] = []
+            bodies: list[bytes] = []
             written: list[tuple[int, asyncio.Future[int]]] = []
             for drafts, waiter in batch:
+                first = self.size + len(bodies)
                 try:
-                    posted = self._post(self.size + len(kept), drafts)
+                    self._post(first, drafts)
                 except TransferRefused as error:
                     _fail(waiter, error)
                     continue
-                written.append((self.size + len(kept), waiter))
-                kept += posted
-            if not kept:
+                written.append((first, waiter))
+                bodies += [draft.body for draft in drafts]
+            if not bodies:
                 continue
             try:
-                await loop.run_in_executor(self._writers, self._write_tail, kept)
+                await loop.run_in_executor(self._writers, self._write_tail, bodies)
             except Exception as error:  # noqa: BLE001 - every waiter is told what happened to its append
                 self._book.rollback(mark)
                 for _, waiter in written:
                     _fail(waiter, error)
                 continue
-            self._accept(self.size, kept)
+            self._accept(self.size, bodies)
             for first, waiter in written:
                 if not waiter.done():
                     waiter.set_result(first)
@@ -258,17 +268,18 @@ class LedgerLog:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._hurry.wait(), pause_s)
             self._hurry.clear()
-            kept = self._accepted[:_BATCH_MAX]
+            kept = self._committing = self._accepted[0]
             self._tail.turn()
             try:
                 await loop.run_in_executor(self._thread, self._commit, kept)
             except BuildNetError as error:
-                log.error("%d ledger entries wait in the tail: %s", len(self._accepted), error)
+                log.error("%d ledger entries wait in the tail: %s", self._accepted_count, error)
                 self._failure, pause_s = error, _RETRY_S
             else:
                 self._failure, pause_s = None, self._linger_s
-                del self._accepted[: len(kept)]
-                self._accepted_bytes -= sum(len(body) for body, _ in kept)
+                del self._accepted[0]
+                self._accepted_count -= len(kept.bodies)
+                self._accepted_bytes -= sum(map(len, kept.bodies))
                 self._tail.clear(self._frontier.size)
             self._grown.set()
             self._grown = asyncio.Event()
@@ -289,17 +300,17 @@ class LedgerLog:
             self._hurry.set()
             await grown.wait()
 
-    def _commit(self, kept: list[Kept]) -> int:
+    def _commit(self, kept: Kept) -> int:
         first = self._frontier.size
         frontier = self._frontier.copy()
         place = 2 * first - first.bit_count()
         leaves, nodes = [], []
-        for body, _ in kept:
+        for body in kept.bodies:
             leaves.append((frontier.size, body))
             for complete in frontier.append(tree.leaf_hash(body)):
                 nodes.append((place, complete))
                 place += 1
-        balances, pendings = rows_of(kept)
+        balances, pendings = kept.rows()
         note = self._sign(frontier)
         try:
             self._connection.execute("BEGIN IMMEDIATE")

@@ -6,6 +6,8 @@ writer leaves: zero, and the shortest form. Pure: bytes in, an error or nothing 
 
 from __future__ import annotations
 
+from struct import unpack_from
+
 from buildnet.errors import LedgerCorrupt
 from buildnet.ledger.files import PAGE_BYTES, STATEMENTS
 
@@ -74,10 +76,12 @@ class _Page:
             int.from_bytes(page[start + a : start + b], "big") for a, b in ((1, 3), (3, 5), (5, 7), (7, 8))
         )
         header = start + (8 if kind == _LEAF else 12)
-        pointers = [int.from_bytes(page[header + 2 * i : header + 2 * i + 2], "big") for i in range(cells)]
         if fragments or first_free:
             raise self.fail("has free fragments, which an append-only table never has")
         used = header + 2 * cells
+        if used > PAGE_BYTES:
+            raise self.fail("counts more rows than it can hold")
+        pointers = unpack_from(f">{cells}H", page, header)
         if any(page[used : content or PAGE_BYTES]):
             raise self.fail("has bytes where nothing is stored")
         ends = content or PAGE_BYTES
@@ -89,6 +93,13 @@ class _Page:
             raise self.fail("has bytes after its last row")
 
     def _varint(self, at: int) -> tuple[int, int]:
+        # Nearly all of them have one byte or two.
+        first = self.page[at]
+        if first < 0x80:
+            return first, at + 1
+        second = self.page[at + 1]
+        if second < 0x80 and first != 0x80:
+            return (first & 0x7F) << 7 | second, at + 2
         value = 0
         for i in range(9):
             byte = self.page[at + i]

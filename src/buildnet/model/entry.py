@@ -27,7 +27,11 @@ class Entry:
     at_unix_ms: int
     fields: Mapping[str, Value] = field(default_factory=dict)
 
+    @property
+    def value(self) -> dict[str, Value]:
+        """All that the leaf says."""
+        return {"at_unix_ms": self.at_unix_ms, "kind": self.kind, "v": 1, **self.fields}
+
     def encode(self) -> bytes:
         """The leaf's exact bytes: JSON, UTF-8, sorted keys, no white space (docs/design/ledger.md)."""
-        body = {"at_unix_ms": self.at_unix_ms, "kind": self.kind, "v": 1, **self.fields}
-        return ENCODER.encode(body).encode()
+        return ENCODER.encode(self.value).encode()

@@ -126,9 +126,15 @@ def parse_line(text: str) -> Line:
     Raises:
         InvalidRequest: it is none, or not in its one spelling.
     """
+    usual = _USUAL.fullmatch(text)
+    if usual is not None:
+        debit, credit, unit, amount, other, more = usual.groups()
+        if other is None:
+            return Move(debit, credit, ((unit, int(amount)),))
+        if other != unit:
+            return Move(debit, credit, ((unit, int(amount)), (other, int(more))))
     words = text.split(" ")
     if ":" in words[0]:
-        # First, because of a thousand lines all but a few are this.
         return _move(words)
     match words[0], len(words):
         case "hold", 6:
@@ -140,6 +146,13 @@ def parse_line(text: str) -> Line:
             return Resolve(*_hold(words[1]), None)
         case _:
             raise _wrong("is not one of the four forms")
+
+
+# Of a thousand lines all but a few: one or two amounts that fit 18 digits.
+_USUAL: Final = re.compile(
+    rf"({_NAME.pattern}) ({_NAME.pattern}) ({'|'.join(UNITS)}) (0|[1-9][0-9]{{0,17}})"
+    rf"(?: ({'|'.join(UNITS)}) (0|[1-9][0-9]{{0,17}}))?"
+)
 
 
 def _move(words: list[str]) -> Move:
