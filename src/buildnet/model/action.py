@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from buildnet.model.amounts import NOTHING, Amounts
 from buildnet.model.digest import Digest
 
 Properties = frozenset[tuple[str, str]]
@@ -28,6 +29,9 @@ class Wanted:
     `requirements` are the platform properties of the Action (else of the Command), each of which a worker must offer.
     `timeout_s` is already bounded by the server's maximum. `priority`: lower runs sooner (REAPI ExecutionPolicy).
     `caller` is who asked, "" for nobody known; of those who join, it stays the first.
+    `asked` is what it uses up while it runs. `share` is who it is counted for: organisation, user and invocation, each
+    "" when it is not known. `near` are numbers that actions with something in common share (input root, target): the
+    worker that ran one lately is preferred. `pinned` is the node that alone may run it, "" for any.
     """
 
     key: ActionKey
@@ -37,6 +41,10 @@ class Wanted:
     do_not_cache: bool = False
     skip_cache_lookup: bool = False
     caller: str = ""
+    asked: Amounts = NOTHING
+    share: tuple[str, str, str] = ("", "", "")
+    near: tuple[int, ...] = ()
+    pinned: str = ""
 
     @property
     def constraints(self) -> tuple[str, ...]:
@@ -46,7 +54,10 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A fenced assignment of one action to one worker. Only the newest fence of an action may publish."""
+    """A fenced assignment of one action to one worker; a fence that is not one of the action's own may not publish.
+
+    `reserved` is what is counted for it at the worker.
+    """
 
     fence: int
     key: ActionKey
@@ -54,6 +65,7 @@ class Lease:
     attempt: int
     timeout_s: float
     caller: str = ""
+    reserved: Amounts = NOTHING
 
 
 Code = Literal[

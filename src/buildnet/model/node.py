@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 from buildnet.errors import InvalidRequest
 from buildnet.model.action import Properties
+from buildnet.model.amounts import Amounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +15,8 @@ class WorkerOffer:
     """One worker: `node` is its stable id, `boot_id` changes with every start of its process.
 
     `properties` are name and value pairs that requirements are matched against; a name may have several values.
-    `tier` is the controller's trust in it, not its own claim.
+    `tier` is the controller's trust in it, not its own claim. `capacity` is what its actions may use together; None
+    bounds them by `slots` alone.
     """
 
     node: str
@@ -22,6 +24,7 @@ class WorkerOffer:
     slots: int
     properties: Properties
     tier: str = "local"
+    capacity: Amounts | None = None
 
 
 NODE_POLICIES_MAX: Final = 10_000

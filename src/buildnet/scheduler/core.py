@@ -3,19 +3,20 @@
 What it promises, and what tests/explore shows to break when the mechanism is switched off:
 an action that may be cached is published at most once at a time (join, fence); fences only rise; nobody is told a
 result before it is published; a worker's death strands nobody (requeue, lease deadlines); a worker is told until it
-hears (settle).
+hears (settle). Whose turn it is decides `queue.py`, which worker `placement.py`; what runs and how it ends, this.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Final, Literal
+from dataclasses import replace
+from typing import Final
 
-from buildnet.model.action import CONSTRAINT, ActionKey, Lease, Outcome, Wanted
-from buildnet.model.node import WorkerOffer
+from buildnet.model.action import ActionKey, Lease, Outcome, Wanted
 from buildnet.ports import ResourceMatcher
+from buildnet.scheduler.dispatch import Dispatch
+from buildnet.scheduler.entry import Attempt, Entry, Limits, Mechanisms
 from buildnet.scheduler.events import (
     Accepted,
     Assign,
@@ -40,96 +41,18 @@ from buildnet.scheduler.events import (
     WorkerLost,
     WorkerUp,
 )
+from buildnet.scheduler.placement import NO_RESOURCES, Worker, matches
+from buildnet.scheduler.share import Share
 
-_STALE_TICKETS_MAX: Final = 64
-
-EntryState = Literal["looking", "queued", "leased", "publishing"]
+__all__ = ["NO_RESOURCES", "Limits", "Mechanisms", "SchedulerCore", "matches"]
 
 # Failures that say more about the node than about the action: tried again on another one.
-_RETRIED: Final = frozenset({"sandbox_failed", "node_down", "storage_full", "internal", "cancelled"})
+_FAULTS: Final = frozenset({"sandbox_failed", "storage_full", "internal"})
+# The worker itself was ended.
+_LOSSES: Final = frozenset({"node_down", "cancelled"})
 
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What bounds the scheduler. `attempts_max` counts assignments of one entry, whoever lost them.
-
-    What a lost worker offered counts as offered for `absent_worker_s` more: it may return.
-    """
-
-    queue_length_max: int = 100_000
-    attempts_max: int = 5
-    lease_s: float = 4.0
-    publications_max: int = 2
-    absent_worker_s: float = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Mechanisms:
-    """Switched off one at a time by the explorer; production never passes another than the default."""
-
-    join: bool = True
-    look_again: bool = True
-    fence: bool = True
-    requeue: bool = True
-    settle: bool = True
-
-
-@dataclass(slots=True)
-class _Entry:
-    """One wanted action and everybody who waits for it."""
-
-    id: int
-    wanted: Wanted
-    followers: list[str]
-    state: EntryState
-    demanded: bool = False
-    lease: Lease | None = None
-    deadline_s: float = 0.0
-    attempts: int = 0
-    publications: int = 0
-    avoid: str = ""
-
-
-@dataclass(slots=True)
-class _Worker:
-    """A worker whose session is open."""
-
-    offer: WorkerOffer
-    fences: set[int] = field(default_factory=set)
-    draining: bool = False
-    cordoned: bool = False
-
-    @property
-    def free(self) -> int:
-        return 0 if self.draining or self.cordoned else self.offer.slots - len(self.fences)
-
-
-class _NoResources:
-    """Workers that offer nothing beyond their properties."""
-
-    def meets(self, node: str, constraints: tuple[str, ...]) -> bool | None:
-        return False
-
-    def why_not(self, constraints: tuple[str, ...]) -> str:
-        return "no worker announces resources"
-
-
-NO_RESOURCES: Final = _NoResources()
-
-
-def matches(wanted: Wanted, offer: WorkerOffer, resources: ResourceMatcher = NO_RESOURCES) -> bool | None:
-    """Whether the worker offers every required name and value (REAPI Platform: all must hold); None while unknown.
-
-    `tier` is matched with the trust that the controller has in the worker, whatever the worker says of itself;
-    `require`, which may come several times, is a constraint on its resources.
-    """
-    constrained = False
-    for name, value in wanted.requirements:
-        if name == CONSTRAINT:
-            constrained = True
-        elif not (value == offer.tier if name == "tier" else (name, value) in offer.properties):
-            return False
-    return resources.meets(offer.node, wanted.constraints) if constrained else True
+# A straggler is known by others of its like: so many must have ended.
+_RUNS_KNOWN_MIN: Final = 5
 
 
 class SchedulerCore:
@@ -140,37 +63,55 @@ class SchedulerCore:
         limits: Limits,
         *,
         fence_first: int = 1,
-        mechanisms: Mechanisms = Mechanisms(),
+        mechanisms: Mechanisms = Mechanisms(),  # noqa: B008 - frozen
         resources: ResourceMatcher = NO_RESOURCES,
     ) -> None:
         self.limits = limits
-        self._resources = resources
         self._on = mechanisms
         self._fence_next = fence_first
         self._entry_next = 1
         self.now_s = 0.0
-        self.entries: dict[int, _Entry] = {}
-        self.workers: dict[str, _Worker] = {}
-        self._absent: dict[str, tuple[WorkerOffer, float]] = {}
+        self.entries: dict[int, Entry] = {}
+        self.dispatch = Dispatch(limits, resources, self.entries.get, mechanisms)
+        self.workers: dict[str, Worker] = self.dispatch.room.workers
         self._by_key: dict[ActionKey, int] = {}
         self._by_fence: dict[int, int] = {}
         self._by_operation: dict[str, int] = {}
-        # (priority, entry id): lower first, then first come. Entries that left the queue are passed over when met.
-        self._queue: list[tuple[int, int]] = []
-        self._queued = 0
+        # (time, fence), each never later than the fence's own deadline: a renewed lease is put right when it is met.
+        self._deadlines: list[tuple[float, int]] = []
+        self._stragglers: list[tuple[float, int]] = []
         self._looking = 0
 
     @property
     def queue_length(self) -> int:
         """Entries that wait for a worker."""
-        return self._queued
+        return self.dispatch.waiting
 
     def next_deadline_s(self) -> float | None:
-        """When the next Tick could change anything: a lease runs out, or an absent worker is given up."""
-        leases = (w.fences for w in self.workers.values())
-        deadlines = [self.entries[self._by_fence[f]].deadline_s for fences in leases for f in fences]
-        absences = [self._gone_at_s(lost_at_s) for _, lost_at_s in self._absent.values()]
-        return min(deadlines + absences, default=None)
+        """When the next Tick could change anything: a lease runs out, one straggles, one is given up."""
+        times = []
+        if (deadline_s := self._first_deadline_s()) is not None:
+            times.append(deadline_s)
+        if self._stragglers:
+            times.append(self._stragglers[0][0])
+        # They are in the order in which they were lost.
+        for _, lost_at_s in self.dispatch.absent.values():
+            times.append(self._gone_at_s(lost_at_s))
+            break
+        return min(times, default=None)
+
+    def _first_deadline_s(self) -> float | None:
+        heap = self._deadlines
+        while heap:
+            deadline_s, fence = heap[0]
+            attempt = self._attempt_of(fence)
+            if attempt is None:
+                heapq.heappop(heap)
+            elif attempt.deadline_s > deadline_s:
+                heapq.heapreplace(heap, (attempt.deadline_s, fence))
+            else:
+                return deadline_s
+        return None
 
     def step(self, event: Event) -> list[Effect]:
         """Apply one event. Stale, repeated and unknown ids change nothing that matters."""
@@ -189,15 +130,16 @@ class SchedulerCore:
         if merged and (known := self._by_key.get(wanted.key)) is not None:
             self._join(self.entries[known], event, effects)
             return
-        # What is being looked up may all be misses: it counts, or a burst would pass the bound unseen.
-        waiting = self._queued + self._looking
-        if waiting >= self.limits.queue_length_max:
-            outcome = Outcome("overloaded", None, f"{waiting} actions are queued already; try again later")
-            effects.append(Tell(operation, "completed", outcome))
+        share = self.dispatch.share_of(wanted)
+        if (refusal := self._refusal(wanted, share)) is not None:
+            self.dispatch.shares.forget(share)
+            effects.append(Tell(operation, "completed", refusal))
             return
-        entry = _Entry(self._entry_next, wanted, [operation], "looking")
+        entry = Entry(self._entry_next, wanted, share, followers=[operation])
+        entry.order = self.dispatch.ticket_of(wanted, self.now_s)
         self._entry_next += 1
         self._looking += 1
+        self.dispatch.shares.wait(share)
         self.entries[entry.id] = entry
         self._by_operation[operation] = entry.id
         if merged:
@@ -205,20 +147,28 @@ class SchedulerCore:
         effects.append(Record("action.submitted", None, wanted.key))
         effects.append(Tell(operation, "queued"))
         if wanted.do_not_cache or wanted.skip_cache_lookup or not self._on.look_again:
-            self._enqueue(entry)
+            self._enqueue(entry, effects)
             self._place(effects)
         else:
             effects.append(Lookup(entry.id, wanted.key))
 
-    def _join(self, entry: _Entry, event: Want, effects: list[Effect]) -> None:
+    def _refusal(self, wanted: Wanted, share: Share) -> Outcome | None:
+        # What is being looked up may all be misses: it counts, or a burst would pass the bound unseen.
+        waiting = self.queue_length + self._looking
+        if waiting >= self.limits.queue_length_max:
+            return Outcome("overloaded", None, f"{waiting} actions are queued already; try again later")
+        return self.dispatch.refusal(wanted, share)
+
+    def _join(self, entry: Entry, event: Want, effects: list[Effect]) -> None:
         entry.followers.append(event.operation)
         self._by_operation[event.operation] = entry.id
         # REAPI skip_cache_lookup: the result must be of an execution, which this one may share.
         entry.demanded |= event.wanted.skip_cache_lookup
         if event.wanted.priority < entry.wanted.priority:
+            was = self.dispatch.ticket_of(entry.wanted, 0.0)
+            # It keeps the time that it has waited, and waits on in the share of the first who wanted it.
             entry.wanted = replace(entry.wanted, priority=event.wanted.priority)
-            if entry.state == "queued":
-                heapq.heappush(self._queue, (entry.wanted.priority, entry.id))
+            self.dispatch.reordered(entry, entry.order + self.dispatch.ticket_of(entry.wanted, 0.0) - was)
         lease = entry.lease
         if entry.state in ("leased", "publishing") and lease is not None:
             effects.append(Tell(event.operation, "executing", worker=lease.worker, fence=lease.fence))
@@ -232,7 +182,7 @@ class SchedulerCore:
         if event.outcome is not None and not entry.demanded:
             self._finish(entry, replace(event.outcome, cached=True), effects)
             return
-        self._enqueue(entry)
+        self._enqueue(entry, effects)
         self._place(effects)
 
     def _cancel(self, event: Cancel, effects: list[Effect]) -> None:
@@ -246,8 +196,9 @@ class SchedulerCore:
         # What others still want goes on; what is being published is too late to stop.
         if entry.followers or entry.state == "publishing":
             return
-        if entry.lease is not None:
-            effects.append(Stop(entry.lease.worker, entry.lease.fence, "cancelled"))
+        for attempt in (entry.attempt, entry.second):
+            if attempt is not None:
+                effects.append(Stop(attempt.lease.worker, attempt.lease.fence, "cancelled"))
         effects.append(Record("action.cancelled", entry.lease, entry.wanted.key))
         self._forget(entry)
         self._place(effects)
@@ -257,43 +208,52 @@ class SchedulerCore:
     def _worker_up(self, event: WorkerUp, effects: list[Effect]) -> None:
         if event.offer.node in self.workers:
             self._worker_lost(WorkerLost(event.offer.node), effects)
-        self.workers[event.offer.node] = _Worker(event.offer, cordoned=event.cordoned)
-        self._absent.pop(event.offer.node, None)
+        self.dispatch.joined(event.offer, cordoned=event.cordoned)
         for fence in event.running:
             # Its lease was taken back when its session ended: somebody else has, or will have, the action.
             effects.append(Stop(event.offer.node, fence, "the lease was lost with the session"))
-        self._place(effects)
+        self._fleet_changed(effects)
 
     def _worker_lost(self, event: WorkerLost, effects: list[Effect]) -> None:
-        worker = self.workers.pop(event.worker, None)
+        worker = self.workers.get(event.worker)
         if worker is None:
             return
+        self.dispatch.left(worker)
         if event.may_return:
-            self._absent[event.worker] = (worker.offer, self.now_s)
+            self.dispatch.absent.pop(event.worker, None)
+            self.dispatch.absent[event.worker] = (worker.offer, self.now_s)
         for fence in sorted(worker.fences):
             entry = self._of_fence(fence)
             if entry is not None and self._on.requeue:
-                self._take_back(entry, effects)
+                self._take_back(entry, fence, effects)
+        self._fleet_changed(effects)
+
+    def _fleet_changed(self, effects: list[Effect]) -> None:
+        for number, outcome in list(self.dispatch.hopeless()):
+            self._finish(self.entries[number], outcome, effects)
         self._place(effects)
 
     def _drain(self, event: Drain, effects: list[Effect]) -> None:
         if (worker := self.workers.get(event.worker)) is not None:
             worker.draining = True
+            self.dispatch.closed_or_opened(worker)
 
     def _cordon(self, event: Cordon, effects: list[Effect]) -> None:
         if (worker := self.workers.get(event.worker)) is not None:
             worker.cordoned = event.cordoned
+            self.dispatch.closed_or_opened(worker)
             self._place(effects)
 
     def _resources_changed(self, event: ResourcesChanged, effects: list[Effect]) -> None:
-        self._place(effects)
+        self.dispatch.resources_changed()
+        self._fleet_changed(effects)
 
     def _heartbeat(self, event: Heartbeat, effects: list[Effect]) -> None:
         self.now_s = max(self.now_s, event.now_s)
         for fence in event.fences:
-            entry = self._of_fence(fence)
-            if entry is not None and entry.lease is not None and entry.lease.worker == event.worker:
-                entry.deadline_s = self.now_s + self.limits.lease_s
+            attempt = self._attempt_of(fence)
+            if attempt is not None and attempt.lease.worker == event.worker:
+                attempt.deadline_s = self.now_s + self.limits.lease_s
             else:
                 effects.append(Stop(event.worker, fence, "the lease was lost"))
 
@@ -305,45 +265,74 @@ class SchedulerCore:
             effects.append(Tell(operation, "executing", worker=event.worker, fence=event.fence))
 
     def _done(self, event: Done, effects: list[Effect]) -> None:
-        entry = self._of_fence(event.fence)
-        current = (
-            entry is not None
-            and entry.state == "leased"
-            and entry.lease is not None
-            and entry.lease.worker == event.worker
-        )
+        entry, attempt = self._of_fence(event.fence), self._attempt_of(event.fence)
         if self._on.settle:
             effects.append(Settle(event.worker, event.fence))
-        if not current and not self._on.fence:
-            entry = self._unfenced(event, effects)
-            current = entry is not None
-        if not current or entry is None or entry.lease is None:
+        if attempt is not None and attempt.lease.worker != event.worker:
+            attempt = None
+        if attempt is None and not self._on.fence:
+            entry, attempt = self._unfenced()
+        if entry is None or attempt is None:
             return
-        lease = entry.lease
-        self._release(entry)
-        entry.lease = lease
-        if event.outcome.code == "ok":
-            entry.state = "publishing"
-            entry.publications += 1
-            cacheable = not entry.wanted.do_not_cache
-            effects.append(Publish(entry.id, lease, event.outcome, cacheable))
-        elif event.outcome.code in _RETRIED and entry.attempts < self.limits.attempts_max:
-            entry.avoid = event.worker
-            entry.lease = None
-            self._enqueue(entry)
-            for operation in entry.followers:
-                effects.append(Tell(operation, "queued"))
+        self._release(entry, attempt)
+        code, lease = event.outcome.code, attempt.lease
+        if code == "ok":
+            self._publish(entry, attempt, event.outcome, effects)
+        elif entry.attempt is not None:
+            # The other attempt goes on; how this one ended says nothing yet.
+            self._count(entry, code)
+        elif self._may_again(entry, code):
+            self._avoid(entry, event.worker)
+            self._queue_again(entry, effects)
         else:
             effects.append(Record("action.failed", lease, entry.wanted.key, event.outcome))
             self._finish(entry, event.outcome, effects)
         self._place(effects)
 
-    def _unfenced(self, event: Done, effects: list[Effect]) -> _Entry | None:
+    def _publish(self, entry: Entry, attempt: Attempt, outcome: Outcome, effects: list[Effect]) -> None:
+        if entry.demand is not None:
+            entry.demand.took(self.now_s - attempt.began_s)
+        if (loser := entry.attempt) is not None and self._on.stop_loser:
+            effects.append(Stop(loser.lease.worker, loser.lease.fence, "another attempt was first"))
+            self._release(entry, loser)
+        entry.state, entry.published = "publishing", attempt.lease
+        entry.publications += 1
+        effects.append(Publish(entry.id, attempt.lease, outcome, cacheable=not entry.wanted.do_not_cache))
+
+    def _count(self, entry: Entry, code: str) -> None:
+        entry.losses += code in _LOSSES
+        entry.faults += code in _FAULTS
+
+    def _may_again(self, entry: Entry, code: str) -> bool:
+        """Whether a failed attempt is the worker's or the node's fault, and may be repeated elsewhere."""
+        if code not in _LOSSES and code not in _FAULTS:
+            return False
+        self._count(entry, code)
+        limits = self.limits
+        spent = entry.attempts >= limits.attempts_max
+        return not spent and entry.losses < limits.losses_max and entry.faults < limits.faults_max
+
+    def _avoid(self, entry: Entry, node: str) -> None:
+        if node not in entry.avoid:
+            entry.avoid = tuple(sorted((*entry.avoid, node)))
+
+    def _queue_again(self, entry: Entry, effects: list[Effect]) -> None:
+        # Its share may have been forgotten meanwhile.
+        entry.published = None
+        entry.share = self.dispatch.share_of(entry.wanted)
+        self.dispatch.shares.wait(entry.share)
+        for operation in entry.followers:
+            effects.append(Tell(operation, "queued"))
+        self._enqueue(entry, effects)
+
+    def _unfenced(self) -> tuple[Entry | None, Attempt | None]:
         """What a scheduler without fences would do: believe any worker. Reached by the explorer alone."""
         for entry in self.entries.values():
-            if entry.state in ("leased", "publishing") and entry.lease is not None:
-                return entry
-        return None
+            if entry.attempt is not None:
+                return entry, entry.attempt
+            if entry.state == "publishing" and entry.published is not None:
+                return entry, Attempt(entry.published, 0, 0.0, 0.0)
+        return None, None
 
     def _published(self, event: Published, effects: list[Effect]) -> None:
         entry = self.entries.get(event.entry)
@@ -353,28 +342,49 @@ class SchedulerCore:
         again = entry.publications < limits.publications_max and entry.attempts < limits.attempts_max
         # The blobs went between Done and publication: run it once more, if anybody still waits for it.
         if event.outcome.code == "blobs_missing" and again and entry.followers:
-            entry.lease = None
-            self._enqueue(entry)
-            for operation in entry.followers:
-                effects.append(Tell(operation, "queued"))
+            self._queue_again(entry, effects)
             self._place(effects)
             return
         self._finish(entry, event.outcome, effects)
 
     def _tick(self, event: Tick, effects: list[Effect]) -> None:
         self.now_s = max(self.now_s, event.now_s)
-        gone = [n for n, (_, lost_at_s) in self._absent.items() if self._gone_at_s(lost_at_s) <= self.now_s]
+        absent = self.dispatch.absent
+        gone = [node for node, (_, lost_at_s) in absent.items() if self._gone_at_s(lost_at_s) <= self.now_s]
         for node in gone:
-            del self._absent[node]
+            del absent[node]
+        if gone:
+            self._fleet_changed(effects)
         if not self._on.requeue:
             return
-        late = [entry for entry in self.entries.values() if entry.state == "leased" and entry.deadline_s <= self.now_s]
-        for entry in late:
-            assert entry.lease is not None
-            effects.append(Stop(entry.lease.worker, entry.lease.fence, "the lease ran out"))
-            self._take_back(entry, effects)
-        if late or gone:
+        late = False
+        while (deadline_s := self._first_deadline_s()) is not None and deadline_s <= self.now_s:
+            fence = self._deadlines[0][1]
+            entry, attempt = self._of_fence(fence), self._attempt_of(fence)
+            assert entry is not None
+            assert attempt is not None
+            effects.append(Stop(attempt.lease.worker, fence, "the lease ran out"))
+            self._take_back(entry, fence, effects)
+            late = True
+        if late:
             self._place(effects)
+        self._speculate(effects)
+
+    def _speculate(self, effects: list[Effect]) -> None:
+        """A second attempt for what runs much longer than its like, where a worker has room that nobody waits for."""
+        while self._stragglers and self._stragglers[0][0] <= self.now_s:
+            _, fence = heapq.heappop(self._stragglers)
+            entry, attempt = self._of_fence(fence), self._attempt_of(fence)
+            if entry is None or attempt is None or entry.second is not None or not entry.followers:
+                continue
+            demand = entry.demand
+            if demand is None or demand.queue.waiting or entry.attempts >= self.limits.attempts_max:
+                continue
+            worker = self.dispatch.room.choose(demand, (), unlike=attempt.lease.worker)
+            if worker is None:
+                heapq.heappush(self._stragglers, (self.now_s + self.limits.straggler_min_s, fence))
+                continue
+            entry.second = self._begin(entry, worker, effects)
 
     def _gone_at_s(self, lost_at_s: float) -> float:
         # One sum for the deadline and for the test of it: a difference may round to just less, and Tick for ever.
@@ -382,144 +392,117 @@ class SchedulerCore:
 
     # Entries.
 
-    def _of_fence(self, fence: int) -> _Entry | None:
+    def _of_fence(self, fence: int) -> Entry | None:
         entry_id = self._by_fence.get(fence)
         return None if entry_id is None else self.entries[entry_id]
 
-    def _enqueue(self, entry: _Entry) -> None:
+    def _attempt_of(self, fence: int) -> Attempt | None:
+        entry = self._of_fence(fence)
+        if entry is None:
+            return None
+        return next((a for a in (entry.attempt, entry.second) if a is not None and a.lease.fence == fence), None)
+
+    def _enqueue(self, entry: Entry, effects: list[Effect]) -> None:
+        """Let it wait for a worker, or end it when none can ever come."""
         if entry.state == "looking":
             self._looking -= 1
         entry.state = "queued"
-        self._queued += 1
-        # Tickets of entries that left the queue are met only when a worker is free: without one they would pile up.
-        if len(self._queue) > 2 * self._queued + _STALE_TICKETS_MAX:
-            queued = (e for e in self.entries.values() if e.state == "queued" and e is not entry)
-            self._queue = [(e.wanted.priority, e.id) for e in queued]
-            heapq.heapify(self._queue)
-        heapq.heappush(self._queue, (entry.wanted.priority, entry.id))
+        refusal = self.dispatch.enqueue(entry, self.now_s)
+        if refusal is not None:
+            self._finish(entry, refusal, effects)
 
     def _place(self, effects: list[Effect]) -> None:
-        """Lease queued entries to workers that offer what they require, first by priority, then by age."""
-        free = sum(worker.free for worker in self.workers.values())
-        passed: list[tuple[int, int]] = []
-        while free > 0 and self._queue:
-            ticket = heapq.heappop(self._queue)
-            entry = self.entries.get(ticket[1])
-            if entry is None or entry.state != "queued" or entry.wanted.priority != ticket[0]:
-                continue
-            worker = self._choose(entry)
-            if worker is not None:
-                self._lease(entry, worker, effects)
-                free -= 1
-            elif self._hopeless(entry):
-                self._finish(entry, self._unmet(entry.wanted), effects)
-            else:
-                passed.append(ticket)
-        for ticket in passed:
-            heapq.heappush(self._queue, ticket)
+        """Lease what waits to workers that have room for it, as long as there are any."""
+        while (chosen := self.dispatch.next(self.now_s)) is not None:
+            self._lease(self.entries[chosen[0]], chosen[1], effects)
 
-    def _choose(self, entry: _Entry) -> _Worker | None:
-        able = [w for w in self.workers.values() if w.free > 0 and matches(entry.wanted, w.offer, self._resources)]
-        # The least busy, and not the one that has just failed at it, unless there is no other.
-        return min(
-            able,
-            key=lambda w: (w.offer.node == entry.avoid, len(w.fences) / w.offer.slots, w.offer.node),
-            default=None,
-        )
+    def _lease(self, entry: Entry, worker: Worker, effects: list[Effect]) -> None:
+        self.dispatch.leave(entry)
+        self.dispatch.shares.go(entry.share)
+        entry.state, entry.attempt = "leased", self._begin(entry, worker, effects)
 
-    def _hopeless(self, entry: _Entry) -> bool:
-        present = (worker.offer for worker in self.workers.values())
-        absent = (offer for offer, _ in self._absent.values())
-        # What cannot be told yet may turn out to be met.
-        offers = (*present, *absent)
-        return not any(matches(entry.wanted, offer, self._resources) is not False for offer in offers)
-
-    def _unmet(self, wanted: Wanted) -> Outcome:
-        offered = frozenset[tuple[str, str]]().union(*(worker.offer.properties for worker in self.workers.values()))
-        plain = frozenset((name, value) for name, value in wanted.requirements if name != CONSTRAINT)
-        unmet = sorted(plain - offered)
-        if not unmet and wanted.constraints:
-            return self._unmet_constraints(wanted)
-        words = ", ".join(f"{name}={value}" for name, value in unmet or sorted(plain))
-        return Outcome(
-            "no_capable_worker",
-            None,
-            f"none of the {len(self.workers)} workers that joined offers {words}; "
-            "change the action's platform properties, or join a worker that does",
-        )
-
-    def _unmet_constraints(self, wanted: Wanted) -> Outcome:
-        return Outcome(
-            "no_capable_worker",
-            None,
-            f"none of the {len(self.workers)} workers that joined meets {', '.join(wanted.constraints)}"
-            f" ({self._resources.why_not(wanted.constraints)}); ask `buildnet resources explain`, "
-            "or join a worker that does",
-        )
-
-    def _lease(self, entry: _Entry, worker: _Worker, effects: list[Effect]) -> None:
+    def _begin(self, entry: Entry, worker: Worker, effects: list[Effect]) -> Attempt:
+        wanted = entry.wanted
         entry.attempts += 1
         lease = Lease(
             self._fence_next,
-            entry.wanted.key,
+            wanted.key,
             worker.offer.node,
             entry.attempts,
-            entry.wanted.timeout_s,
-            entry.wanted.caller,
+            wanted.timeout_s,
+            wanted.caller,
+            worker.reserved(wanted.asked),
         )
         self._fence_next += 1
-        self._queued -= 1
-        entry.state, entry.lease = "leased", lease
-        entry.deadline_s = self.now_s + self.limits.lease_s
-        worker.fences.add(lease.fence)
-        self._by_fence[lease.fence] = entry.id
         effects.append(Assign(lease))
-        effects.append(Record("action.assigned", lease, entry.wanted.key))
+        effects.append(Record("action.assigned", lease, wanted.key))
+        return self._hold(entry, worker, lease)
 
-    def _release(self, entry: _Entry) -> None:
-        """End the entry's lease; its fence is stale from now on."""
-        if entry.lease is None:
+    def _hold(self, entry: Entry, worker: Worker, lease: Lease) -> Attempt:
+        """Count a lease in, whoever gave it."""
+        now_s, limits, fence = self.now_s, self.limits, lease.fence
+        charge = self.dispatch.begun(entry, worker, fence, lease.reserved, now_s)
+        self._by_fence[fence] = entry.id
+        deadline_s = now_s + limits.lease_s
+        heapq.heappush(self._deadlines, (deadline_s, fence))
+        demand = entry.demand
+        if limits.speculate and demand is not None and demand.runs >= _RUNS_KNOWN_MIN:
+            late_s = max(limits.straggler_min_s, limits.straggler_factor * demand.typical_s)
+            heapq.heappush(self._stragglers, (now_s + late_s, fence))
+        return Attempt(lease, charge, now_s, deadline_s)
+
+    def _release(self, entry: Entry, attempt: Attempt) -> None:
+        """End one attempt; its fence is stale from now on. A second one takes the first's place."""
+        lease = attempt.lease
+        if self._by_fence.pop(lease.fence, None) is None:
             return
-        self._by_fence.pop(entry.lease.fence, None)
-        if (worker := self.workers.get(entry.lease.worker)) is not None:
-            worker.fences.discard(entry.lease.fence)
-        entry.lease = None
+        self.dispatch.ended(entry, self.workers.get(lease.worker), lease.fence, lease.reserved, attempt.charge)
+        if entry.second is attempt:
+            entry.second = None
+        elif entry.attempt is attempt:
+            entry.attempt, entry.second = entry.second, None
 
-    def _take_back(self, entry: _Entry, effects: list[Effect]) -> None:
-        lease = entry.lease
-        self._release(entry)
-        if lease is not None:
-            entry.avoid = lease.worker
-        if entry.attempts >= self.limits.attempts_max:
+    def _take_back(self, entry: Entry, fence: int, effects: list[Effect]) -> None:
+        attempt = self._attempt_of(fence)
+        if attempt is None:
+            return
+        lease = attempt.lease
+        self._release(entry, attempt)
+        if entry.attempt is not None:
+            self._count(entry, "node_down")
+            return
+        self._avoid(entry, lease.worker)
+        if not self._may_again(entry, "node_down"):
             outcome = Outcome(
                 "node_down",
                 None,
-                f"{entry.attempts} workers were lost while they ran this action; it may be what kills them",
+                f"{entry.losses} workers were lost while they ran this action; it may be what kills them",
             )
             effects.append(Record("action.failed", lease, entry.wanted.key, outcome))
             self._finish(entry, outcome, effects)
             return
-        self._enqueue(entry)
-        for operation in entry.followers:
-            effects.append(Tell(operation, "queued"))
+        self._queue_again(entry, effects)
 
-    def _finish(self, entry: _Entry, outcome: Outcome, effects: list[Effect]) -> None:
+    def _finish(self, entry: Entry, outcome: Outcome, effects: list[Effect]) -> None:
         for operation in entry.followers:
             self._by_operation.pop(operation, None)
             effects.append(Tell(operation, "completed", outcome, worker=outcome.worker))
         entry.followers = []
         self._forget(entry)
 
-    def _forget(self, entry: _Entry) -> None:
-        if entry.state == "queued":
-            # Its ticket is passed over when it is met.
-            self._queued -= 1
-        elif entry.state == "looking":
+    def _forget(self, entry: Entry) -> None:
+        if entry.state in ("looking", "queued"):
+            self.dispatch.shares.go(entry.share)
+        if entry.state == "looking":
             self._looking -= 1
-        self._release(entry)
+        self.dispatch.leave(entry)
+        for attempt in (entry.second, entry.attempt):
+            if attempt is not None:
+                self._release(entry, attempt)
         del self.entries[entry.id]
         if self._by_key.get(entry.wanted.key) == entry.id:
             del self._by_key[entry.wanted.key]
+        self.dispatch.shares.forget(entry.share)
 
     _HANDLERS: Final[dict[type, Callable[..., None]]] = {
         Want: _want,

@@ -1,0 +1,60 @@
+"""What actions use up while they run, and workers have to give: whole numbers, so that sums come back to zero."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+AMOUNT_MAX: Final = 1 << 50
+"""No single amount is above this: a million cpus, a pebibyte."""
+
+_UNITS: Final = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+
+
+@dataclass(frozen=True, slots=True)
+class Amounts:
+    """Asked by an action, or offered by a worker.
+
+    `cpu_milli` is thousandths of a processor; `disk_bytes` is scratch space. Zero is not asked, or not told.
+    """
+
+    cpu_milli: int = 0
+    memory_bytes: int = 0
+    disk_bytes: int = 0
+    gpus: int = 0
+
+    def within(self, whole: Amounts) -> bool:
+        """Whether a worker that offers `whole`, and runs nothing, has room for this.
+
+        What the worker did not tell bounds nothing, but for gpus: those that are not told are not there.
+        """
+        return (
+            (not whole.cpu_milli or self.cpu_milli <= whole.cpu_milli)
+            and (not whole.memory_bytes or self.memory_bytes <= whole.memory_bytes)
+            and (not whole.disk_bytes or self.disk_bytes <= whole.disk_bytes)
+            and self.gpus <= whole.gpus
+        )
+
+    @property
+    def text(self) -> str:
+        """For people: `2 cpus, 4 GiB of memory`; empty when all is zero."""
+        parts = []
+        if self.cpu_milli:
+            parts.append("1 cpu" if self.cpu_milli == 1000 else f"{self.cpu_milli / 1000:g} cpus")
+        if self.memory_bytes:
+            parts.append(f"{_size(self.memory_bytes)} of memory")
+        if self.disk_bytes:
+            parts.append(f"{_size(self.disk_bytes)} of disk")
+        if self.gpus:
+            parts.append("1 gpu" if self.gpus == 1 else f"{self.gpus} gpus")
+        return ", ".join(parts)
+
+
+NOTHING: Final = Amounts()
+
+
+def _size(size_bytes: int) -> str:
+    for unit, name in _UNITS:
+        if size_bytes >= unit:
+            return f"{size_bytes / unit:.4g} {name}"
+    return f"{size_bytes} bytes"

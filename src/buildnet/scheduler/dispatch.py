@@ -1,0 +1,303 @@
+"""What waits, and which of it begins next where: queues, shares and workers brought together. Pure; it ends nothing.
+
+A decision is the fairest turn among the demands that some worker has room for. A demand whose turn it is, and for which
+there is room nowhere though it has waited long, keeps a worker free (`hold`): what is large is not passed by for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from buildnet.model.action import Outcome, Wanted
+from buildnet.model.amounts import Amounts
+from buildnet.model.node import WorkerOffer
+from buildnet.ports import ResourceMatcher
+from buildnet.scheduler.placement import Demand, Placement, Worker, matches
+from buildnet.scheduler.queue import Branch, FairQueue, Ticket
+from buildnet.scheduler.share import Quotas, Share, Shares, bounded, weighed
+
+DEMANDS_MAX: Final = 1024
+"""Different sets of requirements and amounts that are known at once."""
+
+_NEAR_LOOKED_AT: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchLimits:
+    """How waiting is weighed.
+
+    An action that asks for no cpus counts `default_cpu_milli` in its share. One of priority p waits like one of
+    priority 0 that came p times `age_s` later. What waits for `hold_after_s` with room nowhere has a worker kept free.
+    Who has waited for `near_wait_s` is not passed by for the sake of another's inputs.
+    """
+
+    default_cpu_milli: int = 1000
+    age_s: float = 10.0
+    hold_after_s: float = 10.0
+    near_wait_s: float = 2.0
+    quotas: Quotas = field(default_factory=Quotas)
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchMechanisms:
+    """Switched off one at a time by the explorer; production never passes another than the default."""
+
+    fair: bool = True
+    fits: bool = True
+    hold: bool = True
+    age: bool = True
+    quota: bool = True
+    elsewhere: bool = True
+
+
+@dataclass(slots=True)
+class Waiting:
+    """The part of an entry that waits and takes room. `branch` is where it waits, None while it does not.
+
+    `order` is the time at which its turn comes within its invocation.
+    """
+
+    id: int
+    wanted: Wanted
+    share: Share
+    order: float = 0.0
+    branch: Branch | None = None
+    demand: Demand | None = None
+    avoid: tuple[str, ...] = ()
+
+
+class Dispatch:
+    """Not thread-safe: the core owns it. Entries are found by their ids in what the core holds."""
+
+    def __init__(
+        self,
+        limits: DispatchLimits,
+        resources: ResourceMatcher,
+        find: Callable[[int], Waiting | None],
+        on: DispatchMechanisms,
+    ) -> None:
+        self.limits = limits
+        self._on = on
+        self._find = find
+        self._resources = resources
+        self.shares = Shares(limits.quotas if on.quota else Quotas())
+        self.room = Placement(resources, fits=on.fits)
+        self.absent: dict[str, tuple[WorkerOffer, float]] = {}
+        self._demands: dict[object, Demand] = {}
+        self._active: dict[Demand, None] = {}
+        self.waiting = 0
+
+    # What waits.
+
+    def share_of(self, wanted: Wanted) -> Share:
+        """Whose share it is counted in."""
+        return self.shares.leaf(wanted.share if self._on.fair else ("", "", ""))
+
+    def refusal(self, wanted: Wanted, share: Share) -> Outcome | None:
+        """Why a quota refuses it at once, if one does."""
+        full = self.shares.refused(share)
+        if full is not None:
+            return Outcome(
+                "overloaded",
+                None,
+                f"{full.title} has {full.queued} actions waiting, which is its quota; "
+                "try again when some have begun, or ask for a larger queued_max",
+            )
+        cpu_milli = self._cpu_milli(wanted)
+        low = self.shares.too_much(share, cpu_milli)
+        if low is None:
+            return None
+        return Outcome(
+            "no_capable_worker",
+            None,
+            f"the action takes {Amounts(cpu_milli).text}, more than the quota of {low.title} lets it use at once; "
+            "ask for less, or for a larger cpus_max",
+        )
+
+    def _cpu_milli(self, wanted: Wanted) -> int:
+        return wanted.asked.cpu_milli or self.limits.default_cpu_milli
+
+    def ticket_of(self, wanted: Wanted, now_s: float) -> float:
+        """When the turn of one that comes now is."""
+        priority = bounded(wanted.priority)
+        return now_s + priority * self.limits.age_s if self._on.age else priority * 1e9 + now_s
+
+    def enqueue(self, entry: Waiting, now_s: float) -> Outcome | None:
+        """It waits; or it is told why it cannot."""
+        demand = self._demand(entry.wanted, entry.avoid if self._on.elsewhere else ())
+        if demand is None:
+            return Outcome(
+                "overloaded",
+                None,
+                f"{DEMANDS_MAX} different requirements and amounts wait already; "
+                "try again later, and ask for amounts that others ask for too",
+            )
+        if demand.dirty:
+            self.room.refresh(demand)
+        if self._is_hopeless(demand):
+            return self.room.why_not(entry.wanted)
+        if not demand.queue.waiting:
+            demand.since_s = now_s
+            self._active[demand] = None
+        entry.demand = demand
+        entry.branch = demand.queue.push(entry.share, (entry.order, entry.id))
+        self.waiting += 1
+        return None
+
+    def reordered(self, entry: Waiting, order: float) -> None:
+        """Its turn comes sooner."""
+        entry.order = order
+        if entry.branch is not None:
+            entry.branch.queue.again(entry.branch, (order, entry.id))
+
+    def leave(self, entry: Waiting) -> None:
+        """It waits no more."""
+        branch, entry.branch = entry.branch, None
+        if branch is None:
+            return
+        queue = branch.queue
+        queue.removed(branch)
+        self.waiting -= 1
+        demand = entry.demand
+        if demand is not None and not queue.waiting:
+            self._active.pop(demand, None)
+            self.room.let_go(demand)
+
+    def _demand(self, wanted: Wanted, avoid: tuple[str, ...]) -> Demand | None:
+        key = (wanted.requirements, wanted.asked, wanted.pinned, avoid)
+        found = self._demands.get(key)
+        if found is not None:
+            return found
+        if len(self._demands) >= DEMANDS_MAX:
+            idle = next((known for known, demand in self._demands.items() if not demand.queue.waiting), None)
+            if idle is not None:
+                del self._demands[idle]
+            elif not avoid:
+                return None
+        cpu_milli = self._cpu_milli(wanted)
+        queue = FairQueue(self.shares.root, cpu_milli, self._is_waiting)
+        found = self._demands[key] = Demand(key, wanted, cpu_milli, queue)
+        return found
+
+    def _is_waiting(self, ticket: Ticket, branch: Branch) -> bool:
+        entry = self._find(ticket[1])
+        return entry is not None and entry.branch is branch and entry.order == ticket[0]
+
+    # Who may run it.
+
+    def joined(self, offer: WorkerOffer, *, cordoned: bool) -> Worker:
+        """A worker is there."""
+        self.absent.pop(offer.node, None)
+        self.resources_changed()
+        return self.room.join(offer, cordoned=cordoned, demands=self._demands.values())
+
+    def left(self, worker: Worker) -> None:
+        """A worker is gone."""
+        self.room.leave(worker, self._demands.values())
+
+    def closed_or_opened(self, worker: Worker) -> None:
+        """A worker is given work, or none, from now on."""
+        if not worker.is_open:
+            for demand in self._active:
+                if demand.held & worker.bit:
+                    self.room.let_go(demand)
+        self.room.changed(worker)
+
+    def resources_changed(self) -> None:
+        """Constraints may be met by others than before."""
+        for demand in self._demands.values():
+            demand.dirty |= bool(demand.wanted.constraints)
+
+    def hopeless(self) -> Iterator[tuple[int, Outcome]]:
+        """Entries that no worker that is here, or may return, can run; to be asked when that may have changed."""
+        for demand in list(self._active):
+            if demand.dirty:
+                self.room.refresh(demand)
+            if self._is_hopeless(demand):
+                outcome = self.room.why_not(demand.wanted)
+                for number in sorted({ticket[1] for ticket in demand.queue.tickets()}):
+                    yield number, outcome
+
+    def _is_hopeless(self, demand: Demand) -> bool:
+        if demand.able or demand.unknown or not self.room.workers:
+            return False
+        # What cannot be told yet may turn out to be met.
+        absent = (offer for offer, _ in self.absent.values())
+        return all(matches(demand.wanted, offer, self._resources) is False for offer in absent)
+
+    # Decisions.
+
+    def next(self, now_s: float) -> tuple[int, Worker] | None:
+        """The entry that begins next, and where; None when nothing can begin now."""
+        passed: set[Demand] = set()
+        while self.room.open:
+            chosen = self._fairest(now_s, passed)
+            if chosen is None:
+                return None
+            demand, branch = chosen
+            number = demand.queue.ticket(branch)[1]
+            entry = self._find(number)
+            assert entry is not None
+            worker = self.room.choose(demand, entry.wanted.near)
+            if worker is not None:
+                return self._nearer(branch, entry, worker, now_s), worker
+            if not self._is_overdue(demand, now_s) or not self.room.hold(demand):
+                passed.add(demand)
+        return None
+
+    def _fairest(self, now_s: float, passed: set[Demand]) -> tuple[Demand, Branch] | None:
+        best: tuple[object, ...] | None = None
+        chosen: tuple[Demand, Branch] | None = None
+        for demand in self._active:
+            if demand.dirty:
+                self.room.refresh(demand)
+            if demand in passed or not (self.room.candidates(demand) or self._is_overdue(demand, now_s)):
+                continue
+            head = demand.queue.head()
+            if head is not None and (best is None or head[0] < best):
+                best, chosen = head[0], (demand, head[1])
+        return chosen
+
+    def _is_overdue(self, demand: Demand, now_s: float) -> bool:
+        waits = not demand.held and now_s >= demand.since_s + self.limits.hold_after_s
+        return waits and self._on.hold and bool(demand.able)
+
+    def _nearer(self, branch: Branch, head: Waiting, worker: Worker, now_s: float) -> int:
+        """The head, or one just behind it of the same priority whose inputs the worker has, while the head can wait."""
+        near = head.wanted.near
+        if not near or len(branch.tickets) == 1 or self.room.is_near(worker, near):
+            return head.id
+        if now_s >= head.order - bounded(head.wanted.priority) * self.limits.age_s + self.limits.near_wait_s:
+            return head.id
+        for ticket in branch.tickets[1:_NEAR_LOOKED_AT]:
+            entry = self._find(ticket[1])
+            if (
+                entry is not None
+                and self._is_waiting(ticket, branch)
+                and entry.wanted.priority == head.wanted.priority
+                and self.room.is_near(worker, entry.wanted.near)
+            ):
+                return entry.id
+        return head.id
+
+    def begun(self, entry: Waiting, worker: Worker, fence: int, reserved: Amounts, now_s: float) -> int:
+        """It runs there under this fence; returns its charge, which `ended` is given back."""
+        demand, wanted = entry.demand, entry.wanted
+        assert demand is not None
+        demand.since_s = now_s
+        if demand.held:
+            self.room.let_go(demand)
+        charge = weighed(demand.cost, wanted.priority)
+        self.shares.take(entry.share, demand.cost, charge, demand.cpu_milli)
+        self.room.take(worker, fence, reserved, wanted.near)
+        return charge
+
+    def ended(self, entry: Waiting, worker: Worker | None, fence: int, reserved: Amounts, charge: int) -> None:
+        """It runs no more; its worker may be gone."""
+        demand = entry.demand
+        assert demand is not None
+        self.shares.give_back(entry.share, demand.cost, charge, demand.cpu_milli)
+        if worker is not None:
+            self.room.give_back(worker, fence, reserved)

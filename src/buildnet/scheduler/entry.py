@@ -1,0 +1,75 @@
+"""What the core keeps of one wanted action, and what bounds it. Values and their names only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from buildnet.model.action import Lease
+from buildnet.scheduler.dispatch import DispatchLimits, DispatchMechanisms, Waiting
+
+EntryState = Literal["looking", "queued", "leased", "publishing"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits(DispatchLimits):
+    """What bounds the scheduler. `attempts_max` counts assignments of one entry, whoever ended them; `losses_max` those
+    whose worker was lost, `faults_max` those that the worker could not carry out.
+
+    What a lost worker offered counts as offered for `absent_worker_s` more: it may return. With `speculate`, what runs
+    `straggler_factor` times as long as its like, and `straggler_min_s` at least, is tried on a second worker too.
+    """
+
+    queue_length_max: int = 100_000
+    attempts_max: int = 8
+    losses_max: int = 5
+    faults_max: int = 3
+    lease_s: float = 4.0
+    publications_max: int = 2
+    absent_worker_s: float = 60.0
+    speculate: bool = False
+    straggler_factor: float = 3.0
+    straggler_min_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Mechanisms(DispatchMechanisms):
+    """Switched off one at a time by the explorer; production never passes another than the default."""
+
+    join: bool = True
+    look_again: bool = True
+    fence: bool = True
+    requeue: bool = True
+    settle: bool = True
+    stop_loser: bool = True
+
+
+@dataclass(slots=True)
+class Attempt:
+    """A lease in force. `charge` is what its share is given back."""
+
+    lease: Lease
+    charge: int
+    began_s: float
+    deadline_s: float
+
+
+@dataclass(slots=True)
+class Entry(Waiting):
+    """One wanted action and everybody who waits for it. `second` is the attempt that runs beside a straggler."""
+
+    followers: list[str] = field(default_factory=list)
+    state: EntryState = "looking"
+    demanded: bool = False
+    attempt: Attempt | None = None
+    second: Attempt | None = None
+    published: Lease | None = None
+    attempts: int = 0
+    losses: int = 0
+    faults: int = 0
+    publications: int = 0
+
+    @property
+    def lease(self) -> Lease | None:
+        """The lease in force, or the one whose result is being published."""
+        return self.published if self.attempt is None else self.attempt.lease

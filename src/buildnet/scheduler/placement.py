@@ -1,0 +1,385 @@
+"""Which workers may run what, and which of them shall. Pure: no queue, no fairness, no clock but the one it is told.
+
+Entries that require and ask the same are one Demand, matched with each worker once. A worker is a bit: who may run a
+demand, who has a free slot, how busy each is are integers, and a choice is a few intersections, however many wait.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from buildnet.model.action import CONSTRAINT, Outcome, Properties, Wanted
+from buildnet.model.amounts import NOTHING, Amounts
+from buildnet.model.node import WorkerOffer
+from buildnet.ports import ResourceMatcher
+from buildnet.scheduler.queue import FairQueue
+
+LEVELS: Final = 16
+"""How finely workers are told apart by how busy they are."""
+
+NEAR_MAX: Final = 65_536
+"""Inputs and targets whose last worker is remembered."""
+
+_MEMORY_OF_CPU_BYTES: Final = 4 << 30
+_CPUS_OF_GPU: Final = 8
+_TOLD_MAX: Final = 5
+
+DemandKey = tuple[Properties, Amounts, str, tuple[str, ...]]
+"""What is required, what is asked, the only node that may, and the nodes that had better not."""
+
+
+class Demand:
+    """Entries that any of the same workers may run, and the queue in which they wait.
+
+    `able` are the workers that may, `unknown` those of which nobody can tell yet, `full` those found to lack room since
+    they last ended something; `held` is the worker that is kept free until there is room for one of these.
+    """
+
+    __slots__ = (
+        "able",
+        "asked",
+        "avoid",
+        "cost",
+        "cpu_milli",
+        "dirty",
+        "full",
+        "held",
+        "key",
+        "queue",
+        "runs",
+        "since_s",
+        "typical_s",
+        "unknown",
+        "wanted",
+    )
+
+    def __init__(self, key: DemandKey, wanted: Wanted, cpu_milli: int, queue: FairQueue) -> None:
+        self.key = key
+        self.wanted = wanted
+        self.asked = wanted.asked
+        self.avoid = key[3]
+        # Counted for the fair share; `asked.cpu_milli` is 0 where a slot's worth of the worker is reserved.
+        self.cpu_milli = cpu_milli
+        memory = self.asked.memory_bytes * 1000 // _MEMORY_OF_CPU_BYTES
+        self.cost = max(1, cpu_milli, memory, 1000 * _CPUS_OF_GPU * self.asked.gpus)
+        self.queue = queue
+        self.able = self.unknown = self.full = self.held = 0
+        self.dirty = True
+        self.since_s = 0.0
+        self.typical_s = 0.0
+        self.runs = 0
+
+    def took(self, run_s: float) -> None:
+        """One of these has run so long."""
+        self.runs += 1
+        self.typical_s += (run_s - self.typical_s) / min(self.runs, 16)
+
+
+class Worker:
+    """A worker whose session is open, and what its attempts use."""
+
+    __slots__ = (
+        "bit",
+        "cordoned",
+        "cpu_milli",
+        "disk_bytes",
+        "draining",
+        "fences",
+        "gpus",
+        "level",
+        "memory_bytes",
+        "offer",
+        "refused",
+        "slot",
+    )
+
+    def __init__(self, offer: WorkerOffer, bit: int, *, cordoned: bool) -> None:
+        self.offer = offer
+        self.bit = bit
+        self.cordoned = cordoned
+        self.draining = False
+        self.fences: set[int] = set()
+        self.cpu_milli = self.memory_bytes = self.disk_bytes = self.gpus = 0
+        self.level = 0
+        self.refused: list[Demand] = []
+        capacity = offer.capacity
+        known = capacity is not None and capacity.cpu_milli
+        # What is counted for an action that asks for no cpus: a slot's worth of them, and never more than one.
+        self.slot = Amounts(min(1000, known // offer.slots)) if known else NOTHING
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is given work at all."""
+        return not (self.draining or self.cordoned)
+
+    @property
+    def used(self) -> Amounts:
+        """What is reserved of it."""
+        return Amounts(self.cpu_milli, self.memory_bytes, self.disk_bytes, self.gpus)
+
+    def reserved(self, asked: Amounts) -> Amounts:
+        """What is counted here for an action that asks so."""
+        if asked.cpu_milli:
+            return asked
+        if asked == NOTHING:
+            return self.slot
+        return Amounts(self.slot.cpu_milli, asked.memory_bytes, asked.disk_bytes, asked.gpus)
+
+    def has_room(self, asked: Amounts) -> bool:
+        """Whether the amounts fit beside what runs."""
+        capacity = self.offer.capacity
+        if capacity is None:
+            return True
+        cpu_milli = asked.cpu_milli or self.slot.cpu_milli
+        return (
+            (not capacity.cpu_milli or self.cpu_milli + cpu_milli <= capacity.cpu_milli)
+            and (not capacity.memory_bytes or self.memory_bytes + asked.memory_bytes <= capacity.memory_bytes)
+            and (not capacity.disk_bytes or self.disk_bytes + asked.disk_bytes <= capacity.disk_bytes)
+            and self.gpus + asked.gpus <= capacity.gpus
+        )
+
+    def count(self, reserved: Amounts, sign: int) -> None:
+        """Count it in (1), or out (-1)."""
+        self.cpu_milli += sign * reserved.cpu_milli
+        if reserved is not self.slot:
+            self.memory_bytes += sign * reserved.memory_bytes
+            self.disk_bytes += sign * reserved.disk_bytes
+            self.gpus += sign * reserved.gpus
+
+
+class NoResources:
+    """Workers that offer nothing beyond their properties."""
+
+    def meets(self, node: str, constraints: tuple[str, ...]) -> bool | None:
+        """See ports.ResourceMatcher."""
+        return False
+
+    def why_not(self, constraints: tuple[str, ...]) -> str:
+        """See ports.ResourceMatcher."""
+        return "no worker announces resources"
+
+
+NO_RESOURCES: Final = NoResources()
+
+
+def matches(wanted: Wanted, offer: WorkerOffer, resources: ResourceMatcher = NO_RESOURCES) -> bool | None:
+    """Whether the worker offers every required name and value (REAPI Platform: all must hold); None while unknown.
+
+    `tier` is matched with the trust that the controller has in the worker, whatever the worker says of itself;
+    `require`, which may come several times, is a constraint on its resources. What is asked must fit a worker that
+    runs nothing.
+    """
+    if wanted.pinned and wanted.pinned != offer.node:
+        return False
+    if offer.capacity is not None and not wanted.asked.within(offer.capacity):
+        return False
+    constrained = False
+    for name, value in wanted.requirements:
+        if name == CONSTRAINT:
+            constrained = True
+        elif not (value == offer.tier if name == "tier" else (name, value) in offer.properties):
+            return False
+    return resources.meets(offer.node, wanted.constraints) if constrained else True
+
+
+class Placement:
+    """Workers by bit, and what may run where."""
+
+    def __init__(self, resources: ResourceMatcher, *, fits: bool = True) -> None:
+        self._resources = resources
+        self._fits = fits
+        self.workers: dict[str, Worker] = {}
+        self._of_bit: dict[int, Worker] = {}
+        self._free_bits: list[int] = []
+        self._bit_next = 0
+        # By how busy: those that are given work and have a free slot.
+        self._levels = [0] * LEVELS
+        self.open = 0
+        self._with_gpus = 0
+        # Workers that are kept free for one demand each.
+        self._held = 0
+        self._near: OrderedDict[int, str] = OrderedDict()
+
+    # Workers.
+
+    def join(self, offer: WorkerOffer, *, cordoned: bool, demands: Iterable[Demand]) -> Worker:
+        """A worker is there."""
+        if self._free_bits:
+            number = self._free_bits.pop()
+        else:
+            number, self._bit_next = self._bit_next, self._bit_next + 1
+        worker = Worker(offer, 1 << number, cordoned=cordoned)
+        self.workers[offer.node] = self._of_bit[worker.bit] = worker
+        if offer.capacity is not None and offer.capacity.gpus:
+            self._with_gpus |= worker.bit
+        for demand in demands:
+            if not demand.dirty:
+                self._match(demand, worker)
+        self.changed(worker)
+        return worker
+
+    def leave(self, worker: Worker, demands: Iterable[Demand]) -> None:
+        """A worker is gone."""
+        del self.workers[worker.offer.node], self._of_bit[worker.bit]
+        self._free_bits.append(worker.bit.bit_length() - 1)
+        self._levels[worker.level] &= ~worker.bit
+        self.open &= ~worker.bit
+        self._with_gpus &= ~worker.bit
+        self._held &= ~worker.bit
+        for demand in demands:
+            # Which demands avoid it may have left them nobody else: matched anew.
+            demand.dirty |= bool(demand.avoid)
+            for name in ("able", "unknown", "full", "held"):
+                setattr(demand, name, getattr(demand, name) & ~worker.bit)
+
+    def changed(self, worker: Worker) -> None:
+        """How busy it is, or whether it is given work, is other than before."""
+        slots, capacity = worker.offer.slots, worker.offer.capacity
+        bit, count = worker.bit, len(worker.fences)
+        self._levels[worker.level] &= ~bit
+        if count >= slots or not worker.is_open:
+            self.open &= ~bit
+            return
+        level = LEVELS * count // slots
+        if capacity is not None and capacity.cpu_milli:
+            level = max(level, LEVELS * worker.cpu_milli // capacity.cpu_milli)
+        worker.level = level if level < LEVELS else LEVELS - 1
+        self._levels[worker.level] |= bit
+        self.open |= bit
+
+    def take(self, worker: Worker, fence: int, reserved: Amounts, near: tuple[int, ...] = ()) -> None:
+        """An attempt begins there."""
+        worker.fences.add(fence)
+        worker.count(reserved, 1)
+        self.changed(worker)
+        for number in near:
+            self._near[number] = worker.offer.node
+            self._near.move_to_end(number)
+            if len(self._near) > NEAR_MAX:
+                self._near.popitem(last=False)
+
+    def give_back(self, worker: Worker, fence: int, reserved: Amounts) -> None:
+        """An attempt ended there."""
+        worker.fences.discard(fence)
+        worker.count(reserved, -1)
+        for demand in worker.refused:
+            demand.full &= ~worker.bit
+        worker.refused.clear()
+        self.changed(worker)
+
+    # Demands.
+
+    def refresh(self, demand: Demand) -> None:
+        """Match it with every worker."""
+        demand.dirty = False
+        demand.able = demand.unknown = 0
+        for worker in self.workers.values():
+            self._match(demand, worker)
+        if demand.avoid:
+            avoided = sum(self.workers[node].bit for node in demand.avoid if node in self.workers)
+            # Those that failed at it are asked again only if there is nobody else.
+            demand.able = demand.able & ~avoided or demand.able
+
+    def _match(self, demand: Demand, worker: Worker) -> None:
+        told = matches(demand.wanted, worker.offer, self._resources)
+        if told:
+            demand.able |= worker.bit
+            if demand.avoid:
+                demand.dirty = True
+        elif told is None:
+            demand.unknown |= worker.bit
+
+    def candidates(self, demand: Demand) -> int:
+        """Workers that may run it and are not known to lack room."""
+        return demand.able & ~demand.full & self.open & (demand.held | ~self._held)
+
+    def choose(self, demand: Demand, near: tuple[int, ...] = (), *, unlike: str = "") -> Worker | None:
+        """The worker for one of these: one that ran something near it, else the least busy, those with gpus last; never
+        the node `unlike`.
+        """
+        mask = self.candidates(demand)
+        if unlike in self.workers:
+            mask &= ~self.workers[unlike].bit
+        for number in near:
+            node = self._near.get(number)
+            worker = self.workers.get(node) if node is not None else None
+            if worker is not None and worker.bit & mask and self._has_room(worker, demand):
+                return worker
+        plain = mask & ~self._with_gpus
+        for among in (plain, mask & ~plain) if plain and not demand.asked.gpus else (mask,):
+            for level in self._levels:
+                found = level & among
+                while found:
+                    worker = self._of_bit[found & -found]
+                    if self._has_room(worker, demand):
+                        return worker
+                    found ^= worker.bit
+        return None
+
+    def _has_room(self, worker: Worker, demand: Demand) -> bool:
+        if not self._fits or worker.has_room(demand.asked):
+            return True
+        if not demand.full & worker.bit:
+            demand.full |= worker.bit
+            worker.refused.append(demand)
+        return False
+
+    def is_near(self, worker: Worker, near: tuple[int, ...]) -> bool:
+        """Whether the worker is the one that ran something near it last."""
+        return any(self._near.get(number) == worker.offer.node for number in near)
+
+    def hold(self, demand: Demand) -> bool:
+        """Keep the worker that has most left free for one of these alone, until there is room; whether there is one."""
+        found = demand.able & self.open & ~self._held
+        best: Worker | None = None
+        while found:
+            worker = self._of_bit[found & -found]
+            found ^= worker.bit
+            if best is None or (worker.level, worker.memory_bytes) < (best.level, best.memory_bytes):
+                best = worker
+        if best is None:
+            return False
+        demand.held = best.bit
+        self._held |= best.bit
+        return True
+
+    def let_go(self, demand: Demand) -> None:
+        """Keep no worker for it any more."""
+        self._held &= ~demand.held
+        demand.held = 0
+
+    def why_not(self, wanted: Wanted) -> Outcome:
+        """For people: why no worker that joined may run it."""
+        return Outcome("no_capable_worker", None, _why_not(wanted, self.workers.values(), self._resources))
+
+
+def _why_not(wanted: Wanted, workers: Iterable[Worker], resources: ResourceMatcher) -> str:
+    offers = [worker.offer for worker in workers]
+    none = f"none of the {len(offers)} workers that joined"
+    if wanted.pinned:
+        return f"the node {wanted.pinned} that alone may run it is not here, or cannot; `buildnet fleet ls` shows nodes"
+    plain = Wanted(wanted.key, wanted.requirements, wanted.timeout_s)
+    if wanted.asked != NOTHING and any(matches(plain, offer, resources) is not False for offer in offers):
+        return (
+            f"{none} has {wanted.asked.text}: {'; '.join(_capacities(offers))}; ask for less, or join a larger worker"
+        )
+    offered = frozenset[tuple[str, str]]().union(*(offer.properties for offer in offers))
+    required = frozenset((name, value) for name, value in wanted.requirements if name != CONSTRAINT)
+    unmet = sorted(required - offered)
+    if not unmet and wanted.constraints:
+        return (
+            f"{none} meets {', '.join(wanted.constraints)} ({resources.why_not(wanted.constraints)}); "
+            "ask `buildnet resources explain`, or join a worker that does"
+        )
+    words = ", ".join(f"{name}={value}" for name, value in unmet or sorted(required))
+    return f"{none} offers {words}; change the action's platform properties, or join a worker that does"
+
+
+def _capacities(offers: list[WorkerOffer]) -> Iterator[str]:
+    for offer in sorted(offers, key=lambda offer: offer.node)[:_TOLD_MAX]:
+        capacity = offer.capacity
+        yield f"{offer.node[:12]} has {capacity.text if capacity is not None else 'not told'}"
+    if len(offers) > _TOLD_MAX:
+        yield f"and {len(offers) - _TOLD_MAX} more"
