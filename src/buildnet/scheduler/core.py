@@ -3,7 +3,7 @@
 What it promises, and what tests/explore shows to break when the mechanism is switched off:
 an action that may be cached is published at most once at a time (join, fence); fences only rise; nobody is told a
 result before it is published; a worker's death strands nobody (requeue, lease deadlines); a worker is told until it
-hears (settle).
+hears (settle); what still runs after a break, or under a new controller, is not run again (adopt).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from buildnet.scheduler.events import (
     Published,
     Record,
     ResourcesChanged,
+    Restore,
     Settle,
     Stop,
     Tell,
@@ -53,7 +54,8 @@ _RETRIED: Final = frozenset({"sandbox_failed", "node_down", "storage_full", "int
 class Limits:
     """What bounds the scheduler. `attempts_max` counts assignments of one entry, whoever lost them.
 
-    What a lost worker offered counts as offered for `absent_worker_s` more: it may return.
+    What a lost worker offered counts as offered for `absent_worker_s` more: it may return. A lease of an earlier
+    controller waits `return_s` for its worker.
     """
 
     queue_length_max: int = 100_000
@@ -61,6 +63,7 @@ class Limits:
     lease_s: float = 4.0
     publications_max: int = 2
     absent_worker_s: float = 60.0
+    return_s: float = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,7 @@ class Mechanisms:
     fence: bool = True
     requeue: bool = True
     settle: bool = True
+    adopt: bool = True
 
 
 @dataclass(slots=True)
@@ -88,6 +92,8 @@ class _Entry:
     attempts: int = 0
     publications: int = 0
     avoid: str = ""
+    # The newest lease, while the entry is queued again because its worker was lost: it may come back with it.
+    lost: Lease | None = None
 
 
 @dataclass(slots=True)
@@ -101,7 +107,8 @@ class _Worker:
 
     @property
     def free(self) -> int:
-        return 0 if self.draining or self.cordoned else self.offer.slots - len(self.fences)
+        # What it comes back with may be more than it has slots for: results that wait to be settled count too.
+        return 0 if self.draining or self.cordoned else max(0, self.offer.slots - len(self.fences))
 
 
 class _NoResources:
@@ -155,6 +162,9 @@ class SchedulerCore:
         self._by_key: dict[ActionKey, int] = {}
         self._by_fence: dict[int, int] = {}
         self._by_operation: dict[str, int] = {}
+        # Leases whose worker may come back with them: of queued entries, and of those that wait for it until a time.
+        self._by_lost: dict[int, int] = {}
+        self._returning: dict[int, float] = {}
         # (priority, entry id): lower first, then first come. Entries that left the queue are passed over when met.
         self._queue: list[tuple[int, int]] = []
         self._queued = 0
@@ -170,7 +180,17 @@ class SchedulerCore:
         leases = (w.fences for w in self.workers.values())
         deadlines = [self.entries[self._by_fence[f]].deadline_s for fences in leases for f in fences]
         absences = [self._gone_at_s(lost_at_s) for _, lost_at_s in self._absent.values()]
-        return min(deadlines + absences, default=None)
+        return min((*deadlines, *absences, *self._returning.values()), default=None)
+
+    def holds(self, fence: int) -> bool:
+        """Whether a lease goes on: not ended, not taken back, not cancelled."""
+        entry = self._of_fence(fence)
+        return entry is not None and entry.state == "leased"
+
+    @property
+    def busy(self) -> int:
+        """Leases that go on with workers that are here."""
+        return sum(len(worker.fences) for worker in self.workers.values())
 
     def step(self, event: Event) -> list[Effect]:
         """Apply one event. Stale, repeated and unknown ids change nothing that matters."""
@@ -195,6 +215,32 @@ class SchedulerCore:
             outcome = Outcome("overloaded", None, f"{waiting} actions are queued already; try again later")
             effects.append(Tell(operation, "completed", outcome))
             return
+        entry = self._enter(operation, wanted, merged=merged)
+        effects.append(Record("action.submitted", None, wanted.key))
+        effects.append(Tell(operation, "queued"))
+        self._look(entry, effects)
+
+    def _restore(self, event: Restore, effects: list[Effect]) -> None:
+        """As `_want`, of what was accepted before: it has its entry in the ledger, and no bound refuses it."""
+        wanted, lease = event.wanted, event.lease
+        if event.operation in self._by_operation:
+            return
+        merged = not wanted.do_not_cache and self._on.join
+        if merged and (known := self._by_key.get(wanted.key)) is not None:
+            self._join(self.entries[known], Want(event.operation, wanted), effects)
+            return
+        entry = self._enter(event.operation, wanted, merged=merged)
+        if lease is None or not self._on.adopt:
+            self._look(entry, effects)
+            return
+        self._looking -= 1
+        entry.state, entry.lease = "leased", lease
+        # The death of a controller is never the attempt that is one too many.
+        entry.attempts = min(lease.attempt, self.limits.attempts_max - 1)
+        entry.deadline_s = self._returning[lease.fence] = self.now_s + self.limits.return_s
+        self._by_fence[lease.fence] = entry.id
+
+    def _enter(self, operation: str, wanted: Wanted, *, merged: bool) -> _Entry:
         entry = _Entry(self._entry_next, wanted, [operation], "looking")
         self._entry_next += 1
         self._looking += 1
@@ -202,8 +248,10 @@ class SchedulerCore:
         self._by_operation[operation] = entry.id
         if merged:
             self._by_key[wanted.key] = entry.id
-        effects.append(Record("action.submitted", None, wanted.key))
-        effects.append(Tell(operation, "queued"))
+        return entry
+
+    def _look(self, entry: _Entry, effects: list[Effect]) -> None:
+        wanted = entry.wanted
         if wanted.do_not_cache or wanted.skip_cache_lookup or not self._on.look_again:
             self._enqueue(entry)
             self._place(effects)
@@ -257,12 +305,42 @@ class SchedulerCore:
     def _worker_up(self, event: WorkerUp, effects: list[Effect]) -> None:
         if event.offer.node in self.workers:
             self._worker_lost(WorkerLost(event.offer.node), effects)
-        self.workers[event.offer.node] = _Worker(event.offer, cordoned=event.cordoned)
+        worker = self.workers[event.offer.node] = _Worker(event.offer, cordoned=event.cordoned)
         self._absent.pop(event.offer.node, None)
         for fence in event.running:
-            # Its lease was taken back when its session ended: somebody else has, or will have, the action.
-            effects.append(Stop(event.offer.node, fence, "the lease was lost with the session"))
+            if not self._adopt(worker, fence, effects):
+                # Somebody else has the action, or nobody wants it any more.
+                effects.append(Stop(event.offer.node, fence, "the lease was lost with the session"))
+        # What it had under an earlier controller and does not tell of, it does not run.
+        for entry in [self.entries[self._by_fence[fence]] for fence in self._returning]:
+            if entry.lease is not None and entry.lease.worker == event.offer.node:
+                self._take_back(entry, effects)
         self._place(effects)
+
+    def _adopt(self, worker: _Worker, fence: int, effects: list[Effect]) -> bool:
+        """Let an attempt go on whose action is wanted, leased to nobody else, and whose fence is its newest."""
+        returning = self._returning.pop(fence, None) is not None
+        entry_id = self._by_fence.get(fence) if returning else self._by_lost.get(fence)
+        if entry_id is None or not self._on.adopt:
+            return False
+        entry = self.entries[entry_id]
+        lease = entry.lease if returning else entry.lost
+        if lease is None or lease.worker != worker.offer.node:
+            if returning:
+                self._returning[fence] = entry.deadline_s
+            return False
+        if not returning:
+            # Its ticket is passed over when it is met.
+            self._queued -= 1
+            self._forget_lost(entry)
+        entry.state, entry.lease = "leased", lease
+        entry.deadline_s = self.now_s + self.limits.lease_s
+        worker.fences.add(fence)
+        self._by_fence[fence] = entry.id
+        effects.append(Record("action.adopted", lease, entry.wanted.key))
+        for operation in entry.followers:
+            effects.append(Tell(operation, "executing", worker=lease.worker, fence=fence))
+        return True
 
     def _worker_lost(self, event: WorkerLost, effects: list[Effect]) -> None:
         worker = self.workers.pop(event.worker, None)
@@ -273,7 +351,7 @@ class SchedulerCore:
         for fence in sorted(worker.fences):
             entry = self._of_fence(fence)
             if entry is not None and self._on.requeue:
-                self._take_back(entry, effects)
+                self._take_back(entry, effects, may_return=event.may_return)
         self._place(effects)
 
     def _drain(self, event: Drain, effects: list[Effect]) -> None:
@@ -368,12 +446,15 @@ class SchedulerCore:
             del self._absent[node]
         if not self._on.requeue:
             return
+        away = [fence for fence, until_s in self._returning.items() if until_s <= self.now_s]
+        for fence in away:
+            self._take_back(self.entries[self._by_fence[fence]], effects, may_return=True)
         late = [entry for entry in self.entries.values() if entry.state == "leased" and entry.deadline_s <= self.now_s]
         for entry in late:
             assert entry.lease is not None
             effects.append(Stop(entry.lease.worker, entry.lease.fence, "the lease ran out"))
             self._take_back(entry, effects)
-        if late or gone:
+        if late or gone or away:
             self._place(effects)
 
     def _gone_at_s(self, lost_at_s: float) -> float:
@@ -469,11 +550,12 @@ class SchedulerCore:
         )
         self._fence_next += 1
         self._queued -= 1
+        self._forget_lost(entry)
         entry.state, entry.lease = "leased", lease
         entry.deadline_s = self.now_s + self.limits.lease_s
         worker.fences.add(lease.fence)
         self._by_fence[lease.fence] = entry.id
-        effects.append(Assign(lease))
+        effects.append(Assign(lease, entry.followers[0]))
         effects.append(Record("action.assigned", lease, entry.wanted.key))
 
     def _release(self, entry: _Entry) -> None:
@@ -481,11 +563,17 @@ class SchedulerCore:
         if entry.lease is None:
             return
         self._by_fence.pop(entry.lease.fence, None)
+        self._returning.pop(entry.lease.fence, None)
         if (worker := self.workers.get(entry.lease.worker)) is not None:
             worker.fences.discard(entry.lease.fence)
         entry.lease = None
 
-    def _take_back(self, entry: _Entry, effects: list[Effect]) -> None:
+    def _forget_lost(self, entry: _Entry) -> None:
+        if entry.lost is not None:
+            del self._by_lost[entry.lost.fence]
+            entry.lost = None
+
+    def _take_back(self, entry: _Entry, effects: list[Effect], *, may_return: bool = False) -> None:
         lease = entry.lease
         self._release(entry)
         if lease is not None:
@@ -499,6 +587,9 @@ class SchedulerCore:
             effects.append(Record("action.failed", lease, entry.wanted.key, outcome))
             self._finish(entry, outcome, effects)
             return
+        if lease is not None and may_return:
+            entry.lost = lease
+            self._by_lost[lease.fence] = entry.id
         self._enqueue(entry)
         for operation in entry.followers:
             effects.append(Tell(operation, "queued"))
@@ -517,12 +608,14 @@ class SchedulerCore:
         elif entry.state == "looking":
             self._looking -= 1
         self._release(entry)
+        self._forget_lost(entry)
         del self.entries[entry.id]
         if self._by_key.get(entry.wanted.key) == entry.id:
             del self._by_key[entry.wanted.key]
 
     _HANDLERS: Final[dict[type, Callable[..., None]]] = {
         Want: _want,
+        Restore: _restore,
         Found: _found,
         WorkerUp: _worker_up,
         WorkerLost: _worker_lost,
