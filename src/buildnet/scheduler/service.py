@@ -11,6 +11,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from buildnet.errors import BuildNetError, NodeDown
@@ -97,7 +98,7 @@ class Scheduler:
         self._accepting = True
         self.serving = asyncio.Event()
         self._quiet = asyncio.Event()
-        self._publishing = 0
+        self._publishing: set[int] = set()
         self._lookups: deque[ev.Lookup] = deque()
         self._looking: asyncio.Task[None] | None = None
         self._when_kept: list[Callable[[BuildNetError | None], None]] = []
@@ -243,9 +244,7 @@ class Scheduler:
         """A session began."""
         self._links[offer.node] = link
         self._end_attempts_of(offer.node)
-        self._step(ev.WorkerUp(offer, running, cordoned))
-        if not self._accepting:
-            self._step(ev.Drain(offer.node))
+        self._step(ev.WorkerUp(offer, running, cordoned or not self._accepting))
 
     def worker_lost(self, node: str, *, may_return: bool = True) -> None:
         """A session ended."""
@@ -306,7 +305,10 @@ class Scheduler:
     def _step(self, event: ev.Event) -> None:
         # Leases that begin now must not begin at an older time.
         self._core.now_s = max(self._core.now_s, self._clock.monotonic_s())
-        for effect in self._core.step(event):
+        effects = self._core.step(event)
+        # A worker keeps its result until that is published: a start after a kill may have to ask for it again.
+        self._publishing |= {effect.lease.fence for effect in effects if isinstance(effect, ev.Publish)}
+        for effect in effects:
             self._apply(effect)
         self._deadline_changed.set()
         self._quiet.set()
@@ -328,8 +330,10 @@ class Scheduler:
                 if (link := self._links.get(effect.worker)) is not None:
                     link.cancel(effect.fence, effect.reason)
             case ev.Settle():
-                if (link := self._links.get(effect.worker)) is not None:
-                    link.settle(effect.fence)
+                if self._keeping is None:
+                    self._settle(effect.worker, effect.fence)
+                elif effect.fence not in self._publishing:
+                    self._once_kept(partial(self._settle_kept, effect.worker, effect.fence))
             case ev.Record():
                 self._record(_entry_of(effect, self._clock.now_unix_ms()))
 
@@ -369,6 +373,15 @@ class Scheduler:
 
         self._once_kept(send)
 
+    def _settle_kept(self, node: str, fence: int, error: BuildNetError | None) -> None:
+        # One that cannot be kept is told again by its worker, in its next session.
+        if error is None:
+            self._settle(node, fence)
+
+    def _settle(self, node: str, fence: int) -> None:
+        if (link := self._links.get(node)) is not None:
+            link.settle(fence)
+
     def _send(self, lease: Lease) -> None:
         if (link := self._links.get(lease.worker)) is not None:
             link.assign(lease)
@@ -392,7 +405,6 @@ class Scheduler:
                 act(failure)
 
     async def _publish(self, effect: ev.Publish) -> None:
-        self._publishing += 1
         try:
             outcome = await self._publisher.publish(effect.lease, effect.outcome, cacheable=effect.cacheable)
         except BuildNetError as error:
@@ -401,7 +413,9 @@ class Scheduler:
         except Exception:
             log.exception("publication failed inside")
             outcome = Outcome("internal", None, "publication failed; the server's log has the details")
-        self._publishing -= 1
+        self._publishing.discard(effect.lease.fence)
+        if self._keeping is not None:
+            self._settle(effect.lease.worker, effect.lease.fence)
         self._step(ev.Published(effect.entry, outcome))
 
     def _tell(self, effect: ev.Tell) -> None:
