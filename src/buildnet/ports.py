@@ -12,6 +12,7 @@ from typing import Protocol
 
 from buildnet.model.action import ActionKey, Lease, Outcome
 from buildnet.model.entry import Entry
+from buildnet.model.operation import Intended, Stored, StoredOperation
 from buildnet.model.resource import Resource
 
 
@@ -41,6 +42,10 @@ class ActionCache(Protocol):
 
     async def get(self, key: ActionKey) -> bytes | None:
         """The exact bytes of the stored ActionResult, or None when absent or incomplete."""
+        ...
+
+    async def get_each(self, keys: Sequence[ActionKey]) -> Sequence[bytes | None]:
+        """`get` of many, in their order; one that cannot be read is absent, and is said in the log."""
         ...
 
     async def put(self, key: ActionKey, result: bytes, entry_index: int) -> None:
@@ -81,6 +86,50 @@ class Ledger(Protocol):
 
         Repeat: not safe; each call appends again.
         """
+        ...
+
+
+class OperationStore(Protocol):
+    """What outlives the controller: operations that it accepted, and the newest lease of each action.
+
+    Writes take effect in the order of the calls, those of one moment all or none, and are not waited for: whoever
+    depends on one waits for `kept`. What it says of what is not there changes nothing.
+    """
+
+    def begin(self, operation: StoredOperation) -> None:
+        """An operation is being accepted. Its `number` is fresh."""
+        ...
+
+    def lease(self, lease: Lease, number: int, *, alone: bool) -> None:
+        """Operation `number` waits for this lease, with every other of its action unless it is `alone`."""
+        ...
+
+    def intend(self, fence: int, intended: Intended) -> None:
+        """A result is about to be made visible."""
+        ...
+
+    def end(self, operation: StoredOperation) -> None:
+        """An operation ended, as its `outcome` says."""
+        ...
+
+    def release(self, fence: int) -> None:
+        """A lease counts for nothing any more."""
+        ...
+
+    def forget(self, numbers: Sequence[int]) -> None:
+        """Operations that ended are remembered no longer."""
+        ...
+
+    async def kept(self) -> None:
+        """Return once all that was written before this call survives the end of the process.
+
+        Raises:
+            StorageFull, StateCorrupt: it cannot be written; it is tried again with what is written next.
+        """
+        ...
+
+    async def load(self) -> Stored:
+        """All that is kept."""
         ...
 
 

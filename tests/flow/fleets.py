@@ -59,7 +59,8 @@ class FleetHouse:
     async def up(self) -> AsyncIterator[Client]:
         """Serve; yields the administrator's client."""
         config = ControllerConfig(self.state, self.listen, worker=False, access=AccessConfig(anonymous="none"))
-        async with build_controller(config, clock=SystemClock()) as bridge:
+        async with build_controller(config, clock=SystemClock()) as built:
+            bridge = built.bridge
             self.listen = await bridge.serve(self.listen)
             try:
                 admin = self.token("admin", subject="ann")

@@ -44,15 +44,22 @@ from buildnet.edge.web import ledger as ledger_pages
 from buildnet.edge.web.app import application
 from buildnet.edge.web.asgi import Asgi
 from buildnet.edge.web.view import View
+from buildnet.ledger import queries
 from buildnet.ledger.cosigned import Cosigned
 from buildnet.ledger.log import LedgerLog, load_or_create_key
+from buildnet.model.action import Lease, Outcome
 from buildnet.model.entry import Entry, Value
+from buildnet.model.operation import Intended
+from buildnet.queue.store import SqliteOperations
 from buildnet.scheduler.core import Limits
 from buildnet.scheduler.holds import LiveActions
 from buildnet.scheduler.publish import OrderedPublisher
+from buildnet.scheduler.recovery import recover
 from buildnet.scheduler.service import Scheduler
 from buildnet.wire.native import translated
 
+# Of an orderly stop: for what runs, to end; then for calls that move bytes.
+_DRAIN_S: Final = 5.0
 _GRACE_S: Final = 5.0
 # A worker that was stopped for longer comes back with a new token; one that leaked is soon worth nothing.
 _WORKER_TOKEN_S: Final = 3600
@@ -71,15 +78,30 @@ class Ready:
     slots: int
 
 
-async def run_controller(config: ControllerConfig, announce: Callable[[Ready], None], stop: asyncio.Event) -> None:
-    """Serve until `stop` is set.
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A controller that is ready to serve."""
+
+    bridge: Bridge
+    scheduler: Scheduler
+
+
+async def run_controller(
+    config: ControllerConfig,
+    announce: Callable[[Ready], None],
+    stop: asyncio.Event,
+    stop_now: asyncio.Event | None = None,
+) -> None:
+    """Serve until `stop` is set; then let what runs end, within bounds, or not when `stop_now` is set too.
 
     Raises:
         BuildNetError: the state directory or the address cannot be used.
     """
     clock = SystemClock()
     descriptors = raise_limit()
-    async with build_controller(config, clock=clock) as bridge, asyncio.TaskGroup() as tasks:
+    leave, stop_now = asyncio.Event(), stop_now or asyncio.Event()
+    async with build_controller(config, clock=clock) as built, asyncio.TaskGroup() as tasks:
+        bridge = built.bridge
         address = await bridge.serve(config.listen)
         try:
             url = f"{'grpc' if config.tls is None else 'grpcs'}://{address}"
@@ -91,7 +113,7 @@ async def run_controller(config: ControllerConfig, announce: Callable[[Ready], N
                     local_url,
                     config.state,
                     config.slots,
-                    stop,
+                    leave,
                     token=_worker_tokens(config, clock),
                     renew_s=_WORKER_TOKEN_RENEWED_S,
                     monotonic_s=clock.monotonic_s,
@@ -101,14 +123,26 @@ async def run_controller(config: ControllerConfig, announce: Callable[[Ready], N
             with state.announced(config.state, asdict(ready)), hang_up_reopens(bridge):
                 announce(ready)
                 await stop.wait()
+                await _drained(built.scheduler, stop_now)
         finally:
             # The local worker hands over its last results before the door closes.
-            stop.set()
-            await bridge.stop(_GRACE_S)
+            leave.set()
+            await bridge.stop(0.0 if stop_now.is_set() else _GRACE_S)
+
+
+async def _drained(scheduler: Scheduler, stop_now: asyncio.Event) -> None:
+    """Take no more, and let what runs end; what does not in time goes on with its worker, for the next controller."""
+    scheduler.stop_accepting()
+    ends = {asyncio.ensure_future(scheduler.quiet()), asyncio.ensure_future(stop_now.wait())}
+    try:
+        await asyncio.wait(ends, timeout=_DRAIN_S, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for end in ends:
+            end.cancel()
 
 
 @asynccontextmanager
-async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> AsyncIterator[Bridge]:
+async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> AsyncIterator[Built]:
     """Open everything a controller stands on, lowest first; close it in reverse."""
     behind = parse_tiers(config.tiers)
     async with AsyncExitStack() as held:
@@ -134,6 +168,8 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
         fields: dict[str, Value] = {"controller": controller_id, "term": term, "version": __version__}
         await ledger.append([Entry("controller.started", clock.now_unix_ms(), fields)])
 
+        operations = SqliteOperations.open(directory / "queue", config.durability)
+        held.push_async_callback(operations.close)
         stores = NativeStores(store, tiers)
         logs = LogBook()
 
@@ -143,9 +179,14 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
         announcements = Announcements(
             Catalog(), Pins(directory / "keys" / "nodes"), clock, controller_id=controller_id, record=record
         )
+
+        async def intend(lease: Lease, outcome: Outcome, cacheable: bool) -> None:
+            operations.intend(lease.fence, Intended(outcome, cacheable, ledger.size))
+            await operations.kept()
+
         scheduler = Scheduler(
             cache=stores,
-            publisher=OrderedPublisher(stores, ledger, stores, clock),
+            publisher=OrderedPublisher(stores, ledger, stores, clock, intend),
             record=recorder.record,
             clock=clock,
             new_id=random_id,
@@ -154,9 +195,16 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
             fence_first=(term << 32) + 1,
             live=LiveActions(stores),
             resources=announcements,
+            store=operations,
         )
         announcements.follow(scheduler.resources_changed)
         await held.enter_async_context(_running(scheduler.run()))
+        await scheduler.serving.wait()
+
+        async def published_since(start: int) -> Mapping[int, int]:
+            return await ledger.look(queries.publications(start))
+
+        scheduler.restore(await recover(operations, stores, published_since, clock.now_unix_ms()))
         await held.enter_async_context(_running(announcements.run()))
         descriptions = Descriptions()
 
@@ -211,7 +259,7 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
             observed=observed(config, traces=traces_wanted()),
         )
         await held.enter_async_context(_running(report(bridge, ledger, witnesses.counts)))
-        yield bridge
+        yield Built(bridge, scheduler)
 
 
 def _worker_tokens(config: ControllerConfig, clock: SystemClock) -> Callable[[], str]:

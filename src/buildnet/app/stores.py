@@ -46,11 +46,21 @@ class NativeStores:
 
     async def get(self, key: ActionKey) -> bytes | None:
         """See ActionCache."""
-        with translated():
-            for instance in looked_up(key.instance):
-                result = await asyncio.to_thread(self._store.get_action_result, instance, key.digest.text)
-                if result is not None:
-                    return result
+        return (await self.get_each([key]))[0]
+
+    async def get_each(self, keys: Sequence[ActionKey]) -> Sequence[bytes | None]:
+        """See ActionCache."""
+        return await asyncio.to_thread(lambda: [self._found(key) for key in keys])
+
+    def _found(self, key: ActionKey) -> bytes | None:
+        try:
+            with translated():
+                for instance in looked_up(key.instance):
+                    result = self._store.get_action_result(instance, key.digest.text)
+                    if result is not None:
+                        return result
+        except BuildNetError as error:
+            log.warning("the action cache could not be read for %s: %s", key.digest.text, error)
         return None
 
     async def put(self, key: ActionKey, result: bytes, entry_index: int) -> None:

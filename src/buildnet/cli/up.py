@@ -81,7 +81,7 @@ def command(config: Path | None, as_json: bool, **given: Any) -> None:
         click.echo(f"BuildNET is ready at {ready.url} ({work}, state in {ready.state}); stop with Ctrl-C")
 
     async def role(stop: asyncio.Event, stop_now: asyncio.Event) -> None:
-        await run_controller(settings, announce, stop)
+        await run_controller(settings, announce, stop, stop_now)
 
     serve(role)
 

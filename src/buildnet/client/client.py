@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re as regular
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from buildnet._native import InputTree
 from buildnet.client import cache, ledger
 from buildnet.client.describe import Wish, action_of, command_of
 from buildnet.client.fleet import FleetCalls
+from buildnet.client.patience import Patience
 from buildnet.client.resources import NodeVerdict, ResourceNews, news_of
 from buildnet.client.results import ActionInfo, LogPiece, RunResult, result_of
 from buildnet.client.status import error_of_call, error_of_status
@@ -41,8 +43,8 @@ _RE: Final = "/build.bazel.remote.execution.v2."
 _CACHE: Final = "/buildnet.v1.CacheService/"
 _LEDGER: Final = "/buildnet.v1.LedgerService/"
 _RESOURCES: Final = "/buildnet.v1.ResourceService/"
-_ATTEMPTS_MAX: Final = 6
-_BACKOFF_S: Final = 0.1
+# How long a server may be away at a time, as when it is started anew, before that is an error.
+AWAY_S: Final = 60.0
 _BLOB_BYTES_MAX: Final = 64 << 20
 _CALL_TIMEOUT_S: Final = 60.0
 _STAGES: Final = {2: "queued", 3: "executing", 4: "completed"}
@@ -51,8 +53,14 @@ _OPTIONS: Final = [
     ("grpc.max_receive_message_length", 64 << 20),
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.enable_http_proxy", 0),
+    # The default grows to two minutes: a server that is started anew is back in seconds.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
 ]
 
+
+_ENTRY: Final = regular.compile(r"ledger entry ([0-9]+)")
 
 DEFAULT_ENVIRONMENT: Final = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
 
@@ -64,13 +72,17 @@ class Client:
         url: `grpc://HOST:PORT`, or `grpcs://HOST:PORT` for TLS.
         instance: REAPI instance name.
         credentials: what the server is verified by, and what it is shown.
+        away_s: for how long at a time `run` tries again to reach a server that has answered before.
 
     Raises:
         InvalidRequest: the URL or the credentials cannot be used.
     """
 
-    def __init__(self, url: str, *, instance: str = "", credentials: Credentials = NONE) -> None:
+    def __init__(
+        self, url: str, *, instance: str = "", credentials: Credentials = NONE, away_s: float = AWAY_S
+    ) -> None:
         self.url = url
+        self._patience = Patience(away_s)
         self.instance = instance
         self._credentials = credentials
         address = Address.parse(url)
@@ -152,7 +164,7 @@ class Client:
         """
         environment = DEFAULT_ENVIRONMENT if env is None else env
         wish = Wish(argv, outputs, environment, platform or {}, require, working_directory, timeout_s, do_not_cache)
-        action = await self._prepare(wish, inputs)
+        action = await self._patience.tried(lambda: self._prepare(wish, inputs))
         request = re.ExecuteRequest(
             instance_name=self.instance, action_digest=digest_message(action), skip_cache_lookup=skip_cache
         )
@@ -161,7 +173,7 @@ class Client:
             raise error_of_status(response.status)
         entry = None
         if not response.cached_result:
-            entry = (await self.action(_id_of(operation))).entry_index
+            entry = await self._entry_of(response, _id_of(operation))
         return result_of(response, action, operation, entry, self._link)
 
     async def _prepare(self, wish: Wish, inputs: Inputs) -> Digest:
@@ -185,10 +197,12 @@ class Client:
     ) -> tuple[str, re.ExecuteResponse]:
         name = ""
         logs: asyncio.Task[None] | None = None
+        absence = self._patience.absence()
         try:
-            for attempt in range(_ATTEMPTS_MAX):
+            while True:
                 try:
                     async for operation in self._operations(request, name):
+                        absence.over()
                         name = operation.name
                         if operation.done:
                             response = re.ExecuteResponse()
@@ -203,14 +217,15 @@ class Client:
                             logs = asyncio.ensure_future(self._forward(_id_of(name), on_log))
                         if on_stage is not None:
                             on_stage(_stage_of(operation))
-                except NotFound:
-                    # The server forgot the operation, most likely because it was started anew: ask again.
-                    name = ""
-                except NodeDown:
-                    if attempt + 1 == _ATTEMPTS_MAX:
+                    failure = NodeDown(f"{self.url} ended the stream before the action was done", url=self.url)
+                except NotFound as error:
+                    if not name:
                         raise
-                await asyncio.sleep(_BACKOFF_S * 2**attempt)
-            raise NodeDown(f"{self.url} ended every stream before the action was done", url=self.url)
+                    # The server forgot the operation: ask again.
+                    name, failure = "", NodeDown(error.message, url=self.url)
+                except NodeDown as error:
+                    failure = error
+                await absence.wait(failure)
         except asyncio.CancelledError:
             if name:
                 await self._give_up(name)
@@ -218,6 +233,13 @@ class Client:
         finally:
             if logs is not None:
                 logs.cancel()
+
+    async def _entry_of(self, response: re.ExecuteResponse, operation_id: str) -> int | None:
+        # The answer says so itself; a server that does not is asked.
+        told = _ENTRY.fullmatch(response.message)
+        if told is not None:
+            return int(told[1])
+        return (await self._patience.tried(lambda: self.action(operation_id))).entry_index
 
     def _operations(self, request: re.ExecuteRequest, name: str) -> AsyncIterator[operations_pb2.Operation]:
         if name:

@@ -61,6 +61,8 @@ class ExecutionService:
         progress: asyncio.Queue[Progress] = asyncio.Queue()
         operation_id = self._scheduler.submit(wanted, progress.put_nowait)
         self._describe(operation_id, described)
+        # Whoever knows its name may come back with it, to this controller or to the next.
+        await self._scheduler.kept(operation_id)
         async for message in self._follow(operation_id, wanted, progress, request):
             yield message
 

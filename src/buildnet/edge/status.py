@@ -69,7 +69,9 @@ def http_status(error: BuildNetError) -> int:
     return _HTTP_BY_CODE.get(error.code) or _HTTP_BY_GRPC.get(GRPC_CODES.get(error.code, INTERNAL), 500)
 
 
-def status_of(code: str, message: str, missing: tuple[str, ...] = (), field: str = "") -> status_pb2.Status:
+def status_of(
+    code: str, message: str, missing: tuple[str, ...] = (), field: str = "", retry_after_s: float = 0.0
+) -> status_pb2.Status:
     """A google.rpc.Status with the details that REAPI names.
 
     Missing blobs become one PreconditionFailure violation each, `MISSING` and `blobs/HASH/SIZE` (REAPI Execute).
@@ -84,9 +86,11 @@ def status_of(code: str, message: str, missing: tuple[str, ...] = (), field: str
         request = error_details_pb2.BadRequest()
         request.field_violations.add(field=field, description=message)
         status.details.add().Pack(request)
-    if code == "overloaded":
+    if code == "overloaded" and not retry_after_s:
+        retry_after_s = _OVERLOADED_RETRY_S
+    if retry_after_s:
         retry = error_details_pb2.RetryInfo()
-        retry.retry_delay.seconds = _OVERLOADED_RETRY_S
+        retry.retry_delay.FromNanoseconds(round(retry_after_s * 1e9))
         status.details.add().Pack(retry)
     info = error_details_pb2.ErrorInfo(reason=code, domain="buildnet")
     status.details.add().Pack(info)
@@ -96,5 +100,6 @@ def status_of(code: str, message: str, missing: tuple[str, ...] = (), field: str
 def to_status(error: BuildNetError) -> tuple[int, str, bytes]:
     """Code, text and serialised google.rpc.Status of an error that leaves as the status of a call."""
     missing = tuple(error.fields.get("digests", ())) if error.code == "blobs_missing" else ()
-    status = status_of(error.code, error.message, missing, str(error.fields.get("field", "")))
+    field, retry_after_s = str(error.fields.get("field", "")), float(error.fields.get("retry_after_s", 0.0))
+    status = status_of(error.code, error.message, missing, field, retry_after_s)
     return status.code, status.message, status.SerializeToString()

@@ -10,7 +10,8 @@ import os
 import sqlite3
 from pathlib import Path
 
-from buildnet.errors import StateCorrupt, StateNewer
+from buildnet.database import connected
+from buildnet.errors import StateCorrupt
 
 # 2: accounts. A ledger of 1 is opened as one of 2 without any account; one of 2 is not opened by what knows only 1.
 SCHEMA_VERSION = 2
@@ -76,25 +77,6 @@ def open_database(directory: Path, durability: str) -> sqlite3.Connection:
             f"{path}: {error}; restore the directory from a copy, or move it aside to begin a new ledger",
             path=str(path),
         ) from error
-
-
-def connected(path: Path, supported: int) -> tuple[sqlite3.Connection, int]:
-    """A database, made if it is not there, and the version of what it holds; 0 for nothing yet.
-
-    Raises:
-        StateNewer: it is beyond `supported`.
-    """
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    found: int = connection.execute("PRAGMA user_version").fetchone()[0]
-    if found > supported:
-        connection.close()
-        raise StateNewer(
-            f"{path} was written by a newer version (schema {found}, this one reads up to {supported}); upgrade",
-            path=str(path),
-            found=found,
-            supported=supported,
-        )
-    return connection, found
 
 
 def replace(path: Path, text: str, *, synced: bool, mode: int = 0o666) -> None:

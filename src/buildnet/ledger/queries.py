@@ -116,6 +116,21 @@ def result_entry(action: str, instance: str, start: int, end: int) -> Callable[[
     return read
 
 
+def publications(start: int) -> Callable[[sqlite3.Connection], dict[int, int]]:
+    """Fences that were published by the entries from `start` on, each with the index of its entry."""
+
+    def read(connection: sqlite3.Connection) -> dict[int, int]:
+        found: dict[int, int] = {}
+        query = "SELECT seq, body FROM leaf WHERE seq >= ? AND instr(body, ?) ORDER BY seq"
+        for seq, body in connection.execute(query, (start, b'"action.published"')):
+            fields = json.loads(body)
+            if fields["kind"] == "action.published":
+                found[fields["fence"]] = seq
+        return found
+
+    return read
+
+
 def tells_result(fields: dict[str, Any], action: str, instance: str) -> bool:
     """Whether an entry says that a result of this action became visible there."""
     if fields["kind"] == "action.published":

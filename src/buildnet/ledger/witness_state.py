@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from buildnet.database import connected
 from buildnet.errors import StateCorrupt, StorageFull
-from buildnet.ledger import files
 from buildnet.ledger import note as notes
 from buildnet.ledger.checkpoint import Verifier
 from buildnet.ledger.cosignature import Cosigner
@@ -49,7 +49,7 @@ class Witness:
         """
         path = directory / DATABASE
         try:
-            connection, found = files.connected(path, SCHEMA_VERSION)
+            connection, found = connected(path, SCHEMA_VERSION)
             # A size that was cosigned and is forgotten would let a log fork: each one is on the disk first.
             connection.execute("PRAGMA synchronous = FULL")
             if found == 0:

@@ -3,12 +3,14 @@
 What it promises, and what tests/explore shows to break when the mechanism is switched off:
 an action that may be cached is published at most once at a time (join, fence); fences only rise; nobody is told a
 result before it is published; a worker's death strands nobody (requeue, lease deadlines); a worker is told until it
-hears (settle). Whose turn it is decides `queue.py`, which worker `placement.py`; what runs and how it ends, this.
+hears (settle); what still runs after a break, or under a new controller, is not run again (adopt). Whose turn it is
+decides `queue.py`, which worker `placement.py`; what runs and how it ends, this.
 """
 
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
@@ -33,6 +35,7 @@ from buildnet.scheduler.events import (
     Published,
     Record,
     ResourcesChanged,
+    Restore,
     Settle,
     Stop,
     Tell,
@@ -77,6 +80,9 @@ class SchedulerCore:
         self._by_key: dict[ActionKey, int] = {}
         self._by_fence: dict[int, int] = {}
         self._by_operation: dict[str, int] = {}
+        # Leases whose worker may come back with them: of entries that are queued again, or wait for it until a time.
+        self._by_lost: dict[int, int] = {}
+        self._returning: dict[int, float] = {}
         # (time, fence), each never later than the fence's own deadline: a renewed lease is put right when it is met.
         self._deadlines: list[tuple[float, int]] = []
         self._stragglers: list[tuple[float, int]] = []
@@ -94,7 +100,8 @@ class SchedulerCore:
             times.append(deadline_s)
         if self._stragglers:
             times.append(self._stragglers[0][0])
-        # They are in the order in which they were lost.
+        # Both are in the order in which they end.
+        times += itertools.islice(self._returning.values(), 1)
         for _, lost_at_s in self.dispatch.absent.values():
             times.append(self._gone_at_s(lost_at_s))
             break
@@ -112,6 +119,15 @@ class SchedulerCore:
             else:
                 return deadline_s
         return None
+
+    def holds(self, fence: int) -> bool:
+        """Whether a lease goes on: not ended, not taken back, not cancelled."""
+        return self._attempt_of(fence) is not None or fence in self._returning
+
+    @property
+    def busy(self) -> int:
+        """Leases that go on with workers that are here."""
+        return sum(len(worker.fences) for worker in self.workers.values())
 
     def step(self, event: Event) -> list[Effect]:
         """Apply one event. Stale, repeated and unknown ids change nothing that matters."""
@@ -135,6 +151,33 @@ class SchedulerCore:
             self.dispatch.shares.forget(share)
             effects.append(Tell(operation, "completed", refusal))
             return
+        entry = self._enter(operation, wanted, share, merged=merged)
+        effects.append(Record("action.submitted", None, wanted.key))
+        effects.append(Tell(operation, "queued"))
+        self._look(entry, effects)
+
+    def _restore(self, event: Restore, effects: list[Effect]) -> None:
+        """As `_want`, of what was accepted before: it has its entry in the ledger, and no bound refuses it."""
+        wanted, lease = event.wanted, event.lease
+        if event.operation in self._by_operation:
+            return
+        merged = not wanted.do_not_cache and self._on.join
+        if merged and (known := self._by_key.get(wanted.key)) is not None:
+            self._join(self.entries[known], Want(event.operation, wanted), effects)
+            return
+        entry = self._enter(event.operation, wanted, self.dispatch.share_of(wanted), merged=merged)
+        if lease is None or not self._on.adopt:
+            self._look(entry, effects)
+            return
+        self._looking -= 1
+        self.dispatch.shares.go(entry.share)
+        entry.state = "returning"
+        # The death of a controller is never the attempt that is one too many.
+        entry.attempts = min(lease.attempt, self.limits.attempts_max - 1)
+        self._await(entry, lease)
+        self._returning[lease.fence] = self.now_s + self.limits.return_s
+
+    def _enter(self, operation: str, wanted: Wanted, share: Share, *, merged: bool) -> Entry:
         entry = Entry(self._entry_next, wanted, share, followers=[operation])
         entry.order = self.dispatch.ticket_of(wanted, self.now_s)
         self._entry_next += 1
@@ -144,8 +187,10 @@ class SchedulerCore:
         self._by_operation[operation] = entry.id
         if merged:
             self._by_key[wanted.key] = entry.id
-        effects.append(Record("action.submitted", None, wanted.key))
-        effects.append(Tell(operation, "queued"))
+        return entry
+
+    def _look(self, entry: Entry, effects: list[Effect]) -> None:
+        wanted = entry.wanted
         if wanted.do_not_cache or wanted.skip_cache_lookup or not self._on.look_again:
             self._enqueue(entry, effects)
             self._place(effects)
@@ -208,11 +253,65 @@ class SchedulerCore:
     def _worker_up(self, event: WorkerUp, effects: list[Effect]) -> None:
         if event.offer.node in self.workers:
             self._worker_lost(WorkerLost(event.offer.node), effects)
-        self.dispatch.joined(event.offer, cordoned=event.cordoned)
+        worker = self.dispatch.joined(event.offer, cordoned=event.cordoned)
         for fence in event.running:
-            # Its lease was taken back when its session ended: somebody else has, or will have, the action.
-            effects.append(Stop(event.offer.node, fence, "the lease was lost with the session"))
+            if not self._adopt(worker, fence, effects):
+                # Somebody else has the action, or nobody wants it any more.
+                effects.append(Stop(event.offer.node, fence, "the lease was lost with the session"))
+        # What it had under an earlier controller and does not tell of, it does not run.
+        for fence in list(self._returning):
+            lost = self.entries[self._by_lost[fence]].lost
+            if lost is not None and lost.worker == event.offer.node:
+                self._wait_no_more(fence, effects)
         self._fleet_changed(effects)
+
+    def _adopt(self, worker: Worker, fence: int, effects: list[Effect]) -> bool:
+        """Let an attempt go on whose action is wanted, leased to nobody else, and whose fence is its newest."""
+        entry_id = self._by_lost.get(fence)
+        entry = None if entry_id is None else self.entries[entry_id]
+        if entry is None or entry.lost is None or entry.lost.worker != worker.offer.node or not self._on.adopt:
+            return False
+        lease = replace(entry.lost, reserved=worker.reserved(entry.wanted.asked))
+        if entry.state == "queued":
+            # It was counted as a loss when its session ended.
+            entry.losses -= 1
+            self.dispatch.leave(entry)
+            self.dispatch.shares.go(entry.share)
+        self._forget_lost(entry)
+        self.dispatch.known(entry)
+        entry.state, entry.attempt = "leased", self._hold(entry, worker, lease)
+        effects.append(Record("action.adopted", lease, entry.wanted.key))
+        for operation in entry.followers:
+            effects.append(Tell(operation, "executing", worker=lease.worker, fence=fence))
+        return True
+
+    def _await(self, entry: Entry, lease: Lease) -> None:
+        """Its worker may come back with this lease."""
+        entry.lost = lease
+        self._by_lost[lease.fence] = entry.id
+
+    def _forget_lost(self, entry: Entry) -> None:
+        if entry.lost is not None:
+            del self._by_lost[entry.lost.fence]
+            self._returning.pop(entry.lost.fence, None)
+            entry.lost = None
+
+    def _returned(self, event: Done) -> tuple[Entry | None, Attempt | None]:
+        """What an earlier controller leased has ended: that one was told."""
+        entry = self.entries[self._by_lost[event.fence]]
+        lease = entry.lost
+        if lease is None or lease.worker != event.worker:
+            return None, None
+        self._forget_lost(entry)
+        return entry, Attempt(lease, 0, self.now_s, self.now_s)
+
+    def _wait_no_more(self, fence: int, effects: list[Effect], *, may_return: bool = False) -> None:
+        """What an earlier controller leased is run anew."""
+        entry = self.entries[self._by_lost[fence]]
+        lease = entry.lost
+        assert lease is not None
+        self._forget_lost(entry)
+        self._lose(entry, lease, effects, may_return=may_return)
 
     def _worker_lost(self, event: WorkerLost, effects: list[Effect]) -> None:
         worker = self.workers.get(event.worker)
@@ -225,7 +324,7 @@ class SchedulerCore:
         for fence in sorted(worker.fences):
             entry = self._of_fence(fence)
             if entry is not None and self._on.requeue:
-                self._take_back(entry, fence, effects)
+                self._take_back(entry, fence, effects, may_return=event.may_return)
         self._fleet_changed(effects)
 
     def _fleet_changed(self, effects: list[Effect]) -> None:
@@ -268,6 +367,8 @@ class SchedulerCore:
         entry, attempt = self._of_fence(event.fence), self._attempt_of(event.fence)
         if self._on.settle:
             effects.append(Settle(event.worker, event.fence))
+        if attempt is None and event.fence in self._returning:
+            entry, attempt = self._returned(event)
         if attempt is not None and attempt.lease.worker != event.worker:
             attempt = None
         if attempt is None and not self._on.fence:
@@ -358,6 +459,9 @@ class SchedulerCore:
         if not self._on.requeue:
             return
         late = False
+        for fence in [fence for fence, until_s in self._returning.items() if until_s <= self.now_s]:
+            self._wait_no_more(fence, effects, may_return=True)
+            late = True
         while (deadline_s := self._first_deadline_s()) is not None and deadline_s <= self.now_s:
             fence = self._deadlines[0][1]
             entry, attempt = self._of_fence(fence), self._attempt_of(fence)
@@ -434,7 +538,8 @@ class SchedulerCore:
             worker.reserved(wanted.asked),
         )
         self._fence_next += 1
-        effects.append(Assign(lease))
+        self._forget_lost(entry)
+        effects.append(Assign(lease, entry.followers[0]))
         effects.append(Record("action.assigned", lease, wanted.key))
         return self._hold(entry, worker, lease)
 
@@ -462,7 +567,7 @@ class SchedulerCore:
         elif entry.attempt is attempt:
             entry.attempt, entry.second = entry.second, None
 
-    def _take_back(self, entry: Entry, fence: int, effects: list[Effect]) -> None:
+    def _take_back(self, entry: Entry, fence: int, effects: list[Effect], *, may_return: bool = False) -> None:
         attempt = self._attempt_of(fence)
         if attempt is None:
             return
@@ -471,6 +576,10 @@ class SchedulerCore:
         if entry.attempt is not None:
             self._count(entry, "node_down")
             return
+        self._lose(entry, lease, effects, may_return=may_return)
+
+    def _lose(self, entry: Entry, lease: Lease, effects: list[Effect], *, may_return: bool) -> None:
+        """It waits for another worker, or for this one to come back with it."""
         self._avoid(entry, lease.worker)
         if not self._may_again(entry, "node_down"):
             outcome = Outcome(
@@ -481,6 +590,8 @@ class SchedulerCore:
             effects.append(Record("action.failed", lease, entry.wanted.key, outcome))
             self._finish(entry, outcome, effects)
             return
+        if may_return:
+            self._await(entry, lease)
         self._queue_again(entry, effects)
 
     def _finish(self, entry: Entry, outcome: Outcome, effects: list[Effect]) -> None:
@@ -496,6 +607,7 @@ class SchedulerCore:
         if entry.state == "looking":
             self._looking -= 1
         self.dispatch.leave(entry)
+        self._forget_lost(entry)
         for attempt in (entry.second, entry.attempt):
             if attempt is not None:
                 self._release(entry, attempt)
@@ -506,6 +618,7 @@ class SchedulerCore:
 
     _HANDLERS: Final[dict[type, Callable[..., None]]] = {
         Want: _want,
+        Restore: _restore,
         Found: _found,
         WorkerUp: _worker_up,
         WorkerLost: _worker_lost,

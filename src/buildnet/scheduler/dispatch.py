@@ -146,6 +146,12 @@ class Dispatch:
         self.waiting += 1
         return None
 
+    def known(self, entry: Waiting) -> None:
+        """It is to be counted as one of its like, though it did not wait."""
+        if entry.demand is None:
+            entry.demand = self._demand(entry.wanted, ()) or self._demand_of(entry.wanted, ())
+            entry.share = self.share_of(entry.wanted)
+
     def reordered(self, entry: Waiting, order: float) -> None:
         """Its turn comes sooner."""
         entry.order = order
@@ -176,10 +182,13 @@ class Dispatch:
                 del self._demands[idle]
             elif not avoid:
                 return None
+        found = self._demands[key] = self._demand_of(wanted, avoid)
+        return found
+
+    def _demand_of(self, wanted: Wanted, avoid: tuple[str, ...]) -> Demand:
         cpu_milli = self._cpu_milli(wanted)
         queue = FairQueue(self.shares.root, cpu_milli, self._is_waiting)
-        found = self._demands[key] = Demand(key, wanted, cpu_milli, queue)
-        return found
+        return Demand((wanted.requirements, wanted.asked, wanted.pinned, avoid), wanted, cpu_milli, queue)
 
     def _is_waiting(self, ticket: Ticket, branch: Branch) -> bool:
         entry = self._find(ticket[1])

@@ -8,7 +8,7 @@ from typing import Literal
 from buildnet.model.action import Lease
 from buildnet.scheduler.dispatch import DispatchLimits, DispatchMechanisms, Waiting
 
-EntryState = Literal["looking", "queued", "leased", "publishing"]
+EntryState = Literal["looking", "queued", "returning", "leased", "publishing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,8 @@ class Limits(DispatchLimits):
     """What bounds the scheduler. `attempts_max` counts assignments of one entry, whoever ended them; `losses_max` those
     whose worker was lost, `faults_max` those that the worker could not carry out.
 
-    What a lost worker offered counts as offered for `absent_worker_s` more: it may return. With `speculate`, what runs
+    What a lost worker offered counts as offered for `absent_worker_s` more: it may return. A lease of an earlier
+    controller waits `return_s` for its worker. With `speculate`, what runs
     `straggler_factor` times as long as its like, and `straggler_min_s` at least, is tried on a second worker too.
     """
 
@@ -27,6 +28,7 @@ class Limits(DispatchLimits):
     lease_s: float = 4.0
     publications_max: int = 2
     absent_worker_s: float = 60.0
+    return_s: float = 15.0
     speculate: bool = False
     straggler_factor: float = 3.0
     straggler_min_s: float = 30.0
@@ -41,6 +43,7 @@ class Mechanisms(DispatchMechanisms):
     fence: bool = True
     requeue: bool = True
     settle: bool = True
+    adopt: bool = True
     stop_loser: bool = True
 
 
@@ -64,6 +67,8 @@ class Entry(Waiting):
     attempt: Attempt | None = None
     second: Attempt | None = None
     published: Lease | None = None
+    # The newest lease, while the entry waits for anybody, or for its worker to come back with it.
+    lost: Lease | None = None
     attempts: int = 0
     losses: int = 0
     faults: int = 0

@@ -20,6 +20,18 @@ class Want:
 
 
 @dataclass(frozen=True, slots=True)
+class Restore:
+    """An operation that an earlier controller accepted and did not end.
+
+    `lease` is the newest of its action, if it had one: its worker may still run it, and is waited for.
+    """
+
+    operation: str
+    wanted: Wanted
+    lease: Lease | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """The answer to Lookup; `outcome` is None for a miss."""
 
@@ -114,6 +126,7 @@ class Tick:
 
 Event = (
     Want
+    | Restore
     | Found
     | WorkerUp
     | WorkerLost
@@ -142,9 +155,10 @@ class Lookup:
 
 @dataclass(frozen=True, slots=True)
 class Assign:
-    """Give the lease to its worker."""
+    """Give the lease to its worker; `operation` is one of those that wait for it."""
 
     lease: Lease
+    operation: str = ""
 
 
 @dataclass(frozen=True, slots=True)

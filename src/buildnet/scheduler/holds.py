@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Iterable
 
 from buildnet.errors import BuildNetError
 from buildnet.model.action import ActionKey
@@ -36,6 +37,12 @@ class LiveActions:
         if key not in self._live:
             # The action ended while its inputs were looked up.
             self._blobs.release_action(key)
+
+    async def hold_each(self, keys: Iterable[ActionKey]) -> None:
+        """Hold what many actions need, one after the other: after a start there may be a queue of them."""
+        for key in keys:
+            if key in self._live:
+                await self.hold(key)
 
     def ended(self, key: ActionKey) -> None:
         """An operation ended; after the last one nothing is held."""

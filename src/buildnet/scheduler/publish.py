@@ -1,4 +1,4 @@
-"""The one way a result becomes visible: blobs durable, entry committed, cache written, then the client is told.
+"""The one way a result becomes visible: blobs durable, intent kept, entry committed, cache written, the client told.
 
 The one meeting point of scheduler, ledger and action cache. It refuses to write a cache entry that the ledger does
 not hold, and to log a result whose blobs are not there.
@@ -6,7 +6,9 @@ not hold, and to log a result whose blobs are not there.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from buildnet.errors import BlobsMissing, BuildNetError
@@ -15,11 +17,18 @@ from buildnet.model.entry import Entry, Value
 from buildnet.model.posting import Move, caller_account, node_account
 from buildnet.ports import ActionCache, BlobStore, Clock, Ledger
 
+Intend = Callable[[Lease, Outcome, bool], Awaitable[None]]
+"""A lease, its outcome and whether it may be cached."""
+
 
 class OrderedPublisher:
     """Publisher over a BlobStore, a Ledger and an ActionCache."""
 
-    def __init__(self, blobs: BlobStore, ledger: Ledger, cache: ActionCache, clock: Clock) -> None:
+    def __init__(
+        self, blobs: BlobStore, ledger: Ledger, cache: ActionCache, clock: Clock, intend: Intend | None = None
+    ) -> None:
+        """`intend`: keeps what is about to be published; the next start ends what this process was killed in."""
+        self._intend = intend
         self._blobs = blobs
         self._ledger = ledger
         self._cache = cache
@@ -35,7 +44,10 @@ class OrderedPublisher:
             BuildNetError: the ledger or the cache refused; nothing is visible.
         """
         assert outcome.result is not None
-        missing = await self._blobs.missing_of_result(outcome.result)
+        # Both at once: what is intended counts only if the ledger has it too.
+        missing, _ = await asyncio.gather(
+            self._blobs.missing_of_result(outcome.result), self._keep(lease, outcome, cacheable=cacheable)
+        )
         if missing:
             raise BlobsMissing(
                 f"the result of {lease.key.digest} lacks {len(missing)} of its blobs", digests=list(missing)
@@ -45,6 +57,10 @@ class OrderedPublisher:
         if cached:
             await self._cache.put(lease.key, outcome.result, index)
         return replace(outcome, entry_index=index)
+
+    async def _keep(self, lease: Lease, outcome: Outcome, *, cacheable: bool) -> None:
+        if self._intend is not None:
+            await self._intend(lease, outcome, cacheable)
 
     def _entry(self, lease: Lease, outcome: Outcome, *, cached: bool) -> Entry:
         assert outcome.result is not None

@@ -1,6 +1,7 @@
 """The scheduler as a service: it feeds the core, applies its effects, and remembers operations. One loop owns it.
 
-It decides nothing: every decision is `core.step`. A lookup or publication that fails never strands a follower.
+It decides nothing: every decision is `core.step`. A lookup or publication that fails never strands a follower. What a
+client or a worker is told is kept first, where a store is given: the next controller goes on from there.
 """
 
 from __future__ import annotations
@@ -8,22 +9,39 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
-from buildnet.errors import BuildNetError
-from buildnet.model.action import Lease, Outcome, Wanted
+from buildnet.errors import BuildNetError, NodeDown
+from buildnet.model.action import ActionKey, Lease, Outcome, Wanted
 from buildnet.model.entry import Entry, Value
 from buildnet.model.node import WorkerOffer
-from buildnet.ports import ActionCache, Clock, Follower, Progress, Publisher, ResourceMatcher, WorkerLink
+from buildnet.model.operation import StoredOperation
+from buildnet.ports import (
+    ActionCache,
+    Clock,
+    Follower,
+    OperationStore,
+    Progress,
+    Publisher,
+    ResourceMatcher,
+    WorkerLink,
+)
 from buildnet.scheduler import core
 from buildnet.scheduler import events as ev
 from buildnet.scheduler.holds import LiveActions
+from buildnet.scheduler.keeping import Keeping
+from buildnet.scheduler.recovery import Recovered
 
 log = logging.getLogger(__name__)
 
 OPERATIONS_KEPT_MAX = 10_000
 OPERATIONS_KEPT_S = 600.0
+# Lookups that share one turn of a thread: a graph of thousands asks for all of them at once.
+_LOOKUPS_AT_ONCE = 500
+_RETRY_AFTER_S = 2.0
 
 Recorder = Callable[[Entry], None]
 
@@ -35,6 +53,8 @@ class Operation:
     id: str
     wanted: Wanted
     submitted_at_unix_ms: int
+    number: int = 0
+    client_id: str = ""
     progress: Progress = field(default_factory=lambda: Progress("queued"))
     fence: int | None = None
     completed_at_unix_ms: int | None = None
@@ -45,6 +65,12 @@ class Operation:
     async def wait_changed(self) -> None:
         """Return at the next change."""
         await self.changed.wait()
+
+    def stored(self) -> StoredOperation:
+        """As it outlives the controller."""
+        outcome = self.progress.outcome
+        told = (self.number, self.id, self.wanted, self.submitted_at_unix_ms, self.client_id)
+        return StoredOperation(*told, outcome, self.completed_at_unix_ms)
 
 
 class Scheduler:
@@ -63,8 +89,20 @@ class Scheduler:
         fence_first: int = 1,
         live: LiveActions | None = None,
         resources: ResourceMatcher = core.NO_RESOURCES,
+        store: OperationStore | None = None,
     ) -> None:
+        """`store`: what outlives this process; without one nothing does."""
         self._live = live
+        self._keeping = None if store is None else Keeping(store)
+        self._number_next = 1
+        self._accepting = True
+        self.serving = asyncio.Event()
+        self._quiet = asyncio.Event()
+        self._publishing: set[int] = set()
+        self._lookups: deque[ev.Lookup] = deque()
+        self._looking: asyncio.Task[None] | None = None
+        self._when_kept: list[Callable[[BuildNetError | None], None]] = []
+        self._keeping_task: asyncio.Task[None] | None = None
         self._core = core.SchedulerCore(limits, fence_first=fence_first, resources=resources)
         self._cache = cache
         self._publisher = publisher
@@ -83,6 +121,7 @@ class Scheduler:
         """Serve until cancelled: hold the tasks of lookups and publications, and tick when a deadline comes."""
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
+            self.serving.set()
             while True:
                 self._deadline_changed.clear()
                 deadline_s = self._core.next_deadline_s()
@@ -97,11 +136,59 @@ class Scheduler:
                 except TimeoutError:
                     self._step(ev.Tick(self._clock.monotonic_s()))
 
+    def restore(self, recovered: Recovered) -> None:
+        """Go on with what an earlier controller left, before the first client and worker come. `serving` is set."""
+        if self._keeping is not None:
+            self._keeping.restore(recovered)
+        self._number_next = recovered.number_next
+        leases = {waiting.operation.id: waiting.lease for waiting in recovered.waiting}
+        known = [*recovered.ended, *(waiting.operation for waiting in recovered.waiting)]
+        fresh: list[ActionKey] = []
+        for kept in sorted(known, key=lambda operation: operation.number):
+            operation = _operation_of(kept, self._clock)
+            self._operations[operation.id] = operation
+            if kept.outcome is not None:
+                self._ended.append(operation)
+                continue
+            if self._live is not None and self._live.began(kept.wanted.key):
+                fresh.append(kept.wanted.key)
+            self._step(ev.Restore(kept.id, kept.wanted, leases[kept.id]))
+        for lease, outcome in recovered.redo:
+            # As if its worker said so now: it said so before, and will not again.
+            self._step(ev.Done(lease.worker, lease.fence, outcome))
+        if fresh and self._live is not None:
+            self._spawn(self._live.hold_each(fresh))
+
+    def stop_accepting(self) -> None:
+        """Refuse new operations, and give no more work to workers: this process is to end."""
+        self._accepting = False
+        for node in list(self._core.workers):
+            self._step(ev.Drain(node))
+
+    async def quiet(self) -> None:
+        """Return once no lease goes on and nothing is being published."""
+        while self._core.busy or self._publishing:
+            self._quiet.clear()
+            await self._quiet.wait()
+
     # Clients.
 
-    def submit(self, wanted: Wanted, follower: Follower) -> str:
-        """Ask for a result; `follower` hears of every change, now and later. Returns the operation's id."""
-        operation = Operation(self._new_id(), wanted, self._clock.now_unix_ms())
+    def submit(self, wanted: Wanted, follower: Follower, *, client_id: str = "") -> str:
+        """Ask for a result; `follower` hears of every change, now and later. Returns the operation's id.
+
+        The id may be told to nobody before `kept` has returned.
+
+        Raises:
+            NodeDown: this controller is stopping.
+            Overloaded: the store cannot keep up.
+        """
+        if not self._accepting:
+            raise NodeDown("the controller is being stopped; ask again in a moment", retry_after_s=_RETRY_AFTER_S)
+        number, now_unix_ms = self._number_next, self._clock.now_unix_ms()
+        operation = Operation(self._new_id(), wanted, now_unix_ms, number, client_id)
+        if self._keeping is not None:
+            self._keeping.begin(operation.stored())
+        self._number_next += 1
         operation.followers.append(follower)
         self._operations[operation.id] = operation
         self._forget_old()
@@ -109,6 +196,21 @@ class Scheduler:
             self._spawn(self._live.hold(wanted.key))
         self._step(ev.Want(operation.id, wanted))
         return operation.id
+
+    async def kept(self, *operation_ids: str) -> None:
+        """Return once these operations, and all before them, outlive this process. Else they are cancelled.
+
+        Raises:
+            StorageFull, StateCorrupt: they cannot be kept.
+        """
+        if self._keeping is None:
+            return
+        try:
+            await self._keeping.kept()
+        except BuildNetError:
+            for operation_id in operation_ids:
+                self.cancel(operation_id)
+            raise
 
     def follow(self, operation_id: str, follower: Follower) -> None:
         """Hear of an operation's present state at once and of its changes later. Unknown ids are a bug."""
@@ -142,7 +244,7 @@ class Scheduler:
         """A session began."""
         self._links[offer.node] = link
         self._end_attempts_of(offer.node)
-        self._step(ev.WorkerUp(offer, running, cordoned))
+        self._step(ev.WorkerUp(offer, running, cordoned or not self._accepting))
 
     def worker_lost(self, node: str, *, may_return: bool = True) -> None:
         """A session ended."""
@@ -203,48 +305,104 @@ class Scheduler:
     def _step(self, event: ev.Event) -> None:
         # Leases that begin now must not begin at an older time.
         self._core.now_s = max(self._core.now_s, self._clock.monotonic_s())
-        for effect in self._core.step(event):
+        effects = self._core.step(event)
+        # A worker keeps its result until that is published: a start after a kill may have to ask for it again.
+        self._publishing |= {effect.lease.fence for effect in effects if isinstance(effect, ev.Publish)}
+        for effect in effects:
             self._apply(effect)
         self._deadline_changed.set()
+        self._quiet.set()
 
     def _apply(self, effect: ev.Effect) -> None:
         match effect:
             case ev.Tell():
                 self._tell(effect)
             case ev.Lookup():
-                self._spawn(self._lookup(effect))
+                self._lookups.append(effect)
+                if self._looking is None or self._looking.done():
+                    self._looking = self._spawn(self._look())
             case ev.Publish():
                 self._spawn(self._publish(effect))
-            case ev.Assign(lease=lease):
-                if (link := self._links.get(lease.worker)) is not None:
-                    link.assign(lease)
+            case ev.Assign():
+                self._assign(effect)
             case ev.Stop():
                 self._attempt_ended(effect.fence)
                 if (link := self._links.get(effect.worker)) is not None:
                     link.cancel(effect.fence, effect.reason)
             case ev.Settle():
-                if (link := self._links.get(effect.worker)) is not None:
-                    link.settle(effect.fence)
+                if self._keeping is None:
+                    self._settle(effect.worker, effect.fence)
+                elif effect.fence not in self._publishing:
+                    self._once_kept(partial(self._settle_kept, effect.worker, effect.fence))
             case ev.Record():
                 self._record(_entry_of(effect, self._clock.now_unix_ms()))
 
-    def _spawn(self, work: object) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         assert self._tasks is not None, "run() serves"
-        self._tasks.create_task(work)  # type: ignore[arg-type]
+        return self._tasks.create_task(work)
 
-    async def _lookup(self, effect: ev.Lookup) -> None:
-        outcome = None
-        try:
-            result = await self._cache.get(effect.key)
-            if result is not None:
-                outcome = Outcome("ok", result)
-        except BuildNetError as error:
-            # A cache that cannot be read is a miss: the action runs, and the cause is in the log.
-            log.warning("the action cache could not be read: %s", error)
-        except Exception:
-            # Also one of ours: a task that raises would end every other task of run().
-            log.exception("the lookup failed inside")
-        self._step(ev.Found(effect.entry, outcome))
+    async def _look(self) -> None:
+        while self._lookups:
+            asked = [self._lookups.popleft() for _ in range(min(len(self._lookups), _LOOKUPS_AT_ONCE))]
+            results: Sequence[bytes | None] = [None] * len(asked)
+            try:
+                results = await self._cache.get_each([effect.key for effect in asked])
+            except BuildNetError as error:
+                # A cache that cannot be read is a miss: the action runs, and the cause is in the log.
+                log.warning("the action cache could not be read: %s", error)
+            except Exception:
+                # Also one of ours: a task that raises would end every other task of run().
+                log.exception("the lookup failed inside")
+            for effect, result in zip(asked, results, strict=True):
+                self._step(ev.Found(effect.entry, None if result is None else Outcome("ok", result)))
+
+    def _assign(self, effect: ev.Assign) -> None:
+        lease, operation = effect.lease, self._operations.get(effect.operation)
+        if self._keeping is None or operation is None:
+            self._send(lease)
+            return
+        # Kept first: of the leases that workers may hold, the newest of an action is then always known.
+        self._keeping.lease(lease, operation.stored())
+
+        def send(error: BuildNetError | None) -> None:
+            if error is not None:
+                outcome = Outcome(error.code, None, f"the lease could not be kept: {error.message}", lease.worker)
+                self._step(ev.Done(lease.worker, lease.fence, outcome))
+            elif self._core.holds(lease.fence):
+                self._send(lease)
+
+        self._once_kept(send)
+
+    def _settle_kept(self, node: str, fence: int, error: BuildNetError | None) -> None:
+        # One that cannot be kept is told again by its worker, in its next session.
+        if error is None:
+            self._settle(node, fence)
+
+    def _settle(self, node: str, fence: int) -> None:
+        if (link := self._links.get(node)) is not None:
+            link.settle(fence)
+
+    def _send(self, lease: Lease) -> None:
+        if (link := self._links.get(lease.worker)) is not None:
+            link.assign(lease)
+
+    def _once_kept(self, act: Callable[[BuildNetError | None], None]) -> None:
+        """Do it once all that was written by now outlives this process, or with what kept it from that."""
+        self._when_kept.append(act)
+        if self._keeping_task is None or self._keeping_task.done():
+            self._keeping_task = self._spawn(self._keep())
+
+    async def _keep(self) -> None:
+        assert self._keeping is not None
+        while self._when_kept:
+            acts, self._when_kept = self._when_kept, []
+            failure: BuildNetError | None = None
+            try:
+                await self._keeping.kept()
+            except BuildNetError as error:
+                failure = error
+            for act in acts:
+                act(failure)
 
     async def _publish(self, effect: ev.Publish) -> None:
         try:
@@ -255,22 +413,41 @@ class Scheduler:
         except Exception:
             log.exception("publication failed inside")
             outcome = Outcome("internal", None, "publication failed; the server's log has the details")
+        self._publishing.discard(effect.lease.fence)
+        if self._keeping is not None:
+            self._settle(effect.lease.worker, effect.lease.fence)
         self._step(ev.Published(effect.entry, outcome))
 
     def _tell(self, effect: ev.Tell) -> None:
         operation = self._operations.get(effect.operation)
         if operation is None or operation.completed_at_unix_ms is not None:
             return
-        operation.progress = Progress(effect.stage, effect.outcome, effect.worker)
-        operation.fence = effect.fence
-        if effect.stage == "completed":
-            operation.completed_at_unix_ms = self._clock.now_unix_ms()
-            operation.completed_at_s = self._clock.monotonic_s()
-            self._ended.append(operation)
-            if self._live is not None:
-                self._live.ended(operation.wanted.key)
+        progress = Progress(effect.stage, effect.outcome, effect.worker)
+        if effect.stage != "completed":
+            self._say(operation, progress, effect.fence)
+            return
+        operation.completed_at_unix_ms = self._clock.now_unix_ms()
+        operation.completed_at_s = self._clock.monotonic_s()
+        if self._live is not None:
+            self._live.ended(operation.wanted.key)
+        if self._keeping is None:
+            self._end(operation, progress)
+            return
+        self._keeping.end(replace(operation.stored(), outcome=effect.outcome))
+        if effect.outcome is not None and effect.outcome.code == "ok":
+            # It would end in the same way again: the result is in the ledger, or in the cache.
+            self._end(operation, progress)
+        else:
+            self._once_kept(lambda error: self._end(operation, progress))
+
+    def _end(self, operation: Operation, progress: Progress) -> None:
+        self._ended.append(operation)
+        self._say(operation, progress, None)
+
+    def _say(self, operation: Operation, progress: Progress, fence: int | None) -> None:
+        operation.progress, operation.fence = progress, fence
         for follower in list(operation.followers):
-            follower(operation.progress)
+            follower(progress)
         operation.changed.set()
         operation.changed = asyncio.Event()
 
@@ -282,6 +459,19 @@ class Scheduler:
                 return
             self._ended.popleft()
             del self._operations[oldest.id]
+            if self._keeping is not None:
+                self._keeping.forget([oldest.number])
+
+
+def _operation_of(kept: StoredOperation, clock: Clock) -> Operation:
+    operation = Operation(kept.id, kept.wanted, kept.submitted_at_unix_ms, kept.number, kept.client_id)
+    if kept.outcome is not None and kept.completed_at_unix_ms is not None:
+        operation.progress = Progress("completed", kept.outcome, kept.outcome.worker)
+        operation.completed_at_unix_ms = kept.completed_at_unix_ms
+        # The monotonic clock began anew; a wall clock that was set back counts as no time.
+        ago_s = max(0.0, (clock.now_unix_ms() - kept.completed_at_unix_ms) / 1000)
+        operation.completed_at_s = clock.monotonic_s() - ago_s
+    return operation
 
 
 def _entry_of(effect: ev.Record, now_unix_ms: int) -> Entry:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from buildnet.errors import BlobsMissing
+from buildnet.errors import BlobsMissing, BuildNetError
 from buildnet.model.action import ActionKey, Lease, Outcome
+from buildnet.model.operation import Intended, Stored, StoredLease, StoredOperation
 from buildnet.ports import Progress
 
 
@@ -71,6 +72,10 @@ class MemoryCache:
             return None
         return self.results[key][0]
 
+    async def get_each(self, keys: Sequence[ActionKey]) -> Sequence[bytes | None]:
+        """See ports.ActionCache."""
+        return [await self.get(key) for key in keys]
+
     async def put(self, key: ActionKey, result: bytes, entry_index: int) -> None:
         """See ports.ActionCache."""
         self.asked.append("cache")
@@ -97,6 +102,84 @@ class HeldPublisher:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+
+class MemoryOperations:
+    """An OperationStore. `survivor` is what a start after a kill would find: all that was kept by then.
+
+    What is written is kept at once, or, with `hold`, when `let_go` is called; `broken` is what keeping raises.
+    """
+
+    def __init__(self, stored: Stored = Stored()) -> None:  # noqa: B008 - frozen
+        self._operations = {operation.number: operation for operation in stored.operations}
+        self._leases = {held.lease.fence: held for held in stored.leases}
+        self._kept: Stored = stored
+        self._going = asyncio.Event()
+        self._going.set()
+        self.broken: BuildNetError | None = None
+
+    def hold(self) -> None:
+        """Keep nothing from now on."""
+        self._going.clear()
+
+    def let_go(self) -> None:
+        """Keep all that was written."""
+        self._going.set()
+        self._keep()
+
+    def survivor(self) -> MemoryOperations:
+        """The store that the next start opens."""
+        return MemoryOperations(self._kept)
+
+    def _keep(self) -> None:
+        if self._going.is_set():
+            self._kept = Stored(
+                [self._operations[number] for number in sorted(self._operations)],
+                [self._leases[fence] for fence in sorted(self._leases)],
+            )
+
+    def begin(self, operation: StoredOperation) -> None:
+        """See ports.OperationStore."""
+        self._operations[operation.number] = operation
+        self._keep()
+
+    def lease(self, lease: Lease, number: int, *, alone: bool) -> None:
+        """See ports.OperationStore."""
+        self._leases[lease.fence] = StoredLease(lease, number, alone)
+        self._keep()
+
+    def intend(self, fence: int, intended: Intended) -> None:
+        """See ports.OperationStore."""
+        if fence in self._leases:
+            self._leases[fence] = replace(self._leases[fence], intended=intended)
+        self._keep()
+
+    def end(self, operation: StoredOperation) -> None:
+        """See ports.OperationStore."""
+        if operation.number in self._operations:
+            self._operations[operation.number] = operation
+        self._keep()
+
+    def release(self, fence: int) -> None:
+        """See ports.OperationStore."""
+        self._leases.pop(fence, None)
+        self._keep()
+
+    def forget(self, numbers: Sequence[int]) -> None:
+        """See ports.OperationStore."""
+        for number in numbers:
+            self._operations.pop(number, None)
+        self._keep()
+
+    async def kept(self) -> None:
+        """See ports.OperationStore."""
+        await self._going.wait()
+        if self.broken is not None:
+            raise self.broken
+
+    async def load(self) -> Stored:
+        """See ports.OperationStore."""
+        return self._kept
 
 
 @dataclass

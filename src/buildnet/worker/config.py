@@ -34,6 +34,7 @@ class WorkerConfig:
             `process`.
         settle_timeout_s: how long a draining worker without a session waits to hand over its last
             results.
+        away_timeout_s: for how long attempts run on, and their transfers are tried again, without a session.
         stop_timeout_s: how long a worker that was told to stop now waits for attempts that are
             stuck, in a transfer for example, before it leaves them behind.
     """
@@ -51,6 +52,7 @@ class WorkerConfig:
     credentials: Credentials = NONE
     durability: str = "process"
     settle_timeout_s: float = 10.0
+    away_timeout_s: float = 600.0
     stop_timeout_s: float = 5.0
     backoff_first_s: float = 0.1
     backoff_max_s: float = 5.0

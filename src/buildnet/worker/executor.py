@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 
 from google.protobuf.message import DecodeError
 
-from buildnet._native import Link, NativeError, Store, collect, remove_tree, stage
+from buildnet._native import NativeError, Store, collect, remove_tree, stage
 from buildnet.errors import (
     BlobsMissing,
     BuildNetError,
@@ -44,6 +44,7 @@ from buildnet.wire.native import translated
 from buildnet.wire.usage import describe_usage
 from buildnet.worker.attempt import Handle
 from buildnet.worker.lease_book import Assignment
+from buildnet.worker.patience import Transfers
 from buildnet.worker.program import check_program
 
 _T = TypeVar("_T")
@@ -116,7 +117,7 @@ class Executor:
     def __init__(
         self,
         store: Store,
-        link: Link,
+        link: Transfers,
         sandbox: Sandbox,
         scratch: Path,
         means: Means,

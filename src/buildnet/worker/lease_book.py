@@ -93,7 +93,12 @@ class StopAsked:
     """Leave now, results or not."""
 
 
-Event = Joined | Lost | Assigned | CancelAsked | Settled | Begun | Finished | DrainAsked | StopAsked
+@dataclass(frozen=True, slots=True)
+class Abandoned:
+    """The controller has been away for so long that it will not want what runs."""
+
+
+Event = Joined | Lost | Assigned | CancelAsked | Settled | Begun | Finished | DrainAsked | StopAsked | Abandoned
 
 
 # What is to be done about it.
@@ -208,6 +213,8 @@ def step(book: Book, event: Event) -> Step:
             return _drained(book)
         case StopAsked():
             return _stopped(book)
+        case Abandoned():
+            return _abandoned(book)
 
 
 def _joined(book: Book, event: Joined) -> Step:
@@ -291,10 +298,21 @@ def _stopped(book: Book) -> Step:
     if book.stopping:
         return book, told
     # Told to nobody: nobody cancelled these actions, so the loss of the session must move them.
-    running = {fence: replace(attempt, unwanted=True) for fence, attempt in book.running.items()}
-    kills = tuple(Kill(f, "the worker is stopping") for f, a in book.running.items() if not a.unwanted)
-    book = replace(book, stopping=True, running=MappingProxyType(running))
+    book, kills = _unwanted(replace(book, stopping=True), "the worker is stopping")
     return book, (*told, *kills)
+
+
+def _abandoned(book: Book) -> Step:
+    if book.joined:
+        return book, ()
+    # Results that wait to be settled cost nothing, and are kept.
+    return _unwanted(book, "the controller has been away for too long")
+
+
+def _unwanted(book: Book, reason: str) -> tuple[Book, tuple[Kill, ...]]:
+    running = {fence: replace(attempt, unwanted=True) for fence, attempt in book.running.items()}
+    kills = tuple(Kill(fence, reason) for fence, attempt in book.running.items() if not attempt.unwanted)
+    return replace(book, running=MappingProxyType(running)), kills
 
 
 def _if_joined(book: Book, *effects: Effect) -> tuple[Effect, ...]:

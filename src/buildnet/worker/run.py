@@ -27,6 +27,7 @@ from buildnet.worker.config import WorkerConfig
 from buildnet.worker.executor import Executor
 from buildnet.worker.identity import Randomness, identity_of, node_key, offered
 from buildnet.worker.inventory import Stocktaker
+from buildnet.worker.patience import PatientTransfers
 from buildnet.worker.session import Ready, Session
 
 _log = logging.getLogger(__name__)
@@ -73,10 +74,11 @@ async def run_worker(
         # One more than slots, so that a cancelled attempt's clean-up never waits for another's
         # upload.
         threads = ThreadPoolExecutor(config.slots + 1, thread_name_prefix="attempt")
+        patient = PatientTransfers(link, config.away_timeout_s, clock, rng)
         try:
             executor = Executor(
                 store,
-                link,
+                patient,
                 _sandbox(means.isolation),
                 config.state / "scratch",
                 means,
@@ -97,6 +99,7 @@ async def run_worker(
             async with _renewing(link, config.credentials), _beside(stock.run()):
                 await session.run(stop, stop_now or asyncio.Event())
         finally:
+            patient.give_up()
             link.close()
             threads.shutdown(wait=False, cancel_futures=True)
     finally:

@@ -89,6 +89,8 @@ class Session:
         self._slots = asyncio.Semaphore(config.slots)
         self._leaving = asyncio.Event()
         self._owing = asyncio.Event()
+        self._away = asyncio.Event()
+        self._here = asyncio.Event()
         self._ever_joined = False
         self._refused: InvalidRequest | None = None
         self._tasks: asyncio.TaskGroup
@@ -105,6 +107,7 @@ class Session:
                 tasks.create_task(self._when(stop, lease_book.DrainAsked())),
                 tasks.create_task(self._when(stop_now, lease_book.StopAsked())),
                 tasks.create_task(self._give_up_settling()),
+                tasks.create_task(self._give_up_running()),
                 tasks.create_task(self._give_up_stopping(stop_now)),
             ]
             talking = tasks.create_task(self._keep_talking())
@@ -132,6 +135,16 @@ class Session:
             if self._owing.is_set():
                 self._apply(lease_book.StopAsked())
 
+    async def _give_up_running(self) -> None:
+        """Stop what runs for a controller that stays away: it, or the next one, adopts what runs only for a while."""
+        while True:
+            await self._away.wait()
+            try:
+                await asyncio.wait_for(self._here.wait(), self._config.away_timeout_s)
+            except TimeoutError:
+                self._apply(lease_book.Abandoned())
+                await self._here.wait()
+
     async def _give_up_stopping(self, stop_now: asyncio.Event) -> None:
         await stop_now.wait()
         await asyncio.sleep(self._config.stop_timeout_s)
@@ -153,6 +166,8 @@ class Session:
                 case _:
                     self._outbox.put(messages.told(effect))
         book = self._book
+        (self._here if book.joined else self._away).set()
+        (self._away if book.joined else self._here).clear()
         if book.draining and not book.running and not book.joined:
             self._owing.set()
         else:

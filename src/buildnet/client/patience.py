@@ -1,0 +1,72 @@
+"""How a client bears the absence of its server: it tries again with growing delays, for a bounded time.
+
+Only a server that was reached before is waited for: an address where nobody is must fail at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+from buildnet.errors import NodeDown
+
+_T = TypeVar("_T")
+_FIRST_S: Final = 0.1
+_MAX_S: Final = 2.0
+
+
+class Absence:
+    """One wish among a server's absences."""
+
+    def __init__(self, patience: Patience) -> None:
+        self._patience = patience
+        self._began_s: float | None = None
+        self._delay_s = _FIRST_S
+
+    def over(self) -> None:
+        """The server has answered."""
+        self._patience.reached = True
+        self._began_s, self._delay_s = None, _FIRST_S
+
+    async def wait(self, failure: NodeDown) -> None:
+        """Wait before the next try.
+
+        Raises:
+            NodeDown: `failure`, once the server was away for too long, or was never there.
+        """
+        now_s = asyncio.get_running_loop().time()
+        if self._began_s is None:
+            self._began_s = now_s
+        if not self._patience.reached or now_s - self._began_s >= self._patience.away_s:
+            raise failure
+        await asyncio.sleep(self._delay_s)
+        self._delay_s = min(self._delay_s * 2, _MAX_S)
+
+
+class Patience:
+    """What a client knows of its server: whether it was ever reached, and for how long it is waited for."""
+
+    def __init__(self, away_s: float) -> None:
+        self.away_s = away_s
+        self.reached = False
+
+    def absence(self) -> Absence:
+        """For one wish."""
+        return Absence(self)
+
+    async def tried(self, call: Callable[[], Awaitable[_T]]) -> _T:
+        """Do what may be repeated, again while the server is away.
+
+        Raises:
+            NodeDown: it was away for too long, or was never reached.
+        """
+        absence = self.absence()
+        while True:
+            try:
+                answer = await call()
+            except NodeDown as error:
+                await absence.wait(error)
+            else:
+                absence.over()
+                return answer
