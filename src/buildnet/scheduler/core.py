@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from buildnet.model.action import CONSTRAINT, ActionKey, Lease, Outcome, Wanted
+from buildnet.model.action_spec import RESOURCE_PREFIX
 from buildnet.model.node import WorkerOffer
 from buildnet.ports import ResourceMatcher
 from buildnet.scheduler.events import (
@@ -127,6 +128,9 @@ def matches(wanted: Wanted, offer: WorkerOffer, resources: ResourceMatcher = NO_
     for name, value in wanted.requirements:
         if name == CONSTRAINT:
             constrained = True
+        elif name.startswith(RESOURCE_PREFIX):
+            # Amounts are asked for, not offered by name.
+            continue
         elif not (value == offer.tier if name == "tier" else (name, value) in offer.properties):
             return False
     return resources.meets(offer.node, wanted.constraints) if constrained else True
@@ -436,7 +440,11 @@ class SchedulerCore:
 
     def _unmet(self, wanted: Wanted) -> Outcome:
         offered = frozenset[tuple[str, str]]().union(*(worker.offer.properties for worker in self.workers.values()))
-        plain = frozenset((name, value) for name, value in wanted.requirements if name != CONSTRAINT)
+        plain = frozenset(
+            (name, value)
+            for name, value in wanted.requirements
+            if name != CONSTRAINT and not name.startswith(RESOURCE_PREFIX)
+        )
         unmet = sorted(plain - offered)
         if not unmet and wanted.constraints:
             return self._unmet_constraints(wanted)

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from buildnet.errors import BuildNetError
-from buildnet.model.action import Lease, Outcome, Wanted
+from buildnet.model.action import ActionKey, Lease, Outcome, Wanted
+from buildnet.model.digest import UNKNOWN
 from buildnet.model.entry import Entry, Value
 from buildnet.model.node import WorkerOffer
 from buildnet.ports import ActionCache, Clock, Follower, Progress, Publisher, ResourceMatcher, WorkerLink
@@ -40,6 +41,8 @@ class Operation:
     completed_at_unix_ms: int | None = None
     completed_at_s: float = 0.0
     followers: list[Follower] = field(default_factory=list)
+    # Set while the action is announced and cannot be asked for yet: ends it unasked.
+    withdraw: Callable[[], None] | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def wait_changed(self) -> None:
@@ -77,6 +80,7 @@ class Scheduler:
         # In the order in which they ended: one that runs for hours must not keep those that ended since.
         self._ended: deque[Operation] = deque()
         self._tasks: asyncio.TaskGroup | None = None
+        self._listeners: list[Callable[[str], None]] = []
         self._deadline_changed = asyncio.Event()
 
     async def run(self) -> None:
@@ -99,9 +103,36 @@ class Scheduler:
 
     # Clients.
 
-    def submit(self, wanted: Wanted, follower: Follower) -> str:
-        """Ask for a result; `follower` hears of every change, now and later. Returns the operation's id."""
-        operation = Operation(self._new_id(), wanted, self._clock.now_unix_ms())
+    def announce(self, operation_id: str, instance: str, caller: str, withdraw: Callable[[], None]) -> None:
+        """Make an operation known whose action is not: it waits for others. `submit` or `conclude` follows.
+
+        `withdraw` is called when somebody cancels it before.
+        """
+        placeholder = Wanted(ActionKey(instance, UNKNOWN), frozenset(), 0.0, caller=caller)
+        operation = Operation(operation_id, placeholder, self._clock.now_unix_ms(), Progress("waiting"))
+        operation.withdraw = withdraw
+        self._operations[operation_id] = operation
+        self._changed(operation_id)
+
+    def conclude(self, operation_id: str, outcome: Outcome) -> None:
+        """End an operation that was announced and will not be submitted."""
+        operation = self._operations[operation_id]
+        assert operation.withdraw is not None, "it was announced and not submitted"
+        self._tell(ev.Tell(operation_id, "completed", outcome))
+
+    def watch(self, listener: Callable[[str], None]) -> None:
+        """Hear the id of every operation that changes, for ever."""
+        self._listeners.append(listener)
+
+    def submit(self, wanted: Wanted, follower: Follower, operation_id: str = "") -> str:
+        """Ask for a result; `follower` hears of every change, now and later. Returns the operation's id.
+
+        `operation_id` is of one that was announced; else the operation is a new one.
+        """
+        operation = self._operations.get(operation_id) if operation_id else None
+        if operation is None:
+            operation = Operation(operation_id or self._new_id(), wanted, self._clock.now_unix_ms())
+        operation.wanted, operation.withdraw = wanted, None
         operation.followers.append(follower)
         self._operations[operation.id] = operation
         self._forget_old()
@@ -124,6 +155,10 @@ class Scheduler:
 
     def cancel(self, operation_id: str) -> None:
         """Stop an operation; one that has ended stays as it ended."""
+        operation = self._operations.get(operation_id)
+        if operation is not None and operation.withdraw is not None:
+            operation.withdraw()
+            return
         self._step(ev.Cancel(operation_id))
 
     def find_operation(self, operation_id: str) -> Operation | None:
@@ -267,12 +302,18 @@ class Scheduler:
             operation.completed_at_unix_ms = self._clock.now_unix_ms()
             operation.completed_at_s = self._clock.monotonic_s()
             self._ended.append(operation)
-            if self._live is not None:
+            announced, operation.withdraw = operation.withdraw is not None, None
+            if self._live is not None and not announced:
                 self._live.ended(operation.wanted.key)
         for follower in list(operation.followers):
             follower(operation.progress)
         operation.changed.set()
         operation.changed = asyncio.Event()
+        self._changed(operation.id)
+
+    def _changed(self, operation_id: str) -> None:
+        for listener in self._listeners:
+            listener(operation_id)
 
     def _forget_old(self) -> None:
         horizon_s = self._clock.monotonic_s() - OPERATIONS_KEPT_S
