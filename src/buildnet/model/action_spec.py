@@ -27,6 +27,7 @@ NAME_BYTES_MAX: Final = 255
 ITEMS_MAX: Final = 100_000
 _AMOUNT_MAX: Final = 1 << 60
 
+_PATH: Final = re.compile(r"(?!\.\.?(?:/|\Z))[^/\0]+(?:/(?!\.\.?(?:/|\Z))[^/\0]+)*")
 _VARIABLE: Final = re.compile(r"[^=\0]+")
 _REFERENCE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,254}")
 _PIN: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
@@ -197,16 +198,15 @@ def checked_path(path: str, where: str, *, may_be_root: bool = False) -> str:
     Raises:
         InvalidRequest: it is anything else.
     """
-    if may_be_root and not path:
+    if (may_be_root and not path) or (len(path) <= NAME_BYTES_MAX and path.isascii() and _PATH.fullmatch(path)):
         return path
-    parts = path.split("/")
-    if not path or "\0" in path or not _is_text(path) or any(part in ("", ".", "..") for part in parts):
+    if not _PATH.fullmatch(path) or not _is_text(path):
         raise InvalidRequest(
             f"{path[:200]!r} is not a path below the root; write it relative, without '.', '..', empty parts or a "
             "slash at an end",
             field=where,
         )
-    if len(path.encode()) > PATH_BYTES_MAX or any(len(part.encode()) > NAME_BYTES_MAX for part in parts):
+    if len(path.encode()) > PATH_BYTES_MAX or any(len(part.encode()) > NAME_BYTES_MAX for part in path.split("/")):
         raise InvalidRequest(
             f"the path {path[:64]!r}… is over {PATH_BYTES_MAX} bytes, or a part of it over {NAME_BYTES_MAX}",
             field=where,
@@ -234,7 +234,17 @@ def _inputs(inputs: Iterable[Input]) -> tuple[Input, ...]:
                 raise InvalidRequest(f"the input {one.path!r} names no action whose output it is", field="inputs")
             checked_path(one.output, "inputs")
         found.add(one)
-    return tuple(sorted(found, key=lambda one: (one.path, type(one).__name__, repr(one))))
+    return tuple(found) if len(found) < 2 else tuple(sorted(found, key=_order))
+
+
+def _order(one: Input) -> tuple[str, ...]:
+    match one:
+        case TreeInput():
+            return one.path, "tree", one.digest.text
+        case FileInput():
+            return one.path, "file", one.digest.text, str(one.executable)
+        case OutputInput():
+            return one.path, "output", one.action, one.output
 
 
 def _variables(variables: Mapping[str, str]) -> Pairs:
@@ -270,6 +280,8 @@ def _pins(pins: Mapping[str, str]) -> Iterable[str]:
 
 
 def _resources(resources: Resources) -> Resources:
+    if resources is NO_RESOURCES:
+        return resources
     amounts = (resources.cpu_milli, resources.memory_bytes, resources.disk_bytes, resources.gpus)
     if any(not 0 <= amount <= _AMOUNT_MAX for amount in amounts):
         raise InvalidRequest("an amount of a resource is below 0 or over 2^60", field="resources")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from buildnet.errors import InvalidRequest
 from buildnet.model.action_spec import (
+    NO_RESOURCES,
     ActionSpec,
     FileInput,
     Input,
@@ -65,7 +66,10 @@ def spec_of_message(message: action_pb2.ActionSpec) -> ActionSpec:
         TooLarge: there is too much of something.
     """
     timeout_s = message.timeout.ToNanoseconds() / 1e9 if message.HasField("timeout") else None
-    asked = message.resources
+    resources = NO_RESOURCES
+    if message.HasField("resources"):
+        asked = message.resources
+        resources = Resources(asked.cpu_milli, asked.memory_bytes, asked.disk_bytes, asked.gpus)
     return spec_of(
         message.arguments,
         inputs=[_input_of(one) for one in message.inputs],
@@ -74,7 +78,7 @@ def spec_of_message(message: action_pb2.ActionSpec) -> ActionSpec:
         working_directory=message.working_directory,
         outputs=message.outputs,
         effects=dict(message.effects),
-        resources=Resources(asked.cpu_milli, asked.memory_bytes, asked.disk_bytes, asked.gpus),
+        resources=resources,
         constraints=message.require,
         platform=[(one.name, one.value) for one in message.platform],
         secrets=dict(message.secrets),
@@ -101,11 +105,16 @@ def message_of_spec(spec: ActionSpec) -> action_pb2.ActionSpec:
         salt=spec.salt,
         priority=spec.priority,
     )
-    asked = spec.resources
-    message.resources.cpu_milli = asked.cpu_milli
-    message.resources.memory_bytes = asked.memory_bytes
-    message.resources.disk_bytes = asked.disk_bytes
-    message.resources.gpus = asked.gpus
+    if spec.resources != NO_RESOURCES:
+        asked = spec.resources
+        message.resources.CopyFrom(
+            action_pb2.ActionResources(
+                cpu_milli=asked.cpu_milli,
+                memory_bytes=asked.memory_bytes,
+                disk_bytes=asked.disk_bytes,
+                gpus=asked.gpus,
+            )
+        )
     if spec.timeout_s is not None:
         message.timeout.FromNanoseconds(round(spec.timeout_s * 1e9))
     return message
