@@ -3,7 +3,7 @@
     BuildNetError(code, retry, **fields)
      ├─ CallerError   fix the request      InvalidRequest NotFound Unauthenticated Forbidden
      │                                     Unimplemented TooLarge OutOfRange TransferRefused
-     ├─ Missing       supply it, ask again BlobsMissing OutputInvalid LeaseLost
+     ├─ Missing       supply it, ask again BlobsMissing OutputInvalid DependencyFailed LeaseLost
      ├─ Busy          wait                 Overloaded StorageFull
      ├─ Unreachable   another node         NodeDown NoCapableWorker DeadlinePassed Cancelled
      ├─ Untrusted     stop and record      DigestMismatch BadSignature Replayed Expired LedgerCorrupt
@@ -103,6 +103,12 @@ class OutputInvalid(Missing):
     """An action left an output that its Command does not allow. Fields: `path`."""
 
     code = "output_invalid"
+
+
+class DependencyFailed(Missing):
+    """An action of the graph whose output is taken has failed, or did not leave it. Fields: `action`, its name."""
+
+    code = "dependency_failed"
 
 
 class LeaseLost(Missing):

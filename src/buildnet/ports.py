@@ -6,11 +6,12 @@ implementation and every fake of buildnet.testing.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from buildnet.model.action import ActionKey, Lease, Outcome
+from buildnet.model.action import ActionKey, Lease, Outcome, Wanted
+from buildnet.model.action_spec import ActionSpec
 from buildnet.model.entry import Entry
 from buildnet.model.operation import Intended, Stored, StoredOperation
 from buildnet.model.resource import Resource
@@ -75,6 +76,29 @@ class BlobStore(Protocol):
 
     def release_action(self, key: ActionKey) -> None:
         """End what `hold_action` began; nothing happens when it did not."""
+        ...
+
+
+class Binder(Protocol):
+    """Makes of a spec what the scheduler is asked for."""
+
+    async def bind(self, spec: ActionSpec, instance: str, caller: str, results: Mapping[str, bytes]) -> Wanted:
+        """Put the action, its command and its input tree into the store.
+
+        Args:
+            spec: what is to be run.
+            instance: as in the key of its result.
+            caller: who asks, "" for nobody known.
+            results: exact bytes of the ActionResults of those whose outputs it takes, by their names in the graph.
+
+        Raises:
+            InvalidRequest: its inputs are in each other's way.
+            BlobsMissing: inputs are absent; every one is named.
+            DependencyFailed: another action did not leave what is taken from it.
+            BuildNetError: the store refused.
+
+        Repeat: safe.
+        """
         ...
 
 
@@ -180,7 +204,9 @@ class WorkerLink(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What a follower of an operation is told. `stage` is queued, executing or completed (REAPI ExecutionStage)."""
+    """What a follower of an operation is told. `stage` is queued, executing or completed (REAPI ExecutionStage), and
+    waiting before, for an action of a graph that others are to end for.
+    """
 
     stage: str
     outcome: Outcome | None = None

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from buildnet.app.admission import AccessConfig, TlsConfig, check
 from buildnet.errors import InvalidRequest, NodeDown
 from buildnet.ledger.cosignature import WitnessKey
+from buildnet.model.action_spec import is_ours
 from buildnet.model.credentials import NONE, Credentials
 from buildnet.sandbox.policy import SEARCH_PATH
 
@@ -21,6 +22,8 @@ DURABILITIES = ("process", "power")
 CACHE_SIZE_BYTES_MIN = 64 << 20
 SECRET_BYTES_MAX = 64 << 10
 WITNESSES_MAX = 16
+IGNORED_PROPERTIES = ("container-image",)
+IGNORED_PROPERTIES_MAX = 100
 WITNESS_INTERVAL_S_MAX = 86_400
 _OWN = frozenset(
     ("BUILDNET_TOKEN", "BUILDNET_TOKEN_FILE", "BUILDNET_CA_FILE", "BUILDNET_CERT_FILE", "BUILDNET_KEY_FILE")
@@ -72,7 +75,8 @@ class ControllerConfig:
     `durability` is what an acknowledged write survives: `process` the kill of any process, `power` also the loss of
     power (every acknowledgement waits for an fsync). `cache_size_bytes` and `cache_keep_s` are the store's own when
     None: what it holds at most, and for how long nothing is evicted that was used. `tiers` are `[[cache.tier]]` of the
-    configuration file as they are written there. `witnesses` are asked at most every `witness_interval_s`.
+    configuration file as they are written there. `witnesses` are asked at most every `witness_interval_s`. Platform
+    properties called as in `ignored_properties` need no worker that offers them.
     """
 
     state: Path
@@ -88,6 +92,7 @@ class ControllerConfig:
     tls: TlsConfig | None = None
     access: AccessConfig = field(default_factory=AccessConfig)
     access_log: AccessLogConfig | None = None
+    ignored_properties: tuple[str, ...] = IGNORED_PROPERTIES
 
     def __post_init__(self) -> None:
         if self.durability not in DURABILITIES:
@@ -103,6 +108,14 @@ class ControllerConfig:
             )
         if len(self.witnesses) > WITNESSES_MAX or len({one.key.key_id for one in self.witnesses}) < len(self.witnesses):
             raise InvalidRequest(f"name at most {WITNESSES_MAX} witnesses, each once", field="ledger.witnesses")
+        if len(self.ignored_properties) > IGNORED_PROPERTIES_MAX:
+            raise InvalidRequest(f"ignore at most {IGNORED_PROPERTIES_MAX} properties", field="ignored_properties")
+        for name in self.ignored_properties:
+            if not name or is_ours(name):
+                raise InvalidRequest(
+                    f"the property {name!r} decides what an action may do and cannot be ignored",
+                    field="ignored_properties",
+                )
         if not 1 <= self.witness_interval_s <= WITNESS_INTERVAL_S_MAX:
             raise InvalidRequest("witnesses are asked every 1 s to 1 d", field="ledger.witness_interval")
         check(self.listen, self.access, self.tls)

@@ -111,7 +111,7 @@ def _witnesses(value: Any, where: str, base: Path) -> tuple[WitnessConfig, ...]:
 
 
 KEYS: Final[Mapping[str, Mapping[str, Parse]]] = {
-    "controller": {"state": _path, "listen": _text, "slots": _number, "worker": _flag},
+    "controller": {"state": _path, "listen": _text, "slots": _number, "worker": _flag, "ignored_properties": _texts},
     "cache": {
         "size": _quantity(size_bytes_of),
         "keep": _quantity(duration_s_of),
@@ -213,6 +213,7 @@ def _assembled(settings: Settings) -> ControllerConfig:
         "controller.listen": "listen",
         "controller.slots": "slots",
         "controller.worker": "worker",
+        "controller.ignored_properties": "ignored_properties",
         "cache.durability": "durability",
         "cache.size": "cache_size_bytes",
         "cache.keep": "cache_keep_s",

@@ -27,6 +27,7 @@ from buildnet.catalog.catalog import Catalog
 from buildnet.catalog.pins import Pins
 from buildnet.edge.action import ActionService, Descriptions
 from buildnet.edge.announcements import Announcements
+from buildnet.edge.binder import StoreBinder
 from buildnet.edge.bridge import Bridge, Method
 from buildnet.edge.cache import CacheService
 from buildnet.edge.contracts import BYTE_CALLS, DECLARED, POOL, SERVICES
@@ -38,6 +39,7 @@ from buildnet.edge.reflection import ReflectionService
 from buildnet.edge.resources import ResourceService
 from buildnet.edge.results import ClientResults
 from buildnet.edge.status import to_status
+from buildnet.edge.submission import SubmissionService
 from buildnet.edge.unbuilt import unbuilt_methods
 from buildnet.edge.web import api, page
 from buildnet.edge.web import ledger as ledger_pages
@@ -52,6 +54,7 @@ from buildnet.model.entry import Entry, Value
 from buildnet.model.operation import Intended
 from buildnet.queue.store import SqliteOperations
 from buildnet.scheduler.core import Limits
+from buildnet.scheduler.graphs import Graphs
 from buildnet.scheduler.holds import LiveActions
 from buildnet.scheduler.publish import OrderedPublisher
 from buildnet.scheduler.recovery import recover
@@ -224,11 +227,16 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
             keep=partial(fleet_file.keep, directory),
         )
         await held.enter_async_context(_running(fleet.run()))
-        actions = ActionService(scheduler, logs, descriptions, stores.read)
+        ignored = config.ignored_properties
+        binder = StoreBinder(stores.read, stores.write, stores.missing_of_result, ignored)
+        graphs = Graphs(scheduler, binder, clock, random_id)
+        await held.enter_async_context(_running(graphs.run()))
+        actions = ActionService(scheduler, logs, descriptions, stores.read, graphs)
         methods: dict[str, Method] = {}
         for service in (
-            ExecutionService(scheduler, stores.read, descriptions.add),
+            ExecutionService(scheduler, stores.read, descriptions.add, ignored),
             actions,
+            SubmissionService(scheduler, graphs, binder, descriptions, actions.summary),
             LedgerService(ledger, store.entry_index, cosigned),
             CacheService(store, record),
             fleet,

@@ -79,6 +79,11 @@ class NativeStores:
         with translated():
             return self._store.get_bytes(digest)
 
+    def write(self, data: bytes) -> str:
+        """Store a small blob; *blocks*. Returns its digest text."""
+        with translated():
+            return self._store.put_bytes(data)
+
 
 def _held_name(key: ActionKey) -> str:
     return f"action {key.instance}:{key.digest.text}"

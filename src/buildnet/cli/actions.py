@@ -22,7 +22,7 @@ def command() -> None:
 
 
 def _facts(info: ActionInfo) -> dict[str, object]:
-    return {**asdict(info), "action": info.action.text}
+    return {**asdict(info), "action": info.action and info.action.text}
 
 
 @command.command("ls", epilog="Example: buildnet actions ls --limit 20")

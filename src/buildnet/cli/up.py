@@ -16,6 +16,7 @@ KEYS: Final = {
     "listen": "controller.listen",
     "slots": "controller.slots",
     "no_worker": "controller.worker",
+    "ignored_properties": "controller.ignored_properties",
     "durability": "cache.durability",
     "cache_size": "cache.size",
     "cache_keep": "cache.keep",
@@ -42,6 +43,11 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--listen", help="Address; port 0 takes a free one.  [default: 127.0.0.1:8980]")
 @click.option("--slots", type=int, help="Actions the local worker runs at once.  [default: one a processor]")
 @click.option("--no-worker", is_flag=True, default=None, help="Run no actions here; others may join.")
+@click.option(
+    "--ignored-properties",
+    metavar="NAMES",
+    help="Platform properties that no worker need offer, by commas.  [default: container-image]",
+)
 @click.option(
     "--durability",
     type=click.Choice(["process", "power"]),
@@ -100,6 +106,8 @@ def overrides(given: dict[str, Any]) -> dict[str, Any]:
         settings["cache.keep"] = duration_s_of(keep, "--cache-keep")
     if interval := given.get("witness_interval"):
         settings["ledger.witness_interval"] = duration_s_of(interval, "--witness-interval")
+    if (names := given.get("ignored_properties")) is not None:
+        settings["controller.ignored_properties"] = tuple(name.strip() for name in names.split(",") if name.strip())
     if witnesses := given.get("witness"):
         settings["ledger.witnesses"] = tuple(WitnessConfig.parse(*one.partition("=")[::2]) for one in witnesses)
     return settings

@@ -9,22 +9,27 @@
 `Client` is the same with `await`.
 """
 
+from buildnet.client.actions import ActionFilter
 from buildnet.client.client import Client
 from buildnet.client.fleet import NodeInfo
 from buildnet.client.results import ActionInfo, LogPiece, Output, RunResult
+from buildnet.client.submission import GraphOutcome, SubmittedGraph
 from buildnet.client.sync import SyncClient, connect
 from buildnet.model.credentials import Credentials
 from buildnet.model.digest import Digest
 
 __all__ = [
+    "ActionFilter",
     "ActionInfo",
     "Client",
     "Credentials",
     "Digest",
+    "GraphOutcome",
     "LogPiece",
     "NodeInfo",
     "Output",
     "RunResult",
+    "SubmittedGraph",
     "SyncClient",
     "connect",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re as regular
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -14,12 +14,14 @@ import grpc
 
 from buildnet._native import InputTree
 from buildnet.client import cache, ledger
+from buildnet.client.actions import ALL, ActionFilter, info_of
 from buildnet.client.describe import Wish, action_of, command_of
 from buildnet.client.fleet import FleetCalls
 from buildnet.client.patience import Patience
 from buildnet.client.resources import NodeVerdict, ResourceNews, news_of
 from buildnet.client.results import ActionInfo, LogPiece, RunResult, result_of
 from buildnet.client.status import error_of_call, error_of_status
+from buildnet.client.submission import SubmissionCalls
 from buildnet.dial import channel_of, link_of, metadata_of
 from buildnet.errors import BadSignature, BuildNetError, InvalidRequest, NodeDown, NotFound
 from buildnet.ledger.checkpoint import Verifier
@@ -31,7 +33,7 @@ from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_
 from buildnet.wire._gen.buildnet.v1 import action_pb2, cache_pb2, ledger_pb2, resource_pb2
 from buildnet.wire._gen.google.longrunning import operations_pb2
 from buildnet.wire._gen.google.protobuf import empty_pb2
-from buildnet.wire.actions import digest_message, digest_of
+from buildnet.wire.actions import digest_message
 from buildnet.wire.announcements import resource_of
 from buildnet.wire.native import translated
 
@@ -48,7 +50,6 @@ AWAY_S: Final = 60.0
 _BLOB_BYTES_MAX: Final = 64 << 20
 _CALL_TIMEOUT_S: Final = 60.0
 _STAGES: Final = {2: "queued", 3: "executing", 4: "completed"}
-_STATES: Final = {1: "queued", 2: "executing", 3: "completed", 4: "failed", 5: "cancelled"}
 _OPTIONS: Final = [
     ("grpc.max_receive_message_length", 64 << 20),
     ("grpc.keepalive_time_ms", 20_000),
@@ -89,6 +90,7 @@ class Client:
         self._link = link_of(address, credentials, instance=instance)
         self._channel = channel_of(address, credentials, _OPTIONS)
         self.fleet = FleetCalls(self._unary, self._stream)
+        self.submissions = SubmissionCalls(self._unary, self._upload, self._stream, self._link, instance)
 
     async def __aenter__(self) -> Client:
         return self
@@ -107,6 +109,13 @@ class Client:
         call = self._channel.unary_unary(path, type(request).SerializeToString, response.FromString)
         try:
             return await call(request, timeout=_CALL_TIMEOUT_S, metadata=metadata_of(self._credentials))
+        except grpc.aio.AioRpcError as error:
+            raise error_of_call(error, self.url) from error
+
+    async def _upload(self, path: str, requests: Iterator[Any], response: type[Any]) -> Any:
+        call = self._channel.stream_unary(path, lambda message: message.SerializeToString(), response.FromString)
+        try:
+            return await call(requests, timeout=_CALL_TIMEOUT_S, metadata=metadata_of(self._credentials))
         except grpc.aio.AioRpcError as error:
             raise error_of_call(error, self.url) from error
 
@@ -296,18 +305,18 @@ class Client:
 
     # What happens.
 
-    async def actions(self, *, limit: int = 100) -> list[ActionInfo]:
+    async def actions(self, *, limit: int = 100, only: ActionFilter = ALL) -> list[ActionInfo]:
         """Operations in flight and the newest that ended, newest first."""
-        request = action_pb2.ListActionsRequest(page_size=limit)
+        request = action_pb2.ListActionsRequest(page_size=limit, filter=only.message())
         path = "/buildnet.v1.ActionService/ListActions"
         answer = await self._unary(path, request, action_pb2.ListActionsResponse)
-        return [_info(summary) for summary in answer.actions]
+        return [info_of(summary) for summary in answer.actions]
 
     async def action(self, operation_id: str) -> ActionInfo:
         """One operation, by its id or an unambiguous beginning of it."""
         request = action_pb2.GetActionRequest(id=operation_id)
         path = "/buildnet.v1.ActionService/GetAction"
-        return _info(await self._unary(path, request, action_pb2.ActionSummary))
+        return info_of(await self._unary(path, request, action_pb2.ActionSummary))
 
     async def cancel(self, operation_id: str) -> None:
         """Stop one operation."""
@@ -533,22 +542,3 @@ def _entries(inputs: Inputs) -> list[tuple[str, str | bytes]]:
             )
         entries.append((str(path), str(path)))
     return entries
-
-
-def _info(summary: action_pb2.ActionSummary) -> ActionInfo:
-    completed = summary.completed_at.ToNanoseconds() / 1e9 if summary.HasField("completed_at") else None
-    return ActionInfo(
-        id=summary.id,
-        action=digest_of(summary.action_digest),
-        instance=summary.instance_name,
-        state=_STATES.get(summary.state, "unknown"),
-        worker=summary.worker,
-        exit_code=summary.exit_code,
-        error_code=summary.error_code,
-        message=summary.message,
-        cached=summary.cached,
-        entry_index=summary.entry_index if summary.has_entry else None,
-        arguments=tuple(summary.command_arguments),
-        submitted_at_unix_s=summary.submitted_at.ToNanoseconds() / 1e9,
-        completed_at_unix_s=completed,
-    )

@@ -91,10 +91,14 @@ class LogPiece:
 
 @dataclass(frozen=True, slots=True)
 class ActionInfo:
-    """One operation as the server lists it; times are Unix seconds."""
+    """One operation as the server lists it; times are Unix seconds.
+
+    `state` is waiting, queued, executing, completed, failed or cancelled; `action` is None while it waits for others of
+    its `graph`. `target`, `mnemonic` and `invocation` are what a build tool said.
+    """
 
     id: str
-    action: Digest
+    action: Digest | None
     instance: str
     state: str
     worker: str
@@ -106,6 +110,11 @@ class ActionInfo:
     arguments: tuple[str, ...]
     submitted_at_unix_s: float
     completed_at_unix_s: float | None
+    graph: str = ""
+    graph_name: str = ""
+    target: str = ""
+    mnemonic: str = ""
+    invocation: str = ""
 
 
 def result_of(

@@ -1,35 +1,34 @@
-"""ActionService: what runs and what ran, by operation id, and what it prints while it runs."""
+"""ActionService: what waits, runs and ran, by operation id, how it ended, and what it prints while it runs."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from itertools import islice
 
+from buildnet.edge import action_filter
 from buildnet.edge.bridge import Call, Method
-from buildnet.edge.execution import check_may_stop
+from buildnet.edge.execution import check_may_stop, outcome_status
+from buildnet.edge.fleet_watch import Watchers
 from buildnet.edge.logs import LogBook
-from buildnet.errors import NotFound
+from buildnet.errors import InvalidRequest, NotFound
 from buildnet.model.caller import Caller, public_instance
+from buildnet.scheduler.graphs import Graphs
 from buildnet.scheduler.service import Operation, Scheduler
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.buildnet.v1 import action_pb2, fleet_pb2
 from buildnet.wire.actions import Described, digest_message, digest_of
+from buildnet.wire.operations import response_of
 
 _ACTION = "/buildnet.v1.ActionService/"
 _LIST_MAX = 1000
 _ARGUMENTS_SHOWN = 8
-_DESCRIBED_MAX = 20_000
+_DESCRIBED_MAX = 50_000
 _STORED_CHUNK_BYTES = 256 << 10
 # Larger logs are read as blobs, in pieces: `buildnet cas get`.
 _STORED_BYTES_MAX = 64 << 20
 _PREFIX_MIN = 4
-
-_STATES = {
-    "queued": action_pb2.ACTION_STATE_QUEUED,
-    "executing": action_pb2.ACTION_STATE_EXECUTING,
-    "completed": action_pb2.ACTION_STATE_COMPLETED,
-}
 
 
 class Descriptions:
@@ -40,7 +39,8 @@ class Descriptions:
 
     def add(self, operation_id: str, described: Described) -> None:
         """Remember one."""
-        self._known[operation_id] = described
+        # What is shown is kept: a command of a megabyte is not.
+        self._known[operation_id] = replace(described, arguments=described.arguments[:_ARGUMENTS_SHOWN])
         while len(self._known) > _DESCRIBED_MAX:
             self._known.popitem(last=False)
 
@@ -53,9 +53,17 @@ class ActionService:
     """What runs and what ran."""
 
     def __init__(
-        self, scheduler: Scheduler, logs: LogBook, descriptions: Descriptions, read: Callable[[str], bytes]
+        self,
+        scheduler: Scheduler,
+        logs: LogBook,
+        descriptions: Descriptions,
+        read: Callable[[str], bytes],
+        graphs: Graphs,
     ) -> None:
         self._scheduler = scheduler
+        self._graphs = graphs
+        self._watchers = Watchers("actions")
+        scheduler.watch(self._watchers.changed)
         self._logs = logs
         self._descriptions = descriptions
         self._read = read
@@ -66,6 +74,10 @@ class ActionService:
         return {
             _ACTION + "ListActions": Method("unary", self.list_actions, pb.ListActionsRequest, pb.ListActionsResponse),
             _ACTION + "GetAction": Method("unary", self.get_action, pb.GetActionRequest, pb.ActionSummary),
+            _ACTION + "GetResult": Method("unary", self.get_result, pb.GetResultRequest, re.ExecuteResponse),
+            _ACTION + "WatchActions": Method(
+                "server_stream", self.watch_actions, pb.WatchActionsRequest, pb.ActionEvent
+            ),
             _ACTION + "StreamLogs": Method("server_stream", self.stream_logs, pb.StreamLogsRequest, pb.LogRecord),
             _ACTION + "CancelAction": Method(
                 "unary", self.cancel_action, pb.CancelActionRequest, pb.CancelActionResponse
@@ -75,35 +87,90 @@ class ActionService:
     def list_actions(self, request: action_pb2.ListActionsRequest, call: Call) -> action_pb2.ListActionsResponse:
         """Operations, newest first."""
         limit = min(request.page_size or 100, _LIST_MAX)
-        start = int(request.page_token) if request.page_token.isdigit() else 0
+        fits = self._fitting(request.filter, call.caller)
+        after = action_filter.after_of(request.page_token)
+        known = action_filter.later(self._scheduler.operations(), after)
         # No more summaries are made than are wanted, and one to know whether there are more: many operations are known.
-        chosen = [self._summary(o) for o in islice(self._chosen(request, call.caller), start, start + limit + 1)]
-        answer = action_pb2.ListActionsResponse(actions=chosen[:limit])
+        chosen = list(islice(filter(fits, known), limit + 1))
+        answer = action_pb2.ListActionsResponse(actions=map(self._summary, chosen[:limit]))
         if len(chosen) > limit:
-            answer.next_page_token = str(start + limit)
+            answer.next_page_token = action_filter.token_of(chosen[limit - 1])
         return answer
 
-    def _chosen(self, request: action_pb2.ListActionsRequest, caller: Caller) -> Iterator[Operation]:
-        wanted = set(request.states)
-        for operation in self._scheduler.operations():
-            key = operation.wanted.key
-            if (
-                (not wanted or _state_of(operation) in wanted)
-                and caller.may_see(key.instance)
-                and (not request.filter_instance_name or public_instance(key.instance) == request.instance_name)
-            ):
-                yield operation
+    def _fitting(self, wanted: action_pb2.ActionFilter, caller: Caller) -> Callable[[Operation], bool]:
+        return action_filter.fitting(wanted, caller, self._descriptions.get, lambda id_: self._graphs.name_of(id_)[0])
+
+    async def watch_actions(
+        self, request: action_pb2.WatchActionsRequest, call: Call
+    ) -> AsyncIterator[action_pb2.ActionEvent]:
+        """Operations that fit, oldest first, then those that change."""
+        fits = self._fitting(request.filter, call.caller)
+        known = [operation.id for operation in self._scheduler.operations() if fits(operation)]
+        known.reverse()
+        told = set[str]()
+        async for operation_id in self._watchers.watch(known):
+            if operation_id is None:
+                yield action_pb2.ActionEvent(complete=True)
+                continue
+            operation = self._scheduler.find_operation(operation_id)
+            if operation is None:
+                told.discard(operation_id)
+            elif fits(operation):
+                told.add(operation_id)
+                yield action_pb2.ActionEvent(action=self._summary(operation))
+            elif operation_id in told:
+                # The last word of one that was told: a watcher of what runs hears that it has ended.
+                told.discard(operation_id)
+                yield action_pb2.ActionEvent(action=self._summary(operation))
+
+    async def get_result(self, request: action_pb2.GetResultRequest, call: Call) -> re.ExecuteResponse:
+        """How an operation ended; it waits for the end."""
+        operation = self._find(request.id, call.caller)
+        while operation.progress.outcome is None:
+            await operation.wait_changed()
+        return response_of(operation.progress.outcome, outcome_status)
+
+    def summary(self, operation_id: str) -> action_pb2.ActionSummary:
+        """Where one operation stands; it is known."""
+        operation = self._scheduler.find_operation(operation_id)
+        assert operation is not None
+        return self._summary(operation)
 
     def get_action(self, request: action_pb2.GetActionRequest, call: Call) -> action_pb2.ActionSummary:
         """One operation by its id or the beginning of it."""
         return self._summary(self._find(request.id, call.caller))
 
     def cancel_action(self, request: action_pb2.CancelActionRequest, call: Call) -> action_pb2.CancelActionResponse:
-        """Stop one operation."""
-        operation = self._find(request.id, call.caller)
-        check_may_stop(call.caller, operation)
-        self._scheduler.cancel(operation.id)
-        return action_pb2.CancelActionResponse()
+        """Stop one operation, what is left of a graph, or what an invocation asked for. Repeat: safe."""
+        given = [request.id, request.graph_id, request.invocation_id]
+        if sum(map(bool, given)) != 1:
+            raise InvalidRequest("name an action, a graph or an invocation, and one of them", field="id")
+        if request.id:
+            operation = self._find(request.id, call.caller)
+            check_may_stop(call.caller, operation.wanted.key.instance)
+            count = int(operation.progress.outcome is None)
+            self._scheduler.cancel(operation.id)
+        elif request.graph_id:
+            graph = self._graphs.find(request.graph_id)
+            check_may_stop(call.caller, graph.instance)
+            count = self._graphs.cancel(graph)
+        else:
+            count = self._cancel_invocation(request.invocation_id, call.caller)
+        return action_pb2.CancelActionResponse(cancelled_count=count)
+
+    def _cancel_invocation(self, invocation_id: str, caller: Caller) -> int:
+        wanted = action_pb2.ActionFilter(invocation_id=invocation_id)
+        fitting = list(filter(self._fitting(wanted, caller), self._scheduler.operations()))
+        if not fitting:
+            raise NotFound(
+                f"no operation of the invocation {invocation_id[:64]!r} is known", kind="invocation", name=invocation_id
+            )
+        going = [operation for operation in fitting if operation.progress.outcome is None]
+        for operation in going:
+            check_may_stop(caller, operation.wanted.key.instance)
+        for operation in going:
+            self._scheduler.cancel(operation.id)
+        return len(going)
 
     async def stream_logs(
         self, request: action_pb2.StreamLogsRequest, call: Call
@@ -185,10 +252,14 @@ class ActionService:
             id=operation.id,
             action_digest=digest_message(operation.wanted.key.digest),
             instance_name=public_instance(operation.wanted.key.instance),
-            state=_state_of(operation),
+            state=action_filter.state_of(operation),
             worker=operation.progress.worker,
-            command_arguments=described.arguments[:_ARGUMENTS_SHOWN] if described else (),
         )
+        if described is not None:
+            summary.command_arguments.extend(described.arguments)
+            summary.target_id, summary.mnemonic = described.target_id, described.mnemonic
+            summary.invocation_id = described.invocation_id
+        summary.graph_id, summary.graph_name = self._graphs.name_of(operation.id)
         summary.submitted_at.FromMilliseconds(operation.submitted_at_unix_ms)
         if operation.completed_at_unix_ms is not None:
             summary.completed_at.FromMilliseconds(operation.completed_at_unix_ms)
@@ -202,13 +273,6 @@ class ActionService:
                 summary.entry_index = outcome.entry_index
                 summary.has_entry = True
         return summary
-
-
-def _state_of(operation: Operation) -> action_pb2.ActionState:
-    outcome = operation.progress.outcome
-    if outcome is None or outcome.code == "ok":
-        return _STATES[operation.progress.stage]
-    return action_pb2.ACTION_STATE_CANCELLED if outcome.code == "cancelled" else action_pb2.ACTION_STATE_FAILED
 
 
 def _record(stream: int, offset: int, data: bytes, *, gap: bool = False) -> action_pb2.LogRecord:

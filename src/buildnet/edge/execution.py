@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import replace
 
 from buildnet.catalog.constraint import parse
@@ -20,6 +20,7 @@ from buildnet.wire._gen.google.protobuf import empty_pb2
 from buildnet.wire._gen.google.rpc import status_pb2
 from buildnet.wire.actions import Described, wanted_of
 from buildnet.wire.operations import operation_of
+from buildnet.wire.request_metadata import described_with
 
 _EXECUTION = "/build.bazel.remote.execution.v2.Execution/"
 _OPERATIONS = "/google.longrunning.Operations/"
@@ -34,10 +35,17 @@ class ExecutionService:
     An operation's name is its id under `operations/`, below the instance name when there is one.
     """
 
-    def __init__(self, scheduler: Scheduler, read: Read, describe: Callable[[str, Described], None]) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        read: Read,
+        describe: Callable[[str, Described], None],
+        ignored: Collection[str] = (),
+    ) -> None:
         self._scheduler = scheduler
         self._read = read
         self._describe = describe
+        self._ignored = frozenset(ignored)
 
     def methods(self) -> dict[str, Method]:
         """What this service answers, by path."""
@@ -54,13 +62,14 @@ class ExecutionService:
 
     async def execute(self, request: re.ExecuteRequest, call: Call) -> AsyncIterator[operations_pb2.Operation]:
         """Queue or join the action and follow it until it is completed."""
-        wanted, described = wanted_of(call.caller.written(request.instance_name), request, self._read)
+        instance = call.caller.written(request.instance_name)
+        wanted, described = wanted_of(instance, request, self._read, self._ignored)
         # Refused here: the scheduler asks for nothing but what can be understood.
         parse(wanted.constraints)
         wanted = replace(wanted, caller=call.caller.subject)
         progress: asyncio.Queue[Progress] = asyncio.Queue()
         operation_id = self._scheduler.submit(wanted, progress.put_nowait)
-        self._describe(operation_id, described)
+        self._describe(operation_id, described_with(described, call.metadata))
         # Whoever knows its name may come back with it, to this controller or to the next.
         await self._scheduler.kept(operation_id)
         async for message in self._follow(operation_id, wanted, progress, request):
@@ -85,7 +94,7 @@ class ExecutionService:
         try:
             while True:
                 news = await progress.get()
-                yield operation_of(name, wanted.key.digest, news, _status, inline, self._read)
+                yield operation_of(name, wanted.key.digest, news, outcome_status, inline, self._read)
                 if news.stage == "completed":
                     return
         finally:
@@ -116,7 +125,7 @@ class ExecutionService:
     def cancel(self, request: operations_pb2.CancelOperationRequest, call: Call) -> empty_pb2.Empty:
         """Ask an operation to stop; its followers are told CANCELLED."""
         operation = self._find(request.name, call.caller)
-        check_may_stop(call.caller, operation)
+        check_may_stop(call.caller, operation.wanted.key.instance)
         self._scheduler.cancel(operation.id)
         return empty_pb2.Empty()
 
@@ -136,16 +145,16 @@ class ExecutionService:
 
     def _message(self, operation: Operation) -> operations_pb2.Operation:
         name = _name(operation.wanted.key.instance, operation.id)
-        return operation_of(name, operation.wanted.key.digest, operation.progress, _status)
+        return operation_of(name, operation.wanted.key.digest, operation.progress, outcome_status)
 
 
-def check_may_stop(caller: Caller, operation: Operation) -> None:
+def check_may_stop(caller: Caller, instance: str) -> None:
     """Refuse to end what others wait for.
 
     Raises:
-        Forbidden: the caller is in a namespace, and the operation is not of it.
+        Forbidden: it is not the caller's to see, or the caller is in a namespace and it is not of it.
     """
-    if not caller.may_stop(operation.wanted.key.instance):
+    if not caller.may_stop(instance):
         raise Forbidden(
             f"{caller.subject!r} is in the namespace {caller.namespace!r} and may stop only what was begun there"
         )
@@ -156,7 +165,8 @@ def _name(instance: str, operation_id: str) -> str:
     return f"{instance}/operations/{operation_id}" if instance else f"operations/{operation_id}"
 
 
-def _status(outcome: Outcome) -> status_pb2.Status:
+def outcome_status(outcome: Outcome) -> status_pb2.Status:
+    """The status of an outcome, for ExecuteResponse."""
     if outcome.code == "ok":
         return status_pb2.Status()
     return status_of(outcome.code, outcome.message, outcome.missing)

@@ -1,6 +1,6 @@
-"""Who watches the fleet: each watcher is told a node's latest state, never a backlog of earlier ones.
+"""Who watches nodes, or actions: each watcher is told the latest state, never a backlog of earlier ones.
 
-What waits for a slow reader is one name for each node that changed: a thousand changes of one node are one message.
+What waits for a slow reader is one name for each that changed: a thousand changes of one node are one message.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ _PACE_S: Final = 0.1
 
 
 class Watchers:
-    """Hands the names of changed nodes to everybody who watches."""
+    """Hands the names of what changed to everybody who watches; `what` is for people."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: str = "the fleet") -> None:
+        self._what = what
         self._waiting: set[_Watcher] = set()
 
-    def changed(self, node: str) -> None:
-        """A node is not what it was."""
+    def changed(self, name: str) -> None:
+        """What is called so is not what it was."""
         for watcher in self._waiting:
-            watcher.names[node] = None
+            watcher.names[name] = None
             watcher.news.set()
 
     async def watch(self, known: list[str]) -> AsyncIterator[str | None]:
@@ -35,7 +36,7 @@ class Watchers:
             Overloaded: as many watch as may.
         """
         if len(self._waiting) >= WATCHERS_MAX:
-            raise Overloaded(f"{WATCHERS_MAX} callers watch the fleet already; try again later", limit=WATCHERS_MAX)
+            raise Overloaded(f"{WATCHERS_MAX} callers watch {self._what} already; try again later", limit=WATCHERS_MAX)
         watcher = _Watcher()
         self._waiting.add(watcher)
         try:

@@ -24,6 +24,7 @@ GRPC_CODES: dict[str, int] = {
     "transfer_refused": FAILED_PRECONDITION,
     "blobs_missing": FAILED_PRECONDITION,
     "output_invalid": FAILED_PRECONDITION,
+    "dependency_failed": FAILED_PRECONDITION,
     "lease_lost": ABORTED,
     "overloaded": RESOURCE_EXHAUSTED,
     "storage_full": RESOURCE_EXHAUSTED,

@@ -13,6 +13,9 @@ Properties = frozenset[tuple[str, str]]
 CONSTRAINT: Final = "require"
 """The platform property whose value is a constraint on resources; it may come several times."""
 
+TIER: Final = "tier"
+"""The platform property whose value is the trust that the controller has in a worker."""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class ActionKey:
@@ -80,6 +83,7 @@ Code = Literal[
     "sandbox_failed",
     "node_down",
     "no_capable_worker",
+    "dependency_failed",
     "overloaded",
     "internal",
 ]

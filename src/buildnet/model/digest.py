@@ -52,3 +52,6 @@ class Digest:
 
 
 EMPTY = Digest.of(b"")
+
+UNKNOWN = Digest("", 0)
+"""Stands where a digest will be: it is none, and no content has it."""

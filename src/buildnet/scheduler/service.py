@@ -16,6 +16,7 @@ from typing import Any
 
 from buildnet.errors import BuildNetError, NodeDown
 from buildnet.model.action import ActionKey, Lease, Outcome, Wanted
+from buildnet.model.digest import UNKNOWN
 from buildnet.model.entry import Entry, Value
 from buildnet.model.node import WorkerOffer
 from buildnet.model.operation import StoredOperation
@@ -60,6 +61,8 @@ class Operation:
     completed_at_unix_ms: int | None = None
     completed_at_s: float = 0.0
     followers: list[Follower] = field(default_factory=list)
+    # Set while the action is announced and cannot be asked for yet: ends it unasked.
+    withdraw: Callable[[], None] | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def wait_changed(self) -> None:
@@ -115,6 +118,7 @@ class Scheduler:
         # In the order in which they ended: one that runs for hours must not keep those that ended since.
         self._ended: deque[Operation] = deque()
         self._tasks: asyncio.TaskGroup | None = None
+        self._listeners: list[Callable[[str], None]] = []
         self._deadline_changed = asyncio.Event()
 
     async def run(self) -> None:
@@ -173,10 +177,32 @@ class Scheduler:
 
     # Clients.
 
-    def submit(self, wanted: Wanted, follower: Follower, *, client_id: str = "") -> str:
+    def announce(self, operation_id: str, instance: str, caller: str, withdraw: Callable[[], None]) -> None:
+        """Make an operation known whose action is not: it waits for others. `submit` or `conclude` follows.
+
+        `withdraw` is called when somebody cancels it before. Until `submit`, it does not outlive this process.
+        """
+        placeholder = Wanted(ActionKey(instance, UNKNOWN), frozenset(), 0.0, caller=caller)
+        operation = Operation(operation_id, placeholder, self._clock.now_unix_ms(), 0, "", Progress("waiting"))
+        operation.withdraw = withdraw
+        self._operations[operation_id] = operation
+        self._changed(operation_id)
+
+    def conclude(self, operation_id: str, outcome: Outcome) -> None:
+        """End an operation that was announced and will not be submitted."""
+        operation = self._operations[operation_id]
+        assert operation.withdraw is not None, "it was announced and not submitted"
+        self._tell(ev.Tell(operation_id, "completed", outcome))
+
+    def watch(self, listener: Callable[[str], None]) -> None:
+        """Hear the id of every operation that changes, for ever."""
+        self._listeners.append(listener)
+
+    def submit(self, wanted: Wanted, follower: Follower, *, operation_id: str = "", client_id: str = "") -> str:
         """Ask for a result; `follower` hears of every change, now and later. Returns the operation's id.
 
-        The id may be told to nobody before `kept` has returned.
+        `operation_id` is of one that was announced; else the operation is a new one. The id of a new one may be told to
+        nobody before `kept` has returned.
 
         Raises:
             NodeDown: this controller is stopping.
@@ -185,9 +211,13 @@ class Scheduler:
         if not self._accepting:
             raise NodeDown("the controller is being stopped; ask again in a moment", retry_after_s=_RETRY_AFTER_S)
         number, now_unix_ms = self._number_next, self._clock.now_unix_ms()
-        operation = Operation(self._new_id(), wanted, now_unix_ms, number, client_id)
+        operation = self._operations.get(operation_id) if operation_id else None
+        if operation is None:
+            operation = Operation(operation_id or self._new_id(), wanted, now_unix_ms, number, client_id)
+        operation.wanted, operation.number = wanted, number
         if self._keeping is not None:
             self._keeping.begin(operation.stored())
+        operation.withdraw = None
         self._number_next += 1
         operation.followers.append(follower)
         self._operations[operation.id] = operation
@@ -226,6 +256,10 @@ class Scheduler:
 
     def cancel(self, operation_id: str) -> None:
         """Stop an operation; one that has ended stays as it ended."""
+        operation = self._operations.get(operation_id)
+        if operation is not None and operation.withdraw is not None:
+            operation.withdraw()
+            return
         self._step(ev.Cancel(operation_id))
 
     def find_operation(self, operation_id: str) -> Operation | None:
@@ -428,9 +462,10 @@ class Scheduler:
             return
         operation.completed_at_unix_ms = self._clock.now_unix_ms()
         operation.completed_at_s = self._clock.monotonic_s()
-        if self._live is not None:
+        announced, operation.withdraw = operation.withdraw is not None, None
+        if self._live is not None and not announced:
             self._live.ended(operation.wanted.key)
-        if self._keeping is None:
+        if self._keeping is None or announced:
             self._end(operation, progress)
             return
         self._keeping.end(replace(operation.stored(), outcome=effect.outcome))
@@ -450,6 +485,11 @@ class Scheduler:
             follower(progress)
         operation.changed.set()
         operation.changed = asyncio.Event()
+        self._changed(operation.id)
+
+    def _changed(self, operation_id: str) -> None:
+        for listener in self._listeners:
+            listener(operation_id)
 
     def _forget_old(self) -> None:
         horizon_s = self._clock.monotonic_s() - OPERATIONS_KEPT_S

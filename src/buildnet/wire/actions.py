@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
@@ -35,12 +35,16 @@ class Described:
     """What a person would want to see of an action without reading its blobs again."""
 
     arguments: tuple[str, ...]
+    target_id: str = ""
+    mnemonic: str = ""
+    invocation_id: str = ""
 
 
 def wanted_of(
     instance: str,
     request: re.ExecuteRequest,
     read: Callable[[str], bytes],
+    ignored: Collection[str] = (),
 ) -> tuple[Wanted, Described]:
     """Translate an ExecuteRequest whose action the door has admitted.
 
@@ -48,6 +52,7 @@ def wanted_of(
         instance: the instance name.
         request: the decoded request.
         read: returns a small blob of the store by its digest text.
+        ignored: names of platform properties that no worker need offer.
 
     Raises:
         InvalidRequest: the timeout is over the server's maximum (REAPI Action.timeout: MUST reject).
@@ -60,7 +65,7 @@ def wanted_of(
         raise InvalidRequest("the action cannot be decoded", field="action_digest") from error
     wanted = Wanted(
         key=ActionKey(instance, digest),
-        requirements=_requirements(action, command),
+        requirements=requirements_of(((p.name, p.value) for p in _platform(action, command).properties), ignored),
         timeout_s=_timeout_s(action),
         priority=request.execution_policy.priority,
         do_not_cache=action.do_not_cache,
@@ -69,10 +74,14 @@ def wanted_of(
     return wanted, Described(tuple(command.arguments))
 
 
-def _requirements(action: re.Action, command: re.Command) -> Properties:
+def requirements_of(properties: Iterable[tuple[str, str]], ignored: Collection[str]) -> Properties:
+    """What a worker must offer, of all that an action says. What is ignored is in the action's digest all the same."""
+    return frozenset((name, value) for name, value in properties if name not in ignored)
+
+
+def _platform(action: re.Action, command: re.Command) -> re.Platform:
     # Action.platform wins over the deprecated Command.platform (REAPI 2.2).
-    platform = action.platform if action.HasField("platform") else command.platform
-    return frozenset((p.name, p.value) for p in platform.properties)
+    return action.platform if action.HasField("platform") else command.platform
 
 
 def _timeout_s(action: re.Action) -> float:

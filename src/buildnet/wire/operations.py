@@ -16,6 +16,8 @@ from buildnet.wire._gen.google.rpc import status_pb2
 from buildnet.wire.actions import digest_message, digest_of
 
 _STAGES = {
+    # Of a graph, for others: to a client of REAPI it is in a queue.
+    "waiting": re.ExecutionStage.QUEUED,
     "queued": re.ExecutionStage.QUEUED,
     "executing": re.ExecutionStage.EXECUTING,
     "completed": re.ExecutionStage.COMPLETED,
@@ -51,7 +53,7 @@ def operation_of(
     if progress.stage == "completed":
         if progress.outcome is None:
             raise InvariantBroken("a completed operation has an outcome")
-        response = _response(progress.outcome, status_of)
+        response = response_of(progress.outcome, status_of)
         if inline is not None and read is not None:
             _inline(response.result, inline, read)
         operation.done = True
@@ -59,7 +61,8 @@ def operation_of(
     return operation
 
 
-def _response(outcome: Outcome, status_of: StatusOf) -> re.ExecuteResponse:
+def response_of(outcome: Outcome, status_of: StatusOf) -> re.ExecuteResponse:
+    """What Execute tells in the end."""
     response = re.ExecuteResponse(cached_result=outcome.cached)
     if outcome.result is not None:
         try:

@@ -537,13 +537,183 @@ pub struct ActionSummary {
     pub mnemonic: ::prost::alloc::string::String,
     #[prost(string, tag = "16")]
     pub message: ::prost::alloc::string::String,
+    #[prost(string, tag = "20")]
+    pub graph_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "21")]
+    pub graph_name: ::prost::alloc::string::String,
+    #[prost(string, tag = "22")]
+    pub invocation_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ActionSpec {
+    #[prost(message, repeated, tag = "1")]
+    pub inputs: ::prost::alloc::vec::Vec<ActionInput>,
+    #[prost(map = "string, string", tag = "2")]
+    pub variables: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(map = "string, string", tag = "3")]
+    pub pins: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(string, repeated, tag = "4")]
+    pub arguments: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, tag = "5")]
+    pub working_directory: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "6")]
+    pub outputs: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(map = "string, string", tag = "7")]
+    pub effects: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(message, optional, tag = "8")]
+    pub resources: ::core::option::Option<ActionResources>,
+    #[prost(string, repeated, tag = "9")]
+    pub require: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "10")]
+    pub platform: ::prost::alloc::vec::Vec<
+        super::super::build::bazel::remote::execution::v2::platform::Property,
+    >,
+    #[prost(message, optional, tag = "11")]
+    pub timeout: ::core::option::Option<::prost_types::Duration>,
+    #[prost(map = "string, string", tag = "12")]
+    pub secrets: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(bool, tag = "13")]
+    pub do_not_cache: bool,
+    #[prost(bytes = "bytes", tag = "14")]
+    pub salt: ::prost::bytes::Bytes,
+    #[prost(int32, tag = "15")]
+    pub priority: i32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ActionInput {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(oneof = "action_input::Source", tags = "2, 3, 4")]
+    pub source: ::core::option::Option<action_input::Source>,
+}
+/// Nested message and enum types in `ActionInput`.
+pub mod action_input {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Source {
+        #[prost(message, tag = "2")]
+        Tree(super::super::super::build::bazel::remote::execution::v2::Digest),
+        #[prost(message, tag = "3")]
+        File(super::ActionFile),
+        #[prost(message, tag = "4")]
+        Output(super::ActionOutput),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ActionFile {
+    #[prost(message, optional, tag = "1")]
+    pub digest: ::core::option::Option<
+        super::super::build::bazel::remote::execution::v2::Digest,
+    >,
+    #[prost(bool, tag = "2")]
+    pub is_executable: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ActionOutput {
+    #[prost(string, tag = "1")]
+    pub action: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub path: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ActionResources {
+    #[prost(uint64, tag = "1")]
+    pub cpu_milli: u64,
+    #[prost(uint64, tag = "2")]
+    pub memory_bytes: u64,
+    #[prost(uint64, tag = "3")]
+    pub disk_bytes: u64,
+    #[prost(uint32, tag = "4")]
+    pub gpus: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SubmitActionRequest {
     #[prost(string, tag = "1")]
     pub client_id: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub instance_name: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "3")]
+    pub spec: ::core::option::Option<ActionSpec>,
+    #[prost(bool, tag = "4")]
+    pub skip_cache_lookup: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SubmitActionsRequest {
+    #[prost(string, tag = "1")]
+    pub client_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub instance_name: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "3")]
+    pub actions: ::prost::alloc::vec::Vec<NamedAction>,
+    #[prost(bool, tag = "4")]
+    pub skip_cache_lookup: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NamedAction {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub spec: ::core::option::Option<ActionSpec>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SubmitActionsResponse {
+    #[prost(string, tag = "1")]
+    pub graph_id: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "2")]
+    pub actions: ::prost::alloc::vec::Vec<SubmittedAction>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SubmittedAction {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ActionFilter {
+    #[prost(enumeration = "ActionState", repeated, tag = "1")]
+    pub states: ::prost::alloc::vec::Vec<i32>,
+    #[prost(string, tag = "2")]
+    pub instance_name: ::prost::alloc::string::String,
+    #[prost(bool, tag = "3")]
+    pub filter_instance_name: bool,
+    #[prost(string, tag = "4")]
+    pub worker: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub mnemonic: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub target_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "7")]
+    pub invocation_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "8")]
+    pub graph_id: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "9")]
+    pub submitted_since: ::core::option::Option<::prost_types::Timestamp>,
+    #[prost(message, optional, tag = "10")]
+    pub submitted_before: ::core::option::Option<::prost_types::Timestamp>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetResultRequest {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ActionEvent {
+    #[prost(message, optional, tag = "1")]
+    pub action: ::core::option::Option<ActionSummary>,
+    #[prost(bool, tag = "2")]
+    pub complete: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListActionsRequest {
@@ -551,12 +721,8 @@ pub struct ListActionsRequest {
     pub page_size: i32,
     #[prost(string, tag = "2")]
     pub page_token: ::prost::alloc::string::String,
-    #[prost(enumeration = "ActionState", repeated, tag = "3")]
-    pub states: ::prost::alloc::vec::Vec<i32>,
-    #[prost(string, tag = "4")]
-    pub instance_name: ::prost::alloc::string::String,
-    #[prost(bool, tag = "5")]
-    pub filter_instance_name: bool,
+    #[prost(message, optional, tag = "6")]
+    pub filter: ::core::option::Option<ActionFilter>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListActionsResponse {
@@ -570,8 +736,11 @@ pub struct GetActionRequest {
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct WatchActionsRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchActionsRequest {
+    #[prost(message, optional, tag = "1")]
+    pub filter: ::core::option::Option<ActionFilter>,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StreamLogsRequest {
     #[prost(string, tag = "1")]
@@ -598,9 +767,16 @@ pub struct LogRecord {
 pub struct CancelActionRequest {
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub graph_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub invocation_id: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct CancelActionResponse {}
+pub struct CancelActionResponse {
+    #[prost(uint32, tag = "1")]
+    pub cancelled_count: u32,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExplainActionRequest {
     #[prost(string, tag = "1")]
@@ -626,6 +802,7 @@ pub enum ActionState {
     Completed = 3,
     Failed = 4,
     Cancelled = 5,
+    Waiting = 6,
 }
 impl ActionState {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -640,6 +817,7 @@ impl ActionState {
             Self::Completed => "ACTION_STATE_COMPLETED",
             Self::Failed => "ACTION_STATE_FAILED",
             Self::Cancelled => "ACTION_STATE_CANCELLED",
+            Self::Waiting => "ACTION_STATE_WAITING",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -651,6 +829,7 @@ impl ActionState {
             "ACTION_STATE_COMPLETED" => Some(Self::Completed),
             "ACTION_STATE_FAILED" => Some(Self::Failed),
             "ACTION_STATE_CANCELLED" => Some(Self::Cancelled),
+            "ACTION_STATE_WAITING" => Some(Self::Waiting),
             _ => None,
         }
     }

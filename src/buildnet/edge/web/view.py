@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -68,12 +68,8 @@ class View:
 
     def actions(self, caller: Caller, running: int = RUNNING_SHOWN, recent: int = RECENT_SHOWN) -> Fact:
         """Actions that wait or run, and those that ended last; newest first. `more_running`: some are left out."""
-        waiting = self._actions.list_actions(
-            action_pb2.ListActionsRequest(states=_RUNNING, page_size=running), _call(caller)
-        )
-        ended = self._actions.list_actions(
-            action_pb2.ListActionsRequest(states=_ENDED, page_size=recent), _call(caller)
-        )
+        waiting = self._actions.list_actions(_request(_RUNNING, running), _call(caller))
+        ended = self._actions.list_actions(_request(_ENDED, recent), _call(caller))
         return {
             "running": [action_fact(action) for action in waiting.actions],
             "recent": [action_fact(action) for action in ended.actions],
@@ -143,6 +139,10 @@ class View:
             if watch.parts != seen[instances] or watch.size != self._ledger.size:
                 watch.parts, watch.size = seen[instances], self._ledger.size
                 watch.news.set()
+
+
+def _request(states: Sequence[action_pb2.ActionState], page_size: int) -> action_pb2.ListActionsRequest:
+    return action_pb2.ListActionsRequest(page_size=page_size, filter=action_pb2.ActionFilter(states=states))
 
 
 def _call(caller: Caller) -> Call:

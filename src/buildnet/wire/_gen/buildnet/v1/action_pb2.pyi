@@ -21,15 +21,17 @@ class ActionState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ACTION_STATE_COMPLETED: _ClassVar[ActionState]
     ACTION_STATE_FAILED: _ClassVar[ActionState]
     ACTION_STATE_CANCELLED: _ClassVar[ActionState]
+    ACTION_STATE_WAITING: _ClassVar[ActionState]
 ACTION_STATE_UNSPECIFIED: ActionState
 ACTION_STATE_QUEUED: ActionState
 ACTION_STATE_EXECUTING: ActionState
 ACTION_STATE_COMPLETED: ActionState
 ACTION_STATE_FAILED: ActionState
 ACTION_STATE_CANCELLED: ActionState
+ACTION_STATE_WAITING: ActionState
 
 class ActionSummary(_message.Message):
-    __slots__ = ("id", "action_digest", "instance_name", "state", "worker", "exit_code", "error_code", "submitted_at", "completed_at", "cached", "entry_index", "has_entry", "command_arguments", "target_id", "mnemonic", "message")
+    __slots__ = ("id", "action_digest", "instance_name", "state", "worker", "exit_code", "error_code", "submitted_at", "completed_at", "cached", "entry_index", "has_entry", "command_arguments", "target_id", "mnemonic", "message", "graph_id", "graph_name", "invocation_id")
     ID_FIELD_NUMBER: _ClassVar[int]
     ACTION_DIGEST_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -46,6 +48,9 @@ class ActionSummary(_message.Message):
     TARGET_ID_FIELD_NUMBER: _ClassVar[int]
     MNEMONIC_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    GRAPH_ID_FIELD_NUMBER: _ClassVar[int]
+    GRAPH_NAME_FIELD_NUMBER: _ClassVar[int]
+    INVOCATION_ID_FIELD_NUMBER: _ClassVar[int]
     id: str
     action_digest: _remote_execution_pb2.Digest
     instance_name: str
@@ -62,29 +67,208 @@ class ActionSummary(_message.Message):
     target_id: str
     mnemonic: str
     message: str
-    def __init__(self, id: _Optional[str] = ..., action_digest: _Optional[_Union[_remote_execution_pb2.Digest, _Mapping]] = ..., instance_name: _Optional[str] = ..., state: _Optional[_Union[ActionState, str]] = ..., worker: _Optional[str] = ..., exit_code: _Optional[int] = ..., error_code: _Optional[str] = ..., submitted_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., completed_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cached: _Optional[bool] = ..., entry_index: _Optional[int] = ..., has_entry: _Optional[bool] = ..., command_arguments: _Optional[_Iterable[str]] = ..., target_id: _Optional[str] = ..., mnemonic: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+    graph_id: str
+    graph_name: str
+    invocation_id: str
+    def __init__(self, id: _Optional[str] = ..., action_digest: _Optional[_Union[_remote_execution_pb2.Digest, _Mapping]] = ..., instance_name: _Optional[str] = ..., state: _Optional[_Union[ActionState, str]] = ..., worker: _Optional[str] = ..., exit_code: _Optional[int] = ..., error_code: _Optional[str] = ..., submitted_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., completed_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cached: _Optional[bool] = ..., entry_index: _Optional[int] = ..., has_entry: _Optional[bool] = ..., command_arguments: _Optional[_Iterable[str]] = ..., target_id: _Optional[str] = ..., mnemonic: _Optional[str] = ..., message: _Optional[str] = ..., graph_id: _Optional[str] = ..., graph_name: _Optional[str] = ..., invocation_id: _Optional[str] = ...) -> None: ...
+
+class ActionSpec(_message.Message):
+    __slots__ = ("inputs", "variables", "pins", "arguments", "working_directory", "outputs", "effects", "resources", "require", "platform", "timeout", "secrets", "do_not_cache", "salt", "priority")
+    class VariablesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class PinsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class EffectsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class SecretsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    VARIABLES_FIELD_NUMBER: _ClassVar[int]
+    PINS_FIELD_NUMBER: _ClassVar[int]
+    ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
+    WORKING_DIRECTORY_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    EFFECTS_FIELD_NUMBER: _ClassVar[int]
+    RESOURCES_FIELD_NUMBER: _ClassVar[int]
+    REQUIRE_FIELD_NUMBER: _ClassVar[int]
+    PLATFORM_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    SECRETS_FIELD_NUMBER: _ClassVar[int]
+    DO_NOT_CACHE_FIELD_NUMBER: _ClassVar[int]
+    SALT_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    inputs: _containers.RepeatedCompositeFieldContainer[ActionInput]
+    variables: _containers.ScalarMap[str, str]
+    pins: _containers.ScalarMap[str, str]
+    arguments: _containers.RepeatedScalarFieldContainer[str]
+    working_directory: str
+    outputs: _containers.RepeatedScalarFieldContainer[str]
+    effects: _containers.ScalarMap[str, str]
+    resources: ActionResources
+    require: _containers.RepeatedScalarFieldContainer[str]
+    platform: _containers.RepeatedCompositeFieldContainer[_remote_execution_pb2.Platform.Property]
+    timeout: _duration_pb2.Duration
+    secrets: _containers.ScalarMap[str, str]
+    do_not_cache: bool
+    salt: bytes
+    priority: int
+    def __init__(self, inputs: _Optional[_Iterable[_Union[ActionInput, _Mapping]]] = ..., variables: _Optional[_Mapping[str, str]] = ..., pins: _Optional[_Mapping[str, str]] = ..., arguments: _Optional[_Iterable[str]] = ..., working_directory: _Optional[str] = ..., outputs: _Optional[_Iterable[str]] = ..., effects: _Optional[_Mapping[str, str]] = ..., resources: _Optional[_Union[ActionResources, _Mapping]] = ..., require: _Optional[_Iterable[str]] = ..., platform: _Optional[_Iterable[_Union[_remote_execution_pb2.Platform.Property, _Mapping]]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., secrets: _Optional[_Mapping[str, str]] = ..., do_not_cache: _Optional[bool] = ..., salt: _Optional[bytes] = ..., priority: _Optional[int] = ...) -> None: ...
+
+class ActionInput(_message.Message):
+    __slots__ = ("path", "tree", "file", "output")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    TREE_FIELD_NUMBER: _ClassVar[int]
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    tree: _remote_execution_pb2.Digest
+    file: ActionFile
+    output: ActionOutput
+    def __init__(self, path: _Optional[str] = ..., tree: _Optional[_Union[_remote_execution_pb2.Digest, _Mapping]] = ..., file: _Optional[_Union[ActionFile, _Mapping]] = ..., output: _Optional[_Union[ActionOutput, _Mapping]] = ...) -> None: ...
+
+class ActionFile(_message.Message):
+    __slots__ = ("digest", "is_executable")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    IS_EXECUTABLE_FIELD_NUMBER: _ClassVar[int]
+    digest: _remote_execution_pb2.Digest
+    is_executable: bool
+    def __init__(self, digest: _Optional[_Union[_remote_execution_pb2.Digest, _Mapping]] = ..., is_executable: _Optional[bool] = ...) -> None: ...
+
+class ActionOutput(_message.Message):
+    __slots__ = ("action", "path")
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    action: str
+    path: str
+    def __init__(self, action: _Optional[str] = ..., path: _Optional[str] = ...) -> None: ...
+
+class ActionResources(_message.Message):
+    __slots__ = ("cpu_milli", "memory_bytes", "disk_bytes", "gpus")
+    CPU_MILLI_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DISK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    GPUS_FIELD_NUMBER: _ClassVar[int]
+    cpu_milli: int
+    memory_bytes: int
+    disk_bytes: int
+    gpus: int
+    def __init__(self, cpu_milli: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., gpus: _Optional[int] = ...) -> None: ...
 
 class SubmitActionRequest(_message.Message):
-    __slots__ = ("client_id", "instance_name")
+    __slots__ = ("client_id", "instance_name", "spec", "skip_cache_lookup")
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_NAME_FIELD_NUMBER: _ClassVar[int]
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    SKIP_CACHE_LOOKUP_FIELD_NUMBER: _ClassVar[int]
     client_id: str
     instance_name: str
-    def __init__(self, client_id: _Optional[str] = ..., instance_name: _Optional[str] = ...) -> None: ...
+    spec: ActionSpec
+    skip_cache_lookup: bool
+    def __init__(self, client_id: _Optional[str] = ..., instance_name: _Optional[str] = ..., spec: _Optional[_Union[ActionSpec, _Mapping]] = ..., skip_cache_lookup: _Optional[bool] = ...) -> None: ...
 
-class ListActionsRequest(_message.Message):
-    __slots__ = ("page_size", "page_token", "states", "instance_name", "filter_instance_name")
-    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
-    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+class SubmitActionsRequest(_message.Message):
+    __slots__ = ("client_id", "instance_name", "actions", "skip_cache_lookup")
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_NAME_FIELD_NUMBER: _ClassVar[int]
+    ACTIONS_FIELD_NUMBER: _ClassVar[int]
+    SKIP_CACHE_LOOKUP_FIELD_NUMBER: _ClassVar[int]
+    client_id: str
+    instance_name: str
+    actions: _containers.RepeatedCompositeFieldContainer[NamedAction]
+    skip_cache_lookup: bool
+    def __init__(self, client_id: _Optional[str] = ..., instance_name: _Optional[str] = ..., actions: _Optional[_Iterable[_Union[NamedAction, _Mapping]]] = ..., skip_cache_lookup: _Optional[bool] = ...) -> None: ...
+
+class NamedAction(_message.Message):
+    __slots__ = ("name", "spec")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    spec: ActionSpec
+    def __init__(self, name: _Optional[str] = ..., spec: _Optional[_Union[ActionSpec, _Mapping]] = ...) -> None: ...
+
+class SubmitActionsResponse(_message.Message):
+    __slots__ = ("graph_id", "actions")
+    GRAPH_ID_FIELD_NUMBER: _ClassVar[int]
+    ACTIONS_FIELD_NUMBER: _ClassVar[int]
+    graph_id: str
+    actions: _containers.RepeatedCompositeFieldContainer[SubmittedAction]
+    def __init__(self, graph_id: _Optional[str] = ..., actions: _Optional[_Iterable[_Union[SubmittedAction, _Mapping]]] = ...) -> None: ...
+
+class SubmittedAction(_message.Message):
+    __slots__ = ("name", "id")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    id: str
+    def __init__(self, name: _Optional[str] = ..., id: _Optional[str] = ...) -> None: ...
+
+class ActionFilter(_message.Message):
+    __slots__ = ("states", "instance_name", "filter_instance_name", "worker", "mnemonic", "target_id", "invocation_id", "graph_id", "submitted_since", "submitted_before")
     STATES_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_NAME_FIELD_NUMBER: _ClassVar[int]
     FILTER_INSTANCE_NAME_FIELD_NUMBER: _ClassVar[int]
-    page_size: int
-    page_token: str
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    MNEMONIC_FIELD_NUMBER: _ClassVar[int]
+    TARGET_ID_FIELD_NUMBER: _ClassVar[int]
+    INVOCATION_ID_FIELD_NUMBER: _ClassVar[int]
+    GRAPH_ID_FIELD_NUMBER: _ClassVar[int]
+    SUBMITTED_SINCE_FIELD_NUMBER: _ClassVar[int]
+    SUBMITTED_BEFORE_FIELD_NUMBER: _ClassVar[int]
     states: _containers.RepeatedScalarFieldContainer[ActionState]
     instance_name: str
     filter_instance_name: bool
-    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., states: _Optional[_Iterable[_Union[ActionState, str]]] = ..., instance_name: _Optional[str] = ..., filter_instance_name: _Optional[bool] = ...) -> None: ...
+    worker: str
+    mnemonic: str
+    target_id: str
+    invocation_id: str
+    graph_id: str
+    submitted_since: _timestamp_pb2.Timestamp
+    submitted_before: _timestamp_pb2.Timestamp
+    def __init__(self, states: _Optional[_Iterable[_Union[ActionState, str]]] = ..., instance_name: _Optional[str] = ..., filter_instance_name: _Optional[bool] = ..., worker: _Optional[str] = ..., mnemonic: _Optional[str] = ..., target_id: _Optional[str] = ..., invocation_id: _Optional[str] = ..., graph_id: _Optional[str] = ..., submitted_since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., submitted_before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class GetResultRequest(_message.Message):
+    __slots__ = ("id",)
+    ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    def __init__(self, id: _Optional[str] = ...) -> None: ...
+
+class ActionEvent(_message.Message):
+    __slots__ = ("action", "complete")
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    action: ActionSummary
+    complete: bool
+    def __init__(self, action: _Optional[_Union[ActionSummary, _Mapping]] = ..., complete: _Optional[bool] = ...) -> None: ...
+
+class ListActionsRequest(_message.Message):
+    __slots__ = ("page_size", "page_token", "filter")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    filter: ActionFilter
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., filter: _Optional[_Union[ActionFilter, _Mapping]] = ...) -> None: ...
 
 class ListActionsResponse(_message.Message):
     __slots__ = ("actions", "next_page_token")
@@ -101,8 +285,10 @@ class GetActionRequest(_message.Message):
     def __init__(self, id: _Optional[str] = ...) -> None: ...
 
 class WatchActionsRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("filter",)
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    filter: ActionFilter
+    def __init__(self, filter: _Optional[_Union[ActionFilter, _Mapping]] = ...) -> None: ...
 
 class StreamLogsRequest(_message.Message):
     __slots__ = ("id", "action_digest", "follow")
@@ -127,14 +313,20 @@ class LogRecord(_message.Message):
     def __init__(self, stream: _Optional[_Union[_fleet_pb2.LogStream, str]] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ..., gap: _Optional[bool] = ...) -> None: ...
 
 class CancelActionRequest(_message.Message):
-    __slots__ = ("id",)
+    __slots__ = ("id", "graph_id", "invocation_id")
     ID_FIELD_NUMBER: _ClassVar[int]
+    GRAPH_ID_FIELD_NUMBER: _ClassVar[int]
+    INVOCATION_ID_FIELD_NUMBER: _ClassVar[int]
     id: str
-    def __init__(self, id: _Optional[str] = ...) -> None: ...
+    graph_id: str
+    invocation_id: str
+    def __init__(self, id: _Optional[str] = ..., graph_id: _Optional[str] = ..., invocation_id: _Optional[str] = ...) -> None: ...
 
 class CancelActionResponse(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("cancelled_count",)
+    CANCELLED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    cancelled_count: int
+    def __init__(self, cancelled_count: _Optional[int] = ...) -> None: ...
 
 class ExplainActionRequest(_message.Message):
     __slots__ = ("id",)

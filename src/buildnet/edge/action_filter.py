@@ -1,0 +1,104 @@
+"""Which operations a caller means, and where a page of them begins. Pure: operations in, operations out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from buildnet.errors import InvalidRequest
+from buildnet.model.caller import Caller, public_instance
+from buildnet.scheduler.service import Operation
+from buildnet.wire._gen.buildnet.v1 import action_pb2
+from buildnet.wire.actions import Described
+
+_STATES: Final = {
+    "waiting": action_pb2.ACTION_STATE_WAITING,
+    "queued": action_pb2.ACTION_STATE_QUEUED,
+    "executing": action_pb2.ACTION_STATE_EXECUTING,
+    "completed": action_pb2.ACTION_STATE_COMPLETED,
+}
+_NOTHING: Final = Described(())
+
+After = tuple[int, str]
+
+
+def state_of(operation: Operation) -> action_pb2.ActionState:
+    """Where an operation stands, for people."""
+    outcome = operation.progress.outcome
+    if outcome is None or outcome.code == "ok":
+        return _STATES[operation.progress.stage]
+    return action_pb2.ACTION_STATE_CANCELLED if outcome.code == "cancelled" else action_pb2.ACTION_STATE_FAILED
+
+
+def fitting(
+    wanted: action_pb2.ActionFilter,
+    caller: Caller,
+    described: Callable[[str], Described | None],
+    graph_of: Callable[[str], str],
+) -> Callable[[Operation], bool]:
+    """A test for operations that the caller may see and the filter means."""
+    states = frozenset(wanted.states)
+    since_ms = wanted.submitted_since.ToMilliseconds() if wanted.HasField("submitted_since") else None
+    before_ms = wanted.submitted_before.ToMilliseconds() if wanted.HasField("submitted_before") else None
+    by_tool = (wanted.mnemonic, wanted.target_id, wanted.invocation_id)
+
+    def fits(operation: Operation) -> bool:
+        instance = operation.wanted.key.instance
+        if states and state_of(operation) not in states:
+            return False
+        if wanted.filter_instance_name and public_instance(instance) != wanted.instance_name:
+            return False
+        if wanted.worker and not operation.progress.worker.startswith(wanted.worker):
+            return False
+        if wanted.graph_id and graph_of(operation.id) != wanted.graph_id:
+            return False
+        if since_ms is not None and operation.submitted_at_unix_ms < since_ms:
+            return False
+        if before_ms is not None and operation.submitted_at_unix_ms >= before_ms:
+            return False
+        if any(by_tool):
+            said = described(operation.id) or _NOTHING
+            found = (said.mnemonic, said.target_id, said.invocation_id)
+            if any(asked and asked != has for asked, has in zip(by_tool, found, strict=True)):
+                return False
+        return caller.may_see(instance)
+
+    return fits
+
+
+def token_of(operation: Operation) -> str:
+    """Where the page ends whose last this is."""
+    return f"{operation.submitted_at_unix_ms}:{operation.id}"
+
+
+def after_of(token: str) -> After | None:
+    """Where a page begins; None for the first.
+
+    Raises:
+        InvalidRequest: the token is none of ours.
+    """
+    if not token:
+        return None
+    moment, colon, operation_id = token.partition(":")
+    if not colon or not moment.isdecimal() or not moment.isascii() or len(moment) > 18:
+        raise InvalidRequest("the page token is not one of ours; begin again without one", field="page_token")
+    return int(moment), operation_id
+
+
+def later(operations: Iterator[Operation], after: After | None) -> Iterator[Operation]:
+    """What comes after a place, of operations newest first.
+
+    What began meanwhile is before that place, and what was forgotten only makes the next page begin at its moment.
+    """
+    if after is None:
+        yield from operations
+        return
+    moment_ms, operation_id = after
+    for operation in operations:
+        if operation.id == operation_id:
+            yield from operations
+            return
+        if operation.submitted_at_unix_ms < moment_ms:
+            yield operation
+            yield from operations
+            return

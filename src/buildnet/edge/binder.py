@@ -1,0 +1,86 @@
+"""A spec becomes an action in the store: its input tree composed, its messages written, its inputs found or named.
+
+The store is asked in threads: what is acknowledged may have to be on the disk first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+
+from google.protobuf.message import DecodeError
+
+from buildnet.catalog.constraint import parse
+from buildnet.errors import BlobsMissing, InvariantBroken, NotFound
+from buildnet.model.action import ActionKey, Wanted
+from buildnet.model.action_spec import ActionSpec, Input
+from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
+from buildnet.wire.action_spec import lower
+from buildnet.wire.actions import TIMEOUT_DEFAULT_S, requirements_of
+from buildnet.wire.input_tree import compose, needed
+
+Read = Callable[[str], bytes]
+Put = Callable[[bytes], str]
+Missing = Callable[[bytes], Awaitable[Sequence[str]]]
+
+
+class StoreBinder:
+    """See ports.Binder.
+
+    Args:
+        read: returns a blob by its digest text.
+        put: stores a blob; *blocks*.
+        missing: names what is absent of all that an ActionResult references, at any depth.
+        ignored: platform properties that no worker need offer.
+    """
+
+    def __init__(self, read: Read, put: Put, missing: Missing, ignored: Collection[str] = ()) -> None:
+        self._read = read
+        self._put = put
+        self._missing = missing
+        self._ignored = frozenset(ignored)
+
+    async def require(self, specs: Iterable[ActionSpec]) -> None:
+        """Refuse specs that cannot be run whatever others leave.
+
+        Raises:
+            InvalidRequest: a constraint is none.
+            BlobsMissing: inputs are absent; every one is named.
+        """
+        inputs = set[Input]()
+        for constraints, given in {(spec.constraints, spec.inputs) for spec in specs}:
+            # The scheduler asks for nothing but what can be understood.
+            parse(constraints)
+            inputs.update(given)
+        absent = await self._missing(needed(inputs).SerializeToString())
+        if absent:
+            raise BlobsMissing(
+                f"{len(absent)} inputs are not in the store; upload them and ask again", digests=list(absent)
+            )
+
+    async def bind(self, spec: ActionSpec, instance: str, caller: str, results: Mapping[str, bytes]) -> Wanted:
+        """See ports.Binder."""
+        return await asyncio.to_thread(self._bind, spec, instance, caller, results)
+
+    def _bind(self, spec: ActionSpec, instance: str, caller: str, results: Mapping[str, bytes]) -> Wanted:
+        try:
+            taken = {name: re.ActionResult.FromString(result) for name, result in results.items()}
+        except DecodeError as error:
+            raise InvariantBroken("a stored result cannot be decoded") from error
+        try:
+            composed = compose(spec.inputs, self._read, taken)
+        except NotFound as error:
+            # A directory that was there when the graph was accepted.
+            name = str(error.fields.get("name", ""))
+            raise BlobsMissing(error.message, digests=[name] if name else []) from error
+        lowered = lower(spec, composed.root)
+        for message in (*composed.messages.values(), lowered.command, lowered.action):
+            self._put(message)
+        return Wanted(
+            key=ActionKey(instance, lowered.digest),
+            requirements=requirements_of(spec.properties(), self._ignored),
+            timeout_s=TIMEOUT_DEFAULT_S if spec.timeout_s is None else spec.timeout_s,
+            priority=spec.priority,
+            do_not_cache=spec.do_not_cache,
+            caller=caller,
+        )

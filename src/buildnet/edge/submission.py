@@ -1,0 +1,229 @@
+"""SubmitAction and SubmitActions: a spec, or a graph of them, is accepted whole or refused with the wrong field named.
+
+A request that is repeated under its client id is answered as the first time; another one under the same id is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final
+
+from buildnet.edge.action import Descriptions
+from buildnet.edge.binder import StoreBinder
+from buildnet.edge.bridge import Call, Method
+from buildnet.errors import BuildNetError, Forbidden, InvalidRequest, TooLarge
+from buildnet.model.action_spec import ActionSpec
+from buildnet.model.caller import Caller
+from buildnet.ports import Progress
+from buildnet.scheduler.graph import ACTIONS_MAX, NAME_BYTES_MAX
+from buildnet.scheduler.graphs import Graph, Graphs
+from buildnet.scheduler.service import Scheduler
+from buildnet.wire._gen.buildnet.v1 import action_pb2
+from buildnet.wire.action_spec import spec_of_message
+from buildnet.wire.actions import Described
+from buildnet.wire.request_metadata import described_with
+
+_ACTION: Final = "/buildnet.v1.ActionService/"
+CLIENT_IDS_MAX: Final = 100_000
+GRAPH_BYTES_MAX: Final = 64 << 20
+_CLIENT_ID_CHARACTERS_MAX: Final = 256
+_INSTANCE_BYTES_MAX: Final = 255
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What was asked under a client id, and the answer, which may still be on its way."""
+
+    fingerprint: bytes
+    answer: asyncio.Task[str]
+
+
+class SubmissionService:
+    """Accepts actions in the engine's own form."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        graphs: Graphs,
+        binder: StoreBinder,
+        descriptions: Descriptions,
+        summary: Callable[[str], action_pb2.ActionSummary],
+    ) -> None:
+        self._scheduler = scheduler
+        self._graphs = graphs
+        self._binder = binder
+        self._descriptions = descriptions
+        self._summary = summary
+        # By caller and client id, the oldest forgotten first.
+        self._said: OrderedDict[tuple[str, str, str], _Said] = OrderedDict()
+
+    def methods(self) -> dict[str, Method]:
+        """What this service answers, by path."""
+        pb = action_pb2
+        return {
+            _ACTION + "SubmitAction": Method("unary", self.submit_action, pb.SubmitActionRequest, pb.ActionSummary),
+            _ACTION + "SubmitActions": Method(
+                "bidi", self.submit_actions, pb.SubmitActionsRequest, pb.SubmitActionsResponse
+            ),
+        }
+
+    async def submit_action(self, request: action_pb2.SubmitActionRequest, call: Call) -> action_pb2.ActionSummary:
+        """Queue or join one action; answer with where it stands."""
+        instance = _instance(request.instance_name, call.caller)
+        if not request.HasField("spec"):
+            raise InvalidRequest("the request has no spec", field="spec")
+        spec = spec_of_message(request.spec)
+        if spec.references:
+            raise InvalidRequest(
+                f"the action takes an output of {spec.references[0][:64]!r}; submit both with SubmitActions",
+                field="spec.inputs",
+            )
+
+        async def submit() -> str:
+            await self._binder.require([spec])
+            wanted = await self._binder.bind(spec, instance, call.caller.subject, {})
+            operation_id = self._scheduler.submit(replace(wanted, skip_cache_lookup=request.skip_cache_lookup), _nobody)
+            self._descriptions.add(operation_id, _described(spec, call))
+            return operation_id
+
+        fingerprint = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
+        operation_id = await self._once(request.client_id, call.caller, fingerprint, submit, self._knows_operation)
+        return self._summary(operation_id)
+
+    async def submit_actions(
+        self, requests: AsyncIterator[action_pb2.SubmitActionsRequest], call: Call
+    ) -> AsyncIterator[action_pb2.SubmitActionsResponse]:
+        """Queue a graph that comes in pieces; one answer, after the last."""
+        first: action_pb2.SubmitActionsRequest | None = None
+        specs: dict[str, ActionSpec] = {}
+        hashed = hashlib.sha256()
+        size_bytes = 0
+        async for request in requests:
+            first = first or request
+            size_bytes += request.ByteSize()
+            if size_bytes > GRAPH_BYTES_MAX:
+                raise TooLarge(
+                    f"a graph has at most {GRAPH_BYTES_MAX} bytes; submit it in parts",
+                    field="actions",
+                    limit=GRAPH_BYTES_MAX,
+                )
+            for action in request.actions:
+                # However a request is cut into pieces, it is the same one.
+                hashed.update(hashlib.sha256(action.SerializeToString(deterministic=True)).digest())
+                _add(specs, action)
+        if first is None:
+            raise InvalidRequest("the graph has no actions", field="actions")
+        instance = _instance(first.instance_name, call.caller)
+        hashed.update(repr((instance, first.skip_cache_lookup)).encode())
+
+        async def submit() -> str:
+            await self._binder.require(specs.values())
+            graph = self._graphs.submit(specs, instance, call.caller.subject, skip_cache_lookup=first.skip_cache_lookup)
+            for name, member in graph.members.items():
+                self._descriptions.add(member.id, _described(specs[name], call))
+            return graph.id
+
+        graph_id = await self._once(first.client_id, call.caller, hashed.digest(), submit, self._knows_graph)
+        yield _answer(self._graphs.find(graph_id))
+
+    async def _once(
+        self,
+        client_id: str,
+        caller: Caller,
+        fingerprint: bytes,
+        submit: Callable[[], Coroutine[Any, Any, str]],
+        knows: Callable[[str], bool],
+    ) -> str:
+        """Submit, unless that has been done under this client id; the id of what was submitted.
+
+        Raises:
+            InvalidRequest: something else was.
+            BuildNetError: it cannot be submitted; nothing is remembered of it.
+        """
+        if not client_id:
+            return await submit()
+        if len(client_id) > _CLIENT_ID_CHARACTERS_MAX:
+            raise InvalidRequest(f"a client id has at most {_CLIENT_ID_CHARACTERS_MAX} characters", field="client_id")
+        key = (caller.subject, caller.namespace, client_id)
+        said = self._said.get(key)
+        if said is not None and (not said.answer.done() or knows(said.answer.result())):
+            if said.fingerprint != fingerprint:
+                raise InvalidRequest(
+                    f"another request was made under the client id {client_id[:64]!r}; choose a new one",
+                    field="client_id",
+                )
+            return await asyncio.shield(said.answer)
+        # A task of its own: a caller that goes away in the middle finds it done when it comes back.
+        answer = asyncio.ensure_future(submit())
+        self._said[key] = _Said(fingerprint, answer)
+        answer.add_done_callback(partial(self._ended, key))
+        while len(self._said) > CLIENT_IDS_MAX:
+            self._said.popitem(last=False)
+        return await asyncio.shield(answer)
+
+    def _ended(self, key: tuple[str, str, str], answer: asyncio.Task[str]) -> None:
+        if answer.cancelled() or answer.exception() is not None:
+            # What was refused may be asked for again, mended.
+            self._said.pop(key, None)
+
+    def _knows_operation(self, operation_id: str) -> bool:
+        return self._scheduler.find_operation(operation_id) is not None
+
+    def _knows_graph(self, graph_id: str) -> bool:
+        return self._graphs.knows(graph_id)
+
+
+def _add(specs: dict[str, ActionSpec], action: action_pb2.NamedAction) -> None:
+    name = action.name
+    if not name or len(name.encode()) > NAME_BYTES_MAX or not name.isprintable():
+        raise InvalidRequest(
+            f"an action of a graph is called by 1 to {NAME_BYTES_MAX} bytes that can be printed, not {name[:64]!r}",
+            field="actions.name",
+        )
+    if name in specs:
+        raise InvalidRequest(f"two actions of the graph are called {name!r}", field=f"actions[{name}].name")
+    if len(specs) >= ACTIONS_MAX:
+        raise TooLarge(
+            f"a graph has at most {ACTIONS_MAX} actions; submit it in parts", field="actions", limit=ACTIONS_MAX
+        )
+    try:
+        specs[name] = spec_of_message(action.spec)
+    except BuildNetError as error:
+        field = f"actions[{name}].{error.fields.get('field', 'spec')}"
+        raise type(error)(f"action {name!r}: {error.message}", **{**error.fields, "field": field}) from error
+
+
+def _answer(graph: Graph) -> action_pb2.SubmitActionsResponse:
+    answer = action_pb2.SubmitActionsResponse(graph_id=graph.id)
+    for name, member in graph.members.items():
+        answer.actions.add(name=name, id=member.id)
+    return answer
+
+
+def _described(spec: ActionSpec, call: Call) -> Described:
+    return described_with(Described(spec.arguments), call.metadata)
+
+
+def _instance(name: str, caller: Caller) -> str:
+    """The instance as in the key of a result. The door has checked that the caller may execute somewhere.
+
+    Raises:
+        InvalidRequest: it is no instance's name.
+        Forbidden: it is not the caller's.
+    """
+    if len(name.encode()) > _INSTANCE_BYTES_MAX or any(ord(character) < 32 for character in name):
+        raise InvalidRequest(
+            f"an instance name has at most {_INSTANCE_BYTES_MAX} bytes and no control characters", field="instance_name"
+        )
+    if not caller.may_see(name):
+        raise Forbidden(f"{caller.subject!r} may not execute actions in {name!r}")
+    return caller.written(name)
+
+
+def _nobody(progress: Progress) -> None:
+    """Who submits does not wait: the operation remembers."""

@@ -1,0 +1,305 @@
+"""ActionSpec = Inputs + Environment + Command + Effects -> Outputs, in canonical form. It knows no wire and no store.
+
+Two specs that mean the same are equal here: what has no order is sorted, what is said twice is said once, and a pin is
+the constraint that it stands for. What cannot be meant is refused with its field (docs/design/action.md).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from buildnet.errors import InvalidRequest, TooLarge
+from buildnet.model.action import CONSTRAINT, TIER
+from buildnet.model.digest import Digest
+from buildnet.model.effect import EFFECT_PREFIX, Effect
+
+RESOURCE_PREFIX: Final = "resource:"
+SECRET_PREFIX: Final = "secret:"
+CPUS, MEMORY, DISK, GPUS = (RESOURCE_PREFIX + name for name in ("cpus", "memory_bytes", "disk_bytes", "gpus"))
+
+TIMEOUT_MAX_S: Final = 7200.0
+SALT_BYTES_MAX: Final = 256
+PATH_BYTES_MAX: Final = 4096
+NAME_BYTES_MAX: Final = 255
+ITEMS_MAX: Final = 100_000
+_AMOUNT_MAX: Final = 1 << 60
+
+_PATH: Final = re.compile(r"(?!\.\.?(?:/|\Z))[^/\0]+(?:/(?!\.\.?(?:/|\Z))[^/\0]+)*")
+_VARIABLE: Final = re.compile(r"[^=\0]+")
+_REFERENCE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,254}")
+_PIN: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+_PIN_VERSION: Final = re.compile(r"[A-Za-z0-9_.+-]+")
+
+Pairs = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TreeInput:
+    """A directory at `path`, "" for the root itself; `digest` is of its Directory message."""
+
+    path: str
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class FileInput:
+    """A file at `path`."""
+
+    path: str
+    digest: Digest
+    executable: bool = False
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class OutputInput:
+    """What another action of the same graph leaves at `output`, put at `path`."""
+
+    path: str
+    action: str
+    output: str
+
+
+Input = TreeInput | FileInput | OutputInput
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What an action asks for; 0 is whatever the worker gives. `cpu_milli` counts thousandths of a processor."""
+
+    cpu_milli: int = 0
+    memory_bytes: int = 0
+    disk_bytes: int = 0
+    gpus: int = 0
+
+    def properties(self) -> Pairs:
+        """As platform properties; `resource:cpus` is a decimal number of at most three places."""
+        return tuple(
+            (name, text)
+            for name, amount, text in (
+                (CPUS, self.cpu_milli, decimal_of_milli(self.cpu_milli)),
+                (DISK, self.disk_bytes, str(self.disk_bytes)),
+                (GPUS, self.gpus, str(self.gpus)),
+                (MEMORY, self.memory_bytes, str(self.memory_bytes)),
+            )
+            if amount
+        )
+
+
+NO_RESOURCES: Final = Resources()
+
+
+@dataclass(frozen=True, slots=True)
+class ActionSpec:
+    """One action, canonical: made by `spec_of`, which checks and sorts.
+
+    `timeout_s` is None for the server's. `priority` is no part of what the action is: lower runs sooner.
+    """
+
+    arguments: tuple[str, ...]
+    inputs: tuple[Input, ...] = ()
+    variables: Pairs = ()
+    working_directory: str = ""
+    outputs: tuple[str, ...] = ()
+    effects: tuple[Effect, ...] = ()
+    resources: Resources = NO_RESOURCES
+    constraints: tuple[str, ...] = ()
+    platform: Pairs = ()
+    secrets: Pairs = ()
+    timeout_s: float | None = None
+    do_not_cache: bool = False
+    salt: bytes = b""
+    priority: int = field(default=0, compare=False)
+
+    def properties(self) -> Pairs:
+        """All that becomes platform properties, sorted by name, then by value (REAPI Platform)."""
+        return tuple(
+            sorted(
+                {
+                    *self.platform,
+                    *self.resources.properties(),
+                    *((CONSTRAINT, text) for text in self.constraints),
+                    *((EFFECT_PREFIX + effect.name, effect.text) for effect in self.effects),
+                    *((SECRET_PREFIX + variable, reference) for variable, reference in self.secrets),
+                }
+            )
+        )
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """The actions whose outputs it takes, each once, sorted."""
+        return tuple(sorted({one.action for one in self.inputs if isinstance(one, OutputInput)}))
+
+
+def spec_of(
+    arguments: Iterable[str],
+    *,
+    inputs: Iterable[Input] = (),
+    variables: Mapping[str, str] | None = None,
+    pins: Mapping[str, str] | None = None,
+    working_directory: str = "",
+    outputs: Iterable[str] = (),
+    effects: Mapping[str, str] | None = None,
+    resources: Resources = NO_RESOURCES,
+    constraints: Iterable[str] = (),
+    platform: Iterable[tuple[str, str]] = (),
+    secrets: Mapping[str, str] | None = None,
+    timeout_s: float | None = None,
+    do_not_cache: bool = False,
+    salt: bytes = b"",
+    priority: int = 0,
+) -> ActionSpec:
+    """The canonical spec of what is given.
+
+    Raises:
+        InvalidRequest: something cannot be meant; `field` says what.
+        TooLarge: there is too much of something.
+    """
+    words = tuple(arguments)
+    if not words or not words[0]:
+        raise InvalidRequest("the action has no arguments; the first is the program", field="arguments")
+    for word in words:
+        if "\0" in word or not _is_text(word):
+            raise InvalidRequest(f"the argument {word[:64]!r} holds a NUL byte or is not UTF-8", field="arguments")
+    if timeout_s is not None and not 0 < timeout_s <= TIMEOUT_MAX_S:
+        raise InvalidRequest(
+            f"a timeout of {timeout_s:g} s is outside (0, {TIMEOUT_MAX_S:g}]; ask for less", field="timeout"
+        )
+    if len(salt) > SALT_BYTES_MAX:
+        raise TooLarge(f"a salt has at most {SALT_BYTES_MAX} bytes", field="salt", limit=SALT_BYTES_MAX)
+    secret_pairs = _secrets(secrets or {}, variables or {})
+    spec = ActionSpec(
+        arguments=words,
+        inputs=_inputs(inputs),
+        variables=_variables(variables or {}),
+        working_directory=checked_path(working_directory, "working_directory", may_be_root=True),
+        outputs=tuple(sorted({checked_path(path.rstrip("/"), "outputs") for path in outputs})),
+        effects=tuple(sorted(Effect.parse(name, level) for name, level in (effects or {}).items())),
+        resources=_resources(resources),
+        constraints=tuple(sorted({*constraints, *_pins(pins or {})})),
+        platform=_platform(platform),
+        secrets=secret_pairs,
+        timeout_s=timeout_s,
+        do_not_cache=do_not_cache,
+        salt=salt,
+        priority=priority,
+    )
+    for name, items in (("arguments", spec.arguments), ("inputs", spec.inputs), ("outputs", spec.outputs)):
+        if len(items) > ITEMS_MAX:
+            raise TooLarge(f"{len(items)} {name} are given; {ITEMS_MAX} are the most", field=name, limit=ITEMS_MAX)
+    return spec
+
+
+def checked_path(path: str, where: str, *, may_be_root: bool = False) -> str:
+    """A relative path in its only form: no empty, `.` or `..` parts, no slash at either end (REAPI Command).
+
+    Raises:
+        InvalidRequest: it is anything else.
+    """
+    if (may_be_root and not path) or (len(path) <= NAME_BYTES_MAX and path.isascii() and _PATH.fullmatch(path)):
+        return path
+    if not _PATH.fullmatch(path) or not _is_text(path):
+        raise InvalidRequest(
+            f"{path[:200]!r} is not a path below the root; write it relative, without '.', '..', empty parts or a "
+            "slash at an end",
+            field=where,
+        )
+    if len(path.encode()) > PATH_BYTES_MAX or any(len(part.encode()) > NAME_BYTES_MAX for part in path.split("/")):
+        raise InvalidRequest(
+            f"the path {path[:64]!r}… is over {PATH_BYTES_MAX} bytes, or a part of it over {NAME_BYTES_MAX}",
+            field=where,
+        )
+    return path
+
+
+def _is_text(text: str) -> bool:
+    """Whether it can be written in UTF-8: what the system gave undecoded cannot."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def decimal_of_milli(milli: int) -> str:
+    """Thousandths as the shortest decimal number: 1500 is 1.5, 2000 is 2."""
+    whole, rest = divmod(milli, 1000)
+    return f"{whole}.{rest:03}".rstrip("0") if rest else str(whole)
+
+
+def _inputs(inputs: Iterable[Input]) -> tuple[Input, ...]:
+    found = set()
+    for one in inputs:
+        checked_path(one.path, "inputs", may_be_root=isinstance(one, TreeInput | OutputInput))
+        if isinstance(one, OutputInput):
+            if not one.action:
+                raise InvalidRequest(f"the input {one.path!r} names no action whose output it is", field="inputs")
+            checked_path(one.output, "inputs")
+        found.add(one)
+    return tuple(found) if len(found) < 2 else tuple(sorted(found, key=_order))
+
+
+def _order(one: Input) -> tuple[str, ...]:
+    match one:
+        case TreeInput():
+            return one.path, "tree", one.digest.text
+        case FileInput():
+            return one.path, "file", one.digest.text, str(one.executable)
+        case OutputInput():
+            return one.path, "output", one.action, one.output
+
+
+def _variables(variables: Mapping[str, str]) -> Pairs:
+    for name, value in variables.items():
+        if not _VARIABLE.fullmatch(name) or "\0" in value or not _is_text(name + value):
+            raise InvalidRequest(
+                f"{name[:64]!r} cannot name a variable, or its value holds a NUL byte or is not UTF-8",
+                field="variables",
+            )
+    return tuple(sorted(variables.items()))
+
+
+def _secrets(secrets: Mapping[str, str], variables: Mapping[str, str]) -> Pairs:
+    for variable, reference in secrets.items():
+        if not _VARIABLE.fullmatch(variable) or variable in variables:
+            raise InvalidRequest(f"{variable[:64]!r} cannot name a secret's variable, or has a value", field="secrets")
+        if not _REFERENCE.fullmatch(reference):
+            # The text is not repeated: somebody may have written the secret itself.
+            raise InvalidRequest(
+                f"what {variable} refers to is not a name of letters, digits and ._/-; name a secret, do not write it",
+                field="secrets",
+            )
+    return tuple(sorted(secrets.items()))
+
+
+def _pins(pins: Mapping[str, str]) -> Iterable[str]:
+    for name, version in pins.items():
+        if not _PIN.fullmatch(name) or not _PIN_VERSION.fullmatch(version):
+            raise InvalidRequest(
+                f"{name[:64]}={version[:64]} is no pin; write a tool and its version, as in gcc=12.2", field="pins"
+            )
+        yield f"tool:{name}={version}"
+
+
+def _resources(resources: Resources) -> Resources:
+    if resources is NO_RESOURCES:
+        return resources
+    amounts = (resources.cpu_milli, resources.memory_bytes, resources.disk_bytes, resources.gpus)
+    if any(not 0 <= amount <= _AMOUNT_MAX for amount in amounts):
+        raise InvalidRequest("an amount of a resource is below 0 or over 2^60", field="resources")
+    return resources
+
+
+def _platform(platform: Iterable[tuple[str, str]]) -> Pairs:
+    pairs = sorted(set(platform))
+    for name, _ in pairs:
+        if not name or name == CONSTRAINT or name.startswith((EFFECT_PREFIX, RESOURCE_PREFIX, SECRET_PREFIX)):
+            raise InvalidRequest(
+                f"the platform property {name[:64]!r} has a field of its own; "
+                "use effects, resources, require or secrets",
+                field="platform",
+            )
+    return tuple(pairs)
+
+
+def is_ours(name: str) -> bool:
+    """Whether a platform property has its meaning from this house, so that no worker need declare it."""
+    return name in (CONSTRAINT, TIER) or name.startswith((EFFECT_PREFIX, RESOURCE_PREFIX))
