@@ -188,6 +188,8 @@ class ActionService:
             state=_state_of(operation),
             worker=operation.progress.worker,
             command_arguments=described.arguments[:_ARGUMENTS_SHOWN] if described else (),
+            target_id=described.requested.target if described else "",
+            mnemonic=described.requested.mnemonic if described else "",
         )
         summary.submitted_at.FromMilliseconds(operation.submitted_at_unix_ms)
         if operation.completed_at_unix_ms is not None:

@@ -20,6 +20,7 @@ from buildnet.wire._gen.google.protobuf import empty_pb2
 from buildnet.wire._gen.google.rpc import status_pb2
 from buildnet.wire.actions import Described, wanted_of
 from buildnet.wire.operations import operation_of
+from buildnet.wire.request_metadata import manner_of, requested_of
 
 _EXECUTION = "/build.bazel.remote.execution.v2.Execution/"
 _OPERATIONS = "/google.longrunning.Operations/"
@@ -57,10 +58,16 @@ class ExecutionService:
         wanted, described = wanted_of(call.caller.written(request.instance_name), request, self._read)
         # Refused here: the scheduler asks for nothing but what can be understood.
         parse(wanted.constraints)
-        wanted = replace(wanted, caller=call.caller.subject)
+        manner = manner_of(call.metadata)
+        wanted = replace(
+            wanted,
+            caller=call.caller.subject,
+            pinned=manner.pinned,
+            do_not_cache=wanted.do_not_cache or manner.apart,
+        )
         progress: asyncio.Queue[Progress] = asyncio.Queue()
         operation_id = self._scheduler.submit(wanted, progress.put_nowait)
-        self._describe(operation_id, described)
+        self._describe(operation_id, replace(described, requested=requested_of(call.metadata)))
         async for message in self._follow(operation_id, wanted, progress, request):
             yield message
 

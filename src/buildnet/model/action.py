@@ -27,7 +27,8 @@ class Wanted:
 
     `requirements` are the platform properties of the Action (else of the Command), each of which a worker must offer.
     `timeout_s` is already bounded by the server's maximum. `priority`: lower runs sooner (REAPI ExecutionPolicy).
-    `caller` is who asked, "" for nobody known; of those who join, it stays the first.
+    `caller` is who asked, "" for nobody known; of those who join, it stays the first. `pinned` is the one node that may
+    run it, "" for any.
     """
 
     key: ActionKey
@@ -37,6 +38,7 @@ class Wanted:
     do_not_cache: bool = False
     skip_cache_lookup: bool = False
     caller: str = ""
+    pinned: str = ""
 
     @property
     def constraints(self) -> tuple[str, ...]:

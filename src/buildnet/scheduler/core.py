@@ -123,6 +123,8 @@ def matches(wanted: Wanted, offer: WorkerOffer, resources: ResourceMatcher = NO_
     `tier` is matched with the trust that the controller has in the worker, whatever the worker says of itself;
     `require`, which may come several times, is a constraint on its resources.
     """
+    if wanted.pinned and wanted.pinned != offer.node:
+        return False
     constrained = False
     for name, value in wanted.requirements:
         if name == CONSTRAINT:
@@ -435,6 +437,10 @@ class SchedulerCore:
         return not any(matches(entry.wanted, offer, self._resources) is not False for offer in offers)
 
     def _unmet(self, wanted: Wanted) -> Outcome:
+        if wanted.pinned:
+            why = "does not offer what it requires" if wanted.pinned in self.workers else "has not joined"
+            message = f"the worker {wanted.pinned}, on which the action is to run, {why}; see `buildnet fleet ls`"
+            return Outcome("no_capable_worker", None, message)
         offered = frozenset[tuple[str, str]]().union(*(worker.offer.properties for worker in self.workers.values()))
         plain = frozenset((name, value) for name, value in wanted.requirements if name != CONSTRAINT)
         unmet = sorted(plain - offered)

@@ -59,6 +59,7 @@ class Scheduler:
         clock: Clock,
         new_id: Callable[[], str],
         attempt_ended: Callable[[int], None] = lambda fence: None,
+        operation_ended: Callable[[Operation], None] = lambda operation: None,
         limits: core.Limits = core.Limits(),  # noqa: B008 - frozen
         fence_first: int = 1,
         live: LiveActions | None = None,
@@ -72,6 +73,7 @@ class Scheduler:
         self._clock = clock
         self._new_id = new_id
         self._attempt_ended = attempt_ended
+        self._operation_ended = operation_ended
         self._links: dict[str, WorkerLink] = {}
         self._operations: dict[str, Operation] = {}
         # In the order in which they ended: one that runs for hours must not keep those that ended since.
@@ -269,6 +271,7 @@ class Scheduler:
             self._ended.append(operation)
             if self._live is not None:
                 self._live.ended(operation.wanted.key)
+            self._operation_ended(operation)
         for follower in list(operation.followers):
             follower(operation.progress)
         operation.changed.set()
