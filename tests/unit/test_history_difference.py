@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buildnet.history.difference import CHANGES_MAX, VALUE_CHARACTERS_MAX, difference, part_changes, similarity
+from buildnet.history.difference import CHANGES_MAX, difference, part_changes, similarity
+from buildnet.history.secrets import TEXT_CHARACTERS_MAX
 from buildnet.history.trees import NOT_KEPT, TOO_MANY, tree_changes
 from buildnet.model.digest import EMPTY, Digest
 from buildnet.model.history import Change, Difference, Parts, TreeDirectory, TreeNode
@@ -116,7 +117,7 @@ ONE = Parts(
             {"properties": (("OSFamily", "linux"), ("effect:network", "none"), ("require", "gcc>=13"))},
             Change("constraint", "require", "gcc>=12", "gcc>=13"),
         ),
-        ({"outputs": ("a.d", "a.o")}, Change("output", "a.d", None, "a.d")),
+        ({"outputs": ("a.d", "a.o")}, Change("output", "a.d", None, "any kind")),
         ({"working_directory": ""}, Change("working_directory", "", "src", ".")),
         ({"timeout_ns": 1_500_000_000}, Change("timeout", "", "1 s", "1.5 s")),
         ({"timeout_ns": None}, Change("timeout", "", "1 s", None)),
@@ -134,7 +135,20 @@ def test_every_part_is_named(changes: dict[str, object], expected: Change) -> No
 
 
 def test_every_field_of_an_action_is_compared() -> None:
-    other = Parts(("x",), (("X", "x"),), (("x", "x"),), ("x",), "x", 1, True, b"x", "DIRECTORY_ONLY", ("x",), digest(9))
+    other = Parts(
+        arguments=("x",),
+        variables=(("X", "x"),),
+        properties=(("x", "x"),),
+        outputs=("x",),
+        output_kinds=("directory",),
+        working_directory="x",
+        timeout_ns=1,
+        do_not_cache=True,
+        salt=b"x",
+        output_format="DIRECTORY_ONLY",
+        output_properties=("x",),
+        root=digest(9),
+    )
     for field in fields(Parts):
         changed = replace(ONE, **{field.name: getattr(other, field.name)})
         found = difference(ONE, changed, nothing, same_action=False)
@@ -167,7 +181,7 @@ def test_many_and_long_changes_are_bounded() -> None:
     assert found.left_out == 500
     long = difference(ONE, replace(ONE, variables=(("LANG", "x" * 5000),)), nothing, same_action=False).changes[0]
     assert long.after is not None
-    assert long.after.startswith("x" * VALUE_CHARACTERS_MAX + "… (3000 more")
+    assert long.after.startswith("x" * TEXT_CHARACTERS_MAX + "… (3000 more")
 
 
 # Trees, as nested mappings from names to numbers of contents.

@@ -11,6 +11,7 @@
 
 from buildnet.client.client import Client
 from buildnet.client.fleet import NodeInfo
+from buildnet.client.history import PastRun, Why
 from buildnet.client.results import ActionInfo, LogPiece, Output, RunResult
 from buildnet.client.sync import SyncClient, connect
 from buildnet.model.credentials import Credentials
@@ -24,7 +25,9 @@ __all__ = [
     "LogPiece",
     "NodeInfo",
     "Output",
+    "PastRun",
     "RunResult",
     "SyncClient",
+    "Why",
     "connect",
 ]

@@ -28,6 +28,8 @@ _LIST_MAX: Final = 1000
 _ARGUMENTS_SHOWN: Final = 8
 _PREFIX_MIN: Final = 4
 _NAME_MAX: Final = 1024
+# The name of a REAPI operation, which a client may have at hand.
+_OPERATION: Final = re.compile(r"(?:.*/)?operations/([0-9a-f]{4,64})")
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}/[0-9]+")
 
 _PARTS: Final[dict[Part, pb.ActionPart]] = {
@@ -170,7 +172,8 @@ class ExplainService:
 
 def _checked(name: str, field: str) -> str:
     if 0 < len(name) <= _NAME_MAX:
-        return name
+        operation = _OPERATION.fullmatch(name)
+        return operation[1] if operation else name
     raise InvalidRequest(f"{field} must be 1 to {_NAME_MAX} characters, not {len(name)}", field=field)
 
 
@@ -205,7 +208,7 @@ def _with_since(reader: HistoryReader, actions: list[pb.PastAction]) -> pb.GetAc
 
 def _arguments(explainer: Explainer, past: PastOperation) -> tuple[str, ...]:
     parts = explainer.parts(past.key.digest)
-    return () if parts is None else shown_arguments(parts.arguments)[:_ARGUMENTS_SHOWN]
+    return () if parts is None else shown_arguments(parts.arguments[:_ARGUMENTS_SHOWN])
 
 
 def _message(past: PastOperation, arguments: tuple[str, ...] = ()) -> pb.PastAction:

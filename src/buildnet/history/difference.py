@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from difflib import SequenceMatcher
-from itertools import chain, zip_longest
+from itertools import chain, repeat, zip_longest
 from typing import Final
 
-from buildnet.history.secrets import shown_arguments, shown_value
+from buildnet.history.secrets import TEXT_CHARACTERS_MAX, shown_argument, shown_value
 from buildnet.history.trees import Load, bounded, tree_changes
 from buildnet.model.action import CONSTRAINT
 from buildnet.model.history import Change, Difference, Part, Parts
 
 CHANGES_MAX: Final = 1000
-VALUE_CHARACTERS_MAX: Final = 2000
 # Beyond this product of lengths an alignment takes too long, and places are compared one by one.
 _ALIGNED_MAX: Final = 250_000
 _EFFECT: Final = "effect:"
@@ -48,7 +48,7 @@ def part_changes(before: Parts, after: Parts) -> Iterator[Change]:
     yield from _argument_changes(before.arguments, after.arguments)
     yield from _pair_changes(before.variables, after.variables, lambda _: "variable")
     yield from _pair_changes(before.properties, after.properties, _part_of_property)
-    yield from _list_changes("output", before.outputs, after.outputs)
+    yield from _pair_changes(_outputs(before), _outputs(after), lambda _: "output")
     yield from _changed("working_directory", before.working_directory or ".", after.working_directory or ".")
     yield from _changed("timeout", _seconds(before.timeout_ns), _seconds(after.timeout_ns))
     yield from _changed("do_not_cache", str(before.do_not_cache).lower(), str(after.do_not_cache).lower())
@@ -81,6 +81,10 @@ def _input_changes(before: Parts, after: Parts, load: Load) -> Iterator[Change]:
     elif before.root != after.root:
         one, other = (root.text if root is not None else None for root in (before.root, after.root))
         yield Change("input", ".", one, other)
+
+
+def _outputs(parts: Parts) -> list[tuple[str, str]]:
+    return list(zip(parts.outputs, parts.output_kinds or repeat("any kind"), strict=False))
 
 
 def _changed(part: Part, before: str | None, after: str | None) -> Iterator[Change]:
@@ -140,10 +144,9 @@ def _argument_changes(before: Sequence[str], after: Sequence[str]) -> Iterator[C
     while end < min(len(before), len(after)) - start and before[-1 - end] == after[-1 - end]:
         end += 1
     mine, theirs = before[start : len(before) - end], after[start : len(after) - end]
-    shown_before, shown_after = shown_arguments(tuple(before)), shown_arguments(tuple(after))
     for one, other in _aligned(mine, theirs):
-        old = None if one is None else shown_before[start + one]
-        new = None if other is None else shown_after[start + other]
+        old = None if one is None else shown_argument(before, start + one)
+        new = None if other is None else shown_argument(after, start + other)
         place = other if other is not None else one
         assert place is not None
         yield Change("argument", str(start + place), old, new)
@@ -164,10 +167,11 @@ def _aligned(before: Sequence[str], after: Sequence[str]) -> Iterator[tuple[int 
 
 
 def _cut(change: Change) -> Change:
-    return Change(change.part, _short(change.name) or "", _short(change.before), _short(change.after), change.note)
+    # A path may be long too; values have been cut where they were hidden.
+    return replace(change, name=_short(change.name))
 
 
-def _short(text: str | None) -> str | None:
-    if text is None or len(text) <= VALUE_CHARACTERS_MAX:
+def _short(text: str) -> str:
+    if len(text) <= TEXT_CHARACTERS_MAX:
         return text
-    return f"{text[:VALUE_CHARACTERS_MAX]}… ({len(text) - VALUE_CHARACTERS_MAX} more characters)"
+    return f"{text[:TEXT_CHARACTERS_MAX]}… ({len(text) - TEXT_CHARACTERS_MAX} more characters)"

@@ -17,8 +17,9 @@ from buildnet.model.digest import Digest
 from buildnet.model.history import Difference, Explanation, Parts, PastOperation, TreeDirectory
 from buildnet.ports import ActionMessages, HistoryReader
 
-# Of each kind of relation.
+# Of each kind of relation; and of the Commands of all.
 CANDIDATES_MAX: Final = 20
+COMPARED_BYTES_MAX: Final = 8 << 20
 _AGAIN_MAX: Final = 50
 
 
@@ -117,8 +118,13 @@ class Explainer:
 
     def _candidates(self, found: Iterable[PastOperation]) -> Iterator[Candidate]:
         seen: set[Digest] = set()
-        # Of one action the newest stands for all.
+        left = COMPARED_BYTES_MAX
         for past in found:
-            if past.key.digest not in seen:
-                seen.add(past.key.digest)
-                yield Candidate(past, self.parts(past.key.digest))
+            # Of one action the newest stands for all.
+            if past.key.digest in seen or past.command is None:
+                continue
+            seen.add(past.key.digest)
+            left -= past.command.size_bytes
+            if left < 0:
+                return
+            yield Candidate(past, self.parts(past.key.digest))

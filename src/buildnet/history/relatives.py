@@ -14,7 +14,8 @@ from typing import Final
 from buildnet.history.difference import similarity
 from buildnet.model.history import Parts, PastOperation, Reason
 
-# Below it two runs of one program have nothing to do with one another: every `sh -c` would be related.
+# Of the arguments after the program. Below it two runs of one program have nothing to do with one another: every
+# `sh -c` would be related to every other.
 SIMILAR_MIN: Final = 0.5
 
 
@@ -43,10 +44,14 @@ def nearest(subject: PastOperation, parts: Parts, candidates: Iterable[Candidate
             continue
         alike = similarity(parts, candidate.parts)
         rank, relation = _rank(subject, parts, candidate.past, candidate.parts)
-        if rank or alike >= SIMILAR_MIN:
+        if rank or _same_words(parts, candidate.parts) >= SIMILAR_MIN:
             order = (rank, alike, candidate.past.number)
             found.append((order, Relative(candidate.past, candidate.parts, relation)))
     return max(found, key=lambda pair: pair[0])[1] if found else None
+
+
+def _same_words(one: Parts, other: Parts) -> float:
+    return similarity(Parts(one.arguments[1:]), Parts(other.arguments[1:]))
 
 
 def _rank(subject: PastOperation, parts: Parts, past: PastOperation, other: Parts) -> tuple[int, str]:

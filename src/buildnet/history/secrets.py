@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 HIDDEN: Final = "(hidden)"
+TEXT_CHARACTERS_MAX: Final = 2000
+_NAME_MAX: Final = 256
 
 # Anywhere in a name; and those that stand for themselves only, as in AUTH and not in AUTHOR.
 _ANYWHERE: Final = re.compile(
@@ -26,6 +29,7 @@ _PEM: Final = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*", re.DOTALL)
 def is_secret(name: str) -> bool:
     """Whether what goes by this name is better not shown."""
     # `--no-api-key` and `API_KEY` are words of one kind.
+    name = name[:_NAME_MAX]
     return bool(_ANYWHERE.search(name.replace("-", "_")) or _ALONE.search(name))
 
 
@@ -35,18 +39,24 @@ def shown_value(name: str, value: str) -> str:
 
 
 def shown_arguments(arguments: tuple[str, ...]) -> tuple[str, ...]:
-    """A command line; what follows an option for a secret is one."""
-    shown = []
-    hide = False
-    for argument in arguments:
-        option = argument.startswith("-")
-        shown.append(HIDDEN if hide and not option else shown_text(argument))
-        hide = option and "=" not in argument and is_secret(argument.lstrip("-"))
-    return tuple(shown)
+    """A command line, each argument as `shown_argument` has it."""
+    return tuple(shown_argument(arguments, place) for place in range(len(arguments)))
+
+
+def shown_argument(arguments: Sequence[str], place: int) -> str:
+    """One argument of a command line, cut as `shown_text` cuts; what follows an option for a secret is one."""
+    argument = arguments[place]
+    option = arguments[place - 1] if place else ""
+    asked = option.startswith("-") and "=" not in option and is_secret(option.lstrip("-")[:_NAME_MAX])
+    return HIDDEN if asked and not argument.startswith("-") else shown_text(argument)
 
 
 def shown_text(text: str) -> str:
-    """A text with what looks like a secret in it hidden."""
+    """A text with what looks like a secret in it hidden; of a long one the beginning, and how much is left out."""
+    # Cut first: these patterns take a time that grows with the text, and a text may be megabytes.
+    if len(text) > TEXT_CHARACTERS_MAX:
+        left_out = len(text) - TEXT_CHARACTERS_MAX
+        return f"{shown_text(text[:TEXT_CHARACTERS_MAX])}… ({left_out} more characters)"
 
     def assigned(match: re.Match[str]) -> str:
         return f"{match[1]}{match[2]}{HIDDEN}" if is_secret(match[1]) else match[0]

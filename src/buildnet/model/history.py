@@ -103,14 +103,15 @@ class PastOperation:
 class Parts:
     """What an Action's digest is made of, read apart; sequences are in the order of the messages.
 
-    `properties` are those that count: the Action's, else the Command's (REAPI 2.2). `outputs` are paths, those of the
-    older fields with their kind before them. `timeout_ns` is None when there is none.
+    `properties` are those that count: the Action's, else the Command's (REAPI 2.2). `output_kinds` says file or
+    directory for each of `outputs` when they are of the older fields, and is empty else. `timeout_ns` may be None.
     """
 
     arguments: tuple[str, ...]
     variables: tuple[tuple[str, str], ...] = ()
     properties: tuple[tuple[str, str], ...] = ()
     outputs: tuple[str, ...] = ()
+    output_kinds: tuple[str, ...] = ()
     working_directory: str = ""
     timeout_ns: int | None = None
     do_not_cache: bool = False

@@ -80,11 +80,11 @@ def parts_of(action: re.Action, command: re.Command) -> Parts:
         arguments=tuple(command.arguments),
         variables=tuple((v.name, v.value) for v in command.environment_variables),
         properties=tuple((p.name, p.value) for p in platform.properties),
-        outputs=(
-            *command.output_paths,
-            *(f"file {path}" for path in command.output_files),
-            *(f"directory {path}" for path in command.output_directories),
-        ),
+        # Where there are output_paths, the older fields count for nothing (REAPI 2.1).
+        outputs=tuple(command.output_paths) or (*command.output_files, *command.output_directories),
+        output_kinds=()
+        if command.output_paths
+        else (*("file" for _ in command.output_files), *("directory" for _ in command.output_directories)),
         working_directory=command.working_directory,
         timeout_ns=action.timeout.seconds * 1_000_000_000 + action.timeout.nanos
         if action.HasField("timeout")
