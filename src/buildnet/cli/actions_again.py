@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from buildnet.cli import options
+from buildnet.cli.actions_why import resolved
 from buildnet.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def rerun(
 
     printer = None if as_json else Printer()
     with options.connected(url, state, instance) as client:
-        action = client.action_of(name)
+        action = client.action_of(resolved(client, name))
         node = client.fleet_find(worker).node if worker else ""
         result = client.rerun(
             action,
@@ -72,7 +73,7 @@ def repro(url: str | None, state: Path | None, instance: str, as_json: bool, nam
     if directory.exists() and any(directory.iterdir()):
         raise InvalidRequest(f"{directory} is not empty; name another directory", field="directory")
     with options.connected(url, state, instance) as client:
-        action = client.action_of(name)
+        action = client.action_of(resolved(client, name))
         parts = client.parts(action)
         assert parts.root is not None, "every Action has an input root"
         directory.mkdir(parents=True, exist_ok=True)

@@ -12,9 +12,10 @@ import click
 
 from buildnet.cli import moments, options
 from buildnet.cli.printable import shown
+from buildnet.errors import NotFound
 
 if TYPE_CHECKING:
-    from buildnet.client import PastRun
+    from buildnet.client import PastRun, SyncClient
     from buildnet.model.history import Change
 
 _DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}/")
@@ -29,10 +30,11 @@ def why(url: str | None, state: Path | None, instance: str, as_json: bool, name:
     """Say why an action ran instead of being answered from the cache.
 
     The nearest earlier action is named, and what has changed since: the path of an input, an argument, a variable, a
-    platform property, an effect. ID is an operation's, or the beginning of it; DIGEST is an action's, HASH/SIZE.
+    platform property, an effect. ID is an operation's, the beginning of it, or the word newest; DIGEST is an action's,
+    HASH/SIZE.
     """
     with options.connected(url, state, instance) as client:
-        answer = client.why(name, instance=instance)
+        answer = client.why(resolved(client, name), instance=instance)
     if as_json:
         facts = asdict(answer) | {"action": _facts(answer.action)}
         options.echo_json(facts | {"relative": _facts(answer.relative) if answer.relative else None})
@@ -52,7 +54,7 @@ def why(url: str | None, state: Path | None, instance: str, as_json: bool, name:
 def diff(url: str | None, state: Path | None, instance: str, as_json: bool, before: str, after: str) -> None:
     """Show in what two actions differ. Exits 1 when they do, as diff does."""
     with options.connected(url, state, instance) as client:
-        found = client.diff(before, after)
+        found = client.diff(resolved(client, before), resolved(client, after))
     if as_json:
         options.echo_json(asdict(found) | {"before": found.before.text, "after": found.after.text})
     elif found.changes:
@@ -70,6 +72,7 @@ def diff(url: str | None, state: Path | None, instance: str, as_json: bool, befo
 def history(url: str | None, state: Path | None, instance: str, limit: int, as_json: bool, name: str) -> None:
     """List runs of an action, or of a build tool's target: when, where, how long, what came out. Newest first."""
     with options.connected(url, state, instance) as client:
+        name = resolved(client, name)
         runs = client.past(name, limit=limit)
         if len(runs) == 1 and runs[0].id.startswith(name):
             # An operation is named to see the others of its action.
@@ -95,6 +98,20 @@ def history(url: str | None, state: Path | None, instance: str, limit: int, as_j
             for run in runs
         ],
     )
+
+
+def resolved(client: SyncClient, name: str) -> str:
+    """The name of an operation or action; `newest` is the operation that began last.
+
+    Raises:
+        NotFound: there is none.
+    """
+    if name != "newest":
+        return name
+    newest = client.actions(limit=1)
+    if not newest:
+        raise NotFound("the server knows of no operation yet; run something first", kind="operation", name=name)
+    return newest[0].id
 
 
 def _facts(run: PastRun) -> dict[str, Any]:
