@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from buildnet.model.action import ActionKey, Lease, Outcome, Wanted
 from buildnet.model.action_spec import ActionSpec
+from buildnet.model.digest import Digest
 from buildnet.model.entry import Entry
+from buildnet.model.history import EndedOperation, Parts, PastOperation, Ran, TreeDirectory
 from buildnet.model.operation import Intended, Stored, StoredOperation
 from buildnet.model.resource import Resource
 
@@ -222,4 +224,83 @@ class Publisher(Protocol):
 
     def publish(self, lease: Lease, outcome: Outcome, *, cacheable: bool) -> Awaitable[Outcome]:
         """Return the outcome to tell, with its `entry_index`; a result that lost its blobs comes back as an error."""
+        ...
+
+
+T = TypeVar("T")
+
+
+class ActionMessages(Protocol):
+    """The messages of actions, for a room that knows no encoding. Called in threads of the history's own."""
+
+    def fetch(self, digest: Digest) -> bytes | None:
+        """A message's exact bytes as the store has them now, None when it has not."""
+        ...
+
+    def refers(self, kind: str, body: bytes) -> Sequence[tuple[str, Digest]]:
+        """What a message of kind action, command or directory refers to, each with its kind; not the files."""
+        ...
+
+    def parts(self, action: bytes, command: bytes) -> Parts | None:
+        """What the Action's digest is made of, None when it cannot be decoded."""
+        ...
+
+    def directory(self, body: bytes) -> TreeDirectory | None:
+        """One directory, None when it cannot be decoded."""
+        ...
+
+    def ran(self, result: bytes) -> Ran:
+        """What an ActionResult says of its run, as far as it can be decoded."""
+        ...
+
+
+class HistoryReader(Protocol):
+    """What is kept of operations that ended, at one moment. Newest first, wherever there are several."""
+
+    def find(self, operation: str) -> Sequence[PastOperation]:
+        """The operation of this id, else those whose ids begin so, at most two."""
+        ...
+
+    def of_action(self, digest: Digest, count_max: int, *, before: int | None = None) -> Sequence[PastOperation]:
+        """Operations of one action in any instance; `before`, when it is given, is a number to be below."""
+        ...
+
+    def of_target(self, target: str, count_max: int) -> Sequence[PastOperation]:
+        """Operations of one target in any instance."""
+        ...
+
+    def candidates(
+        self, past: PastOperation, parts: Parts, instances: Sequence[str], count_max: int
+    ) -> Sequence[PastOperation]:
+        """Operations before `past`, of other actions in `instances`, that may be its relatives: those of its target and
+        mnemonic, of its outputs, of its command and of its program, at most `count_max` of each.
+        """
+        ...
+
+    def shared(self, past: PastOperation) -> bool:
+        """Whether an earlier operation was told the same result of the same execution."""
+        ...
+
+    def message(self, digest: Digest) -> bytes | None:
+        """An Action, Command or Directory that is kept, None when it is not."""
+        ...
+
+    def since_unix_ms(self) -> int | None:
+        """When the oldest that is kept ended."""
+        ...
+
+
+class History(Protocol):
+    """Operations that ended, kept for a while beside the engine. It follows, and holds up nothing."""
+
+    def record(self, ended: EndedOperation) -> None:
+        """Keep one soon. Never blocks and never raises: what there is no room for is dropped and counted."""
+        ...
+
+    async def look(self, work: Callable[[HistoryReader], T]) -> T:
+        """Let `work` read, in a thread, once all that was recorded by now is there."""
+        ...
+
+    def statistics(self) -> dict[str, int]:
+        """history_recorded and history_dropped since the start; history_waiting now."""
         ...

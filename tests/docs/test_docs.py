@@ -46,6 +46,7 @@ def shown(page: str) -> list[str]:
         "docs/how-to/ledger.md",
         "docs/how-to/page.md",
         "docs/how-to/resources.md",
+        "docs/how-to/why.md",
     ],
 )
 def test_commands_run_as_shown(page: str, house: House, tmp_path: Path) -> None:
@@ -92,6 +93,11 @@ def test_every_habit_has_its_help() -> None:
         "resources explain",
         "run",
         "actions ls",
+        "actions why",
+        "actions diff",
+        "actions history",
+        "actions rerun",
+        "actions repro",
         "cas put",
         "cas get",
         "ledger tail",

@@ -191,12 +191,12 @@ def test_calls_that_python_answers_and_nobody_answers_are_counted_too(house: Hou
     with pytest.raises(grpc.RpcError):
         server.raw("/no.such.Service/Method", b"")
     with pytest.raises(grpc.RpcError):
-        server.raw("/buildnet.v1.ActionService/ExplainAction", b"")
+        server.raw("/buildnet.v1.JobService/SubmitJob", b"")
     expected = {
         ("buildnet.v1.ActionService/ListActions", "OK"): 1,
         ("buildnet.v1.LedgerService/GetCheckpoint", "OK"): 1,
         ("buildnet.v1.LedgerService/Tail", "OK"): 1,
-        ("buildnet.v1.ActionService/ExplainAction", "UNIMPLEMENTED"): 1,
+        ("buildnet.v1.JobService/SubmitJob", "UNIMPLEMENTED"): 1,
         ("buildnet.v1.CacheService/Stat", "NOT_FOUND"): 1,
         ("unknown", "UNIMPLEMENTED"): 1,
     }

@@ -32,7 +32,9 @@ from buildnet.edge.bridge import Bridge, Method
 from buildnet.edge.cache import CacheService
 from buildnet.edge.contracts import BYTE_CALLS, DECLARED, POOL, SERVICES
 from buildnet.edge.execution import ExecutionService
+from buildnet.edge.explain import ExplainService
 from buildnet.edge.fleet import LEASE_DURATION_S, FleetService
+from buildnet.edge.history import teller
 from buildnet.edge.ledger import LedgerService
 from buildnet.edge.logs import LogBook
 from buildnet.edge.reflection import ReflectionService
@@ -46,6 +48,7 @@ from buildnet.edge.web import ledger as ledger_pages
 from buildnet.edge.web.app import application
 from buildnet.edge.web.asgi import Asgi
 from buildnet.edge.web.view import View
+from buildnet.history.store import SqliteHistory
 from buildnet.ledger import queries
 from buildnet.ledger.cosigned import Cosigned
 from buildnet.ledger.log import LedgerLog, load_or_create_key
@@ -59,6 +62,7 @@ from buildnet.scheduler.holds import LiveActions
 from buildnet.scheduler.publish import OrderedPublisher
 from buildnet.scheduler.recovery import recover
 from buildnet.scheduler.service import Scheduler
+from buildnet.wire.history import ActionMessages
 from buildnet.wire.native import translated
 
 # Of an orderly stop: for what runs, to end; then for calls that move bytes.
@@ -182,6 +186,10 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
         announcements = Announcements(
             Catalog(), Pins(directory / "keys" / "nodes"), clock, controller_id=controller_id, record=record
         )
+        messages = ActionMessages(stores.read)
+        history = SqliteHistory.open(directory / "history", messages, clock)
+        held.push_async_callback(history.close)
+        descriptions = Descriptions()
 
         async def intend(lease: Lease, outcome: Outcome, cacheable: bool) -> None:
             operations.intend(lease.fence, Intended(outcome, cacheable, ledger.size))
@@ -194,6 +202,7 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
             clock=clock,
             new_id=random_id,
             attempt_ended=logs.end,
+            operation_ended=teller(history, descriptions.get),
             limits=Limits(lease_s=LEASE_DURATION_S),
             fence_first=(term << 32) + 1,
             live=LiveActions(stores),
@@ -209,7 +218,6 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
 
         scheduler.restore(await recover(operations, stores, published_since, clock.now_unix_ms()))
         await held.enter_async_context(_running(announcements.run()))
-        descriptions = Descriptions()
 
         async def append(kind: str, facts: Mapping[str, Value]) -> None:
             await ledger.append([Entry(kind, clock.now_unix_ms(), facts)])
@@ -237,6 +245,7 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
             ExecutionService(scheduler, stores.read, descriptions.add, ignored),
             actions,
             SubmissionService(scheduler, graphs, binder, descriptions, actions.summary),
+            ExplainService(history, messages, scheduler, clock),
             LedgerService(ledger, store.entry_index, cosigned),
             CacheService(store, record),
             fleet,
@@ -266,7 +275,9 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
             tiers=tiers,
             observed=observed(config, traces=traces_wanted()),
         )
-        await held.enter_async_context(_running(report(bridge, ledger, witnesses.counts)))
+        await held.enter_async_context(
+            _running(report(bridge, ledger, lambda: {**witnesses.counts(), **history.statistics()}))
+        )
         yield Built(bridge, scheduler)
 
 

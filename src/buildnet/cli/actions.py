@@ -1,4 +1,4 @@
-"""`buildnet actions ls|show|logs|cancel`."""
+"""`buildnet actions ls|show|logs|cancel`, and those of the files beside it: why, history, diff, rerun, repro."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from buildnet.cli import options
+from buildnet.cli.actions_again import repro, rerun
+from buildnet.cli.actions_why import diff, history, why
 
 if TYPE_CHECKING:
     from buildnet.client import ActionInfo
@@ -18,7 +20,11 @@ if TYPE_CHECKING:
 
 @click.group("actions", epilog="Example: buildnet actions ls")
 def command() -> None:
-    """What runs, what ran, what it printed."""
+    """What runs, what ran, what it printed, and why it ran."""
+
+
+for _other in (why, history, diff, rerun, repro):
+    command.add_command(_other)
 
 
 def _facts(info: ActionInfo) -> dict[str, object]:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import click
 
-from buildnet.cli import options
+from buildnet.cli import determinism, options
 from buildnet.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from buildnet.client import LogPiece, RunResult
+    from buildnet.client.describe import Wish
 
 
 def _pairs(values: Iterable[str], option: str) -> dict[str, str]:
@@ -42,7 +44,7 @@ def _inputs(values: Iterable[str]) -> dict[str, str | Path | bytes]:
     return inputs
 
 
-class _Printer:
+class Printer:
     """Prints an action's output while it comes, and what was left when it has ended."""
 
     def __init__(self) -> None:
@@ -67,6 +69,7 @@ class _Printer:
             self._line = ""
 
     def piece(self, piece: LogPiece) -> None:
+        """Print what came."""
         if piece.offset != self._sent[piece.stream]:
             return  # a gap: the stored log fills it at the end
         self._write(piece.stream, piece.data)
@@ -78,6 +81,7 @@ class _Printer:
         self._sent[stream] += len(data)
 
     def rest(self, result: RunResult) -> None:
+        """Print what did not come while it ran."""
         for stream, digest, read in (
             (1, result.stdout_digest, result.stdout),
             (2, result.stderr_digest, result.stderr),
@@ -102,6 +106,9 @@ class _Printer:
 @click.option("--require", multiple=True, metavar="CONSTRAINT", help="What its resources must meet, as in 'gcc>=12'.")
 @click.option("--timeout", "timeout_s", type=float, metavar="SECONDS", help="Limit of the execution.")
 @click.option("--no-cache", is_flag=True, help="Run it even if there is a result, and keep none.")
+@click.option("--twice", is_flag=True, help="Run it twice, apart from the cache, and name the outputs that differ.")
+@click.option("--times", type=int, metavar="N", help="The same, N times.")
+@click.option("--on-distinct", is_flag=True, help="Of --twice and --times: each run on a worker of its own.")
 @click.option(
     "--receipt",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -122,6 +129,9 @@ def command(
     require: tuple[str, ...],
     timeout_s: float | None,
     no_cache: bool,
+    twice: bool,
+    times: int | None,
+    on_distinct: bool,
     receipt: Path | None,
     verbose: bool,
     as_json: bool,
@@ -130,10 +140,22 @@ def command(
     """Run CMD somewhere, or have its result from the cache. Exits as the command did.
 
     It runs in a directory of its own with the inputs in it and nothing else, without network.
+
+    With --twice or --times it exits with 123 when the runs are not all the same.
     """
     from buildnet.client.client import DEFAULT_ENVIRONMENT
 
-    printer = None if as_json else _Printer()
+    if twice or times is not None:
+        times = 2 if times is None else times
+        wish = _wish(argv, outputs, {**DEFAULT_ENVIRONMENT, **_pairs(env, "--env")}, platform, require, timeout_s)
+        with options.connected(url, state, instance) as client:
+            action = client.prepare(wish, _inputs(inputs))
+            keep = partial(_keep, output_dir)
+            code = determinism.check(client, action, times, on_distinct=on_distinct, as_json=as_json, keep=keep)
+        raise click.exceptions.Exit(code)
+    if on_distinct:
+        raise InvalidRequest("--on-distinct goes with --twice or --times", field="on_distinct")
+    printer = None if as_json else Printer()
     started = time.monotonic()
     with options.connected(url, state, instance) as client:
         result = client.run(
@@ -157,24 +179,43 @@ def command(
             entry = result.entry_index
             write_receipt(client.receipt(result.action) if entry is None else client.prove(entry), receipt)
         if printer is None:
-            options.echo_json(_facts(result))
+            options.echo_json(facts_of(result))
         else:
             printer.rest(result)
             if verbose or (sys.stderr.isatty() and sys.stdout.isatty()):
-                _say(result, time.monotonic() - started)
+                say(result, time.monotonic() - started)
         missing = [path for path in outputs if path.rstrip("/") not in result.outputs]
         if missing and result.exit_code == 0:
             click.echo(f"buildnet: the command left no {', '.join(missing)}", err=True)
     raise click.exceptions.Exit(result.exit_code)
 
 
-def _say(result: RunResult, wall_s: float) -> None:
+def _wish(
+    argv: Sequence[str],
+    outputs: Sequence[str],
+    env: Mapping[str, str],
+    platform: Iterable[str],
+    require: Sequence[str],
+    timeout_s: float | None,
+) -> Wish:
+    from buildnet.client.describe import Wish
+
+    return Wish(argv, outputs, env, _pairs(platform, "--platform"), require, timeout_s=timeout_s)
+
+
+def _keep(output_dir: Path, result: RunResult) -> None:
+    result.download(output_dir)
+
+
+def say(result: RunResult, wall_s: float) -> None:
+    """Tell a person where a result came from."""
     how = "from the cache" if result.cached else f"ran on {result.worker[:12]}"
     entry = "" if result.entry_index is None else f", ledger entry {result.entry_index}"
     click.echo(f"buildnet: {how} in {wall_s:.2f} s{entry}", err=True)
 
 
-def _facts(result: RunResult) -> dict[str, object]:
+def facts_of(result: RunResult) -> dict[str, object]:
+    """A result for scripts."""
     return {
         "exit_code": result.exit_code,
         "cached": result.cached,

@@ -12,6 +12,7 @@
 from buildnet.client.actions import ActionFilter
 from buildnet.client.client import Client
 from buildnet.client.fleet import NodeInfo
+from buildnet.client.history import PastRun, Why
 from buildnet.client.results import ActionInfo, LogPiece, Output, RunResult
 from buildnet.client.submission import GraphOutcome, SubmittedGraph
 from buildnet.client.sync import SyncClient, connect
@@ -28,8 +29,10 @@ __all__ = [
     "LogPiece",
     "NodeInfo",
     "Output",
+    "PastRun",
     "RunResult",
     "SubmittedGraph",
     "SyncClient",
+    "Why",
     "connect",
 ]

@@ -17,6 +17,7 @@ from buildnet.client import cache, ledger
 from buildnet.client.actions import ALL, ActionFilter, info_of
 from buildnet.client.describe import Wish, action_of, command_of
 from buildnet.client.fleet import FleetCalls
+from buildnet.client.history import HistoryCalls
 from buildnet.client.patience import Patience
 from buildnet.client.resources import NodeVerdict, ResourceNews, news_of
 from buildnet.client.results import ActionInfo, LogPiece, RunResult, result_of
@@ -36,6 +37,7 @@ from buildnet.wire._gen.google.protobuf import empty_pb2
 from buildnet.wire.actions import digest_message
 from buildnet.wire.announcements import resource_of
 from buildnet.wire.native import translated
+from buildnet.wire.request_metadata import Manner, manner_metadata
 
 Inputs = Mapping[str, str | Path | bytes] | Sequence[str | Path]
 OnLog = Callable[[LogPiece], None]
@@ -91,6 +93,7 @@ class Client:
         self._channel = channel_of(address, credentials, _OPTIONS)
         self.fleet = FleetCalls(self._unary, self._stream)
         self.submissions = SubmissionCalls(self._unary, self._upload, self._stream, self._link, instance)
+        self.history = HistoryCalls(self._unary, self.read)
 
     async def __aenter__(self) -> Client:
         return self
@@ -119,9 +122,11 @@ class Client:
         except grpc.aio.AioRpcError as error:
             raise error_of_call(error, self.url) from error
 
-    async def _stream(self, path: str, request: Any, response: type[Any]) -> AsyncIterator[Any]:
+    async def _stream(
+        self, path: str, request: Any, response: type[Any], metadata: Sequence[tuple[str, str]] = ()
+    ) -> AsyncIterator[Any]:
         multi = self._channel.unary_stream(path, type(request).SerializeToString, response.FromString)
-        call = multi(request, metadata=metadata_of(self._credentials))
+        call = multi(request, metadata=(*metadata_of(self._credentials), *metadata))
         try:
             async for message in call:
                 yield message
@@ -173,11 +178,38 @@ class Client:
         """
         environment = DEFAULT_ENVIRONMENT if env is None else env
         wish = Wish(argv, outputs, environment, platform or {}, require, working_directory, timeout_s, do_not_cache)
-        action = await self._patience.tried(lambda: self._prepare(wish, inputs))
+        action = await self._patience.tried(lambda: self.prepare(wish, inputs))
+        return await self._run(action, Manner(), on_log, on_stage, skip_cache=skip_cache)
+
+    async def rerun(
+        self,
+        action: Digest,
+        *,
+        worker: str = "",
+        on_log: OnLog | None = None,
+        on_stage: OnStage | None = None,
+    ) -> RunResult:
+        """Run an action that the server has once more and apart: whatever the cache holds, and leaving nothing in it.
+
+        Args:
+            action: its digest.
+            worker: the id of the node that is to run it, "" for any.
+            on_log: as `run` has it.
+            on_stage: as `run` has it.
+
+        Raises:
+            BlobsMissing: the Action, its Command or an input is no longer in the cache.
+            NoCapableWorker: that node has not joined, or does not offer what the action requires.
+        """
+        return await self._run(action, Manner(worker, apart=True), on_log, on_stage, skip_cache=True)
+
+    async def _run(
+        self, action: Digest, manner: Manner, on_log: OnLog | None, on_stage: OnStage | None, *, skip_cache: bool
+    ) -> RunResult:
         request = re.ExecuteRequest(
             instance_name=self.instance, action_digest=digest_message(action), skip_cache_lookup=skip_cache
         )
-        operation, response = await self._execute(request, on_log, on_stage)
+        operation, response = await self._execute(request, on_log, on_stage, manner)
         if response.status.code:
             raise error_of_status(response.status)
         entry = None
@@ -185,7 +217,8 @@ class Client:
             entry = await self._entry_of(response, _id_of(operation))
         return result_of(response, action, operation, entry, self._link)
 
-    async def _prepare(self, wish: Wish, inputs: Inputs) -> Digest:
+    async def prepare(self, wish: Wish, inputs: Inputs = ()) -> Digest:
+        """Store an action with its command and inputs, and run nothing; `rerun` does."""
         command = command_of(wish)
         entries = _entries(inputs)
 
@@ -202,7 +235,7 @@ class Client:
             return await asyncio.to_thread(push)
 
     async def _execute(
-        self, request: re.ExecuteRequest, on_log: OnLog | None, on_stage: OnStage | None
+        self, request: re.ExecuteRequest, on_log: OnLog | None, on_stage: OnStage | None, manner: Manner
     ) -> tuple[str, re.ExecuteResponse]:
         name = ""
         logs: asyncio.Task[None] | None = None
@@ -210,7 +243,7 @@ class Client:
         try:
             while True:
                 try:
-                    async for operation in self._operations(request, name):
+                    async for operation in self._operations(request, name, manner):
                         absence.over()
                         name = operation.name
                         if operation.done:
@@ -250,11 +283,14 @@ class Client:
             return int(told[1])
         return (await self._patience.tried(lambda: self.action(operation_id))).entry_index
 
-    def _operations(self, request: re.ExecuteRequest, name: str) -> AsyncIterator[operations_pb2.Operation]:
+    def _operations(
+        self, request: re.ExecuteRequest, name: str, manner: Manner
+    ) -> AsyncIterator[operations_pb2.Operation]:
         if name:
             wait = re.WaitExecutionRequest(name=name)
             return self._stream(_RE + "Execution/WaitExecution", wait, operations_pb2.Operation)
-        return self._stream(_RE + "Execution/Execute", request, operations_pb2.Operation)
+        path = _RE + "Execution/Execute"
+        return self._stream(path, request, operations_pb2.Operation, manner_metadata(manner))
 
     async def _forward(self, operation_id: str, on_log: OnLog) -> None:
         # The log is a courtesy: when it breaks, the result still comes, with all that was printed.

@@ -257,8 +257,9 @@ class ActionService:
         )
         if described is not None:
             summary.command_arguments.extend(described.arguments)
-            summary.target_id, summary.mnemonic = described.target_id, described.mnemonic
-            summary.invocation_id = described.invocation_id
+            requested = described.requested
+            summary.target_id, summary.mnemonic = requested.target, requested.mnemonic
+            summary.invocation_id = requested.invocation
         summary.graph_id, summary.graph_name = self._graphs.name_of(operation.id)
         summary.submitted_at.FromMilliseconds(operation.submitted_at_unix_ms)
         if operation.completed_at_unix_ms is not None:

@@ -58,7 +58,7 @@ def fitting(
             return False
         if any(by_tool):
             said = described(operation.id) or _NOTHING
-            found = (said.mnemonic, said.target_id, said.invocation_id)
+            found = (said.requested.mnemonic, said.requested.target, said.requested.invocation)
             if any(asked and asked != has for asked, has in zip(by_tool, found, strict=True)):
                 return False
         return caller.may_see(instance)

@@ -20,7 +20,7 @@ from buildnet.wire._gen.google.protobuf import empty_pb2
 from buildnet.wire._gen.google.rpc import status_pb2
 from buildnet.wire.actions import Described, wanted_of
 from buildnet.wire.operations import operation_of
-from buildnet.wire.request_metadata import described_with
+from buildnet.wire.request_metadata import manner_of, requested_of
 
 _EXECUTION = "/build.bazel.remote.execution.v2.Execution/"
 _OPERATIONS = "/google.longrunning.Operations/"
@@ -66,10 +66,16 @@ class ExecutionService:
         wanted, described = wanted_of(instance, request, self._read, self._ignored)
         # Refused here: the scheduler asks for nothing but what can be understood.
         parse(wanted.constraints)
-        wanted = replace(wanted, caller=call.caller.subject)
+        manner = manner_of(call.metadata)
+        wanted = replace(
+            wanted,
+            caller=call.caller.subject,
+            pinned=manner.pinned,
+            do_not_cache=wanted.do_not_cache or manner.apart,
+        )
         progress: asyncio.Queue[Progress] = asyncio.Queue()
         operation_id = self._scheduler.submit(wanted, progress.put_nowait)
-        self._describe(operation_id, described_with(described, call.metadata))
+        self._describe(operation_id, replace(described, requested=requested_of(call.metadata)))
         # Whoever knows its name may come back with it, to this controller or to the next.
         await self._scheduler.kept(operation_id)
         async for message in self._follow(operation_id, wanted, progress, request):

@@ -26,7 +26,7 @@ from buildnet.scheduler.service import Scheduler
 from buildnet.wire._gen.buildnet.v1 import action_pb2
 from buildnet.wire.action_spec import spec_of_message
 from buildnet.wire.actions import Described
-from buildnet.wire.request_metadata import described_with
+from buildnet.wire.request_metadata import requested_of
 
 _ACTION: Final = "/buildnet.v1.ActionService/"
 CLIENT_IDS_MAX: Final = 100_000
@@ -206,7 +206,7 @@ def _answer(graph: Graph) -> action_pb2.SubmitActionsResponse:
 
 
 def _described(spec: ActionSpec, call: Call) -> Described:
-    return described_with(Described(spec.arguments), call.metadata)
+    return Described(spec.arguments, requested_of(call.metadata))
 
 
 def _instance(name: str, caller: Caller) -> str:

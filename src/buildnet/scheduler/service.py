@@ -88,6 +88,7 @@ class Scheduler:
         clock: Clock,
         new_id: Callable[[], str],
         attempt_ended: Callable[[int], None] = lambda fence: None,
+        operation_ended: Callable[[Operation], None] = lambda operation: None,
         limits: core.Limits = core.Limits(),  # noqa: B008 - frozen
         fence_first: int = 1,
         live: LiveActions | None = None,
@@ -113,6 +114,7 @@ class Scheduler:
         self._clock = clock
         self._new_id = new_id
         self._attempt_ended = attempt_ended
+        self._operation_ended = operation_ended
         self._links: dict[str, WorkerLink] = {}
         self._operations: dict[str, Operation] = {}
         # In the order in which they ended: one that runs for hours must not keep those that ended since.
@@ -477,6 +479,9 @@ class Scheduler:
 
     def _end(self, operation: Operation, progress: Progress) -> None:
         self._ended.append(operation)
+        operation.progress = progress
+        if operation.wanted.key.digest != UNKNOWN:
+            self._operation_ended(operation)
         self._say(operation, progress, None)
 
     def _say(self, operation: Operation, progress: Progress, fence: int | None) -> None:

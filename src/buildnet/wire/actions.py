@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from google.protobuf.message import DecodeError
 
 from buildnet.errors import InvalidRequest
 from buildnet.model.action import ActionKey, Properties, Wanted
 from buildnet.model.digest import Digest
+from buildnet.model.history import Requested
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 
 TIMEOUT_DEFAULT_S = 3600.0
@@ -35,9 +36,7 @@ class Described:
     """What a person would want to see of an action without reading its blobs again."""
 
     arguments: tuple[str, ...]
-    target_id: str = ""
-    mnemonic: str = ""
-    invocation_id: str = ""
+    requested: Requested = field(default_factory=Requested)
 
 
 def wanted_of(

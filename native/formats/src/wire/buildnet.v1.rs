@@ -778,12 +778,124 @@ pub struct CancelActionResponse {
     pub cancelled_count: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PastOutput {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub text: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PastAction {
+    #[prost(message, optional, tag = "1")]
+    pub summary: ::core::option::Option<ActionSummary>,
+    #[prost(string, tag = "2")]
+    pub invocation_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub tool: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub caller: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "5")]
+    pub command_digest: ::core::option::Option<
+        super::super::build::bazel::remote::execution::v2::Digest,
+    >,
+    #[prost(message, optional, tag = "6")]
+    pub input_root_digest: ::core::option::Option<
+        super::super::build::bazel::remote::execution::v2::Digest,
+    >,
+    #[prost(message, optional, tag = "7")]
+    pub queued: ::core::option::Option<::prost_types::Duration>,
+    #[prost(message, optional, tag = "8")]
+    pub staged: ::core::option::Option<::prost_types::Duration>,
+    #[prost(message, optional, tag = "9")]
+    pub ran: ::core::option::Option<::prost_types::Duration>,
+    #[prost(message, optional, tag = "10")]
+    pub uploaded: ::core::option::Option<::prost_types::Duration>,
+    #[prost(message, repeated, tag = "11")]
+    pub outputs: ::prost::alloc::vec::Vec<PastOutput>,
+    #[prost(uint32, tag = "12")]
+    pub output_count: u32,
+    #[prost(bool, tag = "13")]
+    pub lookup_skipped: bool,
+    #[prost(bool, tag = "14")]
+    pub kept: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ActionChange {
+    #[prost(enumeration = "ActionPart", tag = "1")]
+    pub part: i32,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, optional, tag = "3")]
+    pub before: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, optional, tag = "4")]
+    pub after: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, tag = "5")]
+    pub note: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExplainActionRequest {
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub instance_name: ::prost::alloc::string::String,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ExplainActionResponse {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExplainActionResponse {
+    #[prost(message, optional, tag = "1")]
+    pub action: ::core::option::Option<PastAction>,
+    #[prost(enumeration = "MissReason", tag = "2")]
+    pub reason: i32,
+    #[prost(string, tag = "3")]
+    pub message: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "4")]
+    pub relative: ::core::option::Option<PastAction>,
+    #[prost(string, tag = "5")]
+    pub relation: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "6")]
+    pub changes: ::prost::alloc::vec::Vec<ActionChange>,
+    #[prost(uint32, tag = "7")]
+    pub left_out: u32,
+    #[prost(message, optional, tag = "8")]
+    pub since: ::core::option::Option<::prost_types::Timestamp>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetActionHistoryRequest {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(int32, tag = "2")]
+    pub page_size: i32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetActionHistoryResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub actions: ::prost::alloc::vec::Vec<PastAction>,
+    #[prost(message, optional, tag = "2")]
+    pub since: ::core::option::Option<::prost_types::Timestamp>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DiffActionsRequest {
+    #[prost(string, tag = "1")]
+    pub before: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub after: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DiffActionsResponse {
+    #[prost(message, optional, tag = "1")]
+    pub before_digest: ::core::option::Option<
+        super::super::build::bazel::remote::execution::v2::Digest,
+    >,
+    #[prost(message, optional, tag = "2")]
+    pub after_digest: ::core::option::Option<
+        super::super::build::bazel::remote::execution::v2::Digest,
+    >,
+    #[prost(message, repeated, tag = "3")]
+    pub changes: ::prost::alloc::vec::Vec<ActionChange>,
+    #[prost(uint32, tag = "4")]
+    pub left_out: u32,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Usage {
     #[prost(message, optional, tag = "1")]
@@ -830,6 +942,118 @@ impl ActionState {
             "ACTION_STATE_FAILED" => Some(Self::Failed),
             "ACTION_STATE_CANCELLED" => Some(Self::Cancelled),
             "ACTION_STATE_WAITING" => Some(Self::Waiting),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum MissReason {
+    Unspecified = 0,
+    Cached = 1,
+    Joined = 2,
+    NotCacheable = 3,
+    LookupSkipped = 4,
+    FailedBefore = 5,
+    NotKept = 6,
+    Evicted = 7,
+    Changed = 8,
+    NeverSeen = 9,
+}
+impl MissReason {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "MISS_REASON_UNSPECIFIED",
+            Self::Cached => "MISS_REASON_CACHED",
+            Self::Joined => "MISS_REASON_JOINED",
+            Self::NotCacheable => "MISS_REASON_NOT_CACHEABLE",
+            Self::LookupSkipped => "MISS_REASON_LOOKUP_SKIPPED",
+            Self::FailedBefore => "MISS_REASON_FAILED_BEFORE",
+            Self::NotKept => "MISS_REASON_NOT_KEPT",
+            Self::Evicted => "MISS_REASON_EVICTED",
+            Self::Changed => "MISS_REASON_CHANGED",
+            Self::NeverSeen => "MISS_REASON_NEVER_SEEN",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "MISS_REASON_UNSPECIFIED" => Some(Self::Unspecified),
+            "MISS_REASON_CACHED" => Some(Self::Cached),
+            "MISS_REASON_JOINED" => Some(Self::Joined),
+            "MISS_REASON_NOT_CACHEABLE" => Some(Self::NotCacheable),
+            "MISS_REASON_LOOKUP_SKIPPED" => Some(Self::LookupSkipped),
+            "MISS_REASON_FAILED_BEFORE" => Some(Self::FailedBefore),
+            "MISS_REASON_NOT_KEPT" => Some(Self::NotKept),
+            "MISS_REASON_EVICTED" => Some(Self::Evicted),
+            "MISS_REASON_CHANGED" => Some(Self::Changed),
+            "MISS_REASON_NEVER_SEEN" => Some(Self::NeverSeen),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ActionPart {
+    Unspecified = 0,
+    Input = 1,
+    Argument = 2,
+    Variable = 3,
+    Property = 4,
+    Effect = 5,
+    Constraint = 6,
+    Output = 7,
+    WorkingDirectory = 8,
+    Timeout = 9,
+    DoNotCache = 10,
+    Salt = 11,
+    OutputFormat = 12,
+    Encoding = 13,
+}
+impl ActionPart {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "ACTION_PART_UNSPECIFIED",
+            Self::Input => "ACTION_PART_INPUT",
+            Self::Argument => "ACTION_PART_ARGUMENT",
+            Self::Variable => "ACTION_PART_VARIABLE",
+            Self::Property => "ACTION_PART_PROPERTY",
+            Self::Effect => "ACTION_PART_EFFECT",
+            Self::Constraint => "ACTION_PART_CONSTRAINT",
+            Self::Output => "ACTION_PART_OUTPUT",
+            Self::WorkingDirectory => "ACTION_PART_WORKING_DIRECTORY",
+            Self::Timeout => "ACTION_PART_TIMEOUT",
+            Self::DoNotCache => "ACTION_PART_DO_NOT_CACHE",
+            Self::Salt => "ACTION_PART_SALT",
+            Self::OutputFormat => "ACTION_PART_OUTPUT_FORMAT",
+            Self::Encoding => "ACTION_PART_ENCODING",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ACTION_PART_UNSPECIFIED" => Some(Self::Unspecified),
+            "ACTION_PART_INPUT" => Some(Self::Input),
+            "ACTION_PART_ARGUMENT" => Some(Self::Argument),
+            "ACTION_PART_VARIABLE" => Some(Self::Variable),
+            "ACTION_PART_PROPERTY" => Some(Self::Property),
+            "ACTION_PART_EFFECT" => Some(Self::Effect),
+            "ACTION_PART_CONSTRAINT" => Some(Self::Constraint),
+            "ACTION_PART_OUTPUT" => Some(Self::Output),
+            "ACTION_PART_WORKING_DIRECTORY" => Some(Self::WorkingDirectory),
+            "ACTION_PART_TIMEOUT" => Some(Self::Timeout),
+            "ACTION_PART_DO_NOT_CACHE" => Some(Self::DoNotCache),
+            "ACTION_PART_SALT" => Some(Self::Salt),
+            "ACTION_PART_OUTPUT_FORMAT" => Some(Self::OutputFormat),
+            "ACTION_PART_ENCODING" => Some(Self::Encoding),
             _ => None,
         }
     }

@@ -22,6 +22,36 @@ class ActionState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ACTION_STATE_FAILED: _ClassVar[ActionState]
     ACTION_STATE_CANCELLED: _ClassVar[ActionState]
     ACTION_STATE_WAITING: _ClassVar[ActionState]
+
+class MissReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    MISS_REASON_UNSPECIFIED: _ClassVar[MissReason]
+    MISS_REASON_CACHED: _ClassVar[MissReason]
+    MISS_REASON_JOINED: _ClassVar[MissReason]
+    MISS_REASON_NOT_CACHEABLE: _ClassVar[MissReason]
+    MISS_REASON_LOOKUP_SKIPPED: _ClassVar[MissReason]
+    MISS_REASON_FAILED_BEFORE: _ClassVar[MissReason]
+    MISS_REASON_NOT_KEPT: _ClassVar[MissReason]
+    MISS_REASON_EVICTED: _ClassVar[MissReason]
+    MISS_REASON_CHANGED: _ClassVar[MissReason]
+    MISS_REASON_NEVER_SEEN: _ClassVar[MissReason]
+
+class ActionPart(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ACTION_PART_UNSPECIFIED: _ClassVar[ActionPart]
+    ACTION_PART_INPUT: _ClassVar[ActionPart]
+    ACTION_PART_ARGUMENT: _ClassVar[ActionPart]
+    ACTION_PART_VARIABLE: _ClassVar[ActionPart]
+    ACTION_PART_PROPERTY: _ClassVar[ActionPart]
+    ACTION_PART_EFFECT: _ClassVar[ActionPart]
+    ACTION_PART_CONSTRAINT: _ClassVar[ActionPart]
+    ACTION_PART_OUTPUT: _ClassVar[ActionPart]
+    ACTION_PART_WORKING_DIRECTORY: _ClassVar[ActionPart]
+    ACTION_PART_TIMEOUT: _ClassVar[ActionPart]
+    ACTION_PART_DO_NOT_CACHE: _ClassVar[ActionPart]
+    ACTION_PART_SALT: _ClassVar[ActionPart]
+    ACTION_PART_OUTPUT_FORMAT: _ClassVar[ActionPart]
+    ACTION_PART_ENCODING: _ClassVar[ActionPart]
 ACTION_STATE_UNSPECIFIED: ActionState
 ACTION_STATE_QUEUED: ActionState
 ACTION_STATE_EXECUTING: ActionState
@@ -29,6 +59,30 @@ ACTION_STATE_COMPLETED: ActionState
 ACTION_STATE_FAILED: ActionState
 ACTION_STATE_CANCELLED: ActionState
 ACTION_STATE_WAITING: ActionState
+MISS_REASON_UNSPECIFIED: MissReason
+MISS_REASON_CACHED: MissReason
+MISS_REASON_JOINED: MissReason
+MISS_REASON_NOT_CACHEABLE: MissReason
+MISS_REASON_LOOKUP_SKIPPED: MissReason
+MISS_REASON_FAILED_BEFORE: MissReason
+MISS_REASON_NOT_KEPT: MissReason
+MISS_REASON_EVICTED: MissReason
+MISS_REASON_CHANGED: MissReason
+MISS_REASON_NEVER_SEEN: MissReason
+ACTION_PART_UNSPECIFIED: ActionPart
+ACTION_PART_INPUT: ActionPart
+ACTION_PART_ARGUMENT: ActionPart
+ACTION_PART_VARIABLE: ActionPart
+ACTION_PART_PROPERTY: ActionPart
+ACTION_PART_EFFECT: ActionPart
+ACTION_PART_CONSTRAINT: ActionPart
+ACTION_PART_OUTPUT: ActionPart
+ACTION_PART_WORKING_DIRECTORY: ActionPart
+ACTION_PART_TIMEOUT: ActionPart
+ACTION_PART_DO_NOT_CACHE: ActionPart
+ACTION_PART_SALT: ActionPart
+ACTION_PART_OUTPUT_FORMAT: ActionPart
+ACTION_PART_ENCODING: ActionPart
 
 class ActionSummary(_message.Message):
     __slots__ = ("id", "action_digest", "instance_name", "state", "worker", "exit_code", "error_code", "submitted_at", "completed_at", "cached", "entry_index", "has_entry", "command_arguments", "target_id", "mnemonic", "message", "graph_id", "graph_name", "invocation_id")
@@ -328,15 +382,125 @@ class CancelActionResponse(_message.Message):
     cancelled_count: int
     def __init__(self, cancelled_count: _Optional[int] = ...) -> None: ...
 
+class PastOutput(_message.Message):
+    __slots__ = ("path", "kind", "text")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    kind: str
+    text: str
+    def __init__(self, path: _Optional[str] = ..., kind: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
+
+class PastAction(_message.Message):
+    __slots__ = ("summary", "invocation_id", "tool", "caller", "command_digest", "input_root_digest", "queued", "staged", "ran", "uploaded", "outputs", "output_count", "lookup_skipped", "kept")
+    SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    INVOCATION_ID_FIELD_NUMBER: _ClassVar[int]
+    TOOL_FIELD_NUMBER: _ClassVar[int]
+    CALLER_FIELD_NUMBER: _ClassVar[int]
+    COMMAND_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    INPUT_ROOT_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_FIELD_NUMBER: _ClassVar[int]
+    STAGED_FIELD_NUMBER: _ClassVar[int]
+    RAN_FIELD_NUMBER: _ClassVar[int]
+    UPLOADED_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_COUNT_FIELD_NUMBER: _ClassVar[int]
+    LOOKUP_SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
+    summary: ActionSummary
+    invocation_id: str
+    tool: str
+    caller: str
+    command_digest: _remote_execution_pb2.Digest
+    input_root_digest: _remote_execution_pb2.Digest
+    queued: _duration_pb2.Duration
+    staged: _duration_pb2.Duration
+    ran: _duration_pb2.Duration
+    uploaded: _duration_pb2.Duration
+    outputs: _containers.RepeatedCompositeFieldContainer[PastOutput]
+    output_count: int
+    lookup_skipped: bool
+    kept: bool
+    def __init__(self, summary: _Optional[_Union[ActionSummary, _Mapping]] = ..., invocation_id: _Optional[str] = ..., tool: _Optional[str] = ..., caller: _Optional[str] = ..., command_digest: _Optional[_Union[_remote_execution_pb2.Digest, _Mapping]] = ..., input_root_digest: _Optional[_Union[_remote_execution_pb2.Digest, _Mapping]] = ..., queued: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., staged: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., ran: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., uploaded: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., outputs: _Optional[_Iterable[_Union[PastOutput, _Mapping]]] = ..., output_count: _Optional[int] = ..., lookup_skipped: _Optional[bool] = ..., kept: _Optional[bool] = ...) -> None: ...
+
+class ActionChange(_message.Message):
+    __slots__ = ("part", "name", "before", "after", "note")
+    PART_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    part: ActionPart
+    name: str
+    before: str
+    after: str
+    note: str
+    def __init__(self, part: _Optional[_Union[ActionPart, str]] = ..., name: _Optional[str] = ..., before: _Optional[str] = ..., after: _Optional[str] = ..., note: _Optional[str] = ...) -> None: ...
+
 class ExplainActionRequest(_message.Message):
-    __slots__ = ("id",)
+    __slots__ = ("id", "instance_name")
     ID_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_NAME_FIELD_NUMBER: _ClassVar[int]
     id: str
-    def __init__(self, id: _Optional[str] = ...) -> None: ...
+    instance_name: str
+    def __init__(self, id: _Optional[str] = ..., instance_name: _Optional[str] = ...) -> None: ...
 
 class ExplainActionResponse(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("action", "reason", "message", "relative", "relation", "changes", "left_out", "since")
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    RELATIVE_FIELD_NUMBER: _ClassVar[int]
+    RELATION_FIELD_NUMBER: _ClassVar[int]
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    action: PastAction
+    reason: MissReason
+    message: str
+    relative: PastAction
+    relation: str
+    changes: _containers.RepeatedCompositeFieldContainer[ActionChange]
+    left_out: int
+    since: _timestamp_pb2.Timestamp
+    def __init__(self, action: _Optional[_Union[PastAction, _Mapping]] = ..., reason: _Optional[_Union[MissReason, str]] = ..., message: _Optional[str] = ..., relative: _Optional[_Union[PastAction, _Mapping]] = ..., relation: _Optional[str] = ..., changes: _Optional[_Iterable[_Union[ActionChange, _Mapping]]] = ..., left_out: _Optional[int] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class GetActionHistoryRequest(_message.Message):
+    __slots__ = ("name", "page_size")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    page_size: int
+    def __init__(self, name: _Optional[str] = ..., page_size: _Optional[int] = ...) -> None: ...
+
+class GetActionHistoryResponse(_message.Message):
+    __slots__ = ("actions", "since")
+    ACTIONS_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    actions: _containers.RepeatedCompositeFieldContainer[PastAction]
+    since: _timestamp_pb2.Timestamp
+    def __init__(self, actions: _Optional[_Iterable[_Union[PastAction, _Mapping]]] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class DiffActionsRequest(_message.Message):
+    __slots__ = ("before", "after")
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    before: str
+    after: str
+    def __init__(self, before: _Optional[str] = ..., after: _Optional[str] = ...) -> None: ...
+
+class DiffActionsResponse(_message.Message):
+    __slots__ = ("before_digest", "after_digest", "changes", "left_out")
+    BEFORE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    AFTER_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    before_digest: _remote_execution_pb2.Digest
+    after_digest: _remote_execution_pb2.Digest
+    changes: _containers.RepeatedCompositeFieldContainer[ActionChange]
+    left_out: int
+    def __init__(self, before_digest: _Optional[_Union[_remote_execution_pb2.Digest, _Mapping]] = ..., after_digest: _Optional[_Union[_remote_execution_pb2.Digest, _Mapping]] = ..., changes: _Optional[_Iterable[_Union[ActionChange, _Mapping]]] = ..., left_out: _Optional[int] = ...) -> None: ...
 
 class Usage(_message.Message):
     __slots__ = ("user_cpu", "system_cpu", "max_rss_bytes")

@@ -1,0 +1,42 @@
+"""What the scheduler ended, told to the history in the history's words. It decides nothing and waits for nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from buildnet.model.history import EndedOperation, Requested
+from buildnet.ports import History
+from buildnet.scheduler.service import Operation
+from buildnet.wire.actions import Described
+
+
+def teller(history: History, described: Callable[[str], Described | None]) -> Callable[[Operation], None]:
+    """What is to hear of every operation that ends. `described` knows what was asked for, by operation id."""
+
+    def ended(operation: Operation) -> None:
+        outcome = operation.progress.outcome
+        # What was turned away at the door never was an operation of anybody's build.
+        if outcome is None or outcome.code == "overloaded":
+            return
+        known = described(operation.id)
+        wanted = operation.wanted
+        history.record(
+            EndedOperation(
+                operation=operation.id,
+                key=wanted.key,
+                submitted_at_unix_ms=operation.submitted_at_unix_ms,
+                ended_at_unix_ms=operation.completed_at_unix_ms or operation.submitted_at_unix_ms,
+                code=outcome.code,
+                exit_code=outcome.exit_code,
+                cached=outcome.cached,
+                kept=not wanted.do_not_cache,
+                lookup_skipped=wanted.skip_cache_lookup,
+                entry_index=outcome.entry_index,
+                worker=outcome.worker,
+                caller=wanted.caller,
+                result=outcome.result,
+                requested=known.requested if known is not None else Requested(),
+            )
+        )
+
+    return ended
