@@ -26,6 +26,7 @@ from buildnet.app.witnesses import asked
 from buildnet.catalog.catalog import Catalog
 from buildnet.catalog.pins import Pins
 from buildnet.edge.action import ActionService, Descriptions
+from buildnet.edge.action_logs import ActionLogs, StoredLogs
 from buildnet.edge.announcements import Announcements
 from buildnet.edge.bridge import Bridge, Method
 from buildnet.edge.cache import CacheService
@@ -135,7 +136,9 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
         await ledger.append([Entry("controller.started", clock.now_unix_ms(), fields)])
 
         stores = NativeStores(store, tiers)
-        logs = LogBook()
+        logs = await asyncio.to_thread(LogBook.opened, directory / "logs", clock)
+        held.callback(logs.close)
+        await held.enter_async_context(_running(logs.run()))
 
         def record(kind: str, facts: Mapping[str, Value]) -> None:
             recorder.record(Entry(kind, clock.now_unix_ms(), facts))
@@ -176,11 +179,13 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
             keep=partial(fleet_file.keep, directory),
         )
         await held.enter_async_context(_running(fleet.run()))
-        actions = ActionService(scheduler, logs, descriptions, stores.read)
+        actions = ActionService(scheduler, descriptions)
+        stored_logs = StoredLogs(stores.read, stores.export, directory / "logs")
         methods: dict[str, Method] = {}
         for service in (
             ExecutionService(scheduler, stores.read, descriptions.add),
             actions,
+            ActionLogs(scheduler, logs, stored_logs, actions.find),
             LedgerService(ledger, store.entry_index, cosigned),
             CacheService(store, record),
             fleet,

@@ -12,7 +12,7 @@ from typing import Any, Final
 import grpc
 
 from buildnet._native import InputTree
-from buildnet.client import cache, ledger
+from buildnet.client import cache, ledger, logs
 from buildnet.client.describe import Wish, action_of, command_of
 from buildnet.client.fleet import FleetCalls
 from buildnet.client.resources import NodeVerdict, ResourceNews, news_of
@@ -184,7 +184,7 @@ class Client:
         self, request: re.ExecuteRequest, on_log: OnLog | None, on_stage: OnStage | None
     ) -> tuple[str, re.ExecuteResponse]:
         name = ""
-        logs: asyncio.Task[None] | None = None
+        printing: asyncio.Task[None] | None = None
         try:
             for attempt in range(_ATTEMPTS_MAX):
                 try:
@@ -193,14 +193,14 @@ class Client:
                         if operation.done:
                             response = re.ExecuteResponse()
                             operation.response.Unpack(response)
-                            if logs is not None:
+                            if printing is not None:
                                 # What was printed last may still be on its way.
-                                await logs
+                                await printing
                             if on_stage is not None:
                                 on_stage("completed")
                             return name, response
-                        if on_log is not None and logs is None:
-                            logs = asyncio.ensure_future(self._forward(_id_of(name), on_log))
+                        if on_log is not None and printing is None:
+                            printing = asyncio.ensure_future(self._forward(_id_of(name), on_log))
                         if on_stage is not None:
                             on_stage(_stage_of(operation))
                 except NotFound:
@@ -216,8 +216,8 @@ class Client:
                 await self._give_up(name)
             raise
         finally:
-            if logs is not None:
-                logs.cancel()
+            if printing is not None:
+                printing.cancel()
 
     def _operations(self, request: re.ExecuteRequest, name: str) -> AsyncIterator[operations_pb2.Operation]:
         if name:
@@ -292,12 +292,30 @@ class Client:
         request = action_pb2.CancelActionRequest(id=operation_id)
         await self._unary("/buildnet.v1.ActionService/CancelAction", request, action_pb2.CancelActionResponse)
 
-    async def logs(self, operation_id: str, *, follow: bool = False) -> AsyncIterator[LogPiece]:
-        """What an action prints or printed."""
-        request = action_pb2.StreamLogsRequest(id=operation_id, follow=follow)
-        path = "/buildnet.v1.ActionService/StreamLogs"
-        async for record in self._stream(path, request, action_pb2.LogRecord):
-            yield LogPiece(record.stream, record.offset, record.data, record.gap)
+    async def logs(
+        self,
+        operation_id: str,
+        *,
+        follow: bool = False,
+        streams: Collection[int] = (),
+        offsets: tuple[int, int] = (0, 0),
+        fence: int = 0,
+    ) -> AsyncIterator[LogPiece]:
+        """What an action prints or printed, both streams as they came. A connection that breaks is made again.
+
+        Args:
+            operation_id: which operation.
+            follow: stay until it ends.
+            streams: 1 for stdout, 2 for stderr; none for both.
+            offsets: where to begin in stdout and stderr, in bytes.
+            fence: the attempt that the offsets are of; another one is read from its beginning. 0: whichever it is.
+
+        Raises:
+            NodeDown: the server stayed away.
+        """
+        request = logs.logs_request(operation_id, follow, streams, offsets, fence)
+        async for piece in logs.resumed(self._stream, request):
+            yield piece
 
     async def ledger_tail(
         self,

@@ -159,6 +159,11 @@ class Scheduler:
         worker = self._core.workers.get(node)
         return tuple(sorted(worker.fences)) if worker is not None else ()
 
+    def leased(self, node: str, fence: int) -> bool:
+        """Whether a worker holds this lease."""
+        worker = self._core.workers.get(node)
+        return worker is not None and fence in worker.fences
+
     def heartbeat(self, node: str, fences: tuple[int, ...]) -> None:
         """A worker lives."""
         if not fences:
@@ -262,7 +267,9 @@ class Scheduler:
         if operation is None or operation.completed_at_unix_ms is not None:
             return
         operation.progress = Progress(effect.stage, effect.outcome, effect.worker)
-        operation.fence = effect.fence
+        if effect.fence is not None or effect.stage != "completed":
+            # Of what has ended, its last attempt stays known: that is whose log it is.
+            operation.fence = effect.fence
         if effect.stage == "completed":
             operation.completed_at_unix_ms = self._clock.now_unix_ms()
             operation.completed_at_s = self._clock.monotonic_s()

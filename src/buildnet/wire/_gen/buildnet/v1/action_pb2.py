@@ -28,15 +28,15 @@ from buildnet.wire._gen.google.protobuf import duration_pb2 as google_dot_protob
 from buildnet.wire._gen.google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _POOL.AddSerializedFile(b'\n\x18\x62uildnet/v1/action.proto\x12\x0b\x62uildnet.v1\x1a\x36\x62uild/bazel/remote/execution/v2/remote_execution.proto\x1a\x17\x62uildnet/v1/fleet.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbf\x03\n\rActionSummary\x12\n\n\x02id\x18\x01 \x01(\t\x12>\n\raction_digest\x18\x02 \x01(\x0b\x32\'.build.bazel.remote.execution.v2.Digest\x12\x15\n\rinstance_name\x18\x03 \x01(\t\x12\'\n\x05state\x18\x04 \x01(\x0e\x32\x18.buildnet.v1.ActionState\x12\x0e\n\x06worker\x18\x05 \x01(\t\x12\x11\n\texit_code\x18\x06 \x01(\x05\x12\x12\n\nerror_code\x18\x07 \x01(\t\x12\x30\n\x0csubmitted_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x63ompleted_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x63\x61\x63hed\x18\n \x01(\x08\x12\x13\n\x0b\x65ntry_index\x18\x0b \x01(\x04\x12\x11\n\thas_entry\x18\x0c \x01(\x08\x12\x19\n\x11\x63ommand_arguments\x18\r \x03(\t\x12\x11\n\ttarget_id\x18\x0e \x01(\t\x12\x10\n\x08mnemonic\x18\x0f \x01(\t\x12\x0f\n\x07message\x18\x10 \x01(\t\"?\n\x13SubmitActionRequest\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x15\n\rinstance_name\x18\x02 \x01(\t\"\x9a\x01\n\x12ListActionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12(\n\x06states\x18\x03 \x03(\x0e\x32\x18.buildnet.v1.ActionState\x12\x15\n\rinstance_name\x18\x04 \x01(\t\x12\x1c\n\x14\x66ilter_instance_name\x18\x05 \x01(\x08\"[\n\x13ListActionsResponse\x12+\n\x07\x61\x63tions\x18\x01 \x03(\x0b\x32\x1a.buildnet.v1.ActionSummary\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1e\n\x10GetActionRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x15\n\x13WatchActionsRequest\"o\n\x11StreamLogsRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12>\n\raction_digest\x18\x02 \x01(\x0b\x32\'.build.bazel.remote.execution.v2.Digest\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\"^\n\tLogRecord\x12&\n\x06stream\x18\x01 \x01(\x0e\x32\x16.buildnet.v1.LogStream\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x0b\n\x03gap\x18\x04 \x01(\x08\"!\n\x13\x43\x61ncelActionRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x16\n\x14\x43\x61ncelActionResponse\"\"\n\x14\x45xplainActionRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x17\n\x15\x45xplainActionResponse\"z\n\x05Usage\x12+\n\x08user_cpu\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nsystem_cpu\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rmax_rss_bytes\x18\x03 \x01(\x04*\xb1\x01\n\x0b\x41\x63tionState\x12\x1c\n\x18\x41\x43TION_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41\x43TION_STATE_QUEUED\x10\x01\x12\x1a\n\x16\x41\x43TION_STATE_EXECUTING\x10\x02\x12\x1a\n\x16\x41\x43TION_STATE_COMPLETED\x10\x03\x12\x17\n\x13\x41\x43TION_STATE_FAILED\x10\x04\x12\x1a\n\x16\x41\x43TION_STATE_CANCELLED\x10\x05\x32\xbc\x04\n\rActionService\x12L\n\x0cSubmitAction\x12 .buildnet.v1.SubmitActionRequest\x1a\x1a.buildnet.v1.ActionSummary\x12P\n\x0bListActions\x12\x1f.buildnet.v1.ListActionsRequest\x1a .buildnet.v1.ListActionsResponse\x12\x46\n\tGetAction\x12\x1d.buildnet.v1.GetActionRequest\x1a\x1a.buildnet.v1.ActionSummary\x12N\n\x0cWatchActions\x12 .buildnet.v1.WatchActionsRequest\x1a\x1a.buildnet.v1.ActionSummary0\x01\x12\x46\n\nStreamLogs\x12\x1e.buildnet.v1.StreamLogsRequest\x1a\x16.buildnet.v1.LogRecord0\x01\x12S\n\x0c\x43\x61ncelAction\x12 .buildnet.v1.CancelActionRequest\x1a!.buildnet.v1.CancelActionResponse\x12V\n\rExplainAction\x12!.buildnet.v1.ExplainActionRequest\x1a\".buildnet.v1.ExplainActionResponseb\x06proto3')
+DESCRIPTOR = _POOL.AddSerializedFile(b'\n\x18\x62uildnet/v1/action.proto\x12\x0b\x62uildnet.v1\x1a\x36\x62uild/bazel/remote/execution/v2/remote_execution.proto\x1a\x17\x62uildnet/v1/fleet.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbf\x03\n\rActionSummary\x12\n\n\x02id\x18\x01 \x01(\t\x12>\n\raction_digest\x18\x02 \x01(\x0b\x32\'.build.bazel.remote.execution.v2.Digest\x12\x15\n\rinstance_name\x18\x03 \x01(\t\x12\'\n\x05state\x18\x04 \x01(\x0e\x32\x18.buildnet.v1.ActionState\x12\x0e\n\x06worker\x18\x05 \x01(\t\x12\x11\n\texit_code\x18\x06 \x01(\x05\x12\x12\n\nerror_code\x18\x07 \x01(\t\x12\x30\n\x0csubmitted_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x63ompleted_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x63\x61\x63hed\x18\n \x01(\x08\x12\x13\n\x0b\x65ntry_index\x18\x0b \x01(\x04\x12\x11\n\thas_entry\x18\x0c \x01(\x08\x12\x19\n\x11\x63ommand_arguments\x18\r \x03(\t\x12\x11\n\ttarget_id\x18\x0e \x01(\t\x12\x10\n\x08mnemonic\x18\x0f \x01(\t\x12\x0f\n\x07message\x18\x10 \x01(\t\"?\n\x13SubmitActionRequest\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x15\n\rinstance_name\x18\x02 \x01(\t\"\x9a\x01\n\x12ListActionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12(\n\x06states\x18\x03 \x03(\x0e\x32\x18.buildnet.v1.ActionState\x12\x15\n\rinstance_name\x18\x04 \x01(\t\x12\x1c\n\x14\x66ilter_instance_name\x18\x05 \x01(\x08\"[\n\x13ListActionsResponse\x12+\n\x07\x61\x63tions\x18\x01 \x03(\x0b\x32\x1a.buildnet.v1.ActionSummary\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1e\n\x10GetActionRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x15\n\x13WatchActionsRequest\"\xd5\x01\n\x11StreamLogsRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12>\n\raction_digest\x18\x02 \x01(\x0b\x32\'.build.bazel.remote.execution.v2.Digest\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\x12\'\n\x07streams\x18\x04 \x03(\x0e\x32\x16.buildnet.v1.LogStream\x12\x15\n\rstdout_offset\x18\x05 \x01(\x04\x12\x15\n\rstderr_offset\x18\x06 \x01(\x04\x12\r\n\x05\x66\x65nce\x18\x07 \x01(\x04\"\x9d\x01\n\tLogRecord\x12&\n\x06stream\x18\x01 \x01(\x0e\x32\x16.buildnet.v1.LogStream\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x0b\n\x03gap\x18\x04 \x01(\x08\x12.\n\nprinted_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x66\x65nce\x18\x06 \x01(\x04\"!\n\x13\x43\x61ncelActionRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x16\n\x14\x43\x61ncelActionResponse\"\"\n\x14\x45xplainActionRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x17\n\x15\x45xplainActionResponse\"z\n\x05Usage\x12+\n\x08user_cpu\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nsystem_cpu\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rmax_rss_bytes\x18\x03 \x01(\x04*\xb1\x01\n\x0b\x41\x63tionState\x12\x1c\n\x18\x41\x43TION_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41\x43TION_STATE_QUEUED\x10\x01\x12\x1a\n\x16\x41\x43TION_STATE_EXECUTING\x10\x02\x12\x1a\n\x16\x41\x43TION_STATE_COMPLETED\x10\x03\x12\x17\n\x13\x41\x43TION_STATE_FAILED\x10\x04\x12\x1a\n\x16\x41\x43TION_STATE_CANCELLED\x10\x05\x32\xbc\x04\n\rActionService\x12L\n\x0cSubmitAction\x12 .buildnet.v1.SubmitActionRequest\x1a\x1a.buildnet.v1.ActionSummary\x12P\n\x0bListActions\x12\x1f.buildnet.v1.ListActionsRequest\x1a .buildnet.v1.ListActionsResponse\x12\x46\n\tGetAction\x12\x1d.buildnet.v1.GetActionRequest\x1a\x1a.buildnet.v1.ActionSummary\x12N\n\x0cWatchActions\x12 .buildnet.v1.WatchActionsRequest\x1a\x1a.buildnet.v1.ActionSummary0\x01\x12\x46\n\nStreamLogs\x12\x1e.buildnet.v1.StreamLogsRequest\x1a\x16.buildnet.v1.LogRecord0\x01\x12S\n\x0c\x43\x61ncelAction\x12 .buildnet.v1.CancelActionRequest\x1a!.buildnet.v1.CancelActionResponse\x12V\n\rExplainAction\x12!.buildnet.v1.ExplainActionRequest\x1a\".buildnet.v1.ExplainActionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'buildnet.v1.action_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ACTIONSTATE']._serialized_start=1461
-  _globals['_ACTIONSTATE']._serialized_end=1638
+  _globals['_ACTIONSTATE']._serialized_start=1628
+  _globals['_ACTIONSTATE']._serialized_end=1805
   _globals['_ACTIONSUMMARY']._serialized_start=188
   _globals['_ACTIONSUMMARY']._serialized_end=635
   _globals['_SUBMITACTIONREQUEST']._serialized_start=637
@@ -49,20 +49,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETACTIONREQUEST']._serialized_end=982
   _globals['_WATCHACTIONSREQUEST']._serialized_start=984
   _globals['_WATCHACTIONSREQUEST']._serialized_end=1005
-  _globals['_STREAMLOGSREQUEST']._serialized_start=1007
-  _globals['_STREAMLOGSREQUEST']._serialized_end=1118
-  _globals['_LOGRECORD']._serialized_start=1120
-  _globals['_LOGRECORD']._serialized_end=1214
-  _globals['_CANCELACTIONREQUEST']._serialized_start=1216
-  _globals['_CANCELACTIONREQUEST']._serialized_end=1249
-  _globals['_CANCELACTIONRESPONSE']._serialized_start=1251
-  _globals['_CANCELACTIONRESPONSE']._serialized_end=1273
-  _globals['_EXPLAINACTIONREQUEST']._serialized_start=1275
-  _globals['_EXPLAINACTIONREQUEST']._serialized_end=1309
-  _globals['_EXPLAINACTIONRESPONSE']._serialized_start=1311
-  _globals['_EXPLAINACTIONRESPONSE']._serialized_end=1334
-  _globals['_USAGE']._serialized_start=1336
-  _globals['_USAGE']._serialized_end=1458
-  _globals['_ACTIONSERVICE']._serialized_start=1641
-  _globals['_ACTIONSERVICE']._serialized_end=2213
+  _globals['_STREAMLOGSREQUEST']._serialized_start=1008
+  _globals['_STREAMLOGSREQUEST']._serialized_end=1221
+  _globals['_LOGRECORD']._serialized_start=1224
+  _globals['_LOGRECORD']._serialized_end=1381
+  _globals['_CANCELACTIONREQUEST']._serialized_start=1383
+  _globals['_CANCELACTIONREQUEST']._serialized_end=1416
+  _globals['_CANCELACTIONRESPONSE']._serialized_start=1418
+  _globals['_CANCELACTIONRESPONSE']._serialized_end=1440
+  _globals['_EXPLAINACTIONREQUEST']._serialized_start=1442
+  _globals['_EXPLAINACTIONREQUEST']._serialized_end=1476
+  _globals['_EXPLAINACTIONRESPONSE']._serialized_start=1478
+  _globals['_EXPLAINACTIONRESPONSE']._serialized_end=1501
+  _globals['_USAGE']._serialized_start=1503
+  _globals['_USAGE']._serialized_end=1625
+  _globals['_ACTIONSERVICE']._serialized_start=1808
+  _globals['_ACTIONSERVICE']._serialized_end=2380
 # @@protoc_insertion_point(module_scope)
