@@ -19,7 +19,7 @@ from buildnet.sandbox.policy import Limits, means_of
 from buildnet.sandbox.process import ProcessSandbox
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire.actions import digest_message, digest_of
-from buildnet.worker.attempt import Handle
+from buildnet.worker.attempt import AttemptLog, Handle
 from buildnet.worker.executor import Executor
 from buildnet.worker.lease_book import Assignment
 
@@ -83,18 +83,17 @@ class Bench:
     ) -> Outcome:
         self.fence += 1
 
-        def log(stream: int, offset: int, data: bytes) -> None:
-            self.log(stream, offset, data)
+        def news() -> None:
+            while (message := log.next_message()) is not None:
+                self.logs.append((message.log.stream, message.log.offset, message.log.data))
             watch(handle)
 
+        log = AttemptLog(self.fence, Clock(), news)
         handle = Handle(log)
         assignment = Assignment(self.fence, ActionKey("", digest), timeout_s)
         outcome = await asyncio.wait_for(self.executor.run(assignment, handle), 60)
         assert list(self.scratch.iterdir()) == [], "scratch is removed whatever happens"
         return outcome
-
-    def log(self, stream: int, offset: int, data: bytes) -> None:
-        self.logs.append((stream, offset, data))
 
     def blob(self, message: re.Digest) -> bytes:
         """A blob as the controller has it."""
@@ -331,7 +330,7 @@ async def test_attempts_run_side_by_side(bench: Bench) -> None:
     digests = [await asyncio.to_thread(bench.push, sh(f"echo {n} > out", "out"), {}) for n in range(8)]
     outcomes = await asyncio.gather(
         *(
-            bench.executor.run(Assignment(100 + n, ActionKey("", digest), 20.0), Handle(bench.log))
+            bench.executor.run(Assignment(100 + n, ActionKey("", digest), 20.0), Handle(AttemptLog(100 + n, Clock())))
             for n, digest in enumerate(digests)
         )
     )

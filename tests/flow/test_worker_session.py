@@ -17,9 +17,11 @@ from buildnet.model.action import Outcome
 from buildnet.model.digest import Digest
 from buildnet.testing.attempts import ScriptedRunner
 from buildnet.testing.controller import FakeController, FakeSession
+from buildnet.wire._gen.buildnet.v1 import fleet_pb2
 from buildnet.worker import messages
 from buildnet.worker.config import WorkerConfig
 from buildnet.worker.identity import Identity
+from buildnet.worker.log_progress import PIECE_BYTES_MAX, WINDOW_BYTES
 from buildnet.worker.session import Session
 
 OK = Outcome("ok", b"result", exit_code=0)
@@ -299,23 +301,127 @@ async def test_messages_that_a_worker_does_not_know_are_passed_over(controller: 
         assert await accepted(session) == 5
 
 
-async def test_logs_are_passed_on_and_never_hold_up_what_matters(controller: FakeController, tmp_path: Path) -> None:
+class Printed:
+    """The files that a scripted attempt prints to, and what a controller has of them."""
+
+    def __init__(self, worker: Worker, directory: Path) -> None:
+        self.paths = [directory / "stdout", directory / "stderr"]
+        for path in self.paths:
+            path.write_bytes(b"")
+        self.log = worker.runner.handles[1].log
+        self.log.open(*map(str, self.paths))
+        self.got = [bytearray(), bytearray()]
+        self.order: list[int] = []
+
+    def say(self, stream: int, data: bytes) -> None:
+        with self.paths[stream - 1].open("ab") as file:
+            file.write(data)
+        self.log.look()
+
+    def take(self, message: fleet_pb2.JoinRequest) -> None:
+        log = message.log
+        assert log.fence == 1
+        assert log.offset <= len(self.got[log.stream - 1]), "a piece is missing"
+        self.got[log.stream - 1][log.offset :] = log.data
+        self.order.append(log.stream)
+
+    def taken(self, *, resend: bool = False) -> fleet_pb2.JoinResponse:
+        message = fleet_pb2.JoinResponse()
+        taken = message.log_taken
+        taken.fence, taken.stdout_offset, taken.stderr_offset = 1, len(self.got[0]), len(self.got[1])
+        taken.resend = resend
+        return message
+
+
+async def test_logs_come_before_the_result_both_streams_in_order(controller: FakeController, tmp_path: Path) -> None:
     async with started(controller.url, tmp_path) as worker:
         session = await controller.session()
         session.assign(1)
         assert await accepted(session) == 1
-        log = worker.runner.handles[1].log
-        size = 8 << 20
-        log(1, 0, b"x" * size)
-        log(2, 0, b"late")
+        printed = Printed(worker, tmp_path)
+        printed.say(1, b"one\n")
+        printed.say(2, b"two\n")
+        printed.say(1, b"three\n")
         worker.runner.finish(1, OK)
-        seen = bytearray()
         while (message := await session.receive()).WhichOneof("message") == "log":
-            assert len(message.log.data) <= messages.LOG_CHUNK_BYTES_MAX
-            assert message.log.offset == len(seen) or message.log.stream == 2
-            seen += message.log.data if message.log.stream == 1 else b""
+            printed.take(message)
         assert message.done.fence == 1
-        assert 0 < len(seen) < size
+        assert printed.got == [b"one\nthree\n", b"two\n"]
+        assert printed.order == [1, 2, 1]
+
+
+async def test_no_more_than_a_window_is_sent_and_the_rest_once_it_is_taken(
+    controller: FakeController, tmp_path: Path
+) -> None:
+    async with started(controller.url, tmp_path) as worker:
+        session = await controller.session()
+        session.assign(1)
+        assert await accepted(session) == 1
+        printed = Printed(worker, tmp_path)
+        size = 6 << 20
+        printed.say(1, bytes(range(256)) * (size // 256))
+        while len(printed.got[0]) < WINDOW_BYTES - PIECE_BYTES_MAX:
+            printed.take(await session.receive())
+        assert worker.runner.handles[1].log.waits
+        # The rest of the window, and not a byte more, until something is taken.
+        while len(printed.got[0]) < size:
+            session.send(printed.taken())
+            printed.take(await session.receive())
+        assert printed.got[0] == bytes(range(256)) * (size // 256)
+
+
+async def test_a_result_does_not_wait_for_ever_for_a_log_that_nobody_takes(
+    controller: FakeController, tmp_path: Path
+) -> None:
+    async with started(controller.url, tmp_path) as worker:
+        session = await controller.session()
+        session.assign(1)
+        assert await accepted(session) == 1
+        printed = Printed(worker, tmp_path)
+        printed.say(1, b"x" * (8 << 20))
+        worker.runner.finish(1, OK)
+        while (message := await session.receive()).WhichOneof("message") == "log":
+            printed.take(message)
+        assert message.done.fence == 1
+        assert len(printed.got[0]) <= WINDOW_BYTES + PIECE_BYTES_MAX
+
+
+async def test_what_was_on_its_way_when_a_session_broke_comes_again(controller: FakeController, tmp_path: Path) -> None:
+    async with started(controller.url, tmp_path) as worker:
+        session = await controller.session()
+        session.assign(1)
+        assert await accepted(session) == 1
+        printed = Printed(worker, tmp_path)
+        printed.say(1, b"one\n")
+        printed.take(await session.receive())
+        session.send(printed.taken())
+        printed.say(1, b"two\n")
+        # It comes, and is lost with the controller that got it.
+        assert (await session.receive()).log.data == b"two\n"
+        await controller.stop()
+        printed.say(2, b"meanwhile\n")
+        await controller.start()
+        session = await controller.session()
+        assert [lease.fence for lease in session.hello.running] == [1]
+        assert await accepted(session) == 1
+        while len(printed.got[1]) < len(b"meanwhile\n"):
+            printed.take(await session.receive())
+        assert printed.got == [b"one\ntwo\n", b"meanwhile\n"]
+
+
+async def test_a_controller_that_lost_a_log_gets_it_again(controller: FakeController, tmp_path: Path) -> None:
+    async with started(controller.url, tmp_path) as worker:
+        session = await controller.session()
+        session.assign(1)
+        assert await accepted(session) == 1
+        printed = Printed(worker, tmp_path)
+        printed.say(1, b"one\n")
+        printed.take(await session.receive())
+        session.send(printed.taken())
+        printed.got[0].clear()
+        session.send(printed.taken(resend=True))
+        printed.take(await session.receive())
+        assert printed.got[0] == b"one\n"
 
 
 def test_a_result_that_no_session_could_carry_becomes_an_error_that_one_can() -> None:

@@ -44,7 +44,7 @@ class Bench:
         )
         self.service = FleetService(
             self.scheduler,
-            LogBook(),
+            LogBook(Path("logs"), self.clock),
             self.clock,
             controller_id="c",
             version="0.1.0",

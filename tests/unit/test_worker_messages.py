@@ -15,7 +15,7 @@ from buildnet.model.digest import Digest
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
 from buildnet.wire.actions import digest_message
 from buildnet.worker.lease_book import Assigned, CancelAsked, DrainAsked, Settled
-from buildnet.worker.messages import LOG_CHUNK_BYTES_MAX, event_of, log_messages
+from buildnet.worker.messages import event_of, log_message
 from buildnet.worker.outbox import Outbox
 
 DIGEST = Digest.of(b"action")
@@ -55,35 +55,33 @@ def test_any_bytes_are_an_event_or_refused(data: bytes) -> None:
         event_of(fleet_pb2.JoinResponse.FromString(data))
 
 
-@given(st.integers(0, 1 << 20), st.integers(0, 3 * LOG_CHUNK_BYTES_MAX))
-def test_log_chunks_join_to_what_was_printed(offset: int, size: int) -> None:
-    position = offset
-    for message in log_messages(1, 2, offset, b"x" * size):
-        assert message.log.offset == position
-        assert 0 < len(message.log.data) <= LOG_CHUNK_BYTES_MAX
-        position += len(message.log.data)
-    assert position == offset + size
-
-
-async def test_a_full_outbox_drops_logs_and_nothing_else() -> None:
-    outbox = Outbox()
-    for message in log_messages(1, 1, 0, b"x" * (8 << 20)):
-        outbox.put_log(message)
-    outbox.put(fleet_pb2.JoinRequest(accepted=fleet_pb2.Accepted(fence=1)))
+async def test_a_log_gives_way_to_everything_else() -> None:
+    pieces = [log_message(1, 1, offset, b"x", 7) for offset in range(3)]
+    outbox = Outbox(lambda: pieces.pop(0) if pieces else None)
+    accepted = fleet_pb2.JoinRequest(accepted=fleet_pb2.Accepted(fence=1))
+    first = await outbox.get()
+    outbox.put(accepted)
+    assert await outbox.get() == accepted
+    second = await outbox.get()
+    assert first is not None
+    assert second is not None
+    assert (first.log.offset, second.log.offset, second.log.printed_at.ToMilliseconds()) == (0, 1, 7)
     outbox.close()
-    taken = []
-    while (message := await outbox.get()) is not None:
-        taken.append(message)
-    assert taken[-1].accepted.fence == 1
-    assert sum(len(message.log.data) for message in taken) == 1 << 20
+    assert [message.log.offset for message in [await outbox.get()] if message] == [2]
+    assert await outbox.get() is None
 
 
-async def test_an_outbox_has_room_again_once_logs_are_taken() -> None:
-    outbox = Outbox()
-    chunk = next(log_messages(1, 1, 0, b"x" * LOG_CHUNK_BYTES_MAX))
-    for _ in range(100):
-        outbox.put_log(chunk)
-        assert await outbox.get() == chunk
+async def test_an_outbox_wakes_for_a_log() -> None:
+    pieces: list[fleet_pb2.JoinRequest] = []
+    outbox = Outbox(lambda: pieces.pop(0) if pieces else None)
+    async with asyncio.TaskGroup() as tasks:
+        reader = tasks.create_task(outbox.get())
+        await asyncio.sleep(0)
+        pieces.append(log_message(1, 2, 0, b"x", None))
+        outbox.log_waits()
+    message = reader.result()
+    assert message is not None
+    assert not message.log.HasField("printed_at")
 
 
 async def test_a_reader_waits_for_what_is_put_later() -> None:

@@ -26,6 +26,7 @@ from buildnet.app.witnesses import asked
 from buildnet.catalog.catalog import Catalog
 from buildnet.catalog.pins import Pins
 from buildnet.edge.action import ActionService, Descriptions
+from buildnet.edge.action_logs import ActionLogs, StoredLogs
 from buildnet.edge.announcements import Announcements
 from buildnet.edge.binder import StoreBinder
 from buildnet.edge.bridge import Bridge, Method
@@ -178,7 +179,9 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
         operations = SqliteOperations.open(directory / "queue", config.durability)
         held.push_async_callback(operations.close)
         stores = NativeStores(store, tiers)
-        logs = LogBook()
+        logs = await asyncio.to_thread(LogBook.opened, directory / "logs", clock)
+        held.callback(logs.close)
+        await held.enter_async_context(_running(logs.run()))
 
         def record(kind: str, facts: Mapping[str, Value]) -> None:
             recorder.record(Entry(kind, clock.now_unix_ms(), facts))
@@ -239,13 +242,15 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
         binder = StoreBinder(stores.read, stores.write, stores.missing_of_result, ignored)
         graphs = Graphs(scheduler, binder, clock, random_id)
         await held.enter_async_context(_running(graphs.run()))
-        actions = ActionService(scheduler, logs, descriptions, stores.read, graphs)
+        actions = ActionService(scheduler, descriptions, graphs)
+        stored_logs = StoredLogs(stores.read, stores.export, directory / "logs")
         methods: dict[str, Method] = {}
         for service in (
             ExecutionService(scheduler, stores.read, descriptions.add, ignored),
             actions,
             SubmissionService(scheduler, graphs, binder, descriptions, actions.summary),
             ExplainService(history, messages, scheduler, clock),
+            ActionLogs(scheduler, logs, stored_logs, actions.find),
             LedgerService(ledger, store.entry_index, cosigned),
             CacheService(store, record),
             fleet,

@@ -84,6 +84,11 @@ class NativeStores:
         with translated():
             return self._store.put_bytes(data)
 
+    def export(self, digest: str, dest: Path) -> None:
+        """Write a blob to a file. Blocks."""
+        with translated():
+            self._store.export_file(digest, str(dest))
+
 
 def _held_name(key: ActionKey) -> str:
     return f"action {key.instance}:{key.digest.text}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +12,8 @@ import click
 from buildnet.cli import options
 from buildnet.cli.actions_again import repro, rerun
 from buildnet.cli.actions_why import diff, history, why
+from buildnet.cli.log_printer import LogPrinter
+from buildnet.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from buildnet.client import ActionInfo
@@ -80,20 +81,52 @@ def show(url: str | None, state: Path | None, instance: str, as_json: bool, oper
 @command.command("logs", epilog="Example: buildnet actions logs -f 3f2a9c")
 @options.of_server
 @click.option("-f", "--follow", is_flag=True, help="Stay until the action ends.")
+@click.option("--stdout", "streams", flag_value="1", help="Only what it prints to stdout.")
+@click.option("--stderr", "streams", flag_value="2", help="Only what it prints to stderr.")
+@click.option("--since-offset", "since", default="0", metavar="BYTES[:BYTES]", help="Skip so much of stdout[:stderr].")
+@click.option("--timestamps", is_flag=True, help="Say before each line when it was printed, in UTC.")
 @options.as_json
 @click.argument("operation", metavar="ID")
-def logs(url: str | None, state: Path | None, instance: str, follow: bool, as_json: bool, operation: str) -> None:
-    """Print what an action prints or printed: stdout to stdout, stderr to stderr."""
-    outs = {1: sys.stdout.buffer, 2: sys.stderr.buffer}
+def logs(
+    url: str | None,
+    state: Path | None,
+    instance: str,
+    follow: bool,
+    streams: str | None,
+    since: str,
+    timestamps: bool,
+    as_json: bool,
+    operation: str,
+) -> None:
+    """Print what an action prints or printed: stdout to stdout, stderr to stderr, in the order in which it came."""
+    offsets = _offsets(since)
+    printer = LogPrinter(timestamps=timestamps)
     with options.connected(url, state, instance) as client:
         info = client.action(operation)
-        for piece in client.logs(info.id, follow=follow):
+        for piece in client.logs(info.id, follow=follow, streams=[int(streams)] if streams else (), offsets=offsets):
             if as_json:
-                text = piece.data.decode(errors="replace")
-                options.echo_json({"stream": piece.stream, "offset": piece.offset, "text": text, "gap": piece.gap})
+                options.echo_json(
+                    {
+                        "stream": piece.stream,
+                        "offset": piece.offset,
+                        "text": piece.data.decode(errors="replace"),
+                        "gap": piece.gap,
+                        "printed_at_unix_s": piece.printed_at_unix_s,
+                        "fence": piece.fence,
+                    }
+                )
             else:
-                outs[piece.stream].write(piece.data)
-                outs[piece.stream].flush()
+                printer.show(piece)
+
+
+def _offsets(text: str) -> tuple[int, int]:
+    stdout, _, stderr = text.partition(":")
+    if not all(part.isascii() and part.isdigit() and len(part) < 19 for part in (stdout, stderr or "0")):
+        raise InvalidRequest(
+            f"{text!r} is no offset; write bytes of stdout, and of stderr after a colon: --since-offset 4096:0",
+            field="--since-offset",
+        )
+    return int(stdout), int(stderr or "0")
 
 
 @command.command("cancel", epilog="Example: buildnet actions cancel 3f2a9c")

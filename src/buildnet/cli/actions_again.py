@@ -52,7 +52,7 @@ def rerun(
             options.echo_json(facts_of(result))
         else:
             printer.clear()
-            printer.rest(result)
+            printer.rest(result, client.download)
             say(result, result.execution_s or 0.0)
         if output_dir is not None:
             result.download(output_dir)

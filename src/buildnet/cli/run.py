@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -17,6 +18,9 @@ from buildnet.errors import InvalidRequest
 if TYPE_CHECKING:
     from buildnet.client import LogPiece, RunResult
     from buildnet.client.describe import Wish
+    from buildnet.model.digest import Digest
+
+_COPY_BYTES = 1 << 20
 
 
 def _pairs(values: Iterable[str], option: str) -> dict[str, str]:
@@ -80,14 +84,17 @@ class Printer:
         self._out[stream].flush()
         self._sent[stream] += len(data)
 
-    def rest(self, result: RunResult) -> None:
-        """Print what did not come while it ran."""
-        for stream, digest, read in (
-            (1, result.stdout_digest, result.stdout),
-            (2, result.stderr_digest, result.stderr),
-        ):
+    def rest(self, result: RunResult, download: Callable[[Digest, Path], None]) -> None:
+        """Print what did not come while it ran. `download` writes a blob to a file: a log may be larger than memory."""
+        for stream, digest in ((1, result.stdout_digest), (2, result.stderr_digest)):
             if digest is not None and digest.size_bytes > self._sent[stream]:
-                self._write(stream, read()[self._sent[stream] :])
+                with tempfile.TemporaryDirectory(prefix="buildnet-") as directory:
+                    path = Path(directory, "log")
+                    download(digest, path)
+                    with path.open("rb") as file:
+                        file.seek(self._sent[stream])
+                        while data := file.read(_COPY_BYTES):
+                            self._write(stream, data)
 
 
 @click.command(
@@ -181,7 +188,7 @@ def command(
         if printer is None:
             options.echo_json(facts_of(result))
         else:
-            printer.rest(result)
+            printer.rest(result, client.download)
             if verbose or (sys.stderr.isatty() and sys.stdout.isatty()):
                 say(result, time.monotonic() - started)
         missing = [path for path in outputs if path.rstrip("/") not in result.outputs]

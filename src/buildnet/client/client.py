@@ -13,7 +13,7 @@ from typing import Any, Final
 import grpc
 
 from buildnet._native import InputTree
-from buildnet.client import cache, ledger
+from buildnet.client import cache, ledger, logs
 from buildnet.client.actions import ALL, ActionFilter, info_of
 from buildnet.client.describe import Wish, action_of, command_of
 from buildnet.client.fleet import FleetCalls
@@ -116,7 +116,7 @@ class Client:
             raise error_of_call(error, self.url) from error
 
     async def _upload(self, path: str, requests: Iterator[Any], response: type[Any]) -> Any:
-        call = self._channel.stream_unary(path, lambda message: message.SerializeToString(), response.FromString)
+        call: Any = self._channel.stream_unary(path, lambda message: message.SerializeToString(), response.FromString)
         try:
             return await call(requests, timeout=_CALL_TIMEOUT_S, metadata=metadata_of(self._credentials))
         except grpc.aio.AioRpcError as error:
@@ -238,7 +238,7 @@ class Client:
         self, request: re.ExecuteRequest, on_log: OnLog | None, on_stage: OnStage | None, manner: Manner
     ) -> tuple[str, re.ExecuteResponse]:
         name = ""
-        logs: asyncio.Task[None] | None = None
+        printing: asyncio.Task[None] | None = None
         absence = self._patience.absence()
         try:
             while True:
@@ -249,14 +249,14 @@ class Client:
                         if operation.done:
                             response = re.ExecuteResponse()
                             operation.response.Unpack(response)
-                            if logs is not None:
+                            if printing is not None:
                                 # What was printed last may still be on its way.
-                                await logs
+                                await printing
                             if on_stage is not None:
                                 on_stage("completed")
                             return name, response
-                        if on_log is not None and logs is None:
-                            logs = asyncio.ensure_future(self._forward(_id_of(name), on_log))
+                        if on_log is not None and printing is None:
+                            printing = asyncio.ensure_future(self._forward(_id_of(name), on_log))
                         if on_stage is not None:
                             on_stage(_stage_of(operation))
                     failure = NodeDown(f"{self.url} ended the stream before the action was done", url=self.url)
@@ -273,8 +273,8 @@ class Client:
                 await self._give_up(name)
             raise
         finally:
-            if logs is not None:
-                logs.cancel()
+            if printing is not None:
+                printing.cancel()
 
     async def _entry_of(self, response: re.ExecuteResponse, operation_id: str) -> int | None:
         # The answer says so itself; a server that does not is asked.
@@ -359,12 +359,30 @@ class Client:
         request = action_pb2.CancelActionRequest(id=operation_id)
         await self._unary("/buildnet.v1.ActionService/CancelAction", request, action_pb2.CancelActionResponse)
 
-    async def logs(self, operation_id: str, *, follow: bool = False) -> AsyncIterator[LogPiece]:
-        """What an action prints or printed."""
-        request = action_pb2.StreamLogsRequest(id=operation_id, follow=follow)
-        path = "/buildnet.v1.ActionService/StreamLogs"
-        async for record in self._stream(path, request, action_pb2.LogRecord):
-            yield LogPiece(record.stream, record.offset, record.data, record.gap)
+    async def logs(
+        self,
+        operation_id: str,
+        *,
+        follow: bool = False,
+        streams: Collection[int] = (),
+        offsets: tuple[int, int] = (0, 0),
+        fence: int = 0,
+    ) -> AsyncIterator[LogPiece]:
+        """What an action prints or printed, both streams as they came. A connection that breaks is made again.
+
+        Args:
+            operation_id: which operation.
+            follow: stay until it ends.
+            streams: 1 for stdout, 2 for stderr; none for both.
+            offsets: where to begin in stdout and stderr, in bytes.
+            fence: the attempt that the offsets are of; another one is read from its beginning. 0: whichever it is.
+
+        Raises:
+            NodeDown: the server stayed away.
+        """
+        request = logs.logs_request(operation_id, follow, streams, offsets, fence)
+        async for piece in logs.resumed(self._stream, request):
+            yield piece
 
     async def ledger_tail(
         self,

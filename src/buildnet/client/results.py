@@ -81,12 +81,18 @@ class RunResult:
 
 @dataclass(frozen=True, slots=True)
 class LogPiece:
-    """A piece of what an action prints: `stream` is 1 for stdout, 2 for stderr; `gap` when some were dropped."""
+    """A piece of what an action prints: `stream` is 1 for stdout, 2 for stderr. `gap`: those before it are not kept.
+
+    `printed_at_unix_s` is by the worker's clock, None when it is not known. `fence` names the attempt: with another one
+    the action runs again, and offsets begin anew.
+    """
 
     stream: int
     offset: int
     data: bytes
     gap: bool = False
+    printed_at_unix_s: float | None = None
+    fence: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""ActionService: what waits, runs and ran, by operation id, how it ended, and what it prints while it runs."""
+"""ActionService: what waits, runs and ran, by operation id, and how it ended. What it prints is in `action_logs`."""
 
 from __future__ import annotations
 
@@ -11,23 +11,19 @@ from buildnet.edge import action_filter
 from buildnet.edge.bridge import Call, Method
 from buildnet.edge.execution import check_may_stop, outcome_status
 from buildnet.edge.fleet_watch import Watchers
-from buildnet.edge.logs import LogBook
 from buildnet.errors import InvalidRequest, NotFound
 from buildnet.model.caller import Caller, public_instance
 from buildnet.scheduler.graphs import Graphs
 from buildnet.scheduler.service import Operation, Scheduler
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
-from buildnet.wire._gen.buildnet.v1 import action_pb2, fleet_pb2
-from buildnet.wire.actions import Described, digest_message, digest_of
+from buildnet.wire._gen.buildnet.v1 import action_pb2
+from buildnet.wire.actions import Described, digest_message
 from buildnet.wire.operations import response_of
 
 _ACTION = "/buildnet.v1.ActionService/"
 _LIST_MAX = 1000
 _ARGUMENTS_SHOWN = 8
 _DESCRIBED_MAX = 50_000
-_STORED_CHUNK_BYTES = 256 << 10
-# Larger logs are read as blobs, in pieces: `buildnet cas get`.
-_STORED_BYTES_MAX = 64 << 20
 _PREFIX_MIN = 4
 
 
@@ -52,21 +48,12 @@ class Descriptions:
 class ActionService:
     """What runs and what ran."""
 
-    def __init__(
-        self,
-        scheduler: Scheduler,
-        logs: LogBook,
-        descriptions: Descriptions,
-        read: Callable[[str], bytes],
-        graphs: Graphs,
-    ) -> None:
+    def __init__(self, scheduler: Scheduler, descriptions: Descriptions, graphs: Graphs) -> None:
         self._scheduler = scheduler
         self._graphs = graphs
         self._watchers = Watchers("actions")
         scheduler.watch(self._watchers.changed)
-        self._logs = logs
         self._descriptions = descriptions
-        self._read = read
 
     def methods(self) -> dict[str, Method]:
         """What this service answers, by path."""
@@ -78,7 +65,6 @@ class ActionService:
             _ACTION + "WatchActions": Method(
                 "server_stream", self.watch_actions, pb.WatchActionsRequest, pb.ActionEvent
             ),
-            _ACTION + "StreamLogs": Method("server_stream", self.stream_logs, pb.StreamLogsRequest, pb.LogRecord),
             _ACTION + "CancelAction": Method(
                 "unary", self.cancel_action, pb.CancelActionRequest, pb.CancelActionResponse
             ),
@@ -125,7 +111,7 @@ class ActionService:
 
     async def get_result(self, request: action_pb2.GetResultRequest, call: Call) -> re.ExecuteResponse:
         """How an operation ended; it waits for the end."""
-        operation = self._find(request.id, call.caller)
+        operation = self.find(request.id, call.caller)
         while operation.progress.outcome is None:
             await operation.wait_changed()
         return response_of(operation.progress.outcome, outcome_status)
@@ -138,7 +124,7 @@ class ActionService:
 
     def get_action(self, request: action_pb2.GetActionRequest, call: Call) -> action_pb2.ActionSummary:
         """One operation by its id or the beginning of it."""
-        return self._summary(self._find(request.id, call.caller))
+        return self._summary(self.find(request.id, call.caller))
 
     def cancel_action(self, request: action_pb2.CancelActionRequest, call: Call) -> action_pb2.CancelActionResponse:
         """Stop one operation, what is left of a graph, or what an invocation asked for. Repeat: safe."""
@@ -146,7 +132,7 @@ class ActionService:
         if sum(map(bool, given)) != 1:
             raise InvalidRequest("name an action, a graph or an invocation, and one of them", field="id")
         if request.id:
-            operation = self._find(request.id, call.caller)
+            operation = self.find(request.id, call.caller)
             check_may_stop(call.caller, operation.wanted.key.instance)
             count = int(operation.progress.outcome is None)
             self._scheduler.cancel(operation.id)
@@ -172,59 +158,12 @@ class ActionService:
             self._scheduler.cancel(operation.id)
         return len(going)
 
-    async def stream_logs(
-        self, request: action_pb2.StreamLogsRequest, call: Call
-    ) -> AsyncIterator[action_pb2.LogRecord]:
-        """Live output while the action runs; the stored output once it has ended."""
-        operation = self._of_logs(request, call.caller)
-        sent = {1: 0, 2: 0}
-        while operation.progress.stage != "completed":
-            fence = operation.fence
-            if fence is None:
-                if not request.follow:
-                    return
-                await operation.wait_changed()
-                continue
-            reader = self._logs.reader(fence)
-            sent = {1: 0, 2: 0}
-            while not reader.ended:
-                for chunk in reader.read_nowait():
-                    sent[chunk.stream] = chunk.offset + len(chunk.data)
-                    yield _record(chunk.stream, chunk.offset, chunk.data, gap=chunk.gap)
-                if not request.follow:
-                    return
-                await reader.wait_news()
-            if operation.fence == fence and operation.progress.stage != "completed":
-                await operation.wait_changed()
-        for record in self._stored(operation, sent):
-            yield record
+    def find(self, operation_id: str, caller: Caller) -> Operation:
+        """An operation that the caller may see, by its id or an unambiguous beginning of it.
 
-    def _of_logs(self, request: action_pb2.StreamLogsRequest, caller: Caller) -> Operation:
-        if request.id:
-            return self._find(request.id, caller)
-        digest = digest_of(request.action_digest)
-        for operation in self._scheduler.operations():
-            if operation.wanted.key.digest == digest and caller.may_see(operation.wanted.key.instance):
-                return operation
-        raise NotFound(f"no operation for the action {digest} is known", kind="operation", name=digest.text)
-
-    def _stored(self, operation: Operation, sent: dict[int, int]) -> list[action_pb2.LogRecord]:
-        """What the result's own logs hold beyond what was sent live."""
-        outcome = operation.progress.outcome
-        if outcome is None or outcome.result is None:
-            return []
-        result = re.ActionResult.FromString(outcome.result)
-        records = []
-        for stream, digest in ((1, result.stdout_digest), (2, result.stderr_digest)):
-            if digest.size_bytes <= sent[stream] or digest.size_bytes > _STORED_BYTES_MAX:
-                continue
-            data = self._read(digest_of(digest).text)
-            for offset in range(sent[stream], len(data), _STORED_CHUNK_BYTES):
-                piece = data[offset : offset + _STORED_CHUNK_BYTES]
-                records.append(_record(stream, offset, piece))
-        return records
-
-    def _find(self, operation_id: str, caller: Caller) -> Operation:
+        Raises:
+            NotFound: none, or several.
+        """
         exact = self._scheduler.find_operation(operation_id)
         if exact is not None and caller.may_see(exact.wanted.key.instance):
             return exact
@@ -274,7 +213,3 @@ class ActionService:
                 summary.entry_index = outcome.entry_index
                 summary.has_entry = True
         return summary
-
-
-def _record(stream: int, offset: int, data: bytes, *, gap: bool = False) -> action_pb2.LogRecord:
-    return action_pb2.LogRecord(stream=fleet_pb2.LogStream.Name(stream), offset=offset, data=data, gap=gap)

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from buildnet.edge.announcements import Announcements
 from buildnet.edge.bridge import Call, Method
-from buildnet.edge.fleet_session import Session, greeting_of, node_message, outcome_of, running_of
+from buildnet.edge.fleet_session import Session, greeting_of, log_piece_of, node_message, outcome_of, running_of
 from buildnet.edge.fleet_watch import Watchers
 from buildnet.edge.logs import LogBook
 from buildnet.errors import BuildNetError, DeadlinePassed, InvalidRequest, NodeDown, NotFound
@@ -186,8 +186,9 @@ class FleetService:
                 case "accepted":
                     self._scheduler.accepted(node, request.accepted.fence)
                 case "log":
-                    chunk = request.log
-                    self._logs.append(chunk.fence, chunk.stream, chunk.offset, chunk.data)
+                    # What is printed under a lease that is lost, or another's, is nobody's.
+                    if self._scheduler.leased(node, request.log.fence):
+                        await self._logs.take(request.log.fence, log_piece_of(request.log), session)
                 case "done":
                     self._scheduler.done(node, request.done.fence, outcome_of(request.done, node))
                 case "announcement":

@@ -6,10 +6,11 @@ What a node says of itself is bounded and printable before anything keeps it: na
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from buildnet.edge.log_spool import RECORD_BYTES_MAX, LogPiece
 from buildnet.errors import BuildNetError, InvalidRequest
 from buildnet.model.action import Lease, Outcome
 from buildnet.model.caller import public_instance
@@ -26,6 +27,7 @@ _RUNNING_MAX: Final = 4096
 _HOSTNAME_CHARACTERS_MAX: Final = 255
 _VERSION_CHARACTERS_MAX: Final = 64
 _QUEUED_MAX: Final = 4096
+_LOG_OFFSET_MAX: Final = 1 << 62
 
 STATES: Final = {
     "joining": fleet_pb2.NODE_STATE_JOINING,
@@ -94,6 +96,13 @@ class Session:
         message.settled.fence = fence
         self._send(message)
         self.changed(self.node)
+
+    def log_taken(self, fence: int, offsets: Sequence[int], *, resend: bool) -> None:
+        """Send a LogTaken."""
+        message = fleet_pb2.JoinResponse()
+        taken = message.log_taken
+        taken.fence, taken.stdout_offset, taken.stderr_offset, taken.resend = fence, *offsets, resend
+        self._send(message)
 
     def tell(self, message: fleet_pb2.JoinResponse) -> None:
         """Send what another room answers."""
@@ -180,6 +189,24 @@ def running_of(hello: fleet_pb2.Hello) -> tuple[int, ...]:
         InvalidRequest: an action's digest is malformed.
     """
     return tuple(fence for fence, _ in ((r.fence, digest_of(r.action_digest)) for r in hello.running))
+
+
+def log_piece_of(chunk: fleet_pb2.LogChunk) -> LogPiece:
+    """A piece of a log, bounded.
+
+    Raises:
+        InvalidRequest: it is empty or too large, of no stream, or beyond what a stream can hold.
+    """
+    if chunk.stream not in (fleet_pb2.LOG_STREAM_STDOUT, fleet_pb2.LOG_STREAM_STDERR):
+        raise InvalidRequest(f"there is no stream {chunk.stream}", field="log.stream")
+    if not 0 < len(chunk.data) <= RECORD_BYTES_MAX:
+        raise InvalidRequest(f"a piece of a log has from 1 to {RECORD_BYTES_MAX} bytes", field="log.data")
+    if chunk.offset > _LOG_OFFSET_MAX:
+        raise InvalidRequest(f"an offset over {_LOG_OFFSET_MAX}", field="log.offset")
+    printed_at_unix_ms = None
+    if chunk.HasField("printed_at"):
+        printed_at_unix_ms = max(0, chunk.printed_at.seconds * 1000 + chunk.printed_at.nanos // 1_000_000)
+    return LogPiece(chunk.stream, chunk.offset, chunk.data, printed_at_unix_ms)
 
 
 def outcome_of(done: fleet_pb2.Done, node: str) -> Outcome:

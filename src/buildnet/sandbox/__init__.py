@@ -63,6 +63,12 @@ class Running(Protocol):
         """Readable when there are logs to read or the command has ended."""
         ...
 
+    def quiet(self) -> None:
+        """Let `fd` be readable at the next news only; what came before is to be looked at after
+        this: `poll`, and the sizes of the files that it prints to.
+        """
+        ...
+
     def read_logs(self) -> list[tuple[int, int, bytes]]:
         """What it has printed since the last call: stream (1 stdout, 2 stderr), offset, bytes.
         Never blocks.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from typing import Any
 
 from buildnet._native import Process
@@ -21,6 +23,11 @@ class NativeRunning:
     def fd(self) -> int:
         """Readable when there are logs to read or the command has ended."""
         return self._process.fd
+
+    def quiet(self) -> None:
+        """Let `fd` be readable at the next news only."""
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._process.fd)
 
     def read_logs(self) -> list[tuple[int, int, bytes]]:
         """What it has printed since the last call."""

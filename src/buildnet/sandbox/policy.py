@@ -51,7 +51,7 @@ class Limits:
     memory_bytes: int | None = None
     pids_max: int | None = 1024
     cpu_s: float | None = None
-    log_size_bytes_max: int = 64 << 20
+    log_size_bytes_max: int = 1 << 30
 
     def within(self, memory_bytes: int) -> Limits:
         """These limits on a machine with so much memory: no command may have more than there is."""

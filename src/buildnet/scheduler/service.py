@@ -297,6 +297,11 @@ class Scheduler:
         worker = self._core.workers.get(node)
         return tuple(sorted(worker.fences)) if worker is not None else ()
 
+    def leased(self, node: str, fence: int) -> bool:
+        """Whether a worker holds this lease."""
+        worker = self._core.workers.get(node)
+        return worker is not None and fence in worker.fences
+
     def heartbeat(self, node: str, fences: tuple[int, ...]) -> None:
         """A worker lives."""
         if not fences:
@@ -482,7 +487,8 @@ class Scheduler:
         operation.progress = progress
         if operation.wanted.key.digest != UNKNOWN:
             self._operation_ended(operation)
-        self._say(operation, progress, None)
+        # Of what has ended, its last attempt stays known: that is whose log it is.
+        self._say(operation, progress, operation.fence)
 
     def _say(self, operation: Operation, progress: Progress, fence: int | None) -> None:
         operation.progress, operation.fence = progress, fence

@@ -1,28 +1,118 @@
-"""One attempt as its session and its executor share it: a wish to stop goes in, live logs and an
+"""One attempt as its session and its executor share it: a wish to stop goes in, its log and an
 outcome come out.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Protocol
+import logging
+import os
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
 
 from buildnet.model.action import Outcome
+from buildnet.ports import Clock
+from buildnet.wire._gen.buildnet.v1 import fleet_pb2
 from buildnet.worker.lease_book import Assignment
+from buildnet.worker.log_progress import LogProgress
+from buildnet.worker.messages import log_message
 
-Log = Callable[[int, int, bytes], None]
-"""Stream (1 stdout, 2 stderr), offset, bytes. Never blocks: what has no room is dropped, the blob
-has it all.
-"""
+_log = logging.getLogger(__name__)
+_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class AttemptLog:
+    """What one attempt prints, on its way from the sandbox's files to the controller. No byte of it is kept in memory.
+
+    Args:
+        fence: the attempt's.
+        clock: for the times of what is printed.
+        news: called when something waits to be sent.
+    """
+
+    def __init__(self, fence: int, clock: Clock, news: Callable[[], None] = lambda: None) -> None:
+        self._fence = fence
+        self._clock = clock
+        self._news = news
+        self._progress = LogProgress()
+        # Open for as long as they are sent from: the scratch that they are in may go before.
+        self._files: list[int] = []
+        self._emptied = asyncio.Event()
+
+    def open(self, stdout_path: str, stderr_path: str) -> None:
+        """The command runs, and prints to these files.
+
+        Raises:
+            OSError: they cannot be read.
+        """
+        for path in (stdout_path, stderr_path):
+            self._files.append(os.open(path, _FLAGS))
+
+    def look(self) -> None:
+        """Notice what was printed since the last look."""
+        if self._files:
+            sizes = [os.fstat(file).st_size for file in self._files]
+            if self._progress.printed(sizes, self._clock.now_unix_ms()):
+                self._emptied.clear()
+                self._news()
+
+    @property
+    def waits(self) -> bool:
+        """Whether something was printed that is not sent."""
+        return self._progress.waits
+
+    def next_message(self) -> fleet_pb2.JoinRequest | None:
+        """The next piece to send; None while there is none or too much is on its way."""
+        piece = self._progress.take()
+        if piece is None:
+            return None
+        data = os.pread(self._files[piece.stream - 1], piece.size_bytes, piece.offset)
+        if not self._progress.waits:
+            self._emptied.set()
+        if len(data) < piece.size_bytes:
+            # Without namespaces a command can shorten the very files that it prints to.
+            _log.warning("the log of fence %016x was cut while it was read; no more of it is sent", self._fence)
+            self.close()
+            return None
+        return log_message(self._fence, piece.stream, piece.offset, data, piece.printed_at_unix_ms)
+
+    def taken(self, offsets: Sequence[int], *, resend: bool) -> None:
+        """The controller has everything before these offsets of stdout and stderr."""
+        self._progress.taken(offsets, resend=resend)
+        if self._progress.waits:
+            self._emptied.clear()
+            self._news()
+
+    def rewind(self) -> None:
+        """The session broke: what was on its way is not known to have come."""
+        self._progress.rewind()
+        if self._progress.waits:
+            self._emptied.clear()
+
+    def give_up(self) -> None:
+        """End every wait for `emptied`: there is nobody to send to."""
+        self._emptied.set()
+
+    async def emptied(self) -> None:
+        """Return once all that was printed is sent, or nobody is there to send it to."""
+        if self._progress.waits:
+            await self._emptied.wait()
+
+    def close(self) -> None:
+        """Send no more. Safe to repeat."""
+        files, self._files = self._files, []
+        for file in files:
+            os.close(file)
+        self._progress = LogProgress()
+        self._emptied.set()
 
 
 class Handle:
-    """The strings of one attempt. `news` is set when it should look: logs have come, or somebody
-    wants it to stop.
+    """The strings of one attempt. `news` is set when it should look: something was printed, or
+    somebody wants it to stop.
     """
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: AttemptLog) -> None:
         self.log = log
         self.news = asyncio.Event()
         self.stop_reason: str | None = None

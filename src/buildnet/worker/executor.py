@@ -243,6 +243,7 @@ class Executor:
         loop = asyncio.get_running_loop()
         loop.add_reader(running.fd, handle.news.set)
         try:
+            handle.log.open(place.stdout_path, place.stderr_path)
             return await _follow(running, handle)
         finally:
             loop.remove_reader(running.fd)
@@ -299,23 +300,19 @@ class Executor:
 
 
 async def _follow(running: Running, handle: Handle) -> Ending:
-    """Pass logs on as they come, until the command has ended and its last log is read."""
+    """Say that something was printed as it comes, until the command has ended."""
     told_to_stop = False
     while True:
         handle.news.clear()
+        running.quiet()
+        # In this order: once it has ended, so has all printing, and the look sees the whole.
         ending = running.poll()
-        chunks = running.read_logs()
-        for stream, offset, data in chunks:
-            handle.log(stream, offset, data)
-        if ending is not None and not chunks:
+        handle.log.look()
+        if ending is not None:
             return ending
         if handle.stop_reason is not None and not told_to_stop:
             told_to_stop = True
             running.kill("killed")
-        if chunks:
-            # More may wait, but other attempts' heartbeats come first.
-            await asyncio.sleep(0)
-            continue
         await handle.news.wait()
 
 

@@ -4,7 +4,7 @@ book.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Final, cast
 
 from buildnet.errors import InvalidRequest
@@ -26,7 +26,6 @@ from buildnet.worker.lease_book import (
     TellDraining,
 )
 
-LOG_CHUNK_BYTES_MAX: Final = 64 << 10
 # A door takes messages of 4 MiB; a Done that no session can carry would be repeated for ever.
 DONE_BYTES_MAX: Final = (4 << 20) - (64 << 10)
 _UNKNOWN = 2
@@ -104,15 +103,17 @@ def _done_of(fence: int, outcome: Outcome) -> fleet_pb2.JoinRequest:
     return message
 
 
-def log_messages(fence: int, stream: int, offset: int, data: bytes) -> Iterator[fleet_pb2.JoinRequest]:
-    """Log chunks of bounded size."""
-    for start in range(0, len(data), LOG_CHUNK_BYTES_MAX):
-        message = fleet_pb2.JoinRequest()
-        log = message.log
-        log.fence, log.offset = fence, offset + start
-        log.stream = cast("fleet_pb2.LogStream", stream)
-        log.data = data[start : start + LOG_CHUNK_BYTES_MAX]
-        yield message
+def log_message(
+    fence: int, stream: int, offset: int, data: bytes, printed_at_unix_ms: int | None
+) -> fleet_pb2.JoinRequest:
+    """A piece of a log."""
+    message = fleet_pb2.JoinRequest()
+    log = message.log
+    log.fence, log.offset, log.data = fence, offset, data
+    log.stream = cast("fleet_pb2.LogStream", stream)
+    if printed_at_unix_ms is not None:
+        log.printed_at.FromMilliseconds(printed_at_unix_ms)
+    return message
 
 
 def event_of(message: fleet_pb2.JoinResponse) -> Event:

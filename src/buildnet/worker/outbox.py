@@ -1,24 +1,26 @@
-"""What waits to be sent in one session, in order and bounded. Logs give way when it is full;
-nothing else ever does.
+"""What waits to be sent in one session, in order. Logs come when nothing else does, and are read
+from their files only then.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Final
+from collections.abc import Callable
 
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
 
-_LOG_BYTES_MAX: Final = 1 << 20
+
+def _no_log() -> fleet_pb2.JoinRequest | None:
+    return None
 
 
 class Outbox:
-    """A queue of messages. A full one drops log chunks: readers see the gap in the offsets."""
+    """A queue of messages, and behind it whatever `next_log` gives when it is asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, next_log: Callable[[], fleet_pb2.JoinRequest | None] = _no_log) -> None:
         self._waiting: deque[fleet_pb2.JoinRequest] = deque()
-        self._log_bytes = 0
+        self._next_log = next_log
         self._news = asyncio.Event()
         self._closed = False
 
@@ -27,13 +29,9 @@ class Outbox:
         self._waiting.append(message)
         self._news.set()
 
-    def put_log(self, message: fleet_pb2.JoinRequest) -> None:
-        """Queue a log chunk if there is room."""
-        size = len(message.log.data)
-        if self._log_bytes + size > _LOG_BYTES_MAX:
-            return
-        self._log_bytes += size
-        self.put(message)
+    def log_waits(self) -> None:
+        """`next_log` has something to give."""
+        self._news.set()
 
     def close(self) -> None:
         """No more will be put; `get` returns None once all is taken."""
@@ -42,12 +40,12 @@ class Outbox:
 
     async def get(self) -> fleet_pb2.JoinRequest | None:
         """The next message, or None when closed and empty."""
-        while not self._waiting:
+        while True:
+            if self._waiting:
+                return self._waiting.popleft()
+            if (message := self._next_log()) is not None:
+                return message
             if self._closed:
                 return None
             self._news.clear()
             await self._news.wait()
-        message = self._waiting.popleft()
-        if message.WhichOneof("message") == "log":
-            self._log_bytes -= len(message.log.data)
-        return message

@@ -22,7 +22,7 @@ from buildnet.ports import Clock
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
 from buildnet.worker import lease_book, messages
 from buildnet.worker.announcer import Announcer
-from buildnet.worker.attempt import Handle, Runner
+from buildnet.worker.attempt import AttemptLog, Handle, Runner
 from buildnet.worker.backoff import Backoff
 from buildnet.worker.config import WorkerConfig
 from buildnet.worker.identity import Identity, Randomness
@@ -34,6 +34,8 @@ _JOIN: Final = "/buildnet.v1.FleetService/Join"
 _JOIN_TIMEOUT_S: Final = 10.0
 _LEAVE_TIMEOUT_S: Final = 2.0
 _HEARTBEAT_INTERVAL_DEFAULT_S: Final = 1.0
+# A result waits so long for the log before it to be sent; the stored log has it all.
+_LOG_SENT_TIMEOUT_S: Final = 2.0
 _OPTIONS: Final = [
     # A path that swallows packets is noticed within 15 s.
     ("grpc.keepalive_time_ms", 10_000),
@@ -84,6 +86,8 @@ class Session:
         self._backoff = Backoff(config.backoff_first_s, config.backoff_max_s, rng)
         self._book = Book()
         self._handles: dict[int, Handle] = {}
+        # Logs that may have something to send, in the order of their turns.
+        self._printing: dict[int, AttemptLog] = {}
         self._attempts: set[asyncio.Task[None]] = set()
         self._outbox = Outbox()
         self._slots = asyncio.Semaphore(config.slots)
@@ -178,7 +182,8 @@ class Session:
 
     def _start(self, assignment: Assignment) -> None:
         fence = assignment.fence
-        handle = Handle(lambda stream, offset, data: self._log(fence, stream, offset, data))
+        log = AttemptLog(fence, self._clock, lambda: self._log_waits(fence))
+        handle = Handle(log)
         self._handles[fence] = handle
         attempt = self._tasks.create_task(self._attempt(assignment, handle))
         self._attempts.add(attempt)
@@ -192,13 +197,47 @@ class Session:
                 outcome = await self._runner.run(assignment, handle)
             else:
                 outcome = Outcome("cancelled", None, handle.stop_reason)
+        if self._book.joined and handle.stop_reason is None:
+            # The controller takes no more of a log once it has the result.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOG_SENT_TIMEOUT_S):
+                    await handle.log.emptied()
+        handle.log.close()
+        self._printing.pop(fence, None)
         del self._handles[fence]
         self._apply(lease_book.Finished(fence, outcome))
 
-    def _log(self, fence: int, stream: int, offset: int, data: bytes) -> None:
-        if self._book.joined:
-            for message in messages.log_messages(fence, stream, offset, data):
-                self._outbox.put_log(message)
+    # Logs.
+
+    def _log_waits(self, fence: int) -> None:
+        if (handle := self._handles.get(fence)) is not None:
+            self._printing[fence] = handle.log
+            self._outbox.log_waits()
+
+    def _next_log(self) -> fleet_pb2.JoinRequest | None:
+        """A piece of the log whose turn it is."""
+        while self._printing:
+            fence = next(iter(self._printing))
+            log = self._printing.pop(fence)
+            if (message := log.next_message()) is not None:
+                self._printing[fence] = log
+                return message
+        return None
+
+    def _log_taken(self, taken: fleet_pb2.LogTaken) -> None:
+        if (handle := self._handles.get(taken.fence)) is not None:
+            handle.log.taken((taken.stdout_offset, taken.stderr_offset), resend=taken.resend)
+
+    def _session_began(self) -> None:
+        self._outbox = Outbox(self._next_log)
+        for fence, handle in self._handles.items():
+            handle.log.rewind()
+            self._log_waits(fence)
+
+    def _session_ended(self) -> None:
+        self._apply(lease_book.Lost())
+        for handle in self._handles.values():
+            handle.log.give_up()
 
     # Connections.
 
@@ -232,7 +271,7 @@ class Session:
                 try:
                     return await self._converse(call, *intervals_s)
                 finally:
-                    self._apply(lease_book.Lost())
+                    self._session_ended()
         except TimeoutError:
             return f"no welcome within {_JOIN_TIMEOUT_S:g} s"
         except grpc.aio.AioRpcError as error:
@@ -268,7 +307,7 @@ class Session:
                 field="welcome",
             )
         welcome = first.welcome
-        self._outbox = Outbox()
+        self._session_began()
         self._ever_joined = True
         self._controller_id = welcome.controller_id
         self._apply(lease_book.Joined(welcome.controller_id))
@@ -305,6 +344,9 @@ class Session:
             if message.HasField("announced"):
                 if self._announcer is not None:
                     self._announcer.heard(message.announced)
+                continue
+            if message.HasField("log_taken"):
+                self._log_taken(message.log_taken)
                 continue
             try:
                 event = messages.event_of(message)

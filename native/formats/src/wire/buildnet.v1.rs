@@ -261,6 +261,19 @@ pub struct LogChunk {
     pub offset: u64,
     #[prost(bytes = "bytes", tag = "4")]
     pub data: ::prost::bytes::Bytes,
+    #[prost(message, optional, tag = "5")]
+    pub printed_at: ::core::option::Option<::prost_types::Timestamp>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LogTaken {
+    #[prost(uint64, tag = "1")]
+    pub fence: u64,
+    #[prost(uint64, tag = "2")]
+    pub stdout_offset: u64,
+    #[prost(uint64, tag = "3")]
+    pub stderr_offset: u64,
+    #[prost(bool, tag = "4")]
+    pub resend: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Done {
@@ -281,7 +294,7 @@ pub struct Done {
 pub struct Draining {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct JoinResponse {
-    #[prost(oneof = "join_response::Message", tags = "1, 2, 3, 4, 5, 7")]
+    #[prost(oneof = "join_response::Message", tags = "1, 2, 3, 4, 5, 7, 30")]
     pub message: ::core::option::Option<join_response::Message>,
 }
 /// Nested message and enum types in `JoinResponse`.
@@ -300,6 +313,8 @@ pub mod join_response {
         Drain(super::Drain),
         #[prost(message, tag = "7")]
         Announced(super::Announced),
+        #[prost(message, tag = "30")]
+        LogTaken(super::LogTaken),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -751,6 +766,14 @@ pub struct StreamLogsRequest {
     >,
     #[prost(bool, tag = "3")]
     pub follow: bool,
+    #[prost(enumeration = "LogStream", repeated, tag = "4")]
+    pub streams: ::prost::alloc::vec::Vec<i32>,
+    #[prost(uint64, tag = "5")]
+    pub stdout_offset: u64,
+    #[prost(uint64, tag = "6")]
+    pub stderr_offset: u64,
+    #[prost(uint64, tag = "7")]
+    pub fence: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LogRecord {
@@ -762,6 +785,10 @@ pub struct LogRecord {
     pub data: ::prost::bytes::Bytes,
     #[prost(bool, tag = "4")]
     pub gap: bool,
+    #[prost(message, optional, tag = "5")]
+    pub printed_at: ::core::option::Option<::prost_types::Timestamp>,
+    #[prost(uint64, tag = "6")]
+    pub fence: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CancelActionRequest {

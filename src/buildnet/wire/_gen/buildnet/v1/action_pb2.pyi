@@ -345,26 +345,38 @@ class WatchActionsRequest(_message.Message):
     def __init__(self, filter: _Optional[_Union[ActionFilter, _Mapping]] = ...) -> None: ...
 
 class StreamLogsRequest(_message.Message):
-    __slots__ = ("id", "action_digest", "follow")
+    __slots__ = ("id", "action_digest", "follow", "streams", "stdout_offset", "stderr_offset", "fence")
     ID_FIELD_NUMBER: _ClassVar[int]
     ACTION_DIGEST_FIELD_NUMBER: _ClassVar[int]
     FOLLOW_FIELD_NUMBER: _ClassVar[int]
+    STREAMS_FIELD_NUMBER: _ClassVar[int]
+    STDOUT_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    STDERR_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    FENCE_FIELD_NUMBER: _ClassVar[int]
     id: str
     action_digest: _remote_execution_pb2.Digest
     follow: bool
-    def __init__(self, id: _Optional[str] = ..., action_digest: _Optional[_Union[_remote_execution_pb2.Digest, _Mapping]] = ..., follow: _Optional[bool] = ...) -> None: ...
+    streams: _containers.RepeatedScalarFieldContainer[_fleet_pb2.LogStream]
+    stdout_offset: int
+    stderr_offset: int
+    fence: int
+    def __init__(self, id: _Optional[str] = ..., action_digest: _Optional[_Union[_remote_execution_pb2.Digest, _Mapping]] = ..., follow: _Optional[bool] = ..., streams: _Optional[_Iterable[_Union[_fleet_pb2.LogStream, str]]] = ..., stdout_offset: _Optional[int] = ..., stderr_offset: _Optional[int] = ..., fence: _Optional[int] = ...) -> None: ...
 
 class LogRecord(_message.Message):
-    __slots__ = ("stream", "offset", "data", "gap")
+    __slots__ = ("stream", "offset", "data", "gap", "printed_at", "fence")
     STREAM_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     GAP_FIELD_NUMBER: _ClassVar[int]
+    PRINTED_AT_FIELD_NUMBER: _ClassVar[int]
+    FENCE_FIELD_NUMBER: _ClassVar[int]
     stream: _fleet_pb2.LogStream
     offset: int
     data: bytes
     gap: bool
-    def __init__(self, stream: _Optional[_Union[_fleet_pb2.LogStream, str]] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ..., gap: _Optional[bool] = ...) -> None: ...
+    printed_at: _timestamp_pb2.Timestamp
+    fence: int
+    def __init__(self, stream: _Optional[_Union[_fleet_pb2.LogStream, str]] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ..., gap: _Optional[bool] = ..., printed_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., fence: _Optional[int] = ...) -> None: ...
 
 class CancelActionRequest(_message.Message):
     __slots__ = ("id", "graph_id", "invocation_id")

@@ -29,17 +29,17 @@ from buildnet.wire._gen.google.protobuf import timestamp_pb2 as google_dot_proto
 from buildnet.wire._gen.google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _POOL.AddSerializedFile(b'\n\x17\x62uildnet/v1/fleet.proto\x12\x0b\x62uildnet.v1\x1a\x36\x62uild/bazel/remote/execution/v2/remote_execution.proto\x1a\x1a\x62uildnet/v1/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\'\n\x08Property\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\xbc\x02\n\x0bJoinRequest\x12#\n\x05hello\x18\x01 \x01(\x0b\x32\x12.buildnet.v1.HelloH\x00\x12+\n\theartbeat\x18\x02 \x01(\x0b\x32\x16.buildnet.v1.HeartbeatH\x00\x12)\n\x08\x61\x63\x63\x65pted\x18\x03 \x01(\x0b\x32\x15.buildnet.v1.AcceptedH\x00\x12$\n\x03log\x18\x04 \x01(\x0b\x32\x15.buildnet.v1.LogChunkH\x00\x12!\n\x04\x64one\x18\x05 \x01(\x0b\x32\x11.buildnet.v1.DoneH\x00\x12)\n\x08\x64raining\x18\x06 \x01(\x0b\x32\x15.buildnet.v1.DrainingH\x00\x12\x31\n\x0c\x61nnouncement\x18\x07 \x01(\x0b\x32\x19.buildnet.v1.AnnouncementH\x00\x42\t\n\x07message\"\x89\x02\n\x05Hello\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\r\n\x05slots\x18\x04 \x01(\r\x12)\n\nproperties\x18\x05 \x03(\x0b\x32\x15.buildnet.v1.Property\x12,\n\x07running\x18\x06 \x03(\x0b\x32\x1b.buildnet.v1.RunningAttempt\x12\x10\n\x08hostname\x18\x07 \x01(\t\x12&\n\x08\x63\x61pacity\x18\x08 \x01(\x0b\x32\x14.buildnet.v1.Amounts\x12+\n\x07sent_at\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"T\n\x07\x41mounts\x12\x11\n\tcpu_milli\x18\x01 \x01(\x04\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x04\x12\x12\n\ndisk_bytes\x18\x03 \x01(\x04\x12\x0c\n\x04gpus\x18\x04 \x01(\r\"_\n\x0eRunningAttempt\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\x12>\n\raction_digest\x18\x02 \x01(\x0b\x32\'.build.bazel.remote.execution.v2.Digest\"\x1b\n\tHeartbeat\x12\x0e\n\x06\x66\x65nces\x18\x01 \x03(\x04\"\x19\n\x08\x41\x63\x63\x65pted\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\"_\n\x08LogChunk\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\x12&\n\x06stream\x18\x02 \x01(\x0e\x32\x16.buildnet.v1.LogStream\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"\x97\x01\n\x04\x44one\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\x12\"\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\x12\x12\n\nerror_code\x18\x03 \x01(\t\x12\x0e\n\x06result\x18\x04 \x01(\x0c\x12\x38\n\x07missing\x18\x05 \x03(\x0b\x32\'.build.bazel.remote.execution.v2.Digest\"\n\n\x08\x44raining\"\x8b\x02\n\x0cJoinResponse\x12\'\n\x07welcome\x18\x01 \x01(\x0b\x32\x14.buildnet.v1.WelcomeH\x00\x12%\n\x06\x61ssign\x18\x02 \x01(\x0b\x32\x13.buildnet.v1.AssignH\x00\x12%\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x13.buildnet.v1.CancelH\x00\x12\'\n\x07settled\x18\x04 \x01(\x0b\x32\x14.buildnet.v1.SettledH\x00\x12#\n\x05\x64rain\x18\x05 \x01(\x0b\x32\x12.buildnet.v1.DrainH\x00\x12+\n\tannounced\x18\x07 \x01(\x0b\x32\x16.buildnet.v1.AnnouncedH\x00\x42\t\n\x07message\"\xd7\x01\n\x07Welcome\x12\x15\n\rcontroller_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x35\n\x12heartbeat_interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x0elease_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12:\n\x17idle_heartbeat_interval\x18\x14 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xd3\x01\n\x06\x41ssign\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\x12\x15\n\rinstance_name\x18\x02 \x01(\t\x12>\n\raction_digest\x18\x03 \x01(\x0b\x32\'.build.bazel.remote.execution.v2.Digest\x12*\n\x07timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\r\x12&\n\x08reserved\x18\x06 \x01(\x0b\x32\x14.buildnet.v1.Amounts\"\'\n\x06\x43\x61ncel\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x18\n\x07Settled\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\"\x07\n\x05\x44rain\"\x80\x03\n\x04Node\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x10\n\x08hostname\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\r\n\x05slots\x18\x05 \x01(\r\x12)\n\nproperties\x18\x06 \x03(\x0b\x32\x15.buildnet.v1.Property\x12-\n\tjoined_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x64raining\x18\x08 \x01(\x08\x12%\n\x05state\x18\t \x01(\x0e\x32\x16.buildnet.v1.NodeState\x12\x10\n\x08\x63ordoned\x18\n \x01(\x08\x12-\n\tlast_seen\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07running\x18\x0c \x01(\r\x12-\n\nclock_skew\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x61sked_by\x18\x0e \x01(\t\">\n\x10ListNodesRequest\x12\x16\n\x0einclude_absent\x18\x01 \x01(\x08\x12\x12\n\npage_token\x18\x02 \x01(\t\"N\n\x11ListNodesResponse\x12 \n\x05nodes\x18\x01 \x03(\x0b\x32\x11.buildnet.v1.Node\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x13\n\x11WatchNodesRequest\"L\n\tNodeEvent\x12\x1f\n\x04node\x18\x01 \x01(\x0b\x32\x11.buildnet.v1.Node\x12\x0c\n\x04left\x18\x02 \x01(\x08\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\"#\n\x10\x44rainNodeRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\"6\n\x11\x43ordonNodeRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x10\n\x08\x63ordoned\x18\x02 \x01(\x08\"$\n\x11RemoveNodeRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\"5\n\x12RemoveNodeResponse\x12\x1f\n\x04node\x18\x01 \x01(\x0b\x32\x11.buildnet.v1.Node\"#\n\x10\x41llowNodeRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\"\x13\n\x11\x41llowNodeResponse*U\n\tLogStream\x12\x1a\n\x16LOG_STREAM_UNSPECIFIED\x10\x00\x12\x15\n\x11LOG_STREAM_STDOUT\x10\x01\x12\x15\n\x11LOG_STREAM_STDERR\x10\x02*\xb5\x01\n\tNodeState\x12\x1a\n\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12NODE_STATE_JOINING\x10\x01\x12\x15\n\x11NODE_STATE_ACTIVE\x10\x02\x12\x17\n\x13NODE_STATE_CORDONED\x10\x03\x12\x17\n\x13NODE_STATE_DRAINING\x10\x04\x12\x13\n\x0fNODE_STATE_LEFT\x10\x05\x12\x16\n\x12NODE_STATE_REMOVED\x10\x06\x32\xfe\x03\n\x0c\x46leetService\x12?\n\x04Join\x12\x18.buildnet.v1.JoinRequest\x1a\x19.buildnet.v1.JoinResponse(\x01\x30\x01\x12J\n\tListNodes\x12\x1d.buildnet.v1.ListNodesRequest\x1a\x1e.buildnet.v1.ListNodesResponse\x12\x46\n\nWatchNodes\x12\x1e.buildnet.v1.WatchNodesRequest\x1a\x16.buildnet.v1.NodeEvent0\x01\x12=\n\tDrainNode\x12\x1d.buildnet.v1.DrainNodeRequest\x1a\x11.buildnet.v1.Node\x12?\n\nCordonNode\x12\x1e.buildnet.v1.CordonNodeRequest\x1a\x11.buildnet.v1.Node\x12M\n\nRemoveNode\x12\x1e.buildnet.v1.RemoveNodeRequest\x1a\x1f.buildnet.v1.RemoveNodeResponse\x12J\n\tAllowNode\x12\x1d.buildnet.v1.AllowNodeRequest\x1a\x1e.buildnet.v1.AllowNodeResponseb\x06proto3')
+DESCRIPTOR = _POOL.AddSerializedFile(b'\n\x17\x62uildnet/v1/fleet.proto\x12\x0b\x62uildnet.v1\x1a\x36\x62uild/bazel/remote/execution/v2/remote_execution.proto\x1a\x1a\x62uildnet/v1/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\'\n\x08Property\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\xbc\x02\n\x0bJoinRequest\x12#\n\x05hello\x18\x01 \x01(\x0b\x32\x12.buildnet.v1.HelloH\x00\x12+\n\theartbeat\x18\x02 \x01(\x0b\x32\x16.buildnet.v1.HeartbeatH\x00\x12)\n\x08\x61\x63\x63\x65pted\x18\x03 \x01(\x0b\x32\x15.buildnet.v1.AcceptedH\x00\x12$\n\x03log\x18\x04 \x01(\x0b\x32\x15.buildnet.v1.LogChunkH\x00\x12!\n\x04\x64one\x18\x05 \x01(\x0b\x32\x11.buildnet.v1.DoneH\x00\x12)\n\x08\x64raining\x18\x06 \x01(\x0b\x32\x15.buildnet.v1.DrainingH\x00\x12\x31\n\x0c\x61nnouncement\x18\x07 \x01(\x0b\x32\x19.buildnet.v1.AnnouncementH\x00\x42\t\n\x07message\"\x89\x02\n\x05Hello\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\r\n\x05slots\x18\x04 \x01(\r\x12)\n\nproperties\x18\x05 \x03(\x0b\x32\x15.buildnet.v1.Property\x12,\n\x07running\x18\x06 \x03(\x0b\x32\x1b.buildnet.v1.RunningAttempt\x12\x10\n\x08hostname\x18\x07 \x01(\t\x12&\n\x08\x63\x61pacity\x18\x08 \x01(\x0b\x32\x14.buildnet.v1.Amounts\x12+\n\x07sent_at\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"T\n\x07\x41mounts\x12\x11\n\tcpu_milli\x18\x01 \x01(\x04\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x04\x12\x12\n\ndisk_bytes\x18\x03 \x01(\x04\x12\x0c\n\x04gpus\x18\x04 \x01(\r\"_\n\x0eRunningAttempt\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\x12>\n\raction_digest\x18\x02 \x01(\x0b\x32\'.build.bazel.remote.execution.v2.Digest\"\x1b\n\tHeartbeat\x12\x0e\n\x06\x66\x65nces\x18\x01 \x03(\x04\"\x19\n\x08\x41\x63\x63\x65pted\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\"\x8f\x01\n\x08LogChunk\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\x12&\n\x06stream\x18\x02 \x01(\x0e\x32\x16.buildnet.v1.LogStream\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12.\n\nprinted_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"W\n\x08LogTaken\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\x12\x15\n\rstdout_offset\x18\x02 \x01(\x04\x12\x15\n\rstderr_offset\x18\x03 \x01(\x04\x12\x0e\n\x06resend\x18\x04 \x01(\x08\"\x97\x01\n\x04\x44one\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\x12\"\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\x12\x12\n\nerror_code\x18\x03 \x01(\t\x12\x0e\n\x06result\x18\x04 \x01(\x0c\x12\x38\n\x07missing\x18\x05 \x03(\x0b\x32\'.build.bazel.remote.execution.v2.Digest\"\n\n\x08\x44raining\"\xb7\x02\n\x0cJoinResponse\x12\'\n\x07welcome\x18\x01 \x01(\x0b\x32\x14.buildnet.v1.WelcomeH\x00\x12%\n\x06\x61ssign\x18\x02 \x01(\x0b\x32\x13.buildnet.v1.AssignH\x00\x12%\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x13.buildnet.v1.CancelH\x00\x12\'\n\x07settled\x18\x04 \x01(\x0b\x32\x14.buildnet.v1.SettledH\x00\x12#\n\x05\x64rain\x18\x05 \x01(\x0b\x32\x12.buildnet.v1.DrainH\x00\x12+\n\tannounced\x18\x07 \x01(\x0b\x32\x16.buildnet.v1.AnnouncedH\x00\x12*\n\tlog_taken\x18\x1e \x01(\x0b\x32\x15.buildnet.v1.LogTakenH\x00\x42\t\n\x07message\"\xd7\x01\n\x07Welcome\x12\x15\n\rcontroller_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x35\n\x12heartbeat_interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x0elease_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12:\n\x17idle_heartbeat_interval\x18\x14 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xd3\x01\n\x06\x41ssign\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\x12\x15\n\rinstance_name\x18\x02 \x01(\t\x12>\n\raction_digest\x18\x03 \x01(\x0b\x32\'.build.bazel.remote.execution.v2.Digest\x12*\n\x07timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\r\x12&\n\x08reserved\x18\x06 \x01(\x0b\x32\x14.buildnet.v1.Amounts\"\'\n\x06\x43\x61ncel\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x18\n\x07Settled\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\"\x07\n\x05\x44rain\"\x80\x03\n\x04Node\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x10\n\x08hostname\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\r\n\x05slots\x18\x05 \x01(\r\x12)\n\nproperties\x18\x06 \x03(\x0b\x32\x15.buildnet.v1.Property\x12-\n\tjoined_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x64raining\x18\x08 \x01(\x08\x12%\n\x05state\x18\t \x01(\x0e\x32\x16.buildnet.v1.NodeState\x12\x10\n\x08\x63ordoned\x18\n \x01(\x08\x12-\n\tlast_seen\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07running\x18\x0c \x01(\r\x12-\n\nclock_skew\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x61sked_by\x18\x0e \x01(\t\">\n\x10ListNodesRequest\x12\x16\n\x0einclude_absent\x18\x01 \x01(\x08\x12\x12\n\npage_token\x18\x02 \x01(\t\"N\n\x11ListNodesResponse\x12 \n\x05nodes\x18\x01 \x03(\x0b\x32\x11.buildnet.v1.Node\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x13\n\x11WatchNodesRequest\"L\n\tNodeEvent\x12\x1f\n\x04node\x18\x01 \x01(\x0b\x32\x11.buildnet.v1.Node\x12\x0c\n\x04left\x18\x02 \x01(\x08\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\"#\n\x10\x44rainNodeRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\"6\n\x11\x43ordonNodeRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x10\n\x08\x63ordoned\x18\x02 \x01(\x08\"$\n\x11RemoveNodeRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\"5\n\x12RemoveNodeResponse\x12\x1f\n\x04node\x18\x01 \x01(\x0b\x32\x11.buildnet.v1.Node\"#\n\x10\x41llowNodeRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\"\x13\n\x11\x41llowNodeResponse*U\n\tLogStream\x12\x1a\n\x16LOG_STREAM_UNSPECIFIED\x10\x00\x12\x15\n\x11LOG_STREAM_STDOUT\x10\x01\x12\x15\n\x11LOG_STREAM_STDERR\x10\x02*\xb5\x01\n\tNodeState\x12\x1a\n\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12NODE_STATE_JOINING\x10\x01\x12\x15\n\x11NODE_STATE_ACTIVE\x10\x02\x12\x17\n\x13NODE_STATE_CORDONED\x10\x03\x12\x17\n\x13NODE_STATE_DRAINING\x10\x04\x12\x13\n\x0fNODE_STATE_LEFT\x10\x05\x12\x16\n\x12NODE_STATE_REMOVED\x10\x06\x32\xfe\x03\n\x0c\x46leetService\x12?\n\x04Join\x12\x18.buildnet.v1.JoinRequest\x1a\x19.buildnet.v1.JoinResponse(\x01\x30\x01\x12J\n\tListNodes\x12\x1d.buildnet.v1.ListNodesRequest\x1a\x1e.buildnet.v1.ListNodesResponse\x12\x46\n\nWatchNodes\x12\x1e.buildnet.v1.WatchNodesRequest\x1a\x16.buildnet.v1.NodeEvent0\x01\x12=\n\tDrainNode\x12\x1d.buildnet.v1.DrainNodeRequest\x1a\x11.buildnet.v1.Node\x12?\n\nCordonNode\x12\x1e.buildnet.v1.CordonNodeRequest\x1a\x11.buildnet.v1.Node\x12M\n\nRemoveNode\x12\x1e.buildnet.v1.RemoveNodeRequest\x1a\x1f.buildnet.v1.RemoveNodeResponse\x12J\n\tAllowNode\x12\x1d.buildnet.v1.AllowNodeRequest\x1a\x1e.buildnet.v1.AllowNodeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'buildnet.v1.fleet_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LOGSTREAM']._serialized_start=2996
-  _globals['_LOGSTREAM']._serialized_end=3081
-  _globals['_NODESTATE']._serialized_start=3084
-  _globals['_NODESTATE']._serialized_end=3265
+  _globals['_LOGSTREAM']._serialized_start=3178
+  _globals['_LOGSTREAM']._serialized_end=3263
+  _globals['_NODESTATE']._serialized_start=3266
+  _globals['_NODESTATE']._serialized_end=3447
   _globals['_PROPERTY']._serialized_start=214
   _globals['_PROPERTY']._serialized_end=253
   _globals['_JOINREQUEST']._serialized_start=256
@@ -54,46 +54,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HEARTBEAT']._serialized_end=1052
   _globals['_ACCEPTED']._serialized_start=1054
   _globals['_ACCEPTED']._serialized_end=1079
-  _globals['_LOGCHUNK']._serialized_start=1081
-  _globals['_LOGCHUNK']._serialized_end=1176
-  _globals['_DONE']._serialized_start=1179
-  _globals['_DONE']._serialized_end=1330
-  _globals['_DRAINING']._serialized_start=1332
-  _globals['_DRAINING']._serialized_end=1342
-  _globals['_JOINRESPONSE']._serialized_start=1345
-  _globals['_JOINRESPONSE']._serialized_end=1612
-  _globals['_WELCOME']._serialized_start=1615
-  _globals['_WELCOME']._serialized_end=1830
-  _globals['_ASSIGN']._serialized_start=1833
-  _globals['_ASSIGN']._serialized_end=2044
-  _globals['_CANCEL']._serialized_start=2046
-  _globals['_CANCEL']._serialized_end=2085
-  _globals['_SETTLED']._serialized_start=2087
-  _globals['_SETTLED']._serialized_end=2111
-  _globals['_DRAIN']._serialized_start=2113
-  _globals['_DRAIN']._serialized_end=2120
-  _globals['_NODE']._serialized_start=2123
-  _globals['_NODE']._serialized_end=2507
-  _globals['_LISTNODESREQUEST']._serialized_start=2509
-  _globals['_LISTNODESREQUEST']._serialized_end=2571
-  _globals['_LISTNODESRESPONSE']._serialized_start=2573
-  _globals['_LISTNODESRESPONSE']._serialized_end=2651
-  _globals['_WATCHNODESREQUEST']._serialized_start=2653
-  _globals['_WATCHNODESREQUEST']._serialized_end=2672
-  _globals['_NODEEVENT']._serialized_start=2674
-  _globals['_NODEEVENT']._serialized_end=2750
-  _globals['_DRAINNODEREQUEST']._serialized_start=2752
-  _globals['_DRAINNODEREQUEST']._serialized_end=2787
-  _globals['_CORDONNODEREQUEST']._serialized_start=2789
-  _globals['_CORDONNODEREQUEST']._serialized_end=2843
-  _globals['_REMOVENODEREQUEST']._serialized_start=2845
-  _globals['_REMOVENODEREQUEST']._serialized_end=2881
-  _globals['_REMOVENODERESPONSE']._serialized_start=2883
-  _globals['_REMOVENODERESPONSE']._serialized_end=2936
-  _globals['_ALLOWNODEREQUEST']._serialized_start=2938
-  _globals['_ALLOWNODEREQUEST']._serialized_end=2973
-  _globals['_ALLOWNODERESPONSE']._serialized_start=2975
-  _globals['_ALLOWNODERESPONSE']._serialized_end=2994
-  _globals['_FLEETSERVICE']._serialized_start=3268
-  _globals['_FLEETSERVICE']._serialized_end=3778
+  _globals['_LOGCHUNK']._serialized_start=1082
+  _globals['_LOGCHUNK']._serialized_end=1225
+  _globals['_LOGTAKEN']._serialized_start=1227
+  _globals['_LOGTAKEN']._serialized_end=1314
+  _globals['_DONE']._serialized_start=1317
+  _globals['_DONE']._serialized_end=1468
+  _globals['_DRAINING']._serialized_start=1470
+  _globals['_DRAINING']._serialized_end=1480
+  _globals['_JOINRESPONSE']._serialized_start=1483
+  _globals['_JOINRESPONSE']._serialized_end=1794
+  _globals['_WELCOME']._serialized_start=1797
+  _globals['_WELCOME']._serialized_end=2012
+  _globals['_ASSIGN']._serialized_start=2015
+  _globals['_ASSIGN']._serialized_end=2226
+  _globals['_CANCEL']._serialized_start=2228
+  _globals['_CANCEL']._serialized_end=2267
+  _globals['_SETTLED']._serialized_start=2269
+  _globals['_SETTLED']._serialized_end=2293
+  _globals['_DRAIN']._serialized_start=2295
+  _globals['_DRAIN']._serialized_end=2302
+  _globals['_NODE']._serialized_start=2305
+  _globals['_NODE']._serialized_end=2689
+  _globals['_LISTNODESREQUEST']._serialized_start=2691
+  _globals['_LISTNODESREQUEST']._serialized_end=2753
+  _globals['_LISTNODESRESPONSE']._serialized_start=2755
+  _globals['_LISTNODESRESPONSE']._serialized_end=2833
+  _globals['_WATCHNODESREQUEST']._serialized_start=2835
+  _globals['_WATCHNODESREQUEST']._serialized_end=2854
+  _globals['_NODEEVENT']._serialized_start=2856
+  _globals['_NODEEVENT']._serialized_end=2932
+  _globals['_DRAINNODEREQUEST']._serialized_start=2934
+  _globals['_DRAINNODEREQUEST']._serialized_end=2969
+  _globals['_CORDONNODEREQUEST']._serialized_start=2971
+  _globals['_CORDONNODEREQUEST']._serialized_end=3025
+  _globals['_REMOVENODEREQUEST']._serialized_start=3027
+  _globals['_REMOVENODEREQUEST']._serialized_end=3063
+  _globals['_REMOVENODERESPONSE']._serialized_start=3065
+  _globals['_REMOVENODERESPONSE']._serialized_end=3118
+  _globals['_ALLOWNODEREQUEST']._serialized_start=3120
+  _globals['_ALLOWNODEREQUEST']._serialized_end=3155
+  _globals['_ALLOWNODERESPONSE']._serialized_start=3157
+  _globals['_ALLOWNODERESPONSE']._serialized_end=3176
+  _globals['_FLEETSERVICE']._serialized_start=3450
+  _globals['_FLEETSERVICE']._serialized_end=3960
 # @@protoc_insertion_point(module_scope)

@@ -121,16 +121,30 @@ class Accepted(_message.Message):
     def __init__(self, fence: _Optional[int] = ...) -> None: ...
 
 class LogChunk(_message.Message):
-    __slots__ = ("fence", "stream", "offset", "data")
+    __slots__ = ("fence", "stream", "offset", "data", "printed_at")
     FENCE_FIELD_NUMBER: _ClassVar[int]
     STREAM_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
+    PRINTED_AT_FIELD_NUMBER: _ClassVar[int]
     fence: int
     stream: LogStream
     offset: int
     data: bytes
-    def __init__(self, fence: _Optional[int] = ..., stream: _Optional[_Union[LogStream, str]] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+    printed_at: _timestamp_pb2.Timestamp
+    def __init__(self, fence: _Optional[int] = ..., stream: _Optional[_Union[LogStream, str]] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ..., printed_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class LogTaken(_message.Message):
+    __slots__ = ("fence", "stdout_offset", "stderr_offset", "resend")
+    FENCE_FIELD_NUMBER: _ClassVar[int]
+    STDOUT_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    STDERR_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    RESEND_FIELD_NUMBER: _ClassVar[int]
+    fence: int
+    stdout_offset: int
+    stderr_offset: int
+    resend: bool
+    def __init__(self, fence: _Optional[int] = ..., stdout_offset: _Optional[int] = ..., stderr_offset: _Optional[int] = ..., resend: _Optional[bool] = ...) -> None: ...
 
 class Done(_message.Message):
     __slots__ = ("fence", "status", "error_code", "result", "missing")
@@ -151,20 +165,22 @@ class Draining(_message.Message):
     def __init__(self) -> None: ...
 
 class JoinResponse(_message.Message):
-    __slots__ = ("welcome", "assign", "cancel", "settled", "drain", "announced")
+    __slots__ = ("welcome", "assign", "cancel", "settled", "drain", "announced", "log_taken")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     ASSIGN_FIELD_NUMBER: _ClassVar[int]
     CANCEL_FIELD_NUMBER: _ClassVar[int]
     SETTLED_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
     ANNOUNCED_FIELD_NUMBER: _ClassVar[int]
+    LOG_TAKEN_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     assign: Assign
     cancel: Cancel
     settled: Settled
     drain: Drain
     announced: _resource_pb2.Announced
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., assign: _Optional[_Union[Assign, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., settled: _Optional[_Union[Settled, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., announced: _Optional[_Union[_resource_pb2.Announced, _Mapping]] = ...) -> None: ...
+    log_taken: LogTaken
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., assign: _Optional[_Union[Assign, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., settled: _Optional[_Union[Settled, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., announced: _Optional[_Union[_resource_pb2.Announced, _Mapping]] = ..., log_taken: _Optional[_Union[LogTaken, _Mapping]] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("controller_id", "version", "heartbeat_interval", "lease_duration", "idle_heartbeat_interval")

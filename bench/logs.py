@@ -1,0 +1,134 @@
+"""One GiB of stdout followed live, and how long a line takes to a follower.
+
+Back of the envelope: the kernel copies each byte into a pipe and out of it, into a file and out of it at the worker,
+through a socket, into a file and out of it at the controller, and through a socket: eight copies. Rust, Python and
+protobuf make three or four more in each process. At some 5 GB/s a copy that is 2 to 3 s a GiB over all processes;
+4,096 messages of 256 KiB add little. Two cores move 200 MiB/s as long as all together take under 10 s of processor
+time a GiB.
+
+The peer is the same bytes through `cat | cat`, in the same run. Wall-clock figures mean something on an idle machine
+only; processor time and memory always do. The bar of a line is 50 ms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from bench.lines import header, line, server
+from buildnet.client import Client, LogPiece
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_ENV = {"PATH": "/usr/bin:/bin"}
+LINES = 60
+LINE_BAR_MS = 50.0
+
+
+def cpu_s(pid: int) -> float:
+    """Processor time that a process has taken, user and system, threads included."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def peak_mib(pid: int) -> float:
+    """The most memory that a process ever had."""
+    return int(Path(f"/proc/{pid}/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def children(pid: int) -> list[int]:
+    """Processes that a process started."""
+    return [
+        int(word) for path in Path(f"/proc/{pid}/task").iterdir() for word in (path / "children").read_text().split()
+    ]
+
+
+def piped(size_bytes: int) -> tuple[float, float]:
+    """Wall and processor seconds of the same bytes through two `cat`s."""
+    began_s, used_s = time.monotonic(), children_cpu_s()
+    subprocess.run(["sh", "-c", f"head -c {size_bytes} /dev/zero | cat | cat > /dev/null"], check=True)
+    return time.monotonic() - began_s, children_cpu_s() - used_s
+
+
+def children_cpu_s() -> float:
+    """Processor time of this process's ended children."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+async def flood(client: Client, size_bytes: int) -> tuple[float, int, bool]:
+    """Run a command that prints so much and follow it; wall seconds, bytes that came, whether any were missing."""
+    came = 0
+    gap = False
+
+    def on_log(piece: LogPiece) -> None:
+        nonlocal came, gap
+        gap = gap or piece.gap or piece.offset != came
+        came += len(piece.data)
+
+    script = f"head -c {size_bytes} /dev/zero"
+    began_s = time.monotonic()
+    await client.run(["/bin/sh", "-c", script], env=_ENV, do_not_cache=True, on_log=on_log, timeout_s=600)
+    return time.monotonic() - began_s, came, gap
+
+
+async def delays_ms(client: Client) -> list[float]:
+    """How long lines took from their printing to the follower, sorted."""
+    found: list[float] = []
+    text = ""
+
+    def on_log(piece: LogPiece) -> None:
+        nonlocal text
+        now_ns = time.time_ns()
+        *lines, text = (text + piece.data.decode()).split("\n")
+        found.extend((now_ns - int(printed)) / 1e6 for printed in lines)
+
+    script = f"for i in $(seq {LINES}); do date +%s%N; sleep 0.05; done"
+    await client.run(["/bin/sh", "-c", script], env=_ENV, do_not_cache=True, on_log=on_log)
+    return sorted(found)
+
+
+async def measured(url: str, pid: int, size_bytes: int) -> None:
+    """Print all of it."""
+    gib = size_bytes / (1 << 30)
+    async with Client(url) as client:
+        await client.run(["/bin/true"], do_not_cache=True)
+        (worker,) = children(pid)
+        before = {name: (cpu_s(p), peak_mib(p)) for name, p in (("controller", pid), ("worker", worker))}
+        began_cpu_s = time.process_time()
+        wall_s, came, gap = await flood(client, size_bytes)
+        follower_s = time.process_time() - began_cpu_s
+        pipe_wall_s, pipe_cpu_s = piped(size_bytes)
+        line("followed live", size_bytes / wall_s / (1 << 20), "MiB/s", "bar", 200.0)
+        line("the same", size_bytes / wall_s / (1 << 20), "MiB/s", "cat|cat", size_bytes / pipe_wall_s / (1 << 20))
+        for name, process in (("controller", pid), ("worker", worker)):
+            used_s, mib = before[name]
+            line(f"{name}, processor", (cpu_s(process) - used_s) / gib, "s/GiB", "cat|cat", pipe_cpu_s / gib)
+            line(f"{name}, memory it grew by", peak_mib(process) - mib, "MiB", "log", size_bytes / (1 << 20))
+        line("follower, processor", follower_s / gib, "s/GiB", "cat|cat", pipe_cpu_s / gib)
+        print(f"  {came} of {size_bytes} bytes came live{', with a gap' if gap else ', none missing'}")
+        times = await delays_ms(client)
+        line("a line to its follower, median", times[len(times) // 2], "ms", "bar", LINE_BAR_MS)
+        line("a line to its follower, worst", times[-1], "ms", "bar", LINE_BAR_MS)
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--mib", type=int, default=1024, help="how much is printed (default: 1024, the most that is kept)"
+    )
+    arguments = parser.parse_args()
+    header("logs")
+    with server("--slots", "1") as (url, pid):
+        asyncio.run(measured(url, pid, arguments.mib << 20))
+
+
+if __name__ == "__main__":
+    main()
