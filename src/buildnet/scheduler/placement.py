@@ -359,7 +359,9 @@ def _why_not(wanted: Wanted, workers: Iterable[Worker], resources: ResourceMatch
     offers = [worker.offer for worker in workers]
     none = f"none of the {len(offers)} workers that joined"
     if wanted.pinned:
-        return f"the node {wanted.pinned} that alone may run it is not here, or cannot; `buildnet fleet ls` shows nodes"
+        is_here = any(offer.node == wanted.pinned for offer in offers)
+        why = "does not offer what it requires" if is_here else "has not joined"
+        return f"the worker {wanted.pinned}, on which the action is to run, {why}; see `buildnet fleet ls`"
     plain = Wanted(wanted.key, wanted.requirements, wanted.timeout_s)
     if wanted.asked != NOTHING and any(matches(plain, offer, resources) is not False for offer in offers):
         return (
