@@ -152,9 +152,14 @@ class Bridge:
         return address
 
     async def stop(self, grace_s: float) -> None:
-        """Accept no more, let open calls end for `grace_s`, then end them with UNAVAILABLE."""
+        """Accept no more, let open calls end for `grace_s`, then end them with UNAVAILABLE; streams at once."""
         self._door.stop()
         self._stopping = True
+        # They wait for what comes no more; whoever follows one goes on with the next controller.
+        for call_id in list(self._streams):
+            self.emit((call_id, FAIL, _STOPPING))
+            if (task := self._tasks.get(call_id)) is not None:
+                task.cancel()
         for exchange in self._exchanges.values():
             exchange.leave.set()
         try:
