@@ -72,6 +72,32 @@ def test_a_cached_result_is_told_without_a_worker() -> None:
     assert bench.leases() == []
 
 
+def test_what_is_pinned_runs_on_that_worker_and_waits_for_it() -> None:
+    bench = Bench(offer("u"), offer("v"), offer("w"))
+    bench.queue("a", pinned="v", do_not_cache=True)
+    bench.queue("b", pinned="v", do_not_cache=True)
+    assert [worker for _, worker in bench.leases()] == ["v"], "others are free, and none of them will do"
+    bench.do(ev.Done("v", 100, OK))
+    assert [worker for _, worker in bench.leases()] == ["v", "v"]
+
+
+@pytest.mark.parametrize(
+    ("pinned", "requirements", "why"),
+    [
+        ("x", LINUX, "x, on which the action is to run, has not joined"),
+        ("v", frozenset({("os", "z")}), "does not offer"),
+    ],
+)
+def test_what_is_pinned_to_a_worker_that_cannot_is_refused(
+    pinned: str, requirements: frozenset[tuple[str, str]], why: str
+) -> None:
+    bench = Bench(offer("v"), offer("w", properties=frozenset({("os", "z")})))
+    bench.queue("a", pinned=pinned, requirements=requirements)
+    assert bench.told("a")[-1] == "no_capable_worker"
+    [outcome] = [e.outcome for e in bench.effects if isinstance(e, ev.Tell) and e.outcome is not None]
+    assert why in outcome.message
+
+
 def test_equal_actions_join_and_run_once() -> None:
     bench = Bench(offer("v", slots=2))
     bench.queue("a")

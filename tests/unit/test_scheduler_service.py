@@ -35,6 +35,7 @@ class Bench:
         self.publisher = HeldPublisher()
         self.entries: list[Entry] = []
         self.ended: list[int] = []
+        self.ended_operations: list[str] = []
         ids = itertools.count()
         self.scheduler = Scheduler(
             cache=self.cache,
@@ -43,6 +44,7 @@ class Bench:
             clock=self.clock,
             new_id=lambda: f"o{next(ids)}",
             attempt_ended=self.ended.append,
+            operation_ended=lambda operation: self.ended_operations.append(operation.id),
             limits=limits,
         )
 
@@ -83,6 +85,7 @@ async def test_an_action_is_told_at_every_stage(bench: Bench) -> None:
     assert found is not None
     assert found.completed_at_unix_ms == bench.clock.now_unix_ms()
     assert [entry.kind for entry in bench.entries] == ["action.submitted", "action.assigned"]
+    assert bench.ended_operations == [operation]
 
 
 async def test_a_cached_result_needs_no_worker(bench: Bench) -> None:
@@ -139,6 +142,7 @@ async def test_what_has_ended_stays_as_it_ended(bench: Bench) -> None:
     for _ in range(2):
         bench.scheduler.cancel(operation)
     assert heard.stages == ["queued", "completed"]
+    assert bench.ended_operations == [operation], "it ends once"
 
 
 async def test_cancelling_stops_the_worker_and_ends_the_log(bench: Bench) -> None:

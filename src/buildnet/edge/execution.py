@@ -71,7 +71,8 @@ class ExecutionService:
             wanted,
             caller=call.caller.subject,
             pinned=manner.pinned,
-            do_not_cache=wanted.do_not_cache or manner.apart,
+            # Of two that may be cached one at a time is published: what cannot join is apart.
+            do_not_cache=wanted.do_not_cache or manner.apart or manner.pinned != "",
         )
         progress: asyncio.Queue[Progress] = asyncio.Queue()
         operation_id = self._scheduler.submit(wanted, progress.put_nowait)

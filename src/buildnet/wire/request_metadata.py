@@ -19,7 +19,8 @@ from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_
 Metadata = Sequence[tuple[str, str | bytes]]
 
 REQUEST_METADATA: Final = "build.bazel.remote.execution.v2.requestmetadata-bin"
-# Of Execute: the one worker that may run it; and `1` for a run apart, which joins no other and leaves nothing behind.
+# Of Execute: the one worker that may run it, apart; and `1` for a run apart, which joins no other and leaves nothing
+# behind.
 PINNED: Final = "buildnet-worker"
 APART: Final = "buildnet-apart"
 # Of each text; a build tool's are a few hundred characters, a label of a target perhaps more.
@@ -28,7 +29,10 @@ _TEXT_MAX: Final = 1024
 
 @dataclass(frozen=True, slots=True)
 class Manner:
-    """How an Execute is to be served: `pinned` is a node's id or "", `apart` neither joins nor fills the cache."""
+    """How an Execute is to be served: `pinned` is a node's id or "", `apart` neither joins nor fills the cache.
+
+    What is pinned is apart: it can join nothing that runs elsewhere.
+    """
 
     pinned: str = ""
     apart: bool = False
