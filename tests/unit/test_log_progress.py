@@ -17,18 +17,31 @@ def drained(progress: LogProgress) -> list[Piece]:
 
 def test_pieces_are_sent_in_the_order_and_with_the_times_of_printing() -> None:
     progress = LogProgress()
-    progress.printed((3, 0), 10)
-    progress.printed((3, 2), 11)
-    progress.printed((5, 2), 12)
+    assert progress.printed((3, 0), 10) == 3
+    assert progress.printed((3, 2), 11) == 2
+    assert progress.printed((5, 2), 12) == 2
     assert drained(progress) == [Piece(1, 0, 3, 10), Piece(2, 0, 2, 11), Piece(1, 3, 2, 12)]
-    assert not progress.printed((5, 2), 13)
+    assert progress.printed((5, 2), 13) == 0
 
 
 def test_what_came_in_one_moment_is_one_piece_and_large_ones_are_cut() -> None:
     progress = LogProgress()
     progress.printed((1, 0), 10)
-    progress.printed((PIECE_BYTES_MAX + 2, 0), 10)
-    assert drained(progress) == [Piece(1, 0, PIECE_BYTES_MAX, 10), Piece(1, PIECE_BYTES_MAX, 2, 10)]
+    progress.printed((PIECE_BYTES_MAX + 2, 0), 19)
+    progress.printed((PIECE_BYTES_MAX + 3, 0), 20)
+    end = PIECE_BYTES_MAX
+    assert drained(progress) == [Piece(1, 0, end, 10), Piece(1, end, 2, 10), Piece(1, end + 2, 1, 20)]
+
+
+def test_in_a_flood_a_small_piece_waits_for_more_or_for_word() -> None:
+    progress = LogProgress()
+    progress.printed((512 << 10, 0), 1)
+    sent = drained(progress)
+    progress.printed((513 << 10, 0), 50)
+    assert progress.take() is None
+    assert progress.waits
+    progress.taken((sent[0].end, 0))
+    assert progress.take() == Piece(1, 512 << 10, 1 << 10, 50)
 
 
 def test_no_more_is_on_its_way_than_the_window() -> None:
@@ -43,14 +56,14 @@ def test_no_more_is_on_its_way_than_the_window() -> None:
 def test_single_letters_fill_the_window_by_their_cost() -> None:
     progress = LogProgress()
     for number in range(PIECES_MAX):
-        progress.printed((number + 1, 0), number)
-    assert len(drained(progress)) <= WINDOW_BYTES // PIECE_COST_BYTES + 1
+        progress.printed((number + 1, 0), 10 * number)
+    assert PIECES_MAX // 4 < len(drained(progress)) <= WINDOW_BYTES // PIECE_COST_BYTES + 1
 
 
 def test_a_flood_of_moments_keeps_its_order_within_each_stream_and_its_bound() -> None:
     progress = LogProgress()
     for number in range(2 * PIECES_MAX):
-        progress.printed((number // 2 + number % 2, number // 2), number)
+        progress.printed((number // 2 + number % 2, number // 2), 10 * number)
     assert len(progress._waiting) <= PIECES_MAX + 1
     ends = {1: 0, 2: 0}
     for piece in drained(progress):

@@ -10,8 +10,10 @@ import errno
 import os
 import re
 import struct
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +25,8 @@ _RECORD: Final = struct.Struct("<BxxxIQQ")
 """Stream (1 or 2), bytes of data, their offset in the stream, Unix milliseconds (0: not known); then the data."""
 _NAME: Final = re.compile(r"([0-9a-f]{16})-([0-9]{8})\.log")
 _READ_BYTES: Final = 512 << 10
+# As many as one call takes (IOV_MAX).
+_BUFFERS_MAX: Final = 1024
 # A log is not what the last of a disk is for.
 FREE_BYTES_MIN: Final = 256 << 20
 
@@ -141,18 +145,23 @@ def appended(segment: Segment, pieces: Iterable[LogPiece]) -> Segment:
     Raises:
         OSError: they could not be written; the segment is as it was.
     """
+    buffers = deque(_encoded(pieces))
+    end = segment.size_bytes
     file = os.open(segment.path, os.O_WRONLY | os.O_CLOEXEC)
-    data = memoryview(b"".join(_encoded(pieces)))
     try:
-        done = 0
-        while done < len(data):
-            done += os.pwrite(file, data[done:], segment.size_bytes + done)
+        while buffers:
+            written = os.pwritev(file, list(islice(buffers, _BUFFERS_MAX)), end)
+            end += written
+            while buffers and written >= len(buffers[0]):
+                written -= len(buffers.popleft())
+            if written:
+                buffers[0] = buffers[0][written:]
     except OSError:
         os.ftruncate(file, segment.size_bytes)
         raise
     finally:
         os.close(file)
-    return replace(segment, size_bytes=segment.size_bytes + len(data))
+    return replace(segment, size_bytes=end)
 
 
 def _encoded(pieces: Iterable[LogPiece]) -> Iterator[bytes]:

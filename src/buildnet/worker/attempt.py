@@ -48,13 +48,16 @@ class AttemptLog:
         for path in (stdout_path, stderr_path):
             self._files.append(os.open(path, _FLAGS))
 
-    def look(self) -> None:
-        """Notice what was printed since the last look."""
-        if self._files:
-            sizes = [os.fstat(file).st_size for file in self._files]
-            if self._progress.printed(sizes, self._clock.now_unix_ms()):
-                self._emptied.clear()
-                self._news()
+    def look(self) -> int:
+        """Notice what was printed since the last look; returns how many bytes."""
+        if not self._files:
+            return 0
+        sizes = [os.fstat(file).st_size for file in self._files]
+        news_bytes = self._progress.printed(sizes, self._clock.now_unix_ms())
+        if news_bytes:
+            self._emptied.clear()
+            self._news()
+        return news_bytes
 
     @property
     def waits(self) -> bool:

@@ -50,6 +50,8 @@ from buildnet.worker.program import check_program
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 _MESSAGE_SIZE_BYTES_MAX: Final = 4 << 20
+_FLOOD_BYTES: Final = 32 << 10
+_FLOOD_PAUSE_S: Final = 0.002
 
 _LIMIT_REMEDIES: Final = {
     "memory": (
@@ -240,13 +242,11 @@ class Executor:
         except NotFound as error:
             # It was there for the worker, but its interpreter is not, or the sandbox hides it.
             raise InvalidRequest(error.message, field="command.arguments") from error
-        loop = asyncio.get_running_loop()
-        loop.add_reader(running.fd, handle.news.set)
         try:
             handle.log.open(place.stdout_path, place.stderr_path)
             return await _follow(running, handle)
         finally:
-            loop.remove_reader(running.fd)
+            asyncio.get_running_loop().remove_reader(running.fd)
             # Cancelled from outside: nothing may go on running unseen. After a normal end this does
             # nothing.
             running.kill("killed")
@@ -302,17 +302,24 @@ class Executor:
 async def _follow(running: Running, handle: Handle) -> Ending:
     """Say that something was printed as it comes, until the command has ended."""
     told_to_stop = False
+    loop = asyncio.get_running_loop()
+    loop.add_reader(running.fd, handle.news.set)
     while True:
         handle.news.clear()
         running.quiet()
         # In this order: once it has ended, so has all printing, and the look sees the whole.
         ending = running.poll()
-        handle.log.look()
+        news_bytes = handle.log.look()
         if ending is not None:
             return ending
         if handle.stop_reason is not None and not told_to_stop:
             told_to_stop = True
             running.kill("killed")
+        if news_bytes >= _FLOOD_BYTES:
+            # A look for each buffer of a flood would cost more than its bytes.
+            loop.remove_reader(running.fd)
+            await asyncio.sleep(_FLOOD_PAUSE_S)
+            loop.add_reader(running.fd, handle.news.set)
         await handle.news.wait()
 
 

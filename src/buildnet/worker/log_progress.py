@@ -14,6 +14,10 @@ PIECE_BYTES_MAX: Final = 256 << 10
 # A message costs more than its bytes: a program that prints single letters must not fill a session with them.
 PIECE_COST_BYTES: Final = 512
 WINDOW_BYTES: Final = 2 << 20
+# While so much is on its way, a small piece waits for company: for more, or for word that something was taken.
+_BUSY_BYTES: Final = 512 << 10
+# What is printed so soon after the bytes before it, while those still wait, has their time.
+_MOMENT_MS: Final = 10
 # So many moments of printing are told apart while they wait; past it later ones share the time of the one before.
 PIECES_MAX: Final = 4096
 
@@ -53,22 +57,22 @@ class LogProgress:
         """Whether anything was printed that was not sent."""
         return bool(self._waiting)
 
-    def printed(self, sizes: Sequence[int], now_unix_ms: int) -> bool:
-        """The streams are so long now; returns whether that is news."""
-        news = False
+    def printed(self, sizes: Sequence[int], now_unix_ms: int) -> int:
+        """The streams are so long now; returns how many bytes of that are news."""
+        news_bytes = 0
         for stream, size_bytes in ((1, sizes[0]), (2, sizes[1])):
             before = self._printed[stream - 1]
             if size_bytes > before:
                 self._add(Piece(stream, before, size_bytes - before, now_unix_ms))
                 self._printed[stream - 1] = size_bytes
-                news = True
-        return news
+                news_bytes += size_bytes - before
+        return news_bytes
 
     def _add(self, piece: Piece) -> None:
         waiting = self._waiting
         full = len(waiting) >= PIECES_MAX
         if waiting and waiting[-1].stream == piece.stream:
-            if full or waiting[-1].printed_at_unix_ms == piece.printed_at_unix_ms:
+            if full or _in_one_moment(waiting[-1], piece):
                 waiting[-1] = _joined(waiting[-1], piece)
                 return
         elif full:
@@ -81,6 +85,8 @@ class LogProgress:
     def take(self) -> Piece | None:
         """What to send next, or None while there is nothing or the window is full. It counts as sent."""
         if not self._waiting or self._cost_sent >= WINDOW_BYTES:
+            return None
+        if self._cost_sent >= _BUSY_BYTES and len(self._waiting) == 1 and self._waiting[0].size_bytes < PIECE_BYTES_MAX:
             return None
         piece = self._waiting.popleft()
         if piece.size_bytes > PIECE_BYTES_MAX:
@@ -121,6 +127,12 @@ class LogProgress:
             if piece.end > taken:
                 self._waiting.appendleft(piece.since(taken))
         self._cost_sent = 0
+
+
+def _in_one_moment(first: Piece, second: Piece) -> bool:
+    if first.printed_at_unix_ms is None or second.printed_at_unix_ms is None:
+        return first.printed_at_unix_ms is second.printed_at_unix_ms
+    return 0 <= second.printed_at_unix_ms - first.printed_at_unix_ms < _MOMENT_MS
 
 
 def _joined(first: Piece, second: Piece) -> Piece:
