@@ -15,6 +15,7 @@ from buildnet.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from buildnet.client import LogPiece, RunResult
+    from buildnet.model.action_spec import Resources
 
 
 def _pairs(values: Iterable[str], option: str) -> dict[str, str]:
@@ -40,6 +41,18 @@ def _inputs(values: Iterable[str]) -> dict[str, str | Path | bytes]:
             dest = str(path)
         inputs[dest] = path
     return inputs
+
+
+def _resources(cpus: str | None, memory: str | None, disk: str | None, gpus: int) -> Resources:
+    from buildnet.model.action_spec import Resources
+    from buildnet.model.quantity import milli_of, size_bytes_of
+
+    return Resources(
+        cpu_milli=milli_of(cpus, "--cpus") if cpus else 0,
+        memory_bytes=size_bytes_of(memory, "--memory") if memory else 0,
+        disk_bytes=size_bytes_of(disk, "--disk") if disk else 0,
+        gpus=gpus,
+    )
 
 
 class _Printer:
@@ -100,6 +113,16 @@ class _Printer:
 )
 @click.option("--platform", multiple=True, metavar="NAME=VALUE", help="What the worker must offer.")
 @click.option("--require", multiple=True, metavar="CONSTRAINT", help="What its resources must meet, as in 'gcc>=12'.")
+@click.option("--pin", "pins", multiple=True, metavar="TOOL=VERSION", help="A tool's version, as in gcc=12.2.")
+@click.option(
+    "--effect", "effects", multiple=True, metavar="NAME=LEVEL", help="What it may do besides, as network=ambient."
+)
+@click.option("--cpus", metavar="NUMBER", help="Processors it may use, as in 0.5.")
+@click.option("--memory", metavar="SIZE", help="Memory it may use, as in 512MiB.")
+@click.option("--disk", metavar="SIZE", help="Scratch space it may use, as in 2GiB.")
+@click.option("--gpus", type=click.IntRange(0), default=0, help="Graphics processors it needs.")
+@click.option("--secret", "secrets", multiple=True, metavar="NAME=REFERENCE", help="A variable from a secret's name.")
+@click.option("--priority", type=int, default=0, help="Lower runs sooner.")
 @click.option("--timeout", "timeout_s", type=float, metavar="SECONDS", help="Limit of the execution.")
 @click.option("--no-cache", is_flag=True, help="Run it even if there is a result, and keep none.")
 @click.option(
@@ -120,6 +143,14 @@ def command(
     env: tuple[str, ...],
     platform: tuple[str, ...],
     require: tuple[str, ...],
+    pins: tuple[str, ...],
+    effects: tuple[str, ...],
+    cpus: str | None,
+    memory: str | None,
+    disk: str | None,
+    gpus: int,
+    secrets: tuple[str, ...],
+    priority: int,
     timeout_s: float | None,
     no_cache: bool,
     receipt: Path | None,
@@ -129,7 +160,7 @@ def command(
 ) -> None:
     """Run CMD somewhere, or have its result from the cache. Exits as the command did.
 
-    It runs in a directory of its own with the inputs in it and nothing else, without network.
+    It runs in a directory of its own with the inputs in it and nothing else, without network unless --effect says so.
     """
     from buildnet.client.client import DEFAULT_ENVIRONMENT
 
@@ -143,6 +174,11 @@ def command(
             env={**DEFAULT_ENVIRONMENT, **_pairs(env, "--env")},
             platform=_pairs(platform, "--platform"),
             require=require,
+            pins=_pairs(pins, "--pin"),
+            effects=_pairs(effects, "--effect"),
+            resources=_resources(cpus, memory, disk, gpus),
+            secrets=_pairs(secrets, "--secret"),
+            priority=priority,
             timeout_s=timeout_s,
             do_not_cache=no_cache,
             on_log=printer.piece if printer else None,
