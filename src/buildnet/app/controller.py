@@ -55,6 +55,7 @@ from buildnet.scheduler.holds import LiveActions
 from buildnet.scheduler.publish import OrderedPublisher
 from buildnet.scheduler.service import Scheduler
 from buildnet.wire.native import translated
+from buildnet.wire.operations import stamped
 
 _GRACE_S: Final = 5.0
 # A worker that was stopped for longer comes back with a new token; one that leaked is soon worth nothing.
@@ -157,6 +158,7 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
             fence_first=(term << 32) + 1,
             live=LiveActions(stores),
             resources=announcements,
+            stamp=stamped,
         )
         announcements.follow(scheduler.resources_changed)
         await held.enter_async_context(_running(scheduler.run()))

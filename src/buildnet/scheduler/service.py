@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from buildnet.errors import BuildNetError
 from buildnet.model.action import ActionKey, Lease, Outcome, Wanted
@@ -66,7 +66,10 @@ class Scheduler:
         fence_first: int = 1,
         live: LiveActions | None = None,
         resources: ResourceMatcher = core.NO_RESOURCES,
+        stamp: Callable[[bytes, int], bytes] = lambda result, queued_at_unix_ms: result,
     ) -> None:
+        # `stamp` writes into a result when it was asked for, which its worker does not know.
+        self._stamp = stamp
         self._live = live
         self._core = core.SchedulerCore(limits, fence_first=fence_first, resources=resources)
         self._cache = cache
@@ -283,7 +286,8 @@ class Scheduler:
 
     async def _publish(self, effect: ev.Publish) -> None:
         try:
-            outcome = await self._publisher.publish(effect.lease, effect.outcome, cacheable=effect.cacheable)
+            outcome = self._stamped(effect)
+            outcome = await self._publisher.publish(effect.lease, outcome, cacheable=effect.cacheable)
         except BuildNetError as error:
             missing = tuple(error.fields.get("digests", ())) if error.code == "blobs_missing" else ()
             outcome = Outcome(error.code, None, error.message, effect.lease.worker, missing=missing)
@@ -291,6 +295,14 @@ class Scheduler:
             log.exception("publication failed inside")
             outcome = Outcome("internal", None, "publication failed; the server's log has the details")
         self._step(ev.Published(effect.entry, outcome))
+
+    def _stamped(self, effect: ev.Publish) -> Outcome:
+        entry = self._core.entries.get(effect.entry)
+        known = [self._operations[id_] for id_ in entry.followers if id_ in self._operations] if entry else []
+        if effect.outcome.result is None or not known:
+            return effect.outcome
+        queued_at_unix_ms = min(operation.submitted_at_unix_ms for operation in known)
+        return replace(effect.outcome, result=self._stamp(effect.outcome.result, queued_at_unix_ms))
 
     def _tell(self, effect: ev.Tell) -> None:
         operation = self._operations.get(effect.operation)
