@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conformance.execution import Executor
 from tests.conformance.scoring import MAY, MUST, SHOULD, Score, declare
 from tests.conformance.server import Server
 from tests.conftest import House
@@ -20,6 +21,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--url", dest="conformance_url", help="grpc://HOST:PORT or grpcs://HOST:PORT; ours if left out")
     group.addoption("--instance", dest="conformance_instance", default="", help="instance name")
     group.addoption("--bearer-token", dest="conformance_token", default="", help="sent as authorization: Bearer")
+    group.addoption(
+        "--exec-property",
+        dest="conformance_properties",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="platform property of actions; may come several times",
+    )
     group.addoption("--conformance-report", dest="conformance_report", type=Path, help="write the score as JSON")
 
 
@@ -69,9 +78,16 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     score = config.stash[SCORE]
     house = House(tmp_path_factory.mktemp("conformance"))
     try:
-        target = score.url or house.up("--no-worker").url
+        target = score.url or house.up("--slots", "2").url
         token = config.getoption("conformance_token", "")
         with Server(target, score.instance, token, ours=not score.url) as server:
             yield server
     finally:
         house.close()
+
+
+@pytest.fixture
+def executor(request: pytest.FixtureRequest, server: Server) -> Executor:
+    """What runs actions on the server; skipped where it says that nothing does."""
+    properties = request.config.getoption("conformance_properties")
+    return Executor(server, [(name, value) for name, _, value in (one.partition("=") for one in properties)])

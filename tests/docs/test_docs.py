@@ -41,6 +41,7 @@ def shown(page: str) -> list[str]:
     [
         "README.md",
         "docs/tour.md",
+        "docs/how-to/actions.md",
         "docs/how-to/cache.md",
         "docs/how-to/fleet.md",
         "docs/how-to/ledger.md",
@@ -52,6 +53,8 @@ def shown(page: str) -> list[str]:
 def test_commands_run_as_shown(page: str, house: House, tmp_path: Path) -> None:
     server = house.up("--slots", "1")
     (tmp_path / "hello.c").write_text('#include <stdio.h>\nint main() { puts("hello"); }\n')
+    for block in re.findall(r"```json\n(.*?)```", (ROOT / page).read_text(), re.DOTALL):
+        (tmp_path / "graph.json").write_text(block)
     commands = shown(page)
     assert commands
     for line in commands:
@@ -98,6 +101,9 @@ def test_every_habit_has_its_help() -> None:
         "actions history",
         "actions rerun",
         "actions repro",
+        "actions submit",
+        "actions watch",
+        "actions cancel",
         "cas put",
         "cas get",
         "ledger tail",

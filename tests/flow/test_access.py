@@ -61,6 +61,11 @@ CALLS: dict[str, tuple[bytes, set[str] | None]] = {
     V1 + "ActionService/GetActionHistory": (b"", READERS),
     V1 + "ActionService/DiffActions": (b"", READERS),
     V1 + "ActionService/CancelAction": (b"", {"execute", "admin"}),
+    V1 + "ActionService/SubmitAction": (b"", {"execute", "admin"}),
+    V1 + "ActionService/SubmitActions": (b"", {"execute", "admin"}),
+    V1 + "ActionService/GetResult": (b"", READERS),
+    # It never ends by itself; a body that is none shows who may ask.
+    V1 + "ActionService/WatchActions": (b"\xff", READERS),
     V1 + "JobService/SubmitJob": (b"", {"execute", "admin"}),
     V1 + "LedgerService/Tail": (b"", READERS),
     V1 + "LedgerService/GetCheckpoint": (b"", READERS),

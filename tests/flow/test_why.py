@@ -14,6 +14,7 @@ import pytest
 
 from buildnet.client import Client, Digest, RunResult, connect
 from buildnet.errors import InvalidRequest, NoCapableWorker, NotFound
+from buildnet.model.action_spec import spec_of
 from tests.conftest import COMMAND, House, Role
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler here")
@@ -124,10 +125,8 @@ async def test_every_reason_is_told_for_what_it_is(running: Role) -> None:
 
 
 async def test_an_action_that_only_ran_apart_was_not_kept(running: Role) -> None:
-    from buildnet.client.describe import Wish
-
     async with Client(running.url) as client:
-        action = await client.prepare(Wish(["sh", "-c", "echo apart"], environment=VARIABLES))
+        action = await client.prepare(spec_of(["sh", "-c", "echo apart"], variables=VARIABLES))
         told = await client.history.why(action.text)
         assert (told.reason, told.action.id, told.action.state) == ("never_seen", "", "not asked for")
         await client.rerun(action)

@@ -65,6 +65,7 @@ from buildnet.scheduler.recovery import recover
 from buildnet.scheduler.service import Scheduler
 from buildnet.wire.history import ActionMessages
 from buildnet.wire.native import translated
+from buildnet.wire.operations import stamped
 
 # Of an orderly stop: for what runs, to end; then for calls that move bytes.
 _DRAIN_S: Final = 5.0
@@ -211,6 +212,7 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
             live=LiveActions(stores),
             resources=announcements,
             store=operations,
+            stamp=stamped,
         )
         announcements.follow(scheduler.resources_changed)
         await held.enter_async_context(_running(scheduler.run()))

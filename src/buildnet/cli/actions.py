@@ -1,9 +1,8 @@
-"""`buildnet actions ls|show|logs|cancel`, and those of the files beside it: why, history, diff, rerun, repro."""
+"""`buildnet actions ls|show|logs|cancel`; submit, watch, why, history, diff, rerun and repro are in files beside it."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,12 +10,13 @@ import click
 
 from buildnet.cli import options
 from buildnet.cli.actions_again import repro, rerun
+from buildnet.cli.actions_submit import facts, submit, watch
 from buildnet.cli.actions_why import diff, history, why
 from buildnet.cli.log_printer import LogPrinter
 from buildnet.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from buildnet.client import ActionInfo
+    from buildnet.client import ActionFilter
 
 
 @click.group("actions", epilog="Example: buildnet actions ls")
@@ -28,20 +28,21 @@ for _other in (why, history, diff, rerun, repro):
     command.add_command(_other)
 
 
-def _facts(info: ActionInfo) -> dict[str, object]:
-    return {**asdict(info), "action": info.action and info.action.text}
+command.add_command(submit)
+command.add_command(watch)
 
 
 @command.command("ls", epilog="Example: buildnet actions ls --limit 20")
 @options.of_server
+@options.of_actions
 @click.option("--limit", default=50, show_default=True, help="At most this many.")
 @options.as_json
-def ls(url: str | None, state: Path | None, instance: str, limit: int, as_json: bool) -> None:
+def ls(url: str | None, state: Path | None, instance: str, only: ActionFilter, limit: int, as_json: bool) -> None:
     """List operations, newest first; cached answers of the door are not operations."""
     with options.connected(url, state, instance) as client:
-        actions = client.actions(limit=limit)
+        actions = client.actions(limit=limit, only=only)
     if as_json:
-        options.echo_json([_facts(info) for info in actions])
+        options.echo_json([facts(info) for info in actions])
         return
     now = time.time()  # noqa: TID251 - shown to a person, decides nothing
     options.echo_table(
@@ -70,9 +71,9 @@ def show(url: str | None, state: Path | None, instance: str, as_json: bool, oper
     with options.connected(url, state, instance) as client:
         info = client.action(operation)
     if as_json:
-        options.echo_json(_facts(info))
+        options.echo_json(facts(info))
         return
-    for name, value in _facts(info).items():
+    for name, value in facts(info).items():
         if value not in ("", None):
             shown = " ".join(value) if isinstance(value, tuple) else value
             click.echo(f"{name:20} {shown}")
@@ -131,8 +132,23 @@ def _offsets(text: str) -> tuple[int, int]:
 
 @command.command("cancel", epilog="Example: buildnet actions cancel 3f2a9c")
 @options.of_server
-@click.argument("operation", metavar="ID")
-def cancel(url: str | None, state: Path | None, instance: str, operation: str) -> None:
-    """Stop one operation."""
+@click.option("--graph", help="All that is left of this graph.")
+@click.option("--invocation", help="All that this invocation of a build tool asked for.")
+@click.argument("operation", metavar="ID", required=False)
+def cancel(
+    url: str | None,
+    state: Path | None,
+    instance: str,
+    graph: str | None,
+    invocation: str | None,
+    operation: str | None,
+) -> None:
+    """Stop one operation, by its id or the beginning of it, a graph, or an invocation."""
+    if sum(1 for given in (operation, graph, invocation) if given) != 1:
+        raise click.UsageError("give an ID, --graph or --invocation, and one of them")
     with options.connected(url, state, instance) as client:
-        client.cancel(client.action(operation).id)
+        if operation:
+            client.cancel(client.action(operation).id)
+            return
+        count = client.cancel_graph(graph) if graph else client.cancel_invocation(str(invocation))
+    click.echo(f"{count} operations were stopped")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -79,6 +81,40 @@ def of_server(command: F) -> F:
     return with_url
 
 
+def of_actions(command: F) -> F:
+    """Add options that say which operations are meant; the command takes them together as `only`."""
+
+    def called(*args: object, **kwargs: object) -> object:
+        from buildnet.client import ActionFilter
+        from buildnet.model.quantity import duration_s_of
+
+        given = {name: kwargs.pop(f"only_{name}") for name in _ONLY}
+        since = kwargs.pop("only_since")
+        if since is not None:
+            # The moment is shown to nobody and decides nothing here: the server compares it.
+            given["since_unix_s"] = time.time() - duration_s_of(str(since), "--since")  # noqa: TID251
+        given["states"] = kwargs.pop("only_states")
+        return command(*args, only=ActionFilter(**given), **kwargs)  # type: ignore[arg-type]
+
+    decorated: F = functools.wraps(command)(called)  # type: ignore[assignment]
+    decorated = click.option("--since", "only_since", metavar="DURATION", help="Asked for in the last while, as 10m.")(
+        decorated
+    )
+    for name, words in reversed(_ONLY.items()):
+        decorated = click.option(f"--{name}", f"only_{name}", default="", help=words)(decorated)
+    states = click.Choice(["waiting", "queued", "executing", "completed", "failed", "cancelled"])
+    return click.option("--in", "only_states", multiple=True, type=states, help="In this state.")(decorated)
+
+
+_ONLY = {
+    "worker": "Had or has by this worker, or one whose id begins so.",
+    "mnemonic": "Of this kind, as a build tool said.",
+    "target": "Of this target, as a build tool said.",
+    "invocation": "Of this invocation of a build tool.",
+    "graph": "Of this graph.",
+}
+
+
 def connected(url: str | None, state: Path | None, instance: str = "") -> SyncClient:
     """A client of the server that the options, the environment or the state directory name.
 
@@ -95,6 +131,11 @@ def connected(url: str | None, state: Path | None, instance: str = "") -> SyncCl
 def echo_json(value: object) -> None:
     """Print one JSON value on one line."""
     click.echo(shown_json(value))
+
+
+def echo_line(text: str) -> None:
+    """Print one line, with what a terminal would obey shown instead."""
+    click.echo(shown(text))
 
 
 def echo_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -17,7 +17,7 @@ from buildnet.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from buildnet.client import LogPiece, RunResult
-    from buildnet.client.describe import Wish
+    from buildnet.model.action_spec import Resources
     from buildnet.model.digest import Digest
 
 _COPY_BYTES = 1 << 20
@@ -46,6 +46,18 @@ def _inputs(values: Iterable[str]) -> dict[str, str | Path | bytes]:
             dest = str(path)
         inputs[dest] = path
     return inputs
+
+
+def _resources(cpus: str | None, memory: str | None, disk: str | None, gpus: int) -> Resources:
+    from buildnet.model.action_spec import Resources
+    from buildnet.model.quantity import milli_of, size_bytes_of
+
+    return Resources(
+        cpu_milli=milli_of(cpus, "--cpus") if cpus else 0,
+        memory_bytes=size_bytes_of(memory, "--memory") if memory else 0,
+        disk_bytes=size_bytes_of(disk, "--disk") if disk else 0,
+        gpus=gpus,
+    )
 
 
 class Printer:
@@ -111,6 +123,16 @@ class Printer:
 )
 @click.option("--platform", multiple=True, metavar="NAME=VALUE", help="What the worker must offer.")
 @click.option("--require", multiple=True, metavar="CONSTRAINT", help="What its resources must meet, as in 'gcc>=12'.")
+@click.option("--pin", "pins", multiple=True, metavar="TOOL=VERSION", help="A tool's version, as in gcc=12.2.")
+@click.option(
+    "--effect", "effects", multiple=True, metavar="NAME=LEVEL", help="What it may do besides, as network=ambient."
+)
+@click.option("--cpus", metavar="NUMBER", help="Processors it may use, as in 0.5.")
+@click.option("--memory", metavar="SIZE", help="Memory it may use, as in 512MiB.")
+@click.option("--disk", metavar="SIZE", help="Scratch space it may use, as in 2GiB.")
+@click.option("--gpus", type=click.IntRange(0), default=0, help="Graphics processors it needs.")
+@click.option("--secret", "secrets", multiple=True, metavar="NAME=REFERENCE", help="A variable from a secret's name.")
+@click.option("--priority", type=int, default=0, help="Lower runs sooner.")
 @click.option("--timeout", "timeout_s", type=float, metavar="SECONDS", help="Limit of the execution.")
 @click.option("--no-cache", is_flag=True, help="Run it even if there is a result, and keep none.")
 @click.option("--twice", is_flag=True, help="Run it twice, apart from the cache, and name the outputs that differ.")
@@ -134,6 +156,14 @@ def command(
     env: tuple[str, ...],
     platform: tuple[str, ...],
     require: tuple[str, ...],
+    pins: tuple[str, ...],
+    effects: tuple[str, ...],
+    cpus: str | None,
+    memory: str | None,
+    disk: str | None,
+    gpus: int,
+    secrets: tuple[str, ...],
+    priority: int,
     timeout_s: float | None,
     no_cache: bool,
     twice: bool,
@@ -146,17 +176,31 @@ def command(
 ) -> None:
     """Run CMD somewhere, or have its result from the cache. Exits as the command did.
 
-    It runs in a directory of its own with the inputs in it and nothing else, without network.
+    It runs in a directory of its own with the inputs in it and nothing else, without network unless --effect says so.
 
     With --twice or --times it exits with 123 when the runs are not all the same.
     """
     from buildnet.client.client import DEFAULT_ENVIRONMENT
+    from buildnet.model.action_spec import spec_of
 
+    variables = {**DEFAULT_ENVIRONMENT, **_pairs(env, "--env")}
+    resources = _resources(cpus, memory, disk, gpus)
     if twice or times is not None:
         times = 2 if times is None else times
-        wish = _wish(argv, outputs, {**DEFAULT_ENVIRONMENT, **_pairs(env, "--env")}, platform, require, timeout_s)
+        spec = spec_of(
+            argv,
+            variables=variables,
+            pins=_pairs(pins, "--pin"),
+            outputs=outputs,
+            effects=_pairs(effects, "--effect"),
+            resources=resources,
+            constraints=require,
+            platform=tuple(_pairs(platform, "--platform").items()),
+            secrets=_pairs(secrets, "--secret"),
+            timeout_s=timeout_s,
+        )
         with options.connected(url, state, instance) as client:
-            action = client.prepare(wish, _inputs(inputs))
+            action = client.prepare(spec, _inputs(inputs))
             keep = partial(_keep, output_dir)
             code = determinism.check(client, action, times, on_distinct=on_distinct, as_json=as_json, keep=keep)
         raise click.exceptions.Exit(code)
@@ -169,9 +213,14 @@ def command(
             argv,
             inputs=_inputs(inputs),
             outputs=outputs,
-            env={**DEFAULT_ENVIRONMENT, **_pairs(env, "--env")},
+            env=variables,
             platform=_pairs(platform, "--platform"),
             require=require,
+            pins=_pairs(pins, "--pin"),
+            effects=_pairs(effects, "--effect"),
+            resources=resources,
+            secrets=_pairs(secrets, "--secret"),
+            priority=priority,
             timeout_s=timeout_s,
             do_not_cache=no_cache,
             on_log=printer.piece if printer else None,
@@ -195,19 +244,6 @@ def command(
         if missing and result.exit_code == 0:
             click.echo(f"buildnet: the command left no {', '.join(missing)}", err=True)
     raise click.exceptions.Exit(result.exit_code)
-
-
-def _wish(
-    argv: Sequence[str],
-    outputs: Sequence[str],
-    env: Mapping[str, str],
-    platform: Iterable[str],
-    require: Sequence[str],
-    timeout_s: float | None,
-) -> Wish:
-    from buildnet.client.describe import Wish
-
-    return Wish(argv, outputs, env, _pairs(platform, "--platform"), require, timeout_s=timeout_s)
 
 
 def _keep(output_dir: Path, result: RunResult) -> None:

@@ -15,7 +15,6 @@ import grpc
 from buildnet._native import InputTree
 from buildnet.client import cache, ledger, logs
 from buildnet.client.actions import ALL, ActionFilter, info_of
-from buildnet.client.describe import Wish, action_of, command_of
 from buildnet.client.fleet import FleetCalls
 from buildnet.client.history import HistoryCalls
 from buildnet.client.patience import Patience
@@ -27,6 +26,7 @@ from buildnet.dial import channel_of, link_of, metadata_of
 from buildnet.errors import BadSignature, BuildNetError, InvalidRequest, NodeDown, NotFound
 from buildnet.ledger.checkpoint import Verifier
 from buildnet.ledger.receipt import Receipt
+from buildnet.model.action_spec import NO_RESOURCES, ActionSpec, Resources, spec_of
 from buildnet.model.credentials import NONE, Address, Credentials
 from buildnet.model.digest import Digest
 from buildnet.model.resource import Resource
@@ -34,6 +34,7 @@ from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_
 from buildnet.wire._gen.buildnet.v1 import action_pb2, cache_pb2, ledger_pb2, resource_pb2
 from buildnet.wire._gen.google.longrunning import operations_pb2
 from buildnet.wire._gen.google.protobuf import empty_pb2
+from buildnet.wire.action_spec import lower
 from buildnet.wire.actions import digest_message
 from buildnet.wire.announcements import resource_of
 from buildnet.wire.native import translated
@@ -146,8 +147,13 @@ class Client:
         env: Mapping[str, str] | None = None,
         platform: Mapping[str, str] | None = None,
         require: Sequence[str] = (),
+        pins: Mapping[str, str] | None = None,
+        effects: Mapping[str, str] | None = None,
+        resources: Resources = NO_RESOURCES,
+        secrets: Mapping[str, str] | None = None,
         working_directory: str = "",
         timeout_s: float | None = None,
+        priority: int = 0,
         do_not_cache: bool = False,
         skip_cache: bool = False,
         on_log: OnLog | None = None,
@@ -163,8 +169,13 @@ class Client:
             env: its whole environment; unless given, a PATH of the usual directories and nothing else.
             platform: what the worker must offer.
             require: constraints on the worker's resources, such as `gcc>=12`; all must be met.
+            pins: versions of tools, such as gcc: 12.2.
+            effects: level by effect, such as network: ambient; what is not named is the worker's least.
+            resources: what it may use.
+            secrets: variables by references to secrets that the worker knows.
             working_directory: below the inputs' root, where it runs.
             timeout_s: limit of the execution itself.
+            priority: lower runs sooner.
             do_not_cache: neither take part in nor fill the cache.
             skip_cache: run even if there is a result, and replace it.
             on_log: called with what the command prints while it runs.
@@ -176,10 +187,22 @@ class Client:
         Cancels:
             the operation is cancelled at the server.
         """
-        environment = DEFAULT_ENVIRONMENT if env is None else env
-        wish = Wish(argv, outputs, environment, platform or {}, require, working_directory, timeout_s, do_not_cache)
-        action = await self._patience.tried(lambda: self.prepare(wish, inputs))
-        return await self._run(action, Manner(), on_log, on_stage, skip_cache=skip_cache)
+        spec = spec_of(
+            argv,
+            variables=DEFAULT_ENVIRONMENT if env is None else env,
+            pins=pins,
+            working_directory=working_directory,
+            outputs=outputs,
+            effects=effects,
+            resources=resources,
+            constraints=require,
+            platform=tuple((platform or {}).items()),
+            secrets=secrets,
+            timeout_s=timeout_s,
+            do_not_cache=do_not_cache,
+        )
+        action = await self._patience.tried(lambda: self.prepare(spec, inputs))
+        return await self._run(action, Manner(), on_log, on_stage, skip_cache=skip_cache, priority=priority)
 
     async def rerun(
         self,
@@ -204,11 +227,19 @@ class Client:
         return await self._run(action, Manner(worker, apart=True), on_log, on_stage, skip_cache=True)
 
     async def _run(
-        self, action: Digest, manner: Manner, on_log: OnLog | None, on_stage: OnStage | None, *, skip_cache: bool
+        self,
+        action: Digest,
+        manner: Manner,
+        on_log: OnLog | None,
+        on_stage: OnStage | None,
+        *,
+        skip_cache: bool,
+        priority: int = 0,
     ) -> RunResult:
         request = re.ExecuteRequest(
             instance_name=self.instance, action_digest=digest_message(action), skip_cache_lookup=skip_cache
         )
+        request.execution_policy.priority = priority
         operation, response = await self._execute(request, on_log, on_stage, manner)
         if response.status.code:
             raise error_of_status(response.status)
@@ -217,19 +248,18 @@ class Client:
             entry = await self._entry_of(response, _id_of(operation))
         return result_of(response, action, operation, entry, self._link)
 
-    async def prepare(self, wish: Wish, inputs: Inputs = ()) -> Digest:
+    async def prepare(self, spec: ActionSpec, inputs: Inputs = ()) -> Digest:
         """Store an action with its command and inputs, and run nothing; `rerun` does."""
-        command = command_of(wish)
         entries = _entries(inputs)
 
         def push() -> Digest:
             tree = InputTree(entries)
-            action = action_of(wish, Digest.of(command), Digest.parse(tree.root))
+            lowered = lower(spec, Digest.parse(tree.root))
             self._link.push_tree(tree)
             # Both at once: they are a batch of two.
-            small = InputTree([("action", action), ("command", command)])
+            small = InputTree([("action", lowered.action), ("command", lowered.command)])
             self._link.push_tree(small)
-            return Digest.of(action)
+            return lowered.digest
 
         with translated():
             return await asyncio.to_thread(push)

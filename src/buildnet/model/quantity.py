@@ -14,6 +14,7 @@ _SIZES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40
     "TB": 10**12,
 }
 _DURATIONS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_DECIMAL = re.compile(r"([0-9]{1,9})(?:\.([0-9]{1,3}))?")
 _QUANTITY = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*([A-Za-z]+)")
 
 
@@ -33,6 +34,19 @@ def duration_s_of(text: str, field: str = "duration") -> int:
         InvalidRequest: it is not a duration.
     """
     return _parse(text, _DURATIONS, field, "a duration; write a number with s, m, h, d or w, as in 15m")
+
+
+def milli_of(text: str, field: str = "cpus") -> int:
+    """Thousandths of a number such as `2` or `0.5`.
+
+    Raises:
+        InvalidRequest: it is no number, is not over zero, or has more than three places.
+    """
+    match = _DECIMAL.fullmatch(text.strip())
+    milli = int(match[1]) * 1000 + int((match[2] or "").ljust(3, "0")) if match else 0
+    if not milli:
+        raise InvalidRequest(f"{text!r} is not a number over 0 with at most three places, as in 0.5", field=field)
+    return milli
 
 
 def _parse(text: str, units: dict[str, int], field: str, what: str) -> int:

@@ -94,8 +94,12 @@ class Scheduler:
         live: LiveActions | None = None,
         resources: ResourceMatcher = core.NO_RESOURCES,
         store: OperationStore | None = None,
+        stamp: Callable[[bytes, int], bytes] = lambda result, queued_at_unix_ms: result,
     ) -> None:
-        """`store`: what outlives this process; without one nothing does."""
+        """`store`: what outlives this process; without one nothing does. `stamp` writes into a result when it was asked
+        for, which its worker does not know.
+        """
+        self._stamp = stamp
         self._live = live
         self._keeping = None if store is None else Keeping(store)
         self._number_next = 1
@@ -447,7 +451,8 @@ class Scheduler:
 
     async def _publish(self, effect: ev.Publish) -> None:
         try:
-            outcome = await self._publisher.publish(effect.lease, effect.outcome, cacheable=effect.cacheable)
+            outcome = self._stamped(effect)
+            outcome = await self._publisher.publish(effect.lease, outcome, cacheable=effect.cacheable)
         except BuildNetError as error:
             missing = tuple(error.fields.get("digests", ())) if error.code == "blobs_missing" else ()
             outcome = Outcome(error.code, None, error.message, effect.lease.worker, missing=missing)
@@ -458,6 +463,14 @@ class Scheduler:
         if self._keeping is not None:
             self._settle(effect.lease.worker, effect.lease.fence)
         self._step(ev.Published(effect.entry, outcome))
+
+    def _stamped(self, effect: ev.Publish) -> Outcome:
+        entry = self._core.entries.get(effect.entry)
+        known = [self._operations[id_] for id_ in entry.followers if id_ in self._operations] if entry else []
+        if effect.outcome.result is None or not known:
+            return effect.outcome
+        queued_at_unix_ms = min(operation.submitted_at_unix_ms for operation in known)
+        return replace(effect.outcome, result=self._stamp(effect.outcome.result, queued_at_unix_ms))
 
     def _tell(self, effect: ev.Tell) -> None:
         operation = self._operations.get(effect.operation)

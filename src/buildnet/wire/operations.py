@@ -77,6 +77,16 @@ def response_of(outcome: Outcome, status_of: StatusOf) -> re.ExecuteResponse:
     return response
 
 
+def stamped(result: bytes, queued_at_unix_ms: int) -> bytes:
+    """A result with the time at which it was asked for (REAPI ExecutedActionMetadata.queued_timestamp)."""
+    try:
+        message = re.ActionResult.FromString(result)
+    except DecodeError as error:
+        raise InvariantBroken("a worker's result cannot be decoded") from error
+    message.execution_metadata.queued_timestamp.FromMilliseconds(queued_at_unix_ms)
+    return message.SerializeToString(deterministic=True)
+
+
 def _inline(result: re.ActionResult, request: re.ExecuteRequest, read: Read) -> None:
     """Put stdout, stderr and named outputs into the result as asked, as long as they fit (REAPI: MUST omit else)."""
     room = _INLINE_BYTES_MAX
