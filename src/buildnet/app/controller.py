@@ -91,6 +91,7 @@ async def run_controller(config: ControllerConfig, announce: Callable[[Ready], N
                     local_url,
                     config.state,
                     config.slots,
+                    config.toolchain,
                     stop,
                     token=_worker_tokens(config, clock),
                     renew_s=_WORKER_TOKEN_RENEWED_S,
