@@ -175,19 +175,25 @@ def collect(
     store: Store, work: str, command: bytes, *, file_count_max: int = ..., size_bytes_max: int = ...
 ) -> tuple[bytes, list[str]]: ...
 def remove_tree(path: str) -> None: ...
+def undeclared_writes(
+    store: Store, root: str, work: str, command: bytes, begun_unix_ns: int
+) -> tuple[list[str], int, bool]: ...
 
 @final
 class Process:
     """One running command and everything it starts; dropping it kills them.
 
-    `plan`: argv, env, cwd, writable, hidden (optional: directories that appear empty), tmp, stdout_path, stderr_path,
-    log_size_bytes_max (both streams together), timeout_s, memory_bytes, pids_max, cpu_s (None: unbounded), network,
-    isolation ("namespaces" or "process"), cgroup_name. Paths are absolute.
+    `plan`: argv, env, cwd, root (the execution root, writable; with namespaces it appears as /buildnet/root), shown
+    (optional: paths of the host that appear read-only, "/" for all), hidden (optional: directories that appear empty),
+    files (optional: small texts by path, made where nothing is shown), tmp, stdout_path, stderr_path,
+    log_size_bytes_max (both streams together), timeout_s, memory_bytes, pids_max, cpu_s, cpu_milli (optional),
+    disk_bytes (optional) (None: unbounded), network, isolation ("namespaces" or "process"), cgroup_name. Paths are
+    absolute paths of the host.
 
-    `poll` gives exit_code, signal, reason ("", timeout, memory, pids, cpu, log_limit, storage_full, sandbox_failed, or
-    what `kill` was told), wall_s, user_s, system_s, max_rss_bytes, isolation and network ("none" or "host") as really
-    used, limits (memory, pids, cpu: cgroup1, cgroup2, rlimit, none or unset), stdout_bytes, stderr_bytes. `fd` stays
-    readable once it has ended.
+    `poll` gives exit_code, signal, reason ("", timeout, memory, pids, cpu, disk, log_limit, storage_full,
+    sandbox_failed, or what `kill` was told), wall_s, user_s, system_s, max_rss_bytes, isolation and network ("none" or
+    "host") as really used, limits (memory, pids, cpu, share, disk: cgroup1, cgroup2, rlimit, watched, none or unset),
+    begun_unix_ns, stdout_bytes, stderr_bytes. `fd` stays readable once it has ended.
     """
 
     @staticmethod

@@ -1,10 +1,14 @@
-"""What every backend of buildnet.sandbox does alike, run against each that this kernel allows."""
+"""What every backend of buildnet.sandbox does alike, run against each that this kernel allows; then what the one with
+namespaces keeps from a command.
+"""
 
 from __future__ import annotations
 
 import os
 import select
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,10 +18,11 @@ from pathlib import Path
 import pytest
 
 from buildnet._native import NativeError, probe_isolation, remove_tree
-from buildnet.sandbox import Ending, Place, Running, Sandbox
+from buildnet.sandbox import EXECUTION_ROOT, Ending, Place, Running, Sandbox
 from buildnet.sandbox.namespaces import NamespaceSandbox
 from buildnet.sandbox.policy import Limits, Plan
 from buildnet.sandbox.process import ProcessSandbox
+from buildnet.sandbox.toolchain import toolchain_of
 
 BACKENDS: dict[str, type[NamespaceSandbox] | type[ProcessSandbox]] = {
     "namespaces": NamespaceSandbox,
@@ -26,6 +31,7 @@ BACKENDS: dict[str, type[NamespaceSandbox] | type[ProcessSandbox]] = {
 
 # The interpreter itself: a virtual environment may lie below /tmp, and actions have a /tmp of their own.
 PYTHON = os.path.realpath(sys.executable)
+TOOLCHAIN = toolchain_of([os.path.realpath(sys.base_prefix)])
 
 
 @dataclass
@@ -66,6 +72,7 @@ class Bench:
             network=False,
             timeout_s=20.0,
             limits=Limits(log_size_bytes_max=1 << 20),
+            shown=TOOLCHAIN,
         )
         return replace(plan, **changes)  # type: ignore[arg-type]
 
@@ -125,7 +132,8 @@ def confined(tmp_path: Path) -> Iterator[Bench]:
 def test_it_runs_the_arguments_in_the_place_and_tells_the_exit_code(bench: Bench) -> None:
     ran = bench.sh("pwd; echo oops >&2; exit 3")
     assert (ran.ending.exit_code, ran.ending.reason) == (3, "")
-    assert ran.stdout.decode().strip() == bench.place.cwd
+    cwd = EXECUTION_ROOT if bench.sandbox.isolation == "namespaces" else bench.place.cwd
+    assert ran.stdout.decode().strip() == cwd
     assert ran.stderr == b"oops\n"
     assert ran.ending.isolation == bench.sandbox.isolation
     assert ran.ending.wall_s > 0
@@ -266,14 +274,115 @@ def test_the_machine_is_read_only(confined: Bench) -> None:
     assert ran.stderr
 
 
-def test_hidden_directories_appear_empty(confined: Bench) -> None:
-    secrets = confined.directory / "secrets"
+@pytest.fixture
+def elsewhere() -> Iterator[Path]:
+    """A directory of the machine that is not below /tmp, which every command has of its own."""
+    with tempfile.TemporaryDirectory(dir=Path.home()) as directory:
+        yield Path(directory)
+
+
+@pytest.mark.parametrize("shown", ["/", "path", "parent"])
+def test_hidden_directories_appear_empty(confined: Bench, elsewhere: Path, shown: str) -> None:
+    secrets = elsewhere / "secrets"
     secrets.mkdir()
     (secrets / "key").write_text("secret")
+    paths = {"/": ("/",), "path": (*TOOLCHAIN, str(secrets)), "parent": (*TOOLCHAIN, str(elsewhere))}
     place = replace(confined.place, hidden=(str(secrets),))
-    running = confined.sandbox.start(confined.plan("/bin/sh", "-c", f"ls {secrets}; cat {secrets}/key"), place)
+    plan = confined.plan("/bin/sh", "-c", f"ls {secrets} && echo there; cat {secrets}/key", shown=paths[shown])
+    running = confined.sandbox.start(plan, place)
     confined.started.append(running)
-    assert confined.finish(running).stdout == b""
+    assert confined.finish(running).stdout == b"there\n"
+
+
+def test_only_what_is_shown_is_there(confined: Bench, elsewhere: Path) -> None:
+    (elsewhere / "file").write_text("content")
+    home = Path.home()
+    script = f"ls -A / /var /etc; cat {elsewhere}/file; ls {home} /home /srv /run /mnt /boot /sys"
+    ran = confined.sh(script)
+    names = set(ran.stdout.decode().split())
+    assert {"usr", "etc", "tmp", "buildnet", "passwd", "ld.so.cache"} <= names
+    assert not names & {"home", "srv", "run", "mnt", "boot", "sys", "lib/", "shadow", "pip.conf", "content", "log"}
+    assert b"content" not in ran.stdout
+    ran = confined.sh(f"cat {elsewhere}/file; ls -A {elsewhere.parent}", shown=toolchain_of([str(elsewhere)]))
+    # The way to it is there, and nothing else beside the way.
+    assert ran.stdout.decode() == f"content{elsewhere.name}\n"
+
+
+def test_what_is_shown_cannot_be_written_or_replaced(confined: Bench, elsewhere: Path) -> None:
+    (elsewhere / "file").write_text("content")
+    script = f"echo x > {elsewhere}/file; rm -rf {elsewhere}; mkdir /new; echo x > /etc/passwd; mv /usr /other; exit 0"
+    ran = confined.sh(script, shown=(*TOOLCHAIN, str(elsewhere)))
+    assert (elsewhere / "file").read_text() == "content"
+    assert ran.stderr.count(b"Read-only") + ran.stderr.count(b"busy") >= 4, ran.stderr
+
+
+def test_the_whole_machine_is_there_when_it_is_shown(confined: Bench, elsewhere: Path) -> None:
+    (elsewhere / "file").write_text("content")
+    ran = confined.sh(f"cat {elsewhere}/file; echo x > {elsewhere}/file", shown=("/",))
+    assert ran.stdout == b"content"
+    assert (elsewhere / "file").read_text() == "content"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("gcc", "-x", "c", "-o", "out", "-", "-lm"),
+        ("g++", "--version"),
+        ("/usr/bin/python3", "-c", "import ssl, ctypes, json, tempfile; tempfile.mkstemp()"),
+        ("node", "-e", "require('os').tmpdir()"),
+        ("perl", "-e", "use POSIX; print 1"),
+        ("java", "-version"),
+        ("git", "--version"),
+        ("make", "--version"),
+        ("bash", "-c", "cat <<< here; id -un"),
+    ],
+    ids=lambda argv: argv[0],
+)
+def test_usual_tools_work(confined: Bench, argv: tuple[str, ...]) -> None:
+    if shutil.which(argv[0], path="/usr/bin:/bin") is None:
+        pytest.skip(f"{argv[0]} is not installed here")
+    ran = confined.run(*argv)
+    if argv[0] == "gcc":
+        # An empty program has no main: the linker was reached.
+        assert b"undefined reference to `main'" in ran.stderr
+    else:
+        assert ran.ending.exit_code == 0, ran.stderr
+
+
+def test_a_compiler_builds_a_program_that_runs(confined: Bench) -> None:
+    (confined.directory / "root/hello.c").write_text('#include <stdio.h>\nint main(void) { puts("hello"); }\n')
+    ran = confined.sh("gcc -g hello.c -o hello && ./hello")
+    assert ran.stdout == b"hello\n", ran.stderr
+    # What a tool writes down of where it ran is the same in every run.
+    assert EXECUTION_ROOT.encode() in (confined.directory / "root/hello").read_bytes()
+
+
+def test_it_is_nobody_in_particular(confined: Bench) -> None:
+    ran = confined.sh("cut -d: -f1,6 /etc/passwd; id -un; echo ~root; uname -n")
+    assert ran.stdout.decode().split()[-2:] == ["/tmp", "buildnet"]
+    assert set(ran.stdout.decode().split()[:-3]) <= {"root:/tmp", "build:/tmp", "nobody:/nonexistent"}
+
+
+def test_there_are_few_devices_and_no_terminal(confined: Bench) -> None:
+    ran = confined.sh("ls /dev; head -c 3 /dev/zero | wc -c; echo x > /dev/full; echo x > /dev/shm/x && echo shm")
+    *names, count, shm = ran.stdout.decode().split()
+    usual = "fd full null ptmx pts random shm stderr stdin stdout urandom zero"
+    assert (sorted(names), count, shm) == (usual.split(), "3", "shm")
+    # dash says "I/O error" for any: /dev/full took nothing.
+    assert b"error" in ran.stderr or b"No space" in ran.stderr
+    assert confined.sh("ls /dev/shm").stdout == b""
+
+
+def test_names_of_machines_are_known_only_with_a_network(confined: Bench) -> None:
+    assert confined.sh("cat /etc/hosts").stdout == b"127.0.0.1 localhost buildnet\n::1 localhost\n"
+    shown = (*TOOLCHAIN, "/etc/hosts")
+    assert confined.sh("cat /etc/hosts", shown=shown).stdout == Path("/etc/hosts").read_bytes()
+
+
+def test_no_set_uid_program_and_no_device_works(confined: Bench) -> None:
+    ran = confined.sh("cp /bin/sh s; chmod 6755 s; ./s -c 'grep NoNewPrivs /proc/self/status'; mknod n c 1 3; cat n")
+    assert ran.stdout.split() == [b"NoNewPrivs:", b"1"]
+    assert not (confined.directory / "root/n").exists()
 
 
 def test_its_own_root_may_lie_below_what_is_hidden(confined: Bench) -> None:

@@ -27,9 +27,12 @@ def command(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedPro
 
 @pytest.fixture
 def gate() -> Iterator[Path]:
-    """A file that an action can wait for: actions have a /tmp of their own, and see the home directory."""
+    """A file that an action can wait for if it may read the machine: not below /tmp, which it has of its own."""
     with tempfile.TemporaryDirectory(dir=Path.home()) as directory:
         yield Path(directory) / "gate"
+
+
+MACHINE = {"effect:read": "ambient"}
 
 
 async def until_executing(client: Client, count: int) -> None:
@@ -49,7 +52,8 @@ async def test_a_killed_workers_action_runs_elsewhere_within_five_seconds(house:
     async with Client(server.url) as client:
         # It ends at once when the gate is open, and that is only after the first worker is dead.
         script = f"while ! test -e {gate}; do sleep 0.05; done"
-        running = asyncio.ensure_future(client.run(["/bin/sh", "-c", script], env={"PATH": "/usr/bin:/bin"}))
+        command = ["/bin/sh", "-c", script]
+        running = asyncio.ensure_future(client.run(command, env={"PATH": "/usr/bin:/bin"}, platform=MACHINE))
         await until_executing(client, 1)
         house.join(server.url, "--slots", "1", name="two")
         victim.kill()
@@ -125,7 +129,8 @@ async def test_output_comes_while_the_action_runs(house: House, gate: Path) -> N
 
     async with Client(server.url) as client:
         script = f"echo begun; while ! test -e {gate}; do sleep 0.05; done; echo ended"
-        result = await client.run(["/bin/sh", "-c", script], env={"PATH": "/bin"}, timeout_s=20, on_log=on_log)
+        command = ["/bin/sh", "-c", script]
+        result = await client.run(command, env={"PATH": "/bin"}, platform=MACHINE, timeout_s=20, on_log=on_log)
     assert result.exit_code == 0
     assert b"".join(seen) == b"begun\nended\n"
 

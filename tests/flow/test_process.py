@@ -58,7 +58,8 @@ def plan_in(place: Path, argv: list[str], **changes: Any) -> dict[str, Any]:
         "argv": argv,
         "env": {"PATH": "/usr/bin:/bin"},
         "cwd": str(place / "root"),
-        "writable": [str(place / "root")],
+        "root": str(place / "root"),
+        "shown": ["/"],
         "tmp": str(place / "tmp"),
         "stdout_path": str(place / "stdout"),
         "stderr_path": str(place / "stderr"),
@@ -172,10 +173,15 @@ def test_process_starts_clean(run: Callable[..., Ended], isolation: str) -> None
     assert lines[8] == "0"
 
 
+def inside(place: Path, isolation: str) -> str:
+    """Where the command finds its execution root."""
+    return "/buildnet/root" if isolation == "namespaces" else str(place / "root")
+
+
 def test_working_directory(run: Callable[..., Ended], tmp_path: Path, isolation: str) -> None:
     (tmp_path / "root/a/b").mkdir(parents=True)
     ended = run("pwd", cwd=str(tmp_path / "root/a/b"), isolation=isolation)
-    assert ended.stdout.decode().strip() == str(tmp_path / "root/a/b")
+    assert ended.stdout.decode().strip() == inside(tmp_path, isolation) + "/a/b"
 
 
 def test_program_is_looked_up(run: Callable[..., Ended], tmp_path: Path, isolation: str) -> None:
@@ -184,8 +190,9 @@ def test_program_is_looked_up(run: Callable[..., Ended], tmp_path: Path, isolati
     (bin_ / "tool").write_text("#!/bin/sh\necho tool $0\n")
     (bin_ / "tool").chmod(0o755)
     assert run("bin/tool", isolation=isolation).stdout == b"tool bin/tool\n"
-    ended = run("tool", env={"PATH": f"/nowhere:{bin_}:/bin"}, isolation=isolation)
-    assert ended.stdout.decode() == f"tool {bin_}/tool\n"
+    seen = inside(tmp_path, isolation) + "/bin"
+    ended = run("tool", env={"PATH": f"/nowhere:{seen}:/bin"}, isolation=isolation)
+    assert ended.stdout.decode() == f"tool {seen}/tool\n"
 
 
 @pytest.mark.parametrize("program", ["no-such-program", "./no-such", "/no/such", "sub/x"])
@@ -218,6 +225,11 @@ def test_forbidden_program_is_a_sandbox_error(run: Callable[..., Ended], tmp_pat
         ({"timeout_s": float("nan")}, "timeout_s"),
         ({"memory_bytes": 0}, "memory_bytes"),
         ({"pids_max": -1}, "pids_max"),
+        ({"disk_bytes": 0}, "disk_bytes"),
+        ({"cpu_milli": 0}, "cpu_milli"),
+        ({"shown": ["usr"]}, "shown"),
+        ({"shown": ["/usr/../etc"]}, "shown"),
+        ({"shown": ["/proc/sys"]}, "shown"),
         ({"isolation": "magic"}, "isolation"),
         ({"cgroup_name": "../x"}, "cgroup_name"),
         ({"cgroup_name": ""}, "cgroup_name"),
@@ -336,7 +348,7 @@ def test_processor_time_is_bounded(run: Callable[..., Ended], isolation: str) ->
 
 def test_limits_that_were_not_asked_for_are_unset(run: Callable[..., Ended]) -> None:
     limits = run("true").limits
-    assert limits == {"memory": "unset", "pids": "unset", "cpu": "unset"}
+    assert limits == dict.fromkeys(["memory", "pids", "cpu", "share", "disk"], "unset")
 
 
 @pytest.fixture
@@ -422,7 +434,7 @@ def test_root_without_powers(run: Callable[..., Ended]) -> None:
 @needs_namespaces
 def test_no_disk_can_be_opened(run: Callable[..., Ended]) -> None:
     names = run("ls", "/dev").stdout.split()
-    allowed = b"fd full null ptmx pts random shm stderr stdin stdout tty urandom zero".split()
+    allowed = b"fd full null ptmx pts random shm stderr stdin stdout urandom zero".split()
     assert set(names) <= set(allowed)
     assert run("sh", "-c", "echo x > /dev/null && head -c 4 /dev/urandom | wc -c").stdout == b"4\n"
 
@@ -436,14 +448,18 @@ def test_host_processes_are_unseen(run: Callable[..., Ended]) -> None:
 
 @needs_namespaces
 def test_hidden_directories_are_empty(run: Callable[..., Ended], tmp_path: Path) -> None:
-    (tmp_path / "keys").mkdir()
-    (tmp_path / "keys/secret").write_text("secret")
-    script = f"ls -A {tmp_path}; ls -A {tmp_path}/keys; touch {tmp_path}/x; touch y && echo y"
-    ended = run("sh", "-c", script, hidden=[str(tmp_path), str(tmp_path / "absent")])
-    # Only the way to the execution root is left of it.
-    assert ended.stdout == b"root\ny\n"
+    # Not below /tmp, which is the action's own.
+    with tempfile.TemporaryDirectory(dir=Path.home()) as directory:
+        keys = Path(directory) / "keys"
+        keys.mkdir()
+        (keys / "secret").write_text("secret")
+        (Path(directory) / "seen").touch()
+        script = f"ls -A {directory}; ls -A {keys}; cat {keys}/secret; touch {keys}/x; touch y && echo y"
+        ended = run("sh", "-c", script, hidden=[str(keys), str(tmp_path), str(tmp_path / "absent")])
+        assert ended.stdout == b"keys\nseen\ny\n"
+        assert not (keys / "x").exists()
+    # Its own root is there though it lies below what is hidden.
     assert (tmp_path / "root/y").exists()
-    assert not (tmp_path / "x").exists()
 
 
 def test_log_is_bounded(run: Callable[..., Ended], tmp_path: Path, isolation: str) -> None:
@@ -626,6 +642,7 @@ def test_ordinary_user_is_isolated_too() -> None:
         pytest.skip("an ordinary user cannot make namespaces here")
     assert (facts["isolation"], facts["network"]) == ("namespaces", "none")
     # Without a control group of its own it says what it could do instead.
-    assert facts["limits"] == {"memory": "rlimit", "pids": "rlimit", "cpu": "unset"}
+    unset = {"cpu": "unset", "share": "unset", "disk": "unset"}
+    assert facts["limits"] == {"memory": "rlimit", "pids": "rlimit"} | unset
     assert output.split() == ["65534", "4", "65534"]
     assert inside

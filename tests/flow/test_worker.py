@@ -17,6 +17,7 @@ from buildnet.model.digest import Digest
 from buildnet.sandbox.namespaces import NamespaceSandbox
 from buildnet.sandbox.policy import Limits, means_of
 from buildnet.sandbox.process import ProcessSandbox
+from buildnet.sandbox.toolchain import toolchain_of
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire.actions import digest_message, digest_of
 from buildnet.worker.attempt import AttemptLog, Handle
@@ -118,7 +119,7 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
         link,
         sandbox,
         tmp_path / "scratch",
-        means_of(probe_isolation(), isolation),
+        means_of(probe_isolation(), isolation, toolchain_of()),
         limits,
         (tmp_path,),
         threads,

@@ -21,8 +21,8 @@ from buildnet.sandbox.policy import (
 )
 
 MEANS = {
-    "namespaces": Means("namespaces", private_network=True),
-    "process": Means("process", private_network=False),
+    "namespaces": Means("namespaces", private_network=True, toolchain=("/usr",)),
+    "process": Means("process", private_network=False, toolchain=("/usr",)),
 }
 
 
@@ -38,15 +38,41 @@ def test_no_network_unless_declared() -> None:
 
 def test_without_namespaces_the_default_is_only_advisory() -> None:
     assert plan(isolation="process").assurance == "advisory"
-    assert plan(("effect:network", "ambient"), isolation="process").assurance == "enforced"
+    assert plan(isolation="process").unenforced == {"network", "read"}
+    whole = plan(("effect:network", "ambient"), ("effect:read", "ambient"), isolation="process")
+    assert whole.assurance == "enforced"
 
 
 def test_a_declared_effect_is_enforced_or_refused() -> None:
     assert plan(("effect:network", "none")).assurance == "enforced"
     with pytest.raises(SandboxFailed, match="effect:network=none cannot be enforced"):
         plan(("effect:network", "none"), isolation="process")
+    with pytest.raises(SandboxFailed, match="effect:read=declared cannot be enforced"):
+        plan(("effect:read", "declared"), isolation="process")
     with pytest.raises(SandboxFailed, match="another level of ambient"):
         plan(("effect:clock", "virtual"))
+
+
+def test_it_reads_its_toolchain_unless_the_machine_is_declared() -> None:
+    assert plan().shown == ("/usr",)
+    assert plan(("effect:read", "ambient")).shown == ("/",)
+    assert "/etc/resolv.conf" in plan(("effect:network", "ambient")).shown
+
+
+def test_to_declare_writes_makes_them_strict() -> None:
+    assert not plan().writes_are_strict
+    assert not plan(("effect:write", "ambient")).writes_are_strict
+    assert plan(("effect:write", "declared")).writes_are_strict
+    assert plan(("effect:write", "declared"), isolation="process").assurance == "advisory"
+
+
+@given(st.integers(0, 1 << 40), st.integers(0, 1 << 40), st.integers(1, 1 << 40))
+def test_a_lease_lowers_limits_and_never_raises_them(memory: int, disk: int, own: int) -> None:
+    limits = Limits(memory_bytes=own, disk_bytes=None).reserving(memory_bytes=memory, disk_bytes=disk)
+    assert limits.memory_bytes == (min(memory, own) if memory else own)
+    assert limits.disk_bytes == (disk or None)
+    assert Limits(disk_bytes=own).reserving(disk_bytes=disk).disk_bytes == (min(disk, own) if disk else own)
+    assert Limits().reserving(cpu_milli=250).cpu_milli == 250
 
 
 @pytest.mark.parametrize(
@@ -112,7 +138,7 @@ def test_what_no_process_can_be_given_is_refused(argv: list[str], env: list[tupl
 )
 def test_the_strongest_isolation_is_taken(namespaces: bool, wanted: str | None, got: Isolation) -> None:
     probe = {"namespaces": namespaces, "network_namespace": True}
-    assert means_of(probe, wanted) == MEANS[got]
+    assert means_of(probe, wanted, ("/usr",)) == MEANS[got]
 
 
 def test_an_isolation_that_is_not_to_be_had_is_refused() -> None:

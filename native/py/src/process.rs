@@ -7,12 +7,13 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use buildnet_formats::NativeError;
+use buildnet_formats::{Digest, NativeError};
 use buildnet_stage as stage;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyMapping};
 
 use crate::error::raise;
+use crate::store::PyStore;
 
 /// One running command and everything it starts.
 #[pyclass(frozen, module = "buildnet._native")]
@@ -62,6 +63,23 @@ fn probe_isolation(py: Python<'_>) -> BTreeMap<&'static str, bool> {
     py.detach(stage::probe_isolation)
 }
 
+/// What ran in `work` wrote and did not declare: paths (at most 100), how many, and whether everything was looked at.
+#[pyfunction]
+fn undeclared_writes(
+    py: Python<'_>,
+    store: &PyStore,
+    root: &str,
+    work: PathBuf,
+    command: &[u8],
+    begun_unix_ns: u64,
+) -> PyResult<(Vec<String>, u64, bool)> {
+    let written = py.detach(|| {
+        let root: Digest = root.parse()?;
+        stage::undeclared_writes(&*store.open()?, &root, &work, command, begun_unix_ns)
+    });
+    written.map(|written| (written.paths, written.count, written.whole)).map_err(raise)
+}
+
 fn outcome_dict<'py>(py: Python<'py>, outcome: &stage::Outcome) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
     dict.set_item("exit_code", outcome.exit_code)?;
@@ -74,6 +92,7 @@ fn outcome_dict<'py>(py: Python<'py>, outcome: &stage::Outcome) -> PyResult<Boun
     dict.set_item("isolation", outcome.isolation)?;
     dict.set_item("network", outcome.network)?;
     dict.set_item("limits", BTreeMap::from(outcome.limits))?;
+    dict.set_item("begun_unix_ns", outcome.begun_unix_ns)?;
     dict.set_item("stdout_bytes", outcome.stdout_bytes)?;
     dict.set_item("stderr_bytes", outcome.stderr_bytes)?;
     Ok(dict)
@@ -83,12 +102,15 @@ fn read_plan(plan: &Bound<'_, PyMapping>) -> PyResult<stage::Plan> {
     let words: Vec<OsString> = field(plan, "argv")?;
     let env: BTreeMap<OsString, OsString> = field(plan, "env")?;
     let isolation: String = field(plan, "isolation")?;
+    let files = optional::<BTreeMap<PathBuf, String>>(plan, "files")?.unwrap_or_default();
     Ok(stage::Plan {
         argv: words.into_iter().map(OsString::into_vec).collect(),
         env: env.into_iter().map(|(name, value)| (name.into_vec(), value.into_vec())).collect(),
         cwd: field(plan, "cwd")?,
-        writable: field(plan, "writable")?,
+        root: field(plan, "root")?,
+        shown: optional::<Vec<PathBuf>>(plan, "shown")?.unwrap_or_default(),
         hidden: optional::<Vec<PathBuf>>(plan, "hidden")?.unwrap_or_default(),
+        files: files.into_iter().map(|(path, text)| (path, text.into_bytes())).collect(),
         tmp: field(plan, "tmp")?,
         stdout_path: field(plan, "stdout_path")?,
         stderr_path: field(plan, "stderr_path")?,
@@ -99,6 +121,8 @@ fn read_plan(plan: &Bound<'_, PyMapping>) -> PyResult<stage::Plan> {
         pids_max: optional(plan, "pids_max")?,
         // setrlimit(2) counts whole seconds: rounding down would cut an action short.
         cpu_s: optional::<f64>(plan, "cpu_s")?.map(|seconds| seconds.ceil() as u64),
+        cpu_milli: optional(plan, "cpu_milli")?,
+        disk_bytes: optional(plan, "disk_bytes")?,
         network: field(plan, "network")?,
         isolation: match isolation.as_str() {
             "namespaces" => stage::Isolation::Namespaces,
@@ -133,5 +157,6 @@ fn invalid(name: &str, message: &str) -> PyErr {
 /// Add the class and the probe to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Process>()?;
+    module.add_function(wrap_pyfunction!(undeclared_writes, module)?)?;
     module.add_function(wrap_pyfunction!(probe_isolation, module)?)
 }

@@ -11,7 +11,7 @@ use pyo3::types::{PyBytes, PyDict};
 use crate::error::raise;
 use crate::store::{PyStore, texts};
 
-const FILE_COUNT_MAX: u64 = 1_000_000;
+const FILE_COUNT_MAX: u64 = 100_000;
 const SIZE_BYTES_MAX: u64 = 64 << 30;
 
 /// Write the input tree `root` below `dest`, with the working directory and the parents of the outputs of `command`.

@@ -19,6 +19,8 @@ use crate::output_tree::{self, Wanted};
 use crate::place::{Cursor, Facts, Kind};
 use crate::stage::{climb_of, join};
 
+const PATH_BYTES_MAX: usize = libc::PATH_MAX as usize;
+
 /// How much one action may leave.
 #[derive(Clone, Copy, Debug)]
 pub struct CollectLimits {
@@ -96,7 +98,9 @@ impl Budget {
         self.entries += 1;
         let limit = self.limits.file_count_max;
         if self.entries > limit {
-            let message = format!("the outputs are more than {limit} files and directories");
+            let message = format!(
+                "the outputs are more than {limit} files and directories; leave fewer, or pack them into one file"
+            );
             return Err(NativeError::too_large(message, limit));
         }
         Ok(())
@@ -106,7 +110,7 @@ impl Budget {
         self.bytes = self.bytes.saturating_add(size_bytes);
         let limit = self.limits.size_bytes_max;
         if self.bytes > limit {
-            let message = format!("the outputs are larger than {limit} bytes");
+            let message = format!("the outputs are larger than {limit} bytes; leave less");
             return Err(NativeError::too_large(message, limit));
         }
         Ok(())
@@ -290,6 +294,17 @@ pub(crate) fn is_executable(facts: &Facts) -> bool {
     facts.mode() & 0o111 != 0
 }
 
+/// A path that no other machine could open is no output (PATH_MAX, limits.h(0p)).
+pub(crate) fn short_enough(path: &Path) -> Result<()> {
+    let length = path.as_os_str().len();
+    if length >= PATH_BYTES_MAX {
+        let shown: String = path.display().to_string().chars().take(100).collect();
+        let message = format!("has a path of {length} bytes, over the limit of {PATH_BYTES_MAX}; use shorter names");
+        return Err(error::output(Path::new(&format!("{shown}…")), message));
+    }
+    Ok(())
+}
+
 /// Hash a regular file into the store.
 pub(crate) fn store_file(
     store: &Arc<Store>,
@@ -299,13 +314,19 @@ pub(crate) fn store_file(
 ) -> Result<(Digest, Facts)> {
     let path: PathBuf = cursor.path_of(name);
     budget.entry()?;
+    short_enough(&path)?;
     let (file, facts) = cursor.open_file(name).map_err(|failed| broken(&path, &failed))?;
     if facts.kind() != Kind::File {
         return Err(special(&path));
     }
     budget.bytes(facts.size_bytes())?;
-    let digest = store.put_open_file(&file, &path)?;
-    Ok((digest, facts))
+    let digest = store.put_open_file(&file, &path);
+    let after = cursor.facts(name).map_err(|failed| broken(&path, &failed))?;
+    // The times and the size, whoever changed it; what was read may be half of the one and half of the other.
+    if after.changed_unix_ns() != facts.changed_unix_ns() || after.size_bytes() != facts.size_bytes() {
+        return Err(error::output(&path, "changed while it was read; nothing may write it once the command has ended"));
+    }
+    Ok((digest?, facts))
 }
 
 /// A symlink's target, if it may leave this machine: relative, UTF-8 and inside the execution root

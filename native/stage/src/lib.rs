@@ -10,9 +10,11 @@ mod output_tree;
 mod place;
 mod remove;
 mod stage;
+mod written;
 
 pub use collect::{CollectLimits, Collected, collect};
 pub use error::Result;
 pub use launch::{Isolation, LogPiece, Outcome, Plan, Process, probe_isolation};
 pub use remove::remove_tree;
 pub use stage::{Staged, stage};
+pub use written::{Written, undeclared_writes};

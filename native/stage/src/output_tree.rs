@@ -13,7 +13,7 @@ use buildnet_store::Store;
 use prost::Message;
 use prost::encoding::encode_varint;
 
-use crate::collect::{Budget, Digests, broken, is_executable, special, store_file, target_of};
+use crate::collect::{Budget, Digests, broken, is_executable, short_enough, special, store_file, target_of};
 use crate::error::{self, Result};
 use crate::place::{Cursor, Facts, Kind};
 
@@ -136,6 +136,7 @@ fn read_level(
     name: OsString,
 ) -> Result<Level> {
     budget.entry()?;
+    short_enough(cursor.path())?;
     let failed = |failed: std::io::Error| broken(cursor.path(), &failed);
     let mut directory = re::Directory {
         node_properties: wanted.properties(&cursor.own_facts().map_err(failed)?),

@@ -46,6 +46,17 @@ impl Facts {
         self.0.st_size.unsigned_abs()
     }
 
+    /// Space taken on disk (stat(2): blocks of 512 bytes).
+    pub(crate) fn used_bytes(&self) -> u64 {
+        self.0.st_blocks.unsigned_abs().saturating_mul(512)
+    }
+
+    /// Nanoseconds since 1970 of the last change of content or facts; unlike the other times, nobody can set it.
+    pub(crate) fn changed_unix_ns(&self) -> u64 {
+        let (seconds, nanos) = (self.0.st_ctime.unsigned_abs(), self.0.st_ctime_nsec.unsigned_abs());
+        seconds.saturating_mul(1_000_000_000).saturating_add(nanos)
+    }
+
     /// Seconds and nanoseconds since 1970.
     pub(crate) fn mtime(&self) -> (i64, i64) {
         (self.0.st_mtime, self.0.st_mtime_nsec)

@@ -304,7 +304,7 @@ fn describe_directory(cursor: &Cursor, directory: &re::Directory) -> io::Result<
 }
 
 /// The working directory, and what leads up to each output (REAPI Command.output_paths, .output_directories).
-fn directories_before(command: &re::Command) -> Vec<String> {
+pub(crate) fn directories_before(command: &re::Command) -> Vec<String> {
     let base = command.working_directory.as_str();
     let mut paths = vec![base.to_owned()];
     for output in outputs_of(command) {
@@ -318,7 +318,7 @@ fn directories_before(command: &re::Command) -> Vec<String> {
 
 /// `output_paths` wins over the two older fields (REAPI Command.output_paths).
 #[allow(deprecated)]
-fn outputs_of(command: &re::Command) -> Vec<&String> {
+pub(crate) fn outputs_of(command: &re::Command) -> Vec<&String> {
     if command.output_paths.is_empty() {
         let older = command.output_files.iter().chain(&command.output_directories);
         return older.collect();

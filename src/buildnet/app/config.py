@@ -75,8 +75,9 @@ class ControllerConfig:
     `durability` is what an acknowledged write survives: `process` the kill of any process, `power` also the loss of
     power (every acknowledgement waits for an fsync). `cache_size_bytes` and `cache_keep_s` are the store's own when
     None: what it holds at most, and for how long nothing is evicted that was used. `tiers` are `[[cache.tier]]` of the
-    configuration file as they are written there. `witnesses` are asked at most every `witness_interval_s`. Platform
-    properties called as in `ignored_properties` need no worker that offers them.
+    configuration file as they are written there. `toolchain` are paths that the local worker's actions may read besides
+    the usual ones. `witnesses` are asked at most every `witness_interval_s`. Platform properties called as in
+    `ignored_properties` need no worker that offers them.
     """
 
     state: Path
@@ -86,6 +87,7 @@ class ControllerConfig:
     durability: str = "process"
     cache_size_bytes: int | None = None
     cache_keep_s: int | None = None
+    toolchain: tuple[Path, ...] = ()
     tiers: tuple[Mapping[str, object], ...] = ()
     witnesses: tuple[WitnessConfig, ...] = ()
     witness_interval_s: int = 10
@@ -123,12 +125,15 @@ class ControllerConfig:
 
 @dataclass(frozen=True, slots=True)
 class WorkerRunConfig:
-    """One worker that dials the controller at `url`. Its actions find the directories `hidden` empty."""
+    """One worker that dials the controller at `url`. Its actions find the directories `hidden` empty, and may read
+    `toolchain` besides the usual paths.
+    """
 
     url: str
     state: Path
     slots: int = 1
     hidden: tuple[Path, ...] = ()
+    toolchain: tuple[Path, ...] = ()
     credentials: Credentials = NONE
 
     def __post_init__(self) -> None:

@@ -118,6 +118,7 @@ KEYS: Final[Mapping[str, Mapping[str, Parse]]] = {
         "durability": _text,
         "tier": _tables,
     },
+    "worker": {"toolchain_paths": _paths},
     "tls": {"certificate": _path, "key": _path, "client_ca": _path},
     "access": {
         "anonymous": _text,
@@ -218,6 +219,7 @@ def _assembled(settings: Settings) -> ControllerConfig:
         "cache.size": "cache_size_bytes",
         "cache.keep": "cache_keep_s",
         "cache.tier": "tiers",
+        "worker.toolchain_paths": "toolchain",
         "ledger.witnesses": "witnesses",
         "ledger.witness_interval": "witness_interval_s",
     }

@@ -122,6 +122,7 @@ async def run_controller(
                     local_url,
                     config.state,
                     config.slots,
+                    config.toolchain,
                     leave,
                     token=_worker_tokens(config, clock),
                     renew_s=_WORKER_TOKEN_RENEWED_S,

@@ -27,6 +27,7 @@ async def supervise(
     url: str,
     state: Path,
     slots: int,
+    toolchain: tuple[Path, ...],
     stop: asyncio.Event,
     *,
     token: Callable[[], str],
@@ -40,6 +41,7 @@ async def supervise(
         url: where the child dials.
         state: of the controller; the child keeps its own below it.
         slots: attempts that may run at once.
+        toolchain: paths that actions may read besides the usual ones.
         stop: ends both.
         token: makes the child's next token. It travels by the child's standard input: other users can read arguments,
             and what the child runs could read its environment.
@@ -63,6 +65,7 @@ async def supervise(
             # The controller's keys are nobody's input.
             "--hide",
             str(state),
+            *(argument for path in toolchain for argument in ("--toolchain-path", str(path))),
             "--quiet",
             # The pipe closes with this process, however it ends: a killed controller leaves no worker behind.
             "--until-stdin-closes",

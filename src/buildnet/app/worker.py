@@ -51,6 +51,7 @@ async def run(
             version=__version__,
             hostname=socket.gethostname(),
             hidden=config.hidden,
+            toolchain=tuple(str(path) for path in config.toolchain),
             search_path=search_path(),
             credentials=config.credentials,
         ),

@@ -17,6 +17,12 @@ from buildnet.cli import options
 @options.credentials
 @click.option("--slots", type=int, help="Actions to run at once.  [default: one a processor]")
 @click.option("--hide", multiple=True, type=click.Path(path_type=Path), help="A directory that no action may see.")
+@click.option(
+    "--toolchain-path",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A file or directory that actions may read, besides /usr and the like.",
+)
 @click.option("--quiet", is_flag=True, help="Print no ready line.")
 @click.option("--until-stdin-closes", is_flag=True, help="Leave at once when standard input ends.")
 @click.option("--token-from-stdin", is_flag=True, help="Show the newest token that standard input brings, one a line.")
@@ -26,6 +32,7 @@ def command(
     state: Path | None,
     slots: int | None,
     hide: tuple[Path, ...],
+    toolchain_path: tuple[Path, ...],
     quiet: bool,
     until_stdin_closes: bool,
     token_from_stdin: bool,
@@ -43,7 +50,8 @@ def command(
     if tokens is not None:
         tokens.wait()
         credentials = replace(credentials, token=tokens)
-    config = WorkerRunConfig(url, directory, slots or default_slots(), hidden, credentials)
+    toolchain = tuple(path.absolute() for path in toolchain_path)
+    config = WorkerRunConfig(url, directory, slots or default_slots(), hidden, toolchain, credentials)
 
     def announce(joined: worker.Joined) -> None:
         if quiet:

@@ -20,6 +20,7 @@ KEYS: Final = {
     "durability": "cache.durability",
     "cache_size": "cache.size",
     "cache_keep": "cache.keep",
+    "toolchain_path": "worker.toolchain_paths",
     "tls_cert": "tls.certificate",
     "tls_key": "tls.key",
     "client_ca": "tls.client_ca",
@@ -55,6 +56,12 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option("--cache-size", help="How much the cache holds, as in '50 GiB'.")
 @click.option("--cache-keep", help="For how long nothing is evicted that was used, as in 15m.")
+@click.option(
+    "--toolchain-path",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A file or directory that the local worker's actions may read, besides /usr and the like.",
+)
 @click.option("--tls-cert", type=_FILE, help="Serve TLS with this certificate and those above it, PEM.")
 @click.option("--tls-key", type=_FILE, help="Its private key, PEM.")
 @click.option("--client-ca", type=_FILE, help="Believe certificates of clients that this authority signed, PEM.")
@@ -100,6 +107,8 @@ def overrides(given: dict[str, Any]) -> dict[str, Any]:
     settings = {KEYS[name]: value for name, value in given.items() if value is not None and value != ()}
     if given.get("no_worker"):
         settings["controller.worker"] = False
+    if paths := given.get("toolchain_path"):
+        settings["worker.toolchain_paths"] = tuple(path.absolute() for path in paths)
     if size := given.get("cache_size"):
         settings["cache.size"] = size_bytes_of(size, "--cache-size")
     if keep := given.get("cache_keep"):

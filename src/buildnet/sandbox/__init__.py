@@ -9,17 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from buildnet.sandbox.policy import Plan
 
-Reason = Literal["", "timeout", "memory", "pids", "cpu", "log_limit", "storage_full", "sandbox_failed", "killed"]
+Reason = Literal[
+    "", "timeout", "memory", "pids", "cpu", "disk", "log_limit", "storage_full", "sandbox_failed", "killed"
+]
+EXECUTION_ROOT: Final = "/buildnet/root"
+"""Where a command finds its execution root, where the backend can choose (`native/stage/src/launch/mounts.rs`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a plan runs. All paths are absolute; `cwd` is `root` or below it, `tmp` becomes the
-    command's /tmp.
+    """Where a plan runs. All paths are absolute paths of the machine; `cwd` is `root` or below it, `tmp` becomes the
+    command's /tmp. A backend may show the command other paths: what it leaves is below `root` all the same.
 
     `name` distinguishes this run among the machine's, for the kernel's control groups. `hidden`
     directories appear empty, where the backend can do that.
@@ -39,8 +43,8 @@ class Ending:
     """How a command ended, and what it used.
 
     `exit_code` is what it returned, or 128 + N when signal N ended it, as shells say. `limits` says
-    for memory, pids and cpu what bounded them (cgroup1, cgroup2, rlimit), `none` when nothing
-    could, or `unset`.
+    for memory, pids, cpu (time), share (of the processors) and disk what bounded them (cgroup1, cgroup2, rlimit,
+    watched), `none` when nothing could, or `unset`. `begun_unix_ns`: what is older it did not write.
     """
 
     exit_code: int
@@ -53,6 +57,7 @@ class Ending:
     stdout_bytes: int = 0
     stderr_bytes: int = 0
     limits: Mapping[str, str] = field(default_factory=dict)
+    begun_unix_ns: int = 0
 
 
 class Running(Protocol):
@@ -113,4 +118,5 @@ def ending_of(facts: Mapping[str, Any]) -> Ending:
         stdout_bytes=facts["stdout_bytes"],
         stderr_bytes=facts["stderr_bytes"],
         limits=facts["limits"],
+        begun_unix_ns=facts["begun_unix_ns"],
     )

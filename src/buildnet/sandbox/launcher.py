@@ -9,6 +9,7 @@ from typing import Any
 from buildnet._native import Process
 from buildnet.sandbox import Ending, Place, ending_of
 from buildnet.sandbox.policy import Plan
+from buildnet.sandbox.toolchain import accounts
 
 _LOG_READ_BYTES_MAX = 256 << 10
 
@@ -49,16 +50,19 @@ def start(plan: Plan, place: Place) -> NativeRunning:
     Raises:
         NativeError: it could not be started; nothing runs.
     """
-    return NativeRunning(Process.start(_request(plan, place)))
+    return NativeRunning(Process.start(request_of(plan, place)))
 
 
-def _request(plan: Plan, place: Place) -> dict[str, Any]:
+def request_of(plan: Plan, place: Place) -> dict[str, Any]:
+    """A plan in the native launcher's words (`buildnet._native.Process`)."""
     return {
         "argv": list(plan.argv),
         "env": dict(plan.env),
         "cwd": place.cwd,
-        "writable": [place.root],
+        "root": place.root,
+        "shown": list(plan.shown),
         "hidden": list(place.hidden),
+        "files": accounts(os.geteuid(), os.getegid()),
         "tmp": place.tmp,
         "stdout_path": place.stdout_path,
         "stderr_path": place.stderr_path,
@@ -67,6 +71,8 @@ def _request(plan: Plan, place: Place) -> dict[str, Any]:
         "memory_bytes": plan.limits.memory_bytes,
         "pids_max": plan.limits.pids_max,
         "cpu_s": plan.limits.cpu_s,
+        "cpu_milli": plan.limits.cpu_milli,
+        "disk_bytes": plan.limits.disk_bytes,
         "network": plan.network,
         "isolation": plan.isolation,
         "cgroup_name": place.name,

@@ -1,4 +1,4 @@
-"""Linux namespaces: own processes, mounts and, unless granted, no network. Refuses a plan made for
+"""Linux namespaces: a root, processes and, unless granted, a network of its own. Refuses a plan made for
 another backend.
 """
 
@@ -10,8 +10,8 @@ from buildnet.sandbox.policy import Plan
 
 
 class NamespaceSandbox:
-    """The machine is read-only outside the action's directory, /tmp is its own, nothing outlives
-    the first process.
+    """It sees its execution root, what the plan shows, read-only, and a /tmp of its own; nothing outlives the first
+    process.
     """
 
     isolation = "namespaces"

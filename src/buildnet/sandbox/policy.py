@@ -1,15 +1,14 @@
 """What a command may touch is declared, and a plan promises no more than its backend enforces.
 Pure: starts nothing.
 
-Effects are declared as platform properties `effect:NAME=LEVEL`. What is not declared gets the least
-that this house can give: no network where the kernel allows it, and a plan that says `advisory`
-where it does not. What is declared is enforced or refused, never quietly weakened.
+Effects are declared as platform properties `effect:NAME=LEVEL`. What is not declared gets a default, and a plan that
+says `advisory` where that cannot be enforced. What is declared is enforced or refused, never quietly weakened.
 
 | property | levels | undeclared |
 |---|---|---|
 | `effect:network` | `none`: no interface but loopback; `ambient`: the machine's network | `none` |
-| `effect:read` | `ambient`: the machine's files beside the inputs | `ambient` |
-| `effect:write` | `declared`: only declared outputs are kept | `declared` |
+| `effect:read` | `declared`: inputs and the worker's toolchain; `ambient`: the machine's files too | `declared` |
+| `effect:write` | `declared`: to write anything but declared outputs fails; `ambient`: it is told | `ambient` |
 | `effect:clock`, `effect:random` | `ambient`: the machine's own | `ambient` |
 """
 
@@ -25,17 +24,28 @@ from buildnet.model.action import Properties
 Isolation = Literal["namespaces", "process"]
 Assurance = Literal["enforced", "advisory"]
 
+DEFAULTS: Final[Mapping[str, str]] = {
+    "network": "none",
+    "read": "declared",
+    "write": "ambient",
+    "clock": "ambient",
+    "random": "ambient",
+}
+
 EFFECT_PREFIX: Final = "effect:"
 _LEVELS: Final[Mapping[str, frozenset[str]]] = {
     "network": frozenset({"none", "ambient"}),
-    "read": frozenset({"ambient"}),
-    "write": frozenset({"declared"}),
+    "read": frozenset({"declared", "ambient"}),
+    "write": frozenset({"declared", "ambient"}),
     "clock": frozenset({"ambient"}),
     "random": frozenset({"ambient"}),
 }
 # The full vocabulary of the design; a level that exists and is not built is refused otherwise than
 # one that does not.
 _KNOWN_LEVELS: Final = frozenset({"none", "virtual", "declared", "budgeted", "ambient"})
+
+# Shown besides to a command that has the machine's network: how to find another machine by name.
+_NAMES: Final = ("/etc/gai.conf", "/etc/host.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/resolv.conf")
 
 SEARCH_PATH: Final = ("/usr/local/bin", "/usr/bin", "/bin")
 
@@ -44,31 +54,50 @@ SEARCH_PATH: Final = ("/usr/local/bin", "/usr/bin", "/bin")
 class Limits:
     """What one command may use. None: as much as the machine has.
 
-    `memory_bytes` and `pids_max` are of the whole action, `cpu_s` of each process,
+    `memory_bytes` and `pids_max` are of the whole action, `cpu_s` of each process, `cpu_milli` is its share of the
+    processors beside others (thousandths of one), `disk_bytes` what its execution root and /tmp may take together,
     `log_size_bytes_max` of stdout and stderr together.
     """
 
     memory_bytes: int | None = None
     pids_max: int | None = 1024
     cpu_s: float | None = None
+    cpu_milli: int | None = None
+    disk_bytes: int | None = None
     log_size_bytes_max: int = 1 << 30
 
     def within(self, memory_bytes: int) -> Limits:
         """These limits on a machine with so much memory: no command may have more than there is."""
         return replace(self, memory_bytes=min(self.memory_bytes or memory_bytes, memory_bytes))
 
+    def reserving(self, cpu_milli: int = 0, memory_bytes: int = 0, disk_bytes: int = 0) -> Limits:
+        """These limits for an action for which a lease counts so much; 0 leaves the worker's own, which no lease
+        raises.
+        """
+        return replace(
+            self,
+            cpu_milli=cpu_milli or self.cpu_milli,
+            memory_bytes=_lower(memory_bytes, self.memory_bytes),
+            disk_bytes=_lower(disk_bytes, self.disk_bytes),
+        )
+
+
+def _lower(asked: int, own: int | None) -> int | None:
+    return min(asked, own) if asked and own else asked or own
+
 
 @dataclass(frozen=True, slots=True)
 class Means:
     """What a worker runs commands with. `private_network`: a command can be kept from the machine's
-    network.
+    network. `toolchain`: paths of the machine that every command may read.
     """
 
     isolation: Isolation
     private_network: bool
+    toolchain: tuple[str, ...] = ()
 
 
-def means_of(probe: Mapping[str, bool], wanted: str | None = None) -> Means:
+def means_of(probe: Mapping[str, bool], wanted: str | None = None, toolchain: tuple[str, ...] = ()) -> Means:
     """Choose the backend: the one wanted, else the strongest that the kernel's probe allows.
 
     Raises:
@@ -81,8 +110,8 @@ def means_of(probe: Mapping[str, bool], wanted: str | None = None) -> Means:
             "(kernel.unprivileged_userns_clone=1) or accept isolation 'process'"
         )
     if wanted == "process" or not namespaces:
-        return Means("process", private_network=False)
-    return Means("namespaces", private_network=probe.get("network_namespace", False))
+        return Means("process", private_network=False, toolchain=toolchain)
+    return Means("namespaces", private_network=probe.get("network_namespace", False), toolchain=toolchain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +119,8 @@ class Plan:
     """How to run one command.
 
     `env` is exactly what the Command says (REAPI Command.environment_variables): nothing of the
-    worker's own leaks in. `assurance` is `enforced` when every effect of `effects` is, and
-    `advisory` when the command is trusted to keep to some of them.
+    worker's own leaks in. `shown` are the machine's paths that it may read, `/` for all of them; `unenforced` are the
+    effects that it is trusted to keep to.
     """
 
     argv: tuple[str, ...]
@@ -100,8 +129,19 @@ class Plan:
     network: bool
     timeout_s: float
     limits: Limits
+    shown: tuple[str, ...] = ()
     effects: Mapping[str, str] = field(default_factory=dict)
-    assurance: Assurance = "enforced"
+    unenforced: frozenset[str] = frozenset()
+
+    @property
+    def assurance(self) -> Assurance:
+        """`enforced` when every effect is, else `advisory`."""
+        return "advisory" if self.unenforced else "enforced"
+
+    @property
+    def writes_are_strict(self) -> bool:
+        """Whether to write anything but declared outputs fails the action."""
+        return self.effects.get("write") == "declared"
 
 
 def offered_effects(means: Means) -> Properties:
@@ -138,24 +178,32 @@ def plan_of(
                 f"{means.isolation!r} on this worker; declare another level of "
                 f"{' or '.join(sorted(_LEVELS[name]))}, or use a worker that offers it"
             )
-    effects = {"network": "none", "read": "ambient", "write": "declared"} | declared
-    enforced = all(_enforced(name, level, means) for name, level in effects.items())
+    effects = dict(DEFAULTS) | declared
+    unenforced = frozenset(name for name, level in effects.items() if not _enforced(name, level, means))
+    network = effects["network"] == "ambient"
     return Plan(
         argv=tuple(argv),
         env=tuple(env),
         isolation=means.isolation,
-        network=effects["network"] == "ambient",
+        network=network,
         timeout_s=timeout_s,
         limits=limits,
+        shown=("/",) if effects["read"] == "ambient" else means.toolchain + (_NAMES if network else ()),
         effects=effects,
-        assurance="enforced" if enforced else "advisory",
+        unenforced=unenforced,
     )
 
 
 def _enforced(name: str, level: str, means: Means) -> bool:
     if level not in _LEVELS[name]:
         return False
-    return not (name == "network" and level == "none" and not means.private_network)
+    match name, level:
+        case "network", "none":
+            return means.private_network
+        case "read", "declared":
+            return means.isolation == "namespaces"
+        case _:
+            return True
 
 
 def _declared(properties: Properties) -> dict[str, str]:

@@ -1,7 +1,9 @@
-"""What a command used, within its result's metadata: told by the worker, read by whoever accounts for it."""
+"""What a command used and could do, within its result's metadata: told by the worker, read by whoever wants to know."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from google.protobuf.message import DecodeError
@@ -20,6 +22,50 @@ def describe_usage(metadata: re.ExecutedActionMetadata, user_s: float, system_s:
     usage.user_cpu.FromNanoseconds(round(user_s * 1e9))
     usage.system_cpu.FromNanoseconds(round(system_s * 1e9))
     metadata.auxiliary_metadata.add().Pack(usage)
+
+
+@dataclass(frozen=True, slots=True)
+class UndeclaredWrites:
+    """Paths below the execution root, sorted, and how many there are; `partial` when not everything was looked at."""
+
+    paths: tuple[str, ...] = ()
+    count: int = 0
+    partial: bool = False
+
+
+def describe_effects(
+    metadata: re.ExecutedActionMetadata,
+    isolation: str,
+    effects: Mapping[str, str],
+    unenforced: Collection[str],
+    limits: Mapping[str, str],
+    writes: UndeclaredWrites,
+) -> None:
+    """Add what a command could do, and what it did beside what was declared."""
+    report = action_pb2.EffectReport(
+        isolation=isolation,
+        effects=[
+            action_pb2.EffectGrant(name=name, level=level, enforced=name not in unenforced)
+            for name, level in sorted(effects.items())
+        ],
+        undeclared_writes=writes.paths,
+        undeclared_write_count=writes.count,
+        undeclared_writes_partial=writes.partial,
+        limits=[action_pb2.LimitKept(name=name, by=by) for name, by in sorted(limits.items())],
+    )
+    metadata.auxiliary_metadata.add().Pack(report)
+
+
+def effects_of(result: re.ActionResult) -> action_pb2.EffectReport | None:
+    """What the worker told of a command's effects; None when it told nothing that can be read."""
+    for detail in result.execution_metadata.auxiliary_metadata:
+        report = action_pb2.EffectReport()
+        try:
+            if detail.Unpack(report):
+                return report
+        except DecodeError:
+            continue
+    return None
 
 
 def cpu_of(result: re.ActionResult) -> tuple[int, str]:

@@ -27,6 +27,8 @@ class WorkerConfig:
             the kernel allows.
         hidden: directories that no command may look into, where namespaces are to be had; the
             worker's own state is always among them.
+        toolchain: paths of this machine that every command may read, besides the usual ones, where namespaces are to be
+            had.
         properties: offered to requirements, besides those found out by the worker itself.
         search_path: directories whose programs are announced as tools.
         credentials: what the controller is verified by, and what it is shown.
@@ -47,6 +49,7 @@ class WorkerConfig:
     limits: Limits = field(default_factory=Limits)
     isolation: str | None = None
     hidden: tuple[Path, ...] = ()
+    toolchain: tuple[str, ...] = ()
     properties: frozenset[tuple[str, str]] = frozenset()
     search_path: tuple[str, ...] = SEARCH_PATH
     credentials: Credentials = NONE

@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 
 from google.protobuf.message import DecodeError
 
-from buildnet._native import NativeError, Store, collect, remove_tree, stage
+from buildnet._native import NativeError, Store, collect, remove_tree, stage, undeclared_writes
 from buildnet.errors import (
     BlobsMissing,
     BuildNetError,
@@ -41,7 +41,7 @@ from buildnet.sandbox.policy import Limits, Means, Plan, plan_of
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire.actions import digest_message, digest_of
 from buildnet.wire.native import translated
-from buildnet.wire.usage import describe_usage
+from buildnet.wire.usage import UndeclaredWrites, describe_effects, describe_usage
 from buildnet.worker.attempt import Handle
 from buildnet.worker.lease_book import Assignment
 from buildnet.worker.patience import Transfers
@@ -52,6 +52,8 @@ _log = logging.getLogger(__name__)
 _MESSAGE_SIZE_BYTES_MAX: Final = 4 << 20
 _FLOOD_BYTES: Final = 32 << 10
 _FLOOD_PAUSE_S: Final = 0.002
+# Undeclared writes that an error names.
+_NAMED_MAX: Final = 10
 
 _LIMIT_REMEDIES: Final = {
     "memory": (
@@ -59,6 +61,10 @@ _LIMIT_REMEDIES: Final = {
     ),
     "pids": "started more processes than the worker allows ({pids_max}); let it start fewer",
     "cpu": "used more processor time than the worker allows ({cpu_s} s); split it",
+    "disk": (
+        "wrote more to its execution root and /tmp than it may ({disk_bytes} bytes); write less, or ask for more with "
+        "resource:disk_bytes"
+    ),
     "log_limit": ("printed more than the worker keeps ({log_size_bytes_max} bytes); write to an output file instead"),
 }
 
@@ -181,7 +187,7 @@ class Executor:
             described.environment,
             described.properties,
             self._means,
-            self._limits,
+            self._limits.reserving(assignment.cpu_milli, assignment.memory_bytes, assignment.disk_bytes),
             assignment.timeout_s,
         )
         cwd = root / command.working_directory
@@ -192,10 +198,13 @@ class Executor:
         if handle.stop_reason is not None:
             raise Cancelled(f"stopped: {handle.stop_reason}")
         times.mark("output_upload_start")
-        result, failure = await self._in_thread(lambda: self._collect(described, place, ending))
+        result, failure, writes = await self._in_thread(lambda: self._collect(described, place, plan, ending))
         times.mark("output_upload_completed")
         times.mark("worker_completed")
         self._describe(result, ending, times)
+        describe_effects(
+            result.execution_metadata, ending.isolation, plan.effects, plan.unenforced, ending.limits, writes
+        )
         return _outcome(result, failure or _limit_failure(ending, plan), self._node)
 
     def _fetch(self, digest: Digest) -> Described:
@@ -240,8 +249,8 @@ class Executor:
             with translated():
                 running = await self._in_thread(lambda: self._sandbox.start(plan, place))
         except NotFound as error:
-            # It was there for the worker, but its interpreter is not, or the sandbox hides it.
-            raise InvalidRequest(error.message, field="command.arguments") from error
+            # It was there for the worker, but its interpreter is not, or the sandbox does not show it.
+            raise InvalidRequest(_unseen(error.message, plan), field="command.arguments") from error
         try:
             handle.log.open(place.stdout_path, place.stderr_path)
             return await _follow(running, handle)
@@ -251,16 +260,26 @@ class Executor:
             # nothing.
             running.kill("killed")
 
+    def _undeclared(self, described: Described, place: Path, ending: Ending) -> UndeclaredWrites:
+        root = digest_of(described.action.input_root_digest).text
+        paths, count, whole = undeclared_writes(
+            self._store, root, str(place / "root"), described.command_bytes, ending.begun_unix_ns
+        )
+        return UndeclaredWrites(tuple(paths), count, not whole)
+
     def _collect(
-        self, described: Described, place: Path, ending: Ending
-    ) -> tuple[re.ActionResult, BuildNetError | None]:
+        self, described: Described, place: Path, plan: Plan, ending: Ending
+    ) -> tuple[re.ActionResult, BuildNetError | None, UndeclaredWrites]:
         """Store and push outputs and logs. An output that breaks the Command's rules still leaves
         the logs.
         """
         result = re.ActionResult()
         digests: list[str] = []
         failure: BuildNetError | None = None
-        if not ending.reason:
+        writes = self._undeclared(described, place, ending)
+        if plan.writes_are_strict and not ending.reason:
+            failure = _strict_failure(writes)
+        if not ending.reason and failure is None:
             try:
                 collected, digests = collect(self._store, str(place / "root"), described.command_bytes)
                 result = re.ActionResult.FromString(collected)
@@ -273,7 +292,7 @@ class Executor:
                 digests.append(text)
                 getattr(result, f"{name}_digest").CopyFrom(digest_message(Digest.parse(text)))
         self._link.push_blobs(self._store, digests)
-        return result, failure
+        return result, failure, writes
 
     def _describe(self, result: re.ActionResult, ending: Ending, times: _Times) -> None:
         result.exit_code = ending.exit_code
@@ -336,6 +355,34 @@ def _decoded(kind: type[_M], data: bytes, field_name: str) -> _M:
         return kind.FromString(data)
     except DecodeError as error:
         raise InvalidRequest(f"{field_name} does not name a {kind.__name__}", field=field_name) from error
+
+
+def _unseen(message: str, plan: Plan) -> str:
+    if plan.isolation != "namespaces" or plan.effects.get("read") == "ambient":
+        return message
+    return (
+        f"{message}. Actions see their inputs and the worker's toolchain paths only: make it an input, start the "
+        "worker with --toolchain-path, or declare effect:read=ambient"
+    )
+
+
+def _strict_failure(writes: UndeclaredWrites) -> BuildNetError | None:
+    """The error of a command that declared its writes and did not keep to them."""
+    if not writes.count and not writes.partial:
+        return None
+    if not writes.count:
+        return from_code(
+            "output_invalid",
+            "effect:write=declared cannot be kept: the execution root has too many entries to look at; leave fewer",
+        )
+    named = ", ".join(writes.paths[:_NAMED_MAX])
+    more = f" and {writes.count - _NAMED_MAX} more" if writes.count > _NAMED_MAX else ""
+    return from_code(
+        "output_invalid",
+        f"the command wrote what effect:write=declared forbids: {named}{more}; declare them as outputs, write them to "
+        "/tmp, or leave the effect out",
+        path=writes.paths[0],
+    )
 
 
 def _limit_failure(ending: Ending, plan: Plan) -> BuildNetError | None:

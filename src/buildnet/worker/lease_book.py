@@ -22,13 +22,16 @@ _ENDED_MAX: Final = 4096
 @dataclass(frozen=True, slots=True)
 class Assignment:
     """What the controller asks for under one fence. `timeout_s` covers execution alone (REAPI
-    Action.timeout).
+    Action.timeout). The amounts are what the controller counts for it; 0 means the worker's own limit.
     """
 
     fence: int
     key: ActionKey
     timeout_s: float
     attempt: int = 1
+    cpu_milli: int = 0
+    memory_bytes: int = 0
+    disk_bytes: int = 0
 
 
 # What happens to the book.

@@ -129,7 +129,9 @@ def event_of(message: fleet_pb2.JoinResponse) -> Event:
             timeout_s = assign.timeout.seconds + assign.timeout.nanos / 1e9
             if timeout_s <= 0:
                 raise InvalidRequest("an Assign without a timeout", field="assign.timeout")
-            return Assigned(Assignment(assign.fence, key, timeout_s, assign.attempt))
+            counted = assign.reserved
+            amounts = (counted.cpu_milli, counted.memory_bytes, counted.disk_bytes)
+            return Assigned(Assignment(assign.fence, key, timeout_s, assign.attempt, *amounts))
         case "cancel":
             return CancelAsked(message.cancel.fence, message.cancel.reason)
         case "settled":

@@ -21,6 +21,7 @@ from buildnet.sandbox import Sandbox
 from buildnet.sandbox.namespaces import NamespaceSandbox
 from buildnet.sandbox.policy import Isolation, Means, means_of
 from buildnet.sandbox.process import ProcessSandbox
+from buildnet.sandbox.toolchain import toolchain_of
 from buildnet.wire.native import translated
 from buildnet.worker.announcer import Announcer
 from buildnet.worker.config import WorkerConfig
@@ -62,11 +63,12 @@ async def run_worker(
         StateCorrupt: the state directory is damaged.
         StateLocked: another worker uses it.
         SandboxFailed: the isolation that was asked for is not to be had.
+        InvalidRequest: a toolchain path cannot be shown.
     """
     config.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with translated():
         probed = probe_isolation()
-        means = means_of(probed, config.isolation)
+        means = means_of(probed, config.isolation, toolchain_of(config.toolchain))
         store = Store(str(config.state / "cas"), config.durability)
     try:
         identity = identity_of(config.state, rng)

@@ -932,6 +932,37 @@ pub struct Usage {
     #[prost(uint64, tag = "3")]
     pub max_rss_bytes: u64,
 }
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct EffectReport {
+    #[prost(string, tag = "1")]
+    pub isolation: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "2")]
+    pub effects: ::prost::alloc::vec::Vec<EffectGrant>,
+    #[prost(string, repeated, tag = "3")]
+    pub undeclared_writes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(uint64, tag = "4")]
+    pub undeclared_write_count: u64,
+    #[prost(bool, tag = "5")]
+    pub undeclared_writes_partial: bool,
+    #[prost(message, repeated, tag = "6")]
+    pub limits: ::prost::alloc::vec::Vec<LimitKept>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EffectGrant {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub level: ::prost::alloc::string::String,
+    #[prost(bool, tag = "3")]
+    pub enforced: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LimitKept {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub by: ::prost::alloc::string::String,
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum ActionState {

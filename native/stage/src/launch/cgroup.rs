@@ -16,6 +16,14 @@ use super::sys;
 const PARENT: &str = "buildnet";
 const REMOVE_WAIT: Duration = Duration::from_secs(2);
 
+/// A resource that a group bounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Memory,
+    Pids,
+    Cpu,
+}
+
 /// Which resources a group can bound here, and where.
 #[derive(Debug, Default)]
 pub(crate) struct Hierarchies {
@@ -23,8 +31,7 @@ pub(crate) struct Hierarchies {
     pub(crate) version: u8,
     memory: Option<PathBuf>,
     pids: Option<PathBuf>,
-    /// For the probe only: no plan asks for a share of the processor yet.
-    pub(crate) cpu: bool,
+    cpu: Option<PathBuf>,
 }
 
 impl Hierarchies {
@@ -47,24 +54,30 @@ impl Hierarchies {
         self.pids.is_some()
     }
 
+    pub(crate) fn has_cpu(&self) -> bool {
+        self.cpu.is_some()
+    }
+
     /// The name for an outcome.
     pub(crate) fn name(&self) -> &'static str {
         if self.version == 2 { "cgroup2" } else { "cgroup1" }
     }
 
+    fn of(version: u8, usable: impl Fn(&str, &str) -> Option<PathBuf>) -> Self {
+        let files = match version {
+            2 => ["memory.max", "pids.max", "cpu.weight"],
+            _ => ["memory.limit_in_bytes", "pids.max", "cpu.shares"],
+        };
+        let (memory, pids) = (usable("memory", files[0]), usable("pids", files[1]));
+        let version = if memory.is_some() || pids.is_some() { version } else { 0 };
+        Self { version, memory, pids, cpu: usable("cpu", files[2]) }
+    }
+
     fn first(mounts: &str, own: &str) -> Self {
-        let usable = |controller: &str, file: &str| {
+        Self::of(1, |controller, file| {
             let dir = own_dir(mounts, own, "cgroup", controller)?;
             can_bound(&dir, file).then_some(dir)
-        };
-        let memory = usable("memory", "memory.limit_in_bytes");
-        let pids = usable("pids", "pids.max");
-        Self {
-            version: u8::from(memory.is_some() || pids.is_some()),
-            memory,
-            pids,
-            cpu: usable("cpu", "cpu.cfs_quota_us").is_some(),
-        }
+        })
     }
 
     /// v2 lets a group share out controllers only if it has no processes itself, which the worker's own has. The nearest
@@ -76,14 +89,7 @@ impl Hierarchies {
     }
 
     fn second_in(dir: &Path) -> Self {
-        let usable = |file: &str| can_bound(dir, file).then(|| dir.to_owned());
-        let (memory, pids) = (usable("memory.max"), usable("pids.max"));
-        Self {
-            version: if memory.is_some() || pids.is_some() { 2 } else { 0 },
-            memory,
-            pids,
-            cpu: usable("cpu.max").is_some(),
-        }
+        Self::of(2, |_, file| can_bound(dir, file).then(|| dir.to_owned()))
     }
 }
 
@@ -182,13 +188,28 @@ fn remove(dir: &Path, name: &str) -> bool {
     gone
 }
 
+/// What an action's group is to bound.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wants {
+    pub(crate) memory_bytes: Option<u64>,
+    pub(crate) pids_max: Option<u64>,
+    pub(crate) cpu_milli: Option<u64>,
+}
+
+/// One controller's part of a group; with v2 all parts are the same directory.
+#[derive(Debug)]
+struct Part {
+    kind: Kind,
+    home: PathBuf,
+    group: PathBuf,
+}
+
 /// The group of one action.
 #[derive(Debug)]
 pub(crate) struct Group {
     name: String,
     version: u8,
-    memory: Option<(PathBuf, PathBuf)>,
-    pids: Option<(PathBuf, PathBuf)>,
+    parts: Vec<Part>,
 }
 
 /// What the group saw.
@@ -201,35 +222,37 @@ pub(crate) struct Sight {
 
 impl Group {
     /// Make the group and set its limits; `Ok(None)` when there is nothing to bound or nothing to bound it with.
-    pub(crate) fn make(name: &str, memory_bytes: Option<u64>, pids_max: Option<u64>) -> io::Result<Option<Self>> {
+    pub(crate) fn make(name: &str, wants: Wants) -> io::Result<Option<Self>> {
         let here = Hierarchies::here();
-        let memory = here.memory.clone().filter(|_| memory_bytes.is_some());
-        let pids = here.pids.clone().filter(|_| pids_max.is_some());
-        if memory.is_none() && pids.is_none() {
+        let wanted = [
+            (Kind::Memory, here.memory.as_ref().zip(wants.memory_bytes)),
+            (Kind::Pids, here.pids.as_ref().zip(wants.pids_max)),
+            (Kind::Cpu, here.cpu.as_ref().zip(wants.cpu_milli)),
+        ];
+        let wanted: Vec<_> = wanted.into_iter().filter_map(|(kind, found)| Some((kind, found?))).collect();
+        if wanted.is_empty() {
             return Ok(None);
         }
-        sweep(memory.iter().chain(&pids));
-        let mut group = Self { name: unique(name), version: here.version, memory: None, pids: None };
-        let result = group.fill(memory.zip(memory_bytes), pids.zip(pids_max));
-        result.map(|()| Some(group))
+        sweep(wanted.iter().map(|(_, (home, _))| *home));
+        let mut group = Self { name: unique(name), version: here.version, parts: Vec::new() };
+        for (kind, (home, amount)) in wanted {
+            group.add(kind, home, amount)?;
+        }
+        Ok(Some(group))
     }
 
-    fn fill(&mut self, memory: Option<(PathBuf, u64)>, pids: Option<(PathBuf, u64)>) -> io::Result<()> {
-        if let Some((dir, bytes)) = memory {
-            let group = make(&dir, &self.name)?;
-            self.memory = Some((dir, group.clone()));
-            self.limit_memory(&group, bytes)?;
+    fn add(&mut self, kind: Kind, home: &Path, amount: u64) -> io::Result<()> {
+        let group = match self.parts.first() {
+            Some(part) if self.version == 2 => part.group.clone(),
+            _ => make(home, &self.name)?,
+        };
+        self.parts.push(Part { kind, home: home.to_owned(), group: group.clone() });
+        match kind {
+            Kind::Memory => self.limit_memory(&group, amount),
+            Kind::Pids => fs::write(group.join("pids.max"), amount.to_string()),
+            Kind::Cpu if self.version == 2 => fs::write(group.join("cpu.weight"), weight_of(amount).to_string()),
+            Kind::Cpu => fs::write(group.join("cpu.shares"), shares_of(amount).to_string()),
         }
-        if let Some((dir, count)) = pids {
-            // In v2 both limits live in one group.
-            let group = match &self.memory {
-                Some((_, group)) if self.version == 2 => group.clone(),
-                _ => make(&dir, &self.name)?,
-            };
-            self.pids = Some((dir, group.clone()));
-            fs::write(group.join("pids.max"), count.to_string())?;
-        }
-        Ok(())
     }
 
     fn limit_memory(&self, group: &Path, bytes: u64) -> io::Result<()> {
@@ -247,18 +270,25 @@ impl Group {
     }
 
     pub(crate) fn bounds_memory(&self) -> bool {
-        self.memory.is_some()
+        self.part(Kind::Memory).is_some()
     }
 
     pub(crate) fn bounds_pids(&self) -> bool {
-        self.pids.is_some()
+        self.part(Kind::Pids).is_some()
     }
 
+    pub(crate) fn shares_cpu(&self) -> bool {
+        self.part(Kind::Cpu).is_some()
+    }
+
+    fn part(&self, kind: Kind) -> Option<&Path> {
+        self.parts.iter().find(|part| part.kind == kind).map(|part| part.group.as_path())
+    }
+
+    /// Each directory once.
     fn dirs(&self) -> impl Iterator<Item = &Path> {
-        let memory = self.memory.iter().map(|(_, group)| group.as_path());
-        let pids = self.pids.iter().map(|(_, group)| group.as_path());
-        let both = self.version == 2 && self.memory.is_some();
-        memory.chain(pids.filter(move |_| !both))
+        let count = if self.version == 2 { 1 } else { self.parts.len() };
+        self.parts.iter().take(count).map(|part| part.group.as_path())
     }
 
     /// `cgroup.procs` of each group; writing "0" to one moves the writer in.
@@ -277,12 +307,12 @@ impl Group {
             2 => ["memory.events", "memory.peak"],
             _ => ["memory.oom_control", "memory.max_usage_in_bytes"],
         };
-        if let Some((_, group)) = &self.memory {
+        if let Some(group) = self.part(Kind::Memory) {
             sight.memory_kills = keyed(&group.join(names[0]), "oom_kill");
             let peak = fs::read_to_string(group.join(names[1])).ok();
             sight.memory_peak_bytes = peak.and_then(|text| text.trim().parse().ok());
         }
-        if let Some((_, group)) = &self.pids {
+        if let Some(group) = self.part(Kind::Pids) {
             sight.fork_refusals = keyed(&group.join("pids.events"), "max");
         }
         sight
@@ -306,13 +336,23 @@ impl Drop for Group {
     /// Members may take a moment to leave after their death.
     fn drop(&mut self) {
         let end = Instant::now() + REMOVE_WAIT;
-        for (dir, group) in self.memory.iter().chain(&self.pids) {
-            while group.exists() && !remove(dir, &self.name) && Instant::now() < end {
+        for part in &self.parts {
+            while part.group.exists() && !remove(&part.home, &self.name) && Instant::now() < end {
                 self.kill();
                 sys::nap_ms(1);
             }
         }
     }
+}
+
+/// cgroup v1: 1024 shares are one processor's, and 2 the least.
+fn shares_of(cpu_milli: u64) -> u64 {
+    (cpu_milli.saturating_mul(1024) / 1000).clamp(2, 262_144)
+}
+
+/// cgroup v2: weights are 1 to 10,000, and 100 is what a group has that nobody set: one processor's.
+fn weight_of(cpu_milli: u64) -> u64 {
+    (cpu_milli / 10).clamp(1, 10_000)
 }
 
 fn keyed(path: &Path, key: &str) -> u64 {
@@ -356,6 +396,14 @@ mod tests {
         assert_eq!(dir("cgroup", "cpu"), Some("/sys/fs/cgroup/cpu/".into()));
         assert_eq!(dir("cgroup2", ""), Some("/sys/fs/cgroup/unified/unit".into()));
         assert_eq!(dir("cgroup", "pids"), None);
+    }
+
+    #[test]
+    fn one_processor_is_what_a_group_has_by_itself() {
+        assert_eq!((shares_of(1000), weight_of(1000)), (1024, 100));
+        assert_eq!((shares_of(1), weight_of(1)), (2, 1));
+        assert_eq!((shares_of(u64::MAX), weight_of(u64::MAX)), (262_144, 10_000));
+        assert_eq!((shares_of(500), weight_of(500)), (512, 50));
     }
 
     #[test]

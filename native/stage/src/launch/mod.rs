@@ -4,6 +4,7 @@
 //! It decides no policy: which bounds and which isolation come with the `Plan`; what was really used goes into the `Outcome`.
 
 mod cgroup;
+mod disk;
 mod init;
 mod logs;
 mod mounts;
@@ -12,6 +13,7 @@ mod plan;
 mod probe;
 mod report;
 mod sys;
+mod view;
 mod watch;
 
 use std::fs::File;
@@ -23,9 +25,11 @@ use std::sync::mpsc::sync_channel;
 
 use crate::error::{self, Result};
 
-use cgroup::{Group, Hierarchies};
+use cgroup::{Group, Hierarchies, Wants};
+use disk::DiskWatch;
 use logs::Log;
 use orders::{ChildFds, Limit, Orders, OrdersOf};
+use view::ViewOf;
 use watch::{ParentFds, Setting, Shared, Watch};
 
 pub use plan::{Isolation, Outcome, Plan};
@@ -50,7 +54,8 @@ impl Process {
     /// sandbox cannot be made, `storage_full` when the log files cannot.
     pub fn start(plan: &Plan) -> Result<Self> {
         plan.validate()?;
-        let group = Group::make(&plan.cgroup_name, plan.memory_bytes, plan.pids_max)
+        let wants = Wants { memory_bytes: plan.memory_bytes, pids_max: plan.pids_max, cpu_milli: plan.cpu_milli };
+        let group = Group::make(&plan.cgroup_name, wants)
             .map_err(|error| error::sandbox(format!("cannot make a control group: {error}")))?;
         let (orders, fds, shared) = prepare(plan, group.as_ref())?;
         let setting = setting(plan, orders.namespaces, group.as_ref());
@@ -128,12 +133,15 @@ fn prepare(plan: &Plan, group: Option<&Group>) -> Result<(Orders, ParentFds, Arc
         Isolation::Namespaces => probe::Found::here().flags(plan.network),
         Isolation::Process => 0,
     };
-    let mounts =
-        if namespaces == 0 { None } else { Some(orders::plan_mounts(&plan.writable, &plan.hidden, &plan.tmp)?) };
+    let (mounts, cwd) = if namespaces == 0 {
+        (None, plan.cwd.clone())
+    } else {
+        (Some(view::plan_view(view_of(plan))?), view::inside(&plan.root, &plan.cwd)?)
+    };
     let orders = Orders::new(OrdersOf {
         argv: &plan.argv,
         env: &plan.env,
-        cwd: &plan.cwd,
+        cwd: &cwd,
         namespaces,
         mounts,
         limits: rlimits(plan, group),
@@ -141,6 +149,17 @@ fn prepare(plan: &Plan, group: Option<&Group>) -> Result<(Orders, ParentFds, Arc
     })?;
     let shared = Arc::new(Shared::new(logs).map_err(broken)?);
     Ok((orders, parent, shared))
+}
+
+fn view_of(plan: &Plan) -> ViewOf<'_> {
+    ViewOf {
+        root: &plan.root,
+        tmp: &plan.tmp,
+        shown: &plan.shown,
+        hidden: &plan.hidden,
+        files: &plan.files,
+        shm_size_bytes: plan.memory_bytes,
+    }
 }
 
 fn pipes(group: Option<&Group>) -> io::Result<(ParentFds, ChildFds)> {
@@ -168,6 +187,10 @@ fn rlimits(plan: &Plan, group: Option<&Group>) -> Vec<Limit> {
     if let Some(cpu_s) = plan.cpu_s {
         // SIGXCPU first, SIGKILL a second later for those that catch it.
         limits.push((libc::RLIMIT_CPU, cpu_s, cpu_s.saturating_add(1)));
+    }
+    if let Some(bytes) = plan.disk_bytes {
+        // What is watched is seen a moment late; no single file passes the limit even then.
+        limits.push((libc::RLIMIT_FSIZE, bytes, bytes));
     }
     if let Some(bytes) = plan.memory_bytes.filter(|_| !group.is_some_and(Group::bounds_memory)) {
         // Not RLIMIT_AS: runtimes reserve far more address space than they use.
@@ -199,14 +222,21 @@ fn setting(plan: &Plan, namespaces: libc::c_int, group: Option<&Group>) -> Setti
         Some(_) => "none",
     };
     let cpu = if plan.cpu_s.is_some() { "rlimit" } else { "unset" };
+    let share = match plan.cpu_milli {
+        None => "unset",
+        Some(_) if group.is_some_and(Group::shares_cpu) => by_group,
+        Some(_) => "none",
+    };
+    let disk = if plan.disk_bytes.is_some() { "watched" } else { "unset" };
     let program = plan.argv.first().map(|word| String::from_utf8_lossy(word).into_owned());
     Setting {
         program: program.unwrap_or_default(),
         isolation: if namespaces == 0 { "process" } else { "namespaces" },
         network: if namespaces & libc::CLONE_NEWNET == 0 { "host" } else { "none" },
-        limits: [("memory", memory), ("pids", pids), ("cpu", cpu)],
+        limits: [("memory", memory), ("pids", pids), ("cpu", cpu), ("share", share), ("disk", disk)],
         log_size_bytes_max: plan.log_size_bytes_max,
         timeout: plan.timeout,
         cpu_s: plan.cpu_s,
+        disk: DiskWatch::new([plan.root.clone(), plan.tmp.clone()], plan.disk_bytes),
     }
 }

@@ -1,7 +1,7 @@
-//! The action's view of the file system: the host read-only, its own /tmp, /dev and /proc, and nothing else writable.
+//! The action's view of the file system: a root of its own that holds what its plan shows, read-only, and nothing else.
 //!
-//! Runs between clone and exec: no allocation. Copies of what stays writable are taken before the host is sealed and
-//! attached after, because a copy taken later would be read-only too.
+//! Runs between clone and exec: no allocation. Everything that comes from the host is copied as a detached mount before
+//! the root is changed and attached after; then the host's root goes, so that no path leads back to it.
 
 use std::cell::Cell;
 use std::ffi::{CStr, CString};
@@ -10,87 +10,154 @@ use std::os::fd::RawFd;
 use super::report::{Failure, Stage};
 use super::sys::{self, Errno};
 
-/// A directory of the host that appears, writable, at `target`.
-pub(crate) struct Writable {
+/// Where the execution root is, whatever the host calls it: a tool that writes its directory down writes the same one
+/// each time.
+pub(crate) const EXECUTION_ROOT: &CStr = c"/buildnet/root";
+const EXECUTION_ROOT_PARENT: &CStr = c"/buildnet";
+
+/// A file or directory of the host, and where it appears.
+pub(crate) struct Bind {
     pub(crate) source: CString,
-    /// Every proper ancestor of `target`, outermost first: hiding or /tmp may have taken them away.
-    pub(crate) ancestors: Vec<CString>,
     pub(crate) target: CString,
+    pub(crate) directory: bool,
     pub(crate) fd: Cell<RawFd>,
 }
 
-/// A directory of the host that appears empty.
-pub(crate) struct Hidden {
-    pub(crate) path: CString,
-    /// The empty mount itself: its path may lead elsewhere once /tmp is replaced.
-    pub(crate) fd: Cell<RawFd>,
+/// One entry of the new root; each after the directory that holds it.
+pub(crate) enum Entry {
+    Directory(CString),
+    Symlink { path: CString, target: CString },
+    File { path: CString, text: Vec<u8> },
+    Bind(Bind),
 }
 
 /// All that the action's mount namespace needs, made before clone.
 pub(crate) struct Mounts {
-    pub(crate) hidden: Vec<Hidden>,
-    pub(crate) tmp: Vec<Writable>,
-    pub(crate) writable: Vec<Writable>,
+    /// A directory of the host to build upon; what it holds is not needed under its own name.
+    pub(crate) base: CString,
+    pub(crate) entries: Vec<Entry>,
+    /// Directories of the new root that appear empty. One that is not to be seen at all may be named.
+    pub(crate) masked: Vec<CString>,
+    /// The execution root and the private /tmp, each writable, and a second /tmp where /var/tmp is the host's.
+    pub(crate) root: Bind,
+    pub(crate) tmp: Bind,
+    pub(crate) var_tmp: Option<Bind>,
+    /// Options of the tmpfs at /dev/shm.
+    pub(crate) shm: CString,
 }
 
-/// Device nodes that build tools use; no disk, no terminal but its own.
-const DEVICES: [&CStr; 6] = [c"/dev/null", c"/dev/zero", c"/dev/full", c"/dev/random", c"/dev/urandom", c"/dev/tty"];
+/// Device nodes that build tools use; no disk and no terminal.
+const DEVICES: [&CStr; 5] = [c"/dev/null", c"/dev/zero", c"/dev/full", c"/dev/random", c"/dev/urandom"];
 
 /// Parts of /proc that change the machine: the kernel checks the uid there, not the capability (proc_sysctl.c).
 const PROC_SEALED: [&CStr; 4] = [c"/proc/sys", c"/proc/sysrq-trigger", c"/proc/irq", c"/proc/bus"];
+
+const FROM_NOBODY: libc::c_ulong = libc::MS_NOSUID | libc::MS_NODEV;
 
 fn at(stage: Stage) -> impl Fn(Errno) -> Failure {
     move |errno| (stage, errno)
 }
 
-/// Build the view.
+/// Build the view and make it the only one.
 pub(crate) fn enter(mounts: &Mounts) -> Result<(), Failure> {
     let private = libc::MS_REC | libc::MS_PRIVATE;
     sys::mount(c"none", c"/", c"none", private, c"").map_err(at(Stage::MountPrivate))?;
     let devices = clone_devices().map_err(at(Stage::MountClone))?;
-    for place in mounts.tmp.iter().chain(&mounts.writable) {
-        let fd = sys::clone_mount(&place.source).map_err(at(Stage::MountClone))?;
-        place.fd.set(fd);
+    take(mounts).map_err(at(Stage::MountClone))?;
+    let host = pivot(&mounts.base).map_err(at(Stage::MountPivot))?;
+    private_dev(&devices, &mounts.shm).map_err(at(Stage::MountDev))?;
+    put(&mounts.tmp).map_err(at(Stage::MountTmp))?;
+    for entry in &mounts.entries {
+        lay_out(entry).map_err(at(Stage::MountShown))?;
     }
-    sys::seal_mounts(c"/").map_err(at(Stage::MountSeal))?;
-    for hidden in &mounts.hidden {
-        hide(hidden).map_err(at(Stage::MountHidden))?;
+    if let Some(var_tmp) = &mounts.var_tmp {
+        attach(var_tmp).map_err(at(Stage::MountTmp))?;
     }
-    private_dev(&devices).map_err(at(Stage::MountDev))?;
-    for place in &mounts.tmp {
-        attach(place).map_err(at(Stage::MountTmp))?;
+    sys::mkdir(EXECUTION_ROOT_PARENT, 0o755).and_then(|()| put(&mounts.root)).map_err(at(Stage::MountWritable))?;
+    // While the host's is still mounted: a user namespace may mount another only beside one that it sees whole.
+    private_proc().map_err(at(Stage::MountProc))?;
+    for path in &mounts.masked {
+        mask(path).map_err(at(Stage::MountHidden))?;
     }
-    make_ancestors(&mounts.writable);
-    for hidden in &mounts.hidden {
-        sys::seal_mount_of(hidden.fd.get()).map_err(at(Stage::MountHidden))?;
-        sys::close(hidden.fd.get());
-    }
-    for place in &mounts.writable {
-        attach(place).map_err(at(Stage::MountWritable))?;
-    }
-    private_proc().map_err(at(Stage::MountProc))
+    leave(host).map_err(at(Stage::MountPivot))?;
+    sys::seal_mount(c"/").map_err(at(Stage::MountSeal))
 }
 
-fn hide(hidden: &Hidden) -> Result<(), Errno> {
-    let flags = libc::MS_NOSUID | libc::MS_NODEV;
-    sys::mount(c"tmpfs", &hidden.path, c"tmpfs", flags, c"mode=0755,size=1m")?;
-    hidden.fd.set(sys::open(&hidden.path, libc::O_PATH, 0)?);
-    Ok(())
-}
-
-fn attach(place: &Writable) -> Result<(), Errno> {
-    sys::attach_mount(place.fd.get(), &place.target)?;
-    sys::close(place.fd.get());
-    Ok(())
-}
-
-/// Only what hiding or the new /tmp took away is really made; the rest exists or is read-only, and attaching tells.
-fn make_ancestors(places: &[Writable]) {
-    for place in places {
-        for ancestor in &place.ancestors {
-            let _ = sys::mkdir(ancestor, 0o755);
+/// Copy what the host gives, each with the rights that it will have.
+fn take(mounts: &Mounts) -> Result<(), Errno> {
+    for entry in &mounts.entries {
+        if let Entry::Bind(bind) = entry {
+            bind.fd.set(sys::clone_mount(&bind.source)?);
+            sys::seal_tree(bind.fd.get())?;
         }
-        let _ = sys::mkdir(&place.target, 0o755);
+    }
+    for bind in [&mounts.root, &mounts.tmp].into_iter().chain(&mounts.var_tmp) {
+        bind.fd.set(sys::clone_mount(&bind.source)?);
+        sys::distrust_tree(bind.fd.get())?;
+    }
+    Ok(())
+}
+
+/// Make an empty root and enter it; returns the host's, which is still mounted beneath.
+fn pivot(base: &CStr) -> Result<RawFd, Errno> {
+    sys::mount(c"tmpfs", base, c"tmpfs", FROM_NOBODY, c"mode=0755,size=4m")?;
+    let host = sys::open(c"/", libc::O_PATH | libc::O_DIRECTORY, 0)?;
+    sys::chdir(base)?;
+    sys::pivot_root(c".", c".")?;
+    Ok(host)
+}
+
+/// Nothing of the host can be reached after this.
+fn leave(host: RawFd) -> Result<(), Errno> {
+    sys::fchdir(host)?;
+    sys::detach_mount(c".")?;
+    sys::close(host);
+    sys::chdir(c"/")
+}
+
+fn lay_out(entry: &Entry) -> Result<(), Errno> {
+    match entry {
+        // It may be there: below /tmp, or /dev.
+        Entry::Directory(path) => absent_or(sys::mkdir(path, 0o755)),
+        Entry::Symlink { path, target } => sys::symlink(target, path),
+        Entry::File { path, text } => {
+            let fd = sys::open(path, libc::O_CREAT | libc::O_WRONLY, 0o644)?;
+            let written = sys::write(fd, text);
+            sys::close(fd);
+            written.map(drop)
+        }
+        Entry::Bind(bind) => put(bind),
+    }
+}
+
+/// Make the place and attach the copy.
+fn put(bind: &Bind) -> Result<(), Errno> {
+    if bind.directory {
+        absent_or(sys::mkdir(&bind.target, 0o755))?;
+    } else {
+        sys::close(sys::open(&bind.target, libc::O_CREAT | libc::O_WRONLY, 0o644)?);
+    }
+    attach(bind)
+}
+
+fn attach(bind: &Bind) -> Result<(), Errno> {
+    sys::attach_mount(bind.fd.get(), &bind.target)?;
+    sys::close(bind.fd.get());
+    Ok(())
+}
+
+fn absent_or(made: Result<(), Errno>) -> Result<(), Errno> {
+    match made {
+        Err(libc::EEXIST) => Ok(()),
+        made => made,
+    }
+}
+
+fn mask(path: &CStr) -> Result<(), Errno> {
+    match sys::mount(c"tmpfs", path, c"tmpfs", FROM_NOBODY | libc::MS_RDONLY, c"mode=0755,size=4k") {
+        // Another mask, or the private /tmp, took it away: then it is hidden already.
+        Err(libc::ENOENT | libc::ENOTDIR) => Ok(()),
+        mounted => mounted,
     }
 }
 
@@ -106,9 +173,8 @@ fn clone_devices() -> Result<[RawFd; DEVICES.len()], Errno> {
     Ok(fds)
 }
 
-fn private_dev(devices: &[RawFd]) -> Result<(), Errno> {
-    let flags = libc::MS_NOSUID | libc::MS_NOEXEC;
-    sys::mount(c"tmpfs", c"/dev", c"tmpfs", flags, c"mode=0755,size=1m")?;
+fn private_dev(devices: &[RawFd], shm: &CStr) -> Result<(), Errno> {
+    sys::mkdir(c"/dev", 0o755)?;
     for (&fd, path) in devices.iter().zip(DEVICES) {
         if fd >= 0 {
             sys::close(sys::open(path, libc::O_CREAT | libc::O_WRONLY, 0o666)?);
@@ -123,23 +189,22 @@ fn private_dev(devices: &[RawFd]) -> Result<(), Errno> {
     sys::symlink(c"pts/ptmx", c"/dev/ptmx")?;
     sys::mkdir(c"/dev/pts", 0o755)?;
     sys::mkdir(c"/dev/shm", 0o1777)?;
-    sys::seal_devices(c"/dev")?;
     let options = c"newinstance,ptmxmode=0666,mode=0620";
     // Some kernels refuse devpts to a user namespace: then there are no pseudo-terminals, which builds rarely want.
-    let _ = sys::mount(c"devpts", c"/dev/pts", c"devpts", flags, options);
-    let flags = libc::MS_NOSUID | libc::MS_NODEV;
-    sys::mount(c"tmpfs", c"/dev/shm", c"tmpfs", flags, c"mode=1777")
+    let _ = sys::mount(c"devpts", c"/dev/pts", c"devpts", libc::MS_NOSUID | libc::MS_NOEXEC, options);
+    sys::mount(c"tmpfs", c"/dev/shm", c"tmpfs", FROM_NOBODY, shm)
 }
 
 fn private_proc() -> Result<(), Errno> {
-    let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+    absent_or(sys::mkdir(c"/proc", 0o555))?;
+    let flags = FROM_NOBODY | libc::MS_NOEXEC;
     sys::mount(c"proc", c"/proc", c"proc", flags, c"")?;
     for path in PROC_SEALED {
         match sys::clone_mount(path) {
             Ok(fd) => {
+                sys::seal_tree(fd)?;
                 sys::attach_mount(fd, path)?;
                 sys::close(fd);
-                sys::seal_mounts(path)?;
             }
             Err(libc::ENOENT) => {}
             Err(errno) => return Err(errno),

@@ -1,15 +1,14 @@
 //! Everything the child needs, made before clone: after it nothing may be allocated (signal-safety(7)).
 
-use std::cell::Cell;
-use std::ffi::{CString, OsStr, c_char};
+use std::ffi::{CString, c_char};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::ptr;
 
 use crate::error::{self, Result};
 
-use super::mounts::{Hidden, Mounts, Writable};
+use super::mounts::Mounts;
 use super::sys::{self, Errno};
 
 /// Where a bare program name is looked for when the Command's environment has no PATH.
@@ -170,50 +169,4 @@ pub(crate) fn identity(namespaces: libc::c_int) -> Result<Option<Identity>> {
         uid_map: c_string("uid_map", format!("{uid} {uid} 1\n").as_bytes())?,
         gid_map: c_string("gid_map", format!("{gid} {gid} 1\n").as_bytes())?,
     }))
-}
-
-/// Resolve every path as the host sees it, and list what the namespace will need.
-pub(crate) fn plan_mounts(writable: &[PathBuf], hidden: &[PathBuf], tmp: &Path) -> Result<Mounts> {
-    let tmp = real("tmp", tmp)?;
-    let mut tmp_targets: Vec<PathBuf> = Vec::new();
-    for target in ["/tmp", "/var/tmp"] {
-        // A host without /var/tmp needs none; one where it is a symlink to /tmp needs it once.
-        if let Ok(target) = std::fs::canonicalize(target)
-            && !tmp_targets.contains(&target)
-        {
-            tmp_targets.push(target);
-        }
-    }
-    let places = writable.iter().map(|path| {
-        let path = real("writable", path)?;
-        place(&path, &path)
-    });
-    let mut hidden_paths = Vec::new();
-    for path in hidden.iter().filter(|path| path.is_dir()) {
-        hidden_paths.push(Hidden { path: c_path("hidden", &real("hidden", path)?)?, fd: Cell::new(-1) });
-    }
-    Ok(Mounts {
-        hidden: hidden_paths,
-        tmp: tmp_targets.iter().map(|target| place(&tmp, target)).collect::<Result<_>>()?,
-        writable: places.collect::<Result<_>>()?,
-    })
-}
-
-fn real(field: &str, path: &Path) -> Result<PathBuf> {
-    if !path.is_absolute() {
-        return Err(error::invalid(field, format!("{} is not absolute", path.display())));
-    }
-    std::fs::canonicalize(path).map_err(|error| error::io("use", path, &error))
-}
-
-fn place(source: &Path, target: &Path) -> Result<Writable> {
-    let mut ancestors: Vec<&Path> = target.ancestors().skip(1).collect();
-    ancestors.reverse();
-    let below_root = ancestors.into_iter().filter(|path| path.as_os_str() != OsStr::new("/"));
-    Ok(Writable {
-        source: c_path("writable", source)?,
-        ancestors: below_root.map(|path| c_path("writable", path)).collect::<Result<_>>()?,
-        target: c_path("writable", target)?,
-        fd: Cell::new(-1),
-    })
 }

@@ -21,12 +21,16 @@ pub struct Plan {
     pub argv: Vec<Vec<u8>>,
     /// The whole environment; nothing is inherited.
     pub env: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Working directory: the execution root joined with the Command's `working_directory`.
+    /// Working directory: `root` joined with the Command's `working_directory`.
     pub cwd: PathBuf,
-    /// Directories that stay writable at their own path (namespaces only).
-    pub writable: Vec<PathBuf>,
+    /// The execution root, writable; with namespaces it appears as `/buildnet/root`.
+    pub root: PathBuf,
+    /// Files and directories of the host that appear, read-only, at their own path; `/` means all (namespaces only).
+    pub shown: Vec<PathBuf>,
     /// Directories that appear empty (namespaces only): the worker's keys and state, sockets of host services.
     pub hidden: Vec<PathBuf>,
+    /// Small files to make where nothing is shown (namespaces only).
+    pub files: Vec<(PathBuf, Vec<u8>)>,
     /// The private directory that appears as /tmp and /var/tmp (namespaces only).
     pub tmp: PathBuf,
     /// File that receives standard output.
@@ -43,6 +47,10 @@ pub struct Plan {
     pub pids_max: Option<u64>,
     /// Processor seconds of each process.
     pub cpu_s: Option<u64>,
+    /// Its share of the processors beside others, in thousandths of one.
+    pub cpu_milli: Option<u64>,
+    /// Space that `root` and `tmp` may take together.
+    pub disk_bytes: Option<u64>,
     /// Whether the host's network is visible.
     pub network: bool,
     /// How to keep it apart.
@@ -64,8 +72,14 @@ impl Plan {
         if self.timeout.is_zero() {
             return Err(error::invalid("timeout_s", "must be more than 0"));
         }
-        for (field, limit) in [("memory_bytes", self.memory_bytes), ("pids_max", self.pids_max), ("cpu_s", self.cpu_s)]
-        {
+        let limits = [
+            ("memory_bytes", self.memory_bytes),
+            ("pids_max", self.pids_max),
+            ("cpu_s", self.cpu_s),
+            ("cpu_milli", self.cpu_milli),
+            ("disk_bytes", self.disk_bytes),
+        ];
+        for (field, limit) in limits {
             if limit == Some(0) {
                 return Err(error::invalid(field, "must be more than 0, or absent for no limit"));
             }
@@ -81,7 +95,7 @@ pub struct Outcome {
     pub exit_code: i32,
     /// The signal that ended the command, else 0.
     pub signal: i32,
-    /// Empty, or why it was stopped: timeout, memory, pids, cpu, log_limit, storage_full, or what `kill` was told.
+    /// Empty, or why it was stopped: timeout, memory, pids, cpu, disk, log_limit, storage_full, or what `kill` was told.
     pub reason: String,
     /// Wall time from exec to end.
     pub wall_s: f64,
@@ -95,8 +109,11 @@ pub struct Outcome {
     pub isolation: &'static str,
     /// `none` or `host`: what the action could really reach.
     pub network: &'static str,
-    /// What bounded memory, pids and cpu: cgroup1, cgroup2, rlimit, none (asked for, not possible), unset.
-    pub limits: [(&'static str, &'static str); 3],
+    /// What bounded memory, pids, cpu (time), share (of the processors) and disk: cgroup1, cgroup2, rlimit, watched
+    /// (looked at from time to time), none (asked for, not possible), unset.
+    pub limits: [(&'static str, &'static str); 5],
+    /// When it was about to begin, in nanoseconds since 1970: what is older it did not write.
+    pub begun_unix_ns: u64,
     /// Bytes of standard output that were kept.
     pub stdout_bytes: u64,
     /// Bytes of standard error that were kept.

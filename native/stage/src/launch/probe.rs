@@ -1,7 +1,7 @@
 //! What this kernel and this user can really do, found by doing it in a child; opening a device or reading a version says nothing.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use libc::c_int;
@@ -10,6 +10,7 @@ use super::cgroup::Hierarchies;
 use super::mounts::{self, Mounts};
 use super::orders::{self, Identity};
 use super::sys::{self, Errno};
+use super::view::{self, ViewOf};
 
 const BASE: c_int = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
 
@@ -52,7 +53,10 @@ impl Found {
 
     fn find() -> Self {
         sys::set_signal_mask(true);
-        let Ok(mounts) = orders::plan_mounts(&[], &[], Path::new("/tmp")) else {
+        let tmp = Path::new("/tmp");
+        let shown = [PathBuf::from("/")];
+        let of = ViewOf { root: tmp, tmp, shown: &shown, hidden: &[], files: &[], shm_size_bytes: None };
+        let Ok(mounts) = view::plan_view(of) else {
             return Self::nothing();
         };
         let view = |try_: &Try| mounts::enter(try_.mounts).map_err(|(_, errno)| errno);
@@ -137,7 +141,7 @@ pub fn probe_isolation() -> BTreeMap<&'static str, bool> {
         ("cgroup", groups.has_memory() || groups.has_pids()),
         ("cgroup_memory", groups.has_memory()),
         ("cgroup_pids", groups.has_pids()),
-        ("cgroup_cpu", groups.cpu),
+        ("cgroup_cpu", groups.has_cpu()),
         ("root", root),
     ])
 }

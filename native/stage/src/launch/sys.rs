@@ -101,15 +101,33 @@ pub(crate) fn seal_mounts(path: &CStr) -> Result<(), Errno> {
     set_mount_attributes(libc::AT_FDCWD, path, libc::AT_RECURSIVE, attributes)
 }
 
-/// Make `path` read-only but leave its device nodes usable.
-pub(crate) fn seal_devices(path: &CStr) -> Result<(), Errno> {
-    let attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID;
-    set_mount_attributes(libc::AT_FDCWD, path, libc::AT_RECURSIVE, attributes)
+/// Make one mount read-only, and none below it.
+pub(crate) fn seal_mount(path: &CStr) -> Result<(), Errno> {
+    set_mount_attributes(libc::AT_FDCWD, path, 0, MOUNT_ATTR_RDONLY)
 }
 
-/// Make one mount, open at its root, read-only.
-pub(crate) fn seal_mount_of(fd: RawFd) -> Result<(), Errno> {
-    set_mount_attributes(fd, c"", libc::AT_EMPTY_PATH, MOUNT_ATTR_RDONLY)
+/// As `seal_mounts`, of a detached copy.
+pub(crate) fn seal_tree(fd: RawFd) -> Result<(), Errno> {
+    let attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV;
+    set_mount_attributes(fd, c"", libc::AT_EMPTY_PATH | libc::AT_RECURSIVE, attributes)
+}
+
+/// Let a detached copy be written, but let no device and no set-uid program in it work.
+pub(crate) fn distrust_tree(fd: RawFd) -> Result<(), Errno> {
+    let attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV;
+    set_mount_attributes(fd, c"", libc::AT_EMPTY_PATH | libc::AT_RECURSIVE, attributes)
+}
+
+/// pivot_root(2): with the same path twice the old root is stacked beneath the new one.
+pub(crate) fn pivot_root(new: &CStr, old: &CStr) -> Result<(), Errno> {
+    // SAFETY: both are NUL-terminated.
+    check(unsafe { libc::syscall(libc::SYS_pivot_root, new.as_ptr(), old.as_ptr()) }).map(drop)
+}
+
+/// Take a mount out of sight at once; it goes when its last user does.
+pub(crate) fn detach_mount(path: &CStr) -> Result<(), Errno> {
+    // SAFETY: `path` is NUL-terminated.
+    check_int(unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) }).map(drop)
 }
 
 fn set_mount_attributes(dir: RawFd, path: &CStr, flags: c_int, attr_set: u64) -> Result<(), Errno> {
@@ -141,6 +159,11 @@ pub(crate) fn symlink(target: &CStr, path: &CStr) -> Result<(), Errno> {
 pub(crate) fn chdir(path: &CStr) -> Result<(), Errno> {
     // SAFETY: `path` is NUL-terminated.
     check_int(unsafe { libc::chdir(path.as_ptr()) }).map(drop)
+}
+
+pub(crate) fn fchdir(fd: RawFd) -> Result<(), Errno> {
+    // SAFETY: plain number.
+    check_int(unsafe { libc::fchdir(fd) }).map(drop)
 }
 
 pub(crate) fn open(path: &CStr, flags: c_int, mode: c_uint) -> Result<RawFd, Errno> {

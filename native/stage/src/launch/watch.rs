@@ -7,13 +7,14 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::error::{self, Result};
 
 use buildnet_formats::{FieldValue, NativeError};
 
 use super::cgroup::Group;
+use super::disk::{DiskWatch, Full};
 use super::init;
 use super::logs::Log;
 use super::orders::Orders;
@@ -66,10 +67,11 @@ pub(crate) struct Setting {
     pub(crate) program: String,
     pub(crate) isolation: &'static str,
     pub(crate) network: &'static str,
-    pub(crate) limits: [(&'static str, &'static str); 3],
+    pub(crate) limits: [(&'static str, &'static str); 5],
     pub(crate) log_size_bytes_max: u64,
     pub(crate) timeout: Duration,
     pub(crate) cpu_s: Option<u64>,
+    pub(crate) disk: DiskWatch,
 }
 
 /// The parent's ends of the pipes.
@@ -90,6 +92,7 @@ pub(crate) struct Watch {
     control: Option<OwnedFd>,
     starter: Option<SyncSender<Result<()>>>,
     supervisor: libc::pid_t,
+    begun_unix_ns: u64,
     started: Option<Instant>,
     ended: Option<(Report, Instant)>,
     reason: String,
@@ -115,6 +118,7 @@ impl Watch {
             control: Some(fds.control),
             starter: Some(starter),
             supervisor: 0,
+            begun_unix_ns: 0,
             started: None,
             ended: None,
             reason: String::new(),
@@ -126,6 +130,8 @@ impl Watch {
     /// The thread's body.
     pub(crate) fn run(mut self, orders: Orders) {
         sys::set_signal_mask(true);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.begun_unix_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
         // SAFETY: the child runs `supervise`, which is async-signal-safe and never returns.
         match unsafe { sys::fork_into(orders.namespaces) } {
             Ok(0) => init::supervise(&orders),
@@ -142,6 +148,8 @@ impl Watch {
         let wait_status = sys::wait_for(self.supervisor);
         self.drain();
         if self.started.is_some() {
+            // What came after the last look counts too.
+            self.look_at_disk();
             let outcome = self.outcome(wait_status);
             self.group = None;
             self.shared.state().outcome = Some(outcome);
@@ -158,7 +166,7 @@ impl Watch {
         let [stdout, stderr] = &self.streams;
         let wake = self.shared.wake.as_raw_fd();
         let polled = [self.status.as_raw_fd(), fd(stdout), fd(stderr), wake];
-        let ready = poll(polled, self.deadline);
+        let ready = poll(polled, self.deadline.min(self.setting.disk.due()));
         if ready[3] {
             sys::clear_event(&self.shared.wake);
             let reason = self.shared.state().kill.clone();
@@ -171,10 +179,23 @@ impl Watch {
                 self.keep_output(stream);
             }
         }
-        if Instant::now() >= self.deadline {
+        let now = Instant::now();
+        if now >= self.deadline {
             self.overdue();
         }
+        if self.control.is_some() && now >= self.setting.disk.due() {
+            self.look_at_disk();
+        }
         !ready[0] || self.take_report()
+    }
+
+    fn look_at_disk(&mut self) {
+        match self.setting.disk.look() {
+            Some(Full::Limit) => self.stop("disk"),
+            // One that has ended needs no more of it.
+            Some(Full::Machine) if self.ended.is_none() => self.stop("storage_full"),
+            _ => {}
+        }
     }
 
     /// The command's time is over, or the supervisor's time to obey.
@@ -217,6 +238,7 @@ impl Watch {
             STARTED => {
                 let now = Instant::now();
                 self.started = Some(now);
+                self.setting.disk.begin(now);
                 if self.control.is_some() {
                     self.deadline = now + self.setting.timeout;
                 }
@@ -315,6 +337,8 @@ impl Watch {
             "memory"
         } else if past_cpu {
             "cpu"
+        } else if exit_code == 128 + libc::SIGXFSZ && self.setting.disk.is_limited() {
+            "disk"
         } else if sight.fork_refusals > 0 {
             "pids"
         } else {
@@ -332,6 +356,7 @@ impl Watch {
             isolation: self.setting.isolation,
             network: self.setting.network,
             limits: self.setting.limits,
+            begun_unix_ns: self.begun_unix_ns,
             stdout_bytes: stdout.size_bytes(),
             stderr_bytes: stderr.size_bytes(),
         }

@@ -1,0 +1,258 @@
+"""Actions that pass each limit on purpose, or leave what nobody can keep: each is named with its remedy, and nothing of
+them stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from buildnet._native import NativeError, Store, collect, probe_isolation
+from buildnet.model.action import ActionKey, Outcome
+from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
+from buildnet.wire._gen.buildnet.v1 import action_pb2
+from buildnet.wire.usage import effects_of
+from buildnet.worker.attempt import Handle
+from buildnet.worker.lease_book import Assignment
+from tests.flow.test_worker import Bench, bench, result_of, sh  # noqa: F401 - `bench` is a fixture
+
+PYTHON = "/usr/bin/python3"
+needs_python = pytest.mark.skipif(not Path(PYTHON).exists(), reason=f"no {PYTHON} here")
+needs_groups = pytest.mark.skipif(
+    not (probe_isolation()["cgroup_memory"] and probe_isolation()["cgroup_pids"]), reason="no control groups here"
+)
+
+STRICT = re.Platform(properties=[re.Platform.Property(name="effect:write", value="declared")])
+
+
+async def run(
+    bench: Bench,  # noqa: F811
+    command: re.Command,
+    files: dict[str, bytes] | None = None,
+    *,
+    timeout_s: float = 60.0,
+    platform: re.Platform | None = None,
+    **amounts: int,
+) -> Outcome:
+    """One attempt whose lease counts `amounts`."""
+    action = {} if platform is None else {"platform": platform}
+    digest = await asyncio.to_thread(bench.push, command, files or {}, **action)
+    bench.fence += 1
+    assignment = Assignment(bench.fence, ActionKey("", digest), timeout_s, **amounts)
+    outcome = await asyncio.wait_for(bench.executor.run(assignment, Handle(bench.log)), timeout_s + 60)
+    assert list(bench.scratch.iterdir()) == [], "scratch is removed whatever happens"
+    return outcome
+
+
+def report_of(outcome: Outcome) -> action_pb2.EffectReport:
+    report = effects_of(result_of(outcome))
+    assert report is not None
+    return report
+
+
+@needs_groups
+async def test_memory(bench: Bench) -> None:  # noqa: F811
+    outcome = await run(bench, sh("head -c 400M /dev/zero | tail"), memory_bytes=64 << 20)
+    assert outcome.code == "too_large", outcome
+    assert f"more memory than the worker allows ({64 << 20} bytes)" in outcome.message
+
+
+@needs_groups
+@needs_python
+async def test_processes(bench: Bench) -> None:  # noqa: F811
+    script = "import os, signal\nfor _ in range(500):\n  if os.fork() == 0: signal.pause()"
+    outcome = await run(bench, re.Command(arguments=[PYTHON, "-S", "-c", script]))
+    assert outcome.code == "too_large", outcome
+    assert "more processes than the worker allows (100)" in outcome.message
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        # One file: the kernel stops it.
+        "exec head -c 64M /dev/zero > big",
+        # Many files, which only a look can add up; then it waits to be stopped.
+        "for i in 1 2 3 4 5 6 7 8; do head -c 4M /dev/zero > $i; done; sleep 60",
+        # It has ended before anybody looked.
+        "for i in 1 2 3 4 5 6 7 8; do head -c 4M /dev/zero > $i; done",
+    ],
+    ids=["one", "many", "fast"],
+)
+async def test_disk(bench: Bench, script: str) -> None:  # noqa: F811
+    outcome = await run(bench, sh(script), disk_bytes=16 << 20)
+    assert outcome.code == "too_large", outcome
+    assert f"({16 << 20} bytes)" in outcome.message
+    assert "resource:disk_bytes" in outcome.message
+
+
+@pytest.mark.skipif(not probe_isolation()["namespaces"], reason="this kernel refuses namespaces")
+@pytest.mark.parametrize("bench", ["namespaces"], indirect=True)
+async def test_disk_of_its_own_tmp_counts(bench: Bench) -> None:  # noqa: F811
+    outcome = await run(
+        bench, sh("for i in 1 2 3 4 5 6 7 8; do head -c 4M /dev/zero > /tmp/$i; done; sleep 60"), disk_bytes=16 << 20
+    )
+    assert outcome.code == "too_large", outcome
+
+
+async def test_five_gibibytes_of_log(bench: Bench) -> None:  # noqa: F811
+    outcome = await run(bench, sh("head -c 5G /dev/zero"))
+    assert outcome.code == "too_large", outcome
+    assert "write to an output file" in outcome.message
+    assert result_of(outcome).stdout_digest.size_bytes <= 1 << 20
+
+
+async def test_wall_time_of_one_that_ignores_signals_and_hides(bench: Bench) -> None:  # noqa: F811
+    mark = f"1{os.getpid()}.4321"
+    script = f"trap '' TERM INT HUP; setsid sh -c 'trap \"\" TERM; setsid sleep {mark} & sleep {mark}' & sleep {mark}"
+    outcome = await run(bench, sh(script), timeout_s=0.5)
+    assert outcome.code == "deadline_passed", outcome
+    assert not list(running_with(mark))
+
+
+@needs_python
+async def test_zombies_and_daemons_of_one_that_ends_well(bench: Bench) -> None:  # noqa: F811
+    mark = f"2{os.getpid()}.4321"
+    script = f"""
+import os
+for _ in range(50):
+    if os.fork() == 0: os._exit(0)
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0: os.execv("/bin/sleep", ["sleep", "{mark}"])
+    os._exit(0)
+"""
+    outcome = await run(bench, re.Command(arguments=[PYTHON, "-S", "-c", script]))
+    assert (outcome.code, outcome.exit_code) == ("ok", 0), outcome
+    assert not list(running_with(mark))
+
+
+async def test_a_hundred_thousand_outputs(bench: Bench) -> None:  # noqa: F811
+    outcome = await run(bench, sh("mkdir d; cd d; seq 100001 | xargs touch", "d"))
+    assert outcome.code == "too_large", outcome
+    assert "more than 100000 files" in outcome.message
+
+
+@needs_python
+async def test_a_path_that_nobody_can_open(bench: Bench) -> None:  # noqa: F811
+    script = "import os\nos.mkdir('d')\nos.chdir('d')\nfor _ in range(17): os.mkdir('x' * 250); os.chdir('x' * 250)"
+    outcome = await run(bench, re.Command(arguments=[PYTHON, "-S", "-c", script], output_paths=["d"]))
+    assert outcome.code == "output_invalid", outcome
+    assert "over the limit of 4096" in outcome.message
+    assert len(outcome.message) < 1000
+
+
+@pytest.mark.parametrize(
+    ("script", "named", "why"),
+    [
+        ("touch \"d/$(printf 'a\\377')\"", "d/a", "not UTF-8"),
+        ("mkfifo d/p", "d/p", "fifo"),
+        ("mkfifo d/p; mv d/p d/q", "d/q", "fifo"),
+        (f"{PYTHON} -S -c \"import socket; socket.socket(socket.AF_UNIX).bind('d/s')\"", "d/s", "socket"),
+        ("ln -s /etc/passwd d/l", "d/l", "absolute"),
+        ("ln -s ../../x d/l", "d/l", "leaves the execution root"),
+    ],
+)
+async def test_an_output_that_is_no_file(bench: Bench, script: str, named: str, why: str) -> None:  # noqa: F811
+    outcome = await run(bench, sh(f"mkdir d; {script}", "d"))
+    assert outcome.code == "output_invalid", outcome
+    assert named in outcome.message
+    assert why in outcome.message
+
+
+async def test_a_loop_of_symlinks_is_kept_as_it_is(bench: Bench) -> None:  # noqa: F811
+    outcome = await run(bench, sh("mkdir d; ln -s b d/a; ln -s a d/b; ln -s . d/self", "d"))
+    assert outcome.code == "ok", outcome
+    (directory,) = result_of(outcome).output_directories
+    tree = re.Tree.FromString(bench.blob(directory.tree_digest))
+    assert [(link.name, link.target) for link in tree.root.symlinks] == [("a", "b"), ("b", "a"), ("self", ".")]
+
+
+def test_an_output_that_changes_while_it_is_read(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"))
+    work = tmp_path / "work"
+    work.mkdir()
+    command = re.Command(arguments=["true"], output_paths=["out"]).SerializeToString()
+    ended = threading.Event()
+    with (work / "out").open("wb") as file:
+        file.truncate(64 << 20)
+        begun = threading.Event()
+
+        def change() -> None:
+            while not ended.is_set():
+                os.pwrite(file.fileno(), os.urandom(8), 0)
+                begun.set()
+
+        writer = threading.Thread(target=change)
+        writer.start()
+        try:
+            assert begun.wait(30)
+            with pytest.raises(NativeError, match="changed while it was read") as raised:
+                collect(store, str(work), command)
+        finally:
+            ended.set()
+            writer.join()
+    assert raised.value.code == "output_invalid"
+    store.close()
+
+
+async def test_a_lease_bounds_what_it_counts_and_the_result_says_how(bench: Bench) -> None:  # noqa: F811
+    outcome = await run(bench, sh("true"), cpu_milli=500, memory_bytes=256 << 20, disk_bytes=1 << 30)
+    kept = {limit.name: limit.by for limit in report_of(outcome).limits}
+    assert set(kept) == {"memory", "pids", "cpu", "share", "disk"}
+    assert kept["disk"] == "watched"
+    assert kept["cpu"] == "unset"
+    assert kept["memory"] in ("cgroup1", "cgroup2", "rlimit")
+    assert kept["share"] in ("cgroup1", "cgroup2", "none")
+
+
+async def test_what_it_could_do_is_told(bench: Bench) -> None:  # noqa: F811
+    report = report_of(await run(bench, sh("true")))
+    granted = {effect.name: (effect.level, effect.enforced) for effect in report.effects}
+    apart = report.isolation == "namespaces"
+    assert granted["read"] == ("declared", apart)
+    assert granted["network"] == ("none", apart)
+    assert granted["write"] == ("ambient", True)
+    assert granted["clock"] == granted["random"] == ("ambient", True)
+    assert (report.undeclared_write_count, list(report.undeclared_writes)) == (0, [])
+
+
+WRITES = "echo o > out; echo x > extra; mkdir -p made/in; echo more >> input; rm sub/gone; ln -s a link"
+FILES = {"input": b"text", "sub/gone": b"", "sub/kept": b"1"}
+
+
+async def test_undeclared_writes_are_told(bench: Bench) -> None:  # noqa: F811
+    outcome = await run(bench, sh(WRITES, "out", "deep/er/out"), FILES)
+    assert outcome.code == "ok", outcome
+    report = report_of(outcome)
+    assert list(report.undeclared_writes) == ["extra", "input", "link", "made/", "sub/gone"]
+    assert report.undeclared_write_count == 5
+    assert not report.undeclared_writes_partial
+
+
+async def test_undeclared_writes_are_refused_where_writes_are_declared(bench: Bench) -> None:  # noqa: F811
+    outcome = await run(bench, sh(WRITES, "out"), FILES, platform=STRICT)
+    assert outcome.code == "output_invalid", outcome
+    assert "extra, input, link, made/, sub/gone" in outcome.message
+    clean = await run(bench, sh("cat input > out; mkdir d; touch d/any", "out", "d"), FILES, platform=STRICT)
+    assert clean.code == "ok", clean
+
+
+async def test_a_thousand_undeclared_writes_are_counted_and_a_hundred_named(bench: Bench) -> None:  # noqa: F811
+    report = report_of(await run(bench, sh("seq 1000 | xargs touch")))
+    assert (report.undeclared_write_count, len(report.undeclared_writes)) == (1000, 100)
+
+
+def running_with(mark: str) -> Iterator[str]:
+    """Processes of this machine whose arguments hold `mark`."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            arguments = (process / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if mark.encode() in arguments:
+            yield process.name
