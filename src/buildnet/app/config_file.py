@@ -111,7 +111,7 @@ def _witnesses(value: Any, where: str, base: Path) -> tuple[WitnessConfig, ...]:
 
 
 KEYS: Final[Mapping[str, Mapping[str, Parse]]] = {
-    "controller": {"state": _path, "listen": _text, "slots": _number, "worker": _flag},
+    "controller": {"state": _path, "listen": _text, "organisation": _text, "slots": _number, "worker": _flag},
     "cache": {
         "size": _quantity(size_bytes_of),
         "keep": _quantity(duration_s_of),
@@ -211,6 +211,7 @@ def _assembled(settings: Settings) -> ControllerConfig:
     access_log = AccessLogConfig(log.pop("access"), **log) if "access" in log else None
     named = {
         "controller.listen": "listen",
+        "controller.organisation": "organisation",
         "controller.slots": "slots",
         "controller.worker": "worker",
         "cache.durability": "durability",

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
+import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Final
 
 from buildnet import __version__
 from buildnet._native import Store
 from buildnet.access import keys, tokens
+from buildnet.access.members import Members
 from buildnet.app import admission, fleet_file, state
 from buildnet.app.clock import SystemClock, random_id
 from buildnet.app.config import ControllerConfig, traces_wanted
@@ -32,11 +35,13 @@ from buildnet.edge.cache import CacheService
 from buildnet.edge.contracts import BYTE_CALLS, DECLARED, POOL, SERVICES
 from buildnet.edge.execution import ExecutionService
 from buildnet.edge.fleet import LEASE_DURATION_S, FleetService
+from buildnet.edge.join_tokens import JoinTokens, Self
 from buildnet.edge.ledger import LedgerService
 from buildnet.edge.logs import LogBook
 from buildnet.edge.reflection import ReflectionService
 from buildnet.edge.resources import ResourceService
 from buildnet.edge.results import ClientResults
+from buildnet.edge.sessions import Sessions
 from buildnet.edge.status import to_status
 from buildnet.edge.unbuilt import unbuilt_methods
 from buildnet.edge.web import api, page
@@ -69,6 +74,8 @@ class Ready:
     state: str
     pid: int
     slots: int
+    join: str = ""
+    """The line that one worker elsewhere joins by; it holds a secret."""
 
 
 async def run_controller(config: ControllerConfig, announce: Callable[[Ready], None], stop: asyncio.Event) -> None:
@@ -79,13 +86,14 @@ async def run_controller(config: ControllerConfig, announce: Callable[[Ready], N
     """
     clock = SystemClock()
     descriptors = raise_limit()
-    async with build_controller(config, clock=clock) as bridge, asyncio.TaskGroup() as tasks:
+    async with _opened(config, clock=clock) as (bridge, join_tokens), asyncio.TaskGroup() as tasks:
         address = await bridge.serve(config.listen)
         try:
             url = f"{'grpc' if config.tls is None else 'grpcs'}://{address}"
             local_url = url if bridge.local_address is None else f"grpc://{bridge.local_address}"
             slots = config.slots if config.worker else 0
-            ready = Ready(url, address, str(config.state), os.getpid(), slots)
+            line = await join_tokens.line(_reached_at(address))
+            ready = Ready(url, address, str(config.state), os.getpid(), slots, line.text)
             if config.worker:
                 worker = supervise(
                     local_url,
@@ -98,7 +106,8 @@ async def run_controller(config: ControllerConfig, announce: Callable[[Ready], N
                     descriptors=descriptors,
                 )
                 tasks.create_task(worker)
-            with state.announced(config.state, asdict(ready)), hang_up_reopens(bridge):
+            # Others may read that file, and the line holds a secret.
+            with state.announced(config.state, asdict(replace(ready, join=""))), hang_up_reopens(bridge):
                 announce(ready)
                 await stop.wait()
         finally:
@@ -110,6 +119,19 @@ async def run_controller(config: ControllerConfig, announce: Callable[[Ready], N
 @asynccontextmanager
 async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> AsyncIterator[Bridge]:
     """Open everything a controller stands on, lowest first; close it in reverse."""
+    async with _opened(config, clock=clock) as (bridge, _):
+        yield bridge
+
+
+def _reached_at(address: str) -> str:
+    """Where others reach an address that was listened on: one that means every address is told by this host's name."""
+    host, _, port = address.rpartition(":")
+    everywhere = ipaddress.ip_address(host.strip("[]")).is_unspecified
+    return f"{socket.gethostname()}:{port}" if everywhere else address
+
+
+@asynccontextmanager
+async def _opened(config: ControllerConfig, *, clock: SystemClock) -> AsyncIterator[tuple[Bridge, JoinTokens]]:
     behind = parse_tiers(config.tiers)
     async with AsyncExitStack() as held:
         directory = held.enter_context(state.opened(config.state))
@@ -140,9 +162,8 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
         def record(kind: str, facts: Mapping[str, Value]) -> None:
             recorder.record(Entry(kind, clock.now_unix_ms(), facts))
 
-        announcements = Announcements(
-            Catalog(), Pins(directory / "keys" / "nodes"), clock, controller_id=controller_id, record=record
-        )
+        pins = Pins(directory / "keys" / "nodes")
+        announcements = Announcements(Catalog(), pins, clock, controller_id=controller_id, record=record)
         scheduler = Scheduler(
             cache=stores,
             publisher=OrderedPublisher(stores, ledger, stores, clock),
@@ -163,6 +184,13 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
         async def append(kind: str, facts: Mapping[str, Value]) -> None:
             await ledger.append([Entry(kind, clock.now_unix_ms(), facts)])
 
+        own = keys.node_keys(directory)
+        members = Members(directory / "members.sqlite")
+        held.callback(members.close)
+        sessions = Sessions(
+            members, pins, clock, record=record, append=append, removed=lambda name: fleet.removed(name)
+        )
+        join_tokens = JoinTokens(members, clock, Self(config.organisation, own.name, term), append)
         fleet = FleetService(
             scheduler,
             logs,
@@ -174,6 +202,7 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
             announcements=announcements,
             policies=fleet_file.load(directory),
             keep=partial(fleet_file.keep, directory),
+            sessions=sessions,
         )
         await held.enter_async_context(_running(fleet.run()))
         actions = ActionService(scheduler, logs, descriptions, stores.read)
@@ -184,6 +213,7 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
             LedgerService(ledger, store.entry_index, cosigned),
             CacheService(store, record),
             fleet,
+            join_tokens,
             ResourceService(announcements),
             ReflectionService(POOL, SERVICES),
         ):
@@ -200,6 +230,13 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
             tls=admission.for_door(config.tls),
             # The local worker has nothing to verify the certificate by: it is made out for other names.
             local=config.tls is not None and config.worker,
+            sessions={
+                "node_seed": own.node_seed,
+                "session_secret": own.session_secret,
+                "organisation": config.organisation,
+                "term": term,
+            },
+            gate=sessions,
             web=Asgi(
                 application(
                     page.routes(),
@@ -210,8 +247,10 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
             tiers=tiers,
             observed=observed(config, traces=traces_wanted()),
         )
-        await held.enter_async_context(_running(report(bridge, ledger, witnesses.counts)))
-        yield bridge
+        sessions.over(bridge)
+        counts = lambda: {**witnesses.counts(), "join_tokens_refused": sessions.tokens_refused}  # noqa: E731
+        await held.enter_async_context(_running(report(bridge, ledger, counts)))
+        yield bridge, join_tokens
 
 
 def _worker_tokens(config: ControllerConfig, clock: SystemClock) -> Callable[[], str]:

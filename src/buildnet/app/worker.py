@@ -53,6 +53,7 @@ async def run(
             hidden=config.hidden,
             search_path=search_path(),
             credentials=config.credentials,
+            line=config.line,
         ),
         clock=SystemClock(),
         rng=random.SystemRandom(),

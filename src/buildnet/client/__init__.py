@@ -10,7 +10,7 @@
 """
 
 from buildnet.client.client import Client
-from buildnet.client.fleet import NodeInfo
+from buildnet.client.fleet import JoinTokenInfo, NodeInfo
 from buildnet.client.results import ActionInfo, LogPiece, Output, RunResult
 from buildnet.client.sync import SyncClient, connect
 from buildnet.model.credentials import Credentials
@@ -21,6 +21,7 @@ __all__ = [
     "Client",
     "Credentials",
     "Digest",
+    "JoinTokenInfo",
     "LogPiece",
     "NodeInfo",
     "Output",
