@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
 __all__ = [
+    "Dialler",
     "Door",
     "InputTree",
     "Link",
     "NativeError",
     "Process",
+    "Splice",
     "Store",
     "Tiers",
     "collect",
@@ -93,7 +95,8 @@ class Door:
     `access`: keys (raw Ed25519 public keys), revoked (a file, or None), anonymous (scopes), certificates (each with
     name, scopes, instances and namespace, the last two may be None); None lets everybody do everything. `tls`:
     certificate, key, client_ca (or None), files of PEM. `local` listens on a loopback port too, in plaintext and for
-    tokens only: at `local_address` from `start` on. `application`: HTTP requests for no cache become events too.
+    tokens only: at `local_address` from `start` on. `sessions`: node_seed, session_secret (raw keys), organisation and
+    term; None takes no sessions. `application`: HTTP requests for no cache become events too.
     """
 
     def __new__(
@@ -107,6 +110,7 @@ class Door:
         access: Mapping[str, Any] | None = None,
         tls: Mapping[str, Any] | None = None,
         local: bool = False,
+        sessions: Mapping[str, Any] | None = None,
         application: bool = False,
         tiers: Tiers | None = None,
         durability: str = "process",
@@ -124,6 +128,7 @@ class Door:
     def submit(self, ops: Sequence[tuple[Any, ...]]) -> None: ...
     def report(self, values: Mapping[str, int]) -> None: ...
     def reopen_log(self) -> None: ...
+    def end_sessions(self, node_key: str, code: int, text: str) -> int: ...
     def stop(self) -> None: ...
     def close(self) -> None: ...
     def statistics(self) -> dict[str, int]: ...
@@ -155,6 +160,8 @@ class Link:
         key_pem: bytes | None = None,
         token: str = "",
     ) -> Link: ...
+    @staticmethod
+    def by_session(dialler: Dialler, *, instance: str = "") -> Link: ...
     def set_token(self, token: str) -> None: ...
     def find_missing(self, digests: Sequence[str]) -> list[str]: ...
     def put_bytes(self, data: bytes) -> str: ...
@@ -167,6 +174,38 @@ class Link:
     def fetch_tree(self, store: Store, root: str) -> dict[str, int]: ...
     def pull_directory(self, root: str, dest: str) -> dict[str, int]: ...
     def pull_tree(self, tree: str, dest: str) -> dict[str, int]: ...
+    def close(self) -> None: ...
+
+@final
+class Dialler:
+    """Whom to dial by sessions: who must answer, and what is known of them. It dials nothing by itself.
+
+    `met`: the controller's session key and term, once there was a session. `failure`: why the last dial failed, as a
+    code of the error tree and a text; None when it did not.
+    """
+
+    def __new__(
+        cls,
+        address: str,
+        *,
+        organisation: str,
+        node_key: str,
+        node_seed: bytes,
+        session_secret: bytes,
+        session_key: str | None = None,
+        term: int = 0,
+        token: bytes = ...,
+    ) -> Dialler: ...
+    @property
+    def met(self) -> tuple[str, int] | None: ...
+    @property
+    def failure(self) -> tuple[str, str] | None: ...
+
+@final
+class Splice:
+    """A path of a Unix socket at which each connection becomes a session. `close` *blocks* for a second at most."""
+
+    def __new__(cls, dialler: Dialler, path: str) -> Splice: ...
     def close(self) -> None: ...
 
 def probe_isolation() -> dict[str, bool]: ...

@@ -15,7 +15,8 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use tonic::{Request, Status};
 use tonic_prost::ProstCodec;
 
-use crate::DialError;
+use crate::dialler::Connector;
+use crate::{DialError, Dialler};
 
 const WINDOW_BYTES: u32 = 4 << 20;
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
@@ -101,6 +102,20 @@ fn tls_config(options: &TlsOptions) -> ClientTlsConfig {
     config
 }
 
+/// How connections behave, whatever they are made of; none when the URL is not one.
+fn endpoint_of(url: &str, options: &LinkOptions) -> Option<Endpoint> {
+    let endpoint = Endpoint::from_shared(url.to_owned()).ok()?;
+    Some(
+        endpoint
+            .connect_timeout(options.connect_timeout)
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(2 * WINDOW_BYTES)
+            .http2_keep_alive_interval(Duration::from_secs(KEEP_ALIVE_S))
+            .keep_alive_timeout(Duration::from_secs(KEEP_ALIVE_S))
+            .tcp_nodelay(true),
+    )
+}
+
 /// An outbound connection. Dropping it closes it.
 pub struct Link {
     pub(crate) url: String,
@@ -122,19 +137,32 @@ impl Link {
             _ => return Err(DialError::Url(url.to_owned())),
         };
         let scheme = if tls { "https" } else { "http" };
-        let mut endpoint = Endpoint::from_shared(format!("{scheme}://{}", authority.trim_end_matches('/')))
-            .map_err(|_| DialError::Url(url.to_owned()))?
-            .connect_timeout(options.connect_timeout)
-            .initial_stream_window_size(WINDOW_BYTES)
-            .initial_connection_window_size(2 * WINDOW_BYTES)
-            .http2_keep_alive_interval(Duration::from_secs(KEEP_ALIVE_S))
-            .keep_alive_timeout(Duration::from_secs(KEEP_ALIVE_S))
-            .tcp_nodelay(true);
+        let mut endpoint = endpoint_of(&format!("{scheme}://{}", authority.trim_end_matches('/')), &options)
+            .ok_or_else(|| DialError::Url(url.to_owned()))?;
         if tls {
             // What is wrong with a PEM is in the error's source; it quotes no key.
             let refused = |e: tonic::transport::Error| DialError::Invalid(format!("TLS to {url}: {}", root_cause(&e)));
             endpoint = endpoint.tls_config(tls_config(&options.tls)).map_err(refused)?;
         }
+        Self::opened(url.to_owned(), options, || endpoint.connect_lazy())
+    }
+
+    /// The same by sessions of `dialler`, which need no token.
+    ///
+    /// # Errors
+    /// The runtime cannot start.
+    pub fn by_session(dialler: Arc<Dialler>, options: LinkOptions) -> Result<Self, DialError> {
+        // The name is for HTTP's own sake: the dialler knows where it dials.
+        let endpoint =
+            endpoint_of("http://controller", &options).ok_or_else(|| DialError::Url("http://controller".to_owned()))?;
+        Self::opened(dialler.url(), options, || endpoint.connect_with_connector_lazy(Connector(dialler)))
+    }
+
+    fn opened(
+        url: String,
+        options: LinkOptions,
+        connect: impl FnOnce() -> Channel,
+    ) -> Result<Self, DialError> {
         let bearer = Bearer::default();
         bearer.set(&options.token)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -142,12 +170,12 @@ impl Link {
             .thread_name("buildnet-dial")
             .enable_all()
             .build()
-            .map_err(|e| DialError::Down { url: url.to_owned(), reason: e.to_string() })?;
+            .map_err(|e| DialError::Down { url: url.clone(), reason: e.to_string() })?;
         let channel = {
             let _inside = runtime.enter();
-            endpoint.connect_lazy()
+            connect()
         };
-        Ok(Self { url: url.to_owned(), options, channel, bearer, runtime })
+        Ok(Self { url, options, channel, bearer, runtime })
     }
 
     /// Bring another token from the next call on.

@@ -17,6 +17,16 @@ pub enum DialError {
         /// What the transport said.
         reason: String,
     },
+    /// There is no session with the controller, and dialling again as before will not change that.
+    #[error("{url}: {message}")]
+    Unmet {
+        /// Where it was dialled.
+        url: String,
+        /// Slug of the error tree.
+        code: &'static str,
+        /// Why, with the remedy.
+        message: String,
+    },
     /// The server does not have these blobs.
     #[error("the server lacks {} blobs, the first is {}", .0.len(), .0.first().map_or("", String::as_str))]
     Missing(Vec<String>),
@@ -69,6 +79,14 @@ impl DialError {
             _ => "internal",
         };
         Self::Refused { call, code, message: status.message().to_owned() }
+    }
+
+    /// The slug of a dial that failed.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Self::Unmet { code, .. } => code,
+            _ => "node_down",
+        }
     }
 
     /// Name the path of a local failure.

@@ -6,12 +6,16 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod channel;
+mod dialler;
 mod error;
 mod input_tree;
 mod pull;
+mod splice;
 mod transfer;
 
 pub use channel::{Link, LinkOptions, TlsOptions};
+pub use dialler::{Dialler, DiallerOptions};
 pub use error::DialError;
 pub use input_tree::{InputTree, Source};
+pub use splice::Splice;
 pub use transfer::Moved;

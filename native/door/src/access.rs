@@ -109,6 +109,8 @@ pub(crate) struct Grant {
     pub(crate) namespace: Option<String>,
     /// For people; empty when nobody said.
     pub(crate) subject: String,
+    /// The key of the node whose session it is.
+    pub(crate) node: Option<String>,
     pub(crate) valid_from_unix_s: u64,
     /// Zero for ever.
     pub(crate) expires_unix_s: u64,
@@ -207,6 +209,9 @@ impl Caller {
         let mut facts = Vec::new();
         if !grant.subject.is_empty() {
             facts.push(fact("subject", &grant.subject));
+        }
+        if let Some(node) = &grant.node {
+            facts.push(fact("node", node));
         }
         if let Some(namespace) = &grant.namespace {
             facts.push(fact("namespace", namespace));

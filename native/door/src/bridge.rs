@@ -106,6 +106,30 @@ pub enum Event {
     },
     /// Something that a person who runs this server should read.
     Said(String),
+    /// A node has proven its keys; a reply lets it in, a failure turns it away.
+    Greeted {
+        /// To be replied to like a call; names the session from then on.
+        id: u64,
+        /// Its node's key.
+        node_key: String,
+        /// The join token that it shows.
+        token: Option<Vec<u8>>,
+        /// Of the handshake.
+        pattern: &'static str,
+        /// Where it comes from.
+        peer: String,
+    },
+    /// A session that was let in is over.
+    SessionEnded {
+        /// The session.
+        id: u64,
+        /// Its node's key.
+        node_key: String,
+        /// Why; empty for an orderly end.
+        reason: String,
+        /// How often its keys were changed, by both ends.
+        rekeys: u64,
+    },
 }
 
 /// What Python does with a call.
@@ -235,6 +259,7 @@ impl Hub {
                 // A call that its caller gave up before Python saw it is not worth telling.
                 Event::Call { id, .. }
                 | Event::Request { id, .. }
+                | Event::Greeted { id, .. }
                 | Event::Message { id, .. }
                 | Event::HalfClose { id } => calls.contains_key(id),
                 _ => true,

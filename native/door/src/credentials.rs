@@ -183,6 +183,7 @@ impl Access {
             instances: token.instances,
             namespace: token.namespace,
             subject: if token.subject.is_empty() { token.id.clone() } else { token.subject },
+            node: None,
             valid_from_unix_s: token.valid_from_unix_s,
             expires_unix_s: token.expires_unix_s,
             refused: Arc::clone(&self.forbidden),
@@ -207,10 +208,22 @@ impl Access {
             instances: rule.instances.clone(),
             namespace: rule.namespace.clone(),
             subject: names.first().cloned().unwrap_or_default(),
+            node: None,
             valid_from_unix_s: 0,
             expires_unix_s,
             refused: Arc::clone(&self.forbidden),
         })))
+    }
+
+    /// The caller at the other end of a session: a worker, known by its node's key.
+    pub(crate) fn by_node(&self, node_key: &str) -> Caller {
+        Caller(Arc::new(Grant {
+            rights: Rights::of(["worker"]),
+            subject: node_key.to_owned(),
+            node: Some(node_key.to_owned()),
+            refused: Arc::clone(&self.forbidden),
+            ..Grant::default()
+        }))
     }
 
     /// Read the list of revoked tokens again if it has changed.

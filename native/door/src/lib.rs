@@ -27,6 +27,7 @@ mod results;
 mod rope;
 mod server;
 mod services;
+mod sessions;
 mod sorts;
 mod squeeze;
 mod status;
@@ -45,5 +46,6 @@ pub use bridge::{Event, Hub, Kind, MESSAGE_COST_BYTES, MetadataValue, Op, WINDOW
 pub use credentials::{AccessOptions, CertificateRule};
 pub use observe::{ObserveOptions, Statistics};
 pub use server::{Door, DoorOptions};
+pub use sessions::SessionOptions;
 pub use tls::TlsOptions;
 pub use web::{WebHead, WebRequest};

@@ -22,6 +22,7 @@ use crate::access::Caller;
 use crate::bridge::Event;
 use crate::budget::{Budget, During, Heard, Line};
 use crate::server::Inner;
+use crate::sessions::Sessions;
 use crate::tls::{Tls, names_of};
 
 const STREAMS_PER_CONNECTION_MAX: u32 = 256;
@@ -37,14 +38,14 @@ const HTTP1_BUFFER_BYTES: usize = 128 << 10;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where a connection comes from, and whom its certificate makes of its peer.
+/// Where a connection comes from, and whom its certificate or its session makes of its peer.
 pub(crate) struct Origin {
     pub(crate) peer: SocketAddr,
     pub(crate) line: Arc<Line>,
     pub(crate) certified: Option<Caller>,
     /// Nobody is let in without credentials.
     pub(crate) strict: bool,
-    /// Within TLS.
+    /// Within TLS or a session.
     pub(crate) secure: bool,
 }
 
@@ -128,6 +129,16 @@ async fn serve(
     let _ = stream.set_nodelay(true);
     let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true)
         .and_then(|()| rustix::net::sockopt::set_tcp_keepidle(&stream, PROBE_AFTER));
+    if let Some(sessions) = &inner.sessions {
+        match first_byte(&stream, stopping.clone()).await {
+            None => return,
+            Some(first) if Sessions::begins(first) => {
+                let stream = Heard { stream, line: Arc::clone(&origin.line) };
+                return session(inner, sessions, stream, origin, watcher, stopping).await;
+            }
+            Some(_) => {}
+        }
+    }
     let stream = Heard { stream, line: Arc::clone(&origin.line) };
     // How a connection ended is its peer's affair.
     match inner.tls.as_ref().filter(|_| !origin.strict) {
@@ -137,6 +148,35 @@ async fn serve(
             drop(watcher.watch(connection(inner, stream, origin)).await);
         }
     }
+}
+
+/// What a connection begins with, left where it is; none when it ends, or the door is closing.
+async fn first_byte(stream: &TcpStream, mut stop: watch::Receiver<bool>) -> Option<u8> {
+    let mut first = [0];
+    tokio::select! {
+        peeked = stream.peek(&mut first) => if !matches!(peeked, Ok(1)) { return None },
+        _ = stop.wait_for(|stopped| *stopped) => return None,
+    }
+    Some(first[0])
+}
+
+/// Serve a node within its session, until it ends or is ended.
+async fn session(
+    inner: &Arc<Inner>,
+    sessions: &Arc<Sessions>,
+    stream: Heard,
+    mut origin: Origin,
+    watcher: Watcher,
+    mut stop: watch::Receiver<bool>,
+) {
+    let shaken = tokio::select! {
+        shaken = sessions.shake_hands(&inner.hub, stream, origin.peer) => shaken,
+        _ = stop.wait_for(|stopped| *stopped) => return,
+    };
+    let Some((stream, mut open)) = shaken else { return };
+    origin.secure = true;
+    origin.certified = Some(inner.access.by_node(&open.node_key.to_string()));
+    open.is_orderly = watcher.watch(connection(inner, stream, origin)).await.is_ok();
 }
 
 /// The stream within TLS; none when the peer does not manage it in time, or the door is closing.

@@ -20,6 +20,7 @@ use crate::listener::accept;
 use crate::observe::{Observe, ObserveOptions, Statistics};
 use crate::recent;
 use crate::services::Services;
+use crate::sessions::{SessionOptions, Sessions};
 use crate::tls::{Tls, TlsOptions};
 use crate::updates::Updates;
 use crate::uploads::Uploads;
@@ -50,6 +51,8 @@ pub struct DoorOptions {
     /// Whether to listen on a loopback port too, in plaintext and for tokens only: for the workers of this machine, who
     /// have nothing to verify a certificate by.
     pub local: bool,
+    /// Who this end is to nodes that dial it by sessions; none to take no sessions.
+    pub sessions: Option<SessionOptions>,
 }
 
 impl Default for DoorOptions {
@@ -64,6 +67,7 @@ impl Default for DoorOptions {
             tls: None,
             application: false,
             local: false,
+            sessions: None,
         }
     }
 }
@@ -86,6 +90,7 @@ pub(crate) struct Inner {
     pub(crate) message_size_bytes_max: usize,
     pub(crate) access: Access,
     pub(crate) tls: Option<Tls>,
+    pub(crate) sessions: Option<Arc<Sessions>>,
     pub(crate) observe: Arc<Observe>,
 }
 
@@ -106,6 +111,10 @@ impl Door {
             execution: options.execution,
             observe: Arc::clone(&observe),
         };
+        let sessions = options.sessions.map(|options| Arc::new(Sessions::new(options)));
+        if let Some(sessions) = sessions.clone() {
+            observe.watch("sessions".to_owned(), Box::new(move || sessions.counts()));
+        }
         let application = options.application.then(|| Arc::clone(&hub));
         let inner = Inner {
             hub,
@@ -114,6 +123,7 @@ impl Door {
             message_size_bytes_max: options.message_size_bytes_max,
             access: Access::new(options.access)?,
             tls: options.tls.map(Tls::new).transpose()?,
+            sessions,
             observe,
         };
         let (stop, _) = watch::channel(false);
@@ -202,6 +212,17 @@ impl Door {
     /// Calls without good credentials, and calls whose caller lacked a right.
     pub fn refusals(&self) -> (u64, u64) {
         self.inner.access.refusals()
+    }
+
+    /// End every session of a node, with a farewell's code and text; returns how many those are.
+    ///
+    /// # Errors
+    /// `invalid_request` when the key is not one.
+    pub fn end_sessions(&self, node_key: &str, code: u8, text: &str) -> Result<usize, NativeError> {
+        let key = node_key.parse().map_err(|error: buildnet_session::SessionError| {
+            NativeError::invalid("node_key", error.to_string())
+        })?;
+        Ok(self.inner.sessions.as_ref().map_or(0, |sessions| sessions.end(key, code, text)))
     }
 
     /// Accept no more, tell every connection to finish, and push [`Event::Drained`] when all have.

@@ -1,10 +1,12 @@
-//! Link and InputTree as Python sees them. Every method blocks with the interpreter lock released.
+//! Link, InputTree, Dialler and Splice as Python sees them. Every method blocks with the interpreter lock released.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use buildnet_dial::{DialError, InputTree, Link, LinkOptions, Moved, Source, TlsOptions};
+use buildnet_dial::{
+    DialError, Dialler, DiallerOptions, InputTree, Link, LinkOptions, Moved, Source, Splice, TlsOptions,
+};
 use buildnet_formats::{Digest, FieldValue, NativeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
@@ -12,6 +14,8 @@ use pyo3::types::{PyBytes, PyDict};
 use crate::error::raise;
 use crate::store::{PyStore, digests, texts};
 
+/// A dial and its handshake, and another try of both.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(15);
 const READ_BYTES_MAX: u64 = 64 << 20;
 
 fn native(error: DialError) -> NativeError {
@@ -21,6 +25,7 @@ fn native(error: DialError) -> NativeError {
         DialError::Url(_) => NativeError::invalid("url", message),
         DialError::Invalid(_) => NativeError::invalid("inputs", message),
         DialError::Local { .. } => NativeError::invalid("path", message),
+        DialError::Unmet { url, code, .. } => NativeError::new(code, message).with("url", FieldValue::Text(url)),
         DialError::Down { url, .. } => NativeError::new("node_down", message).with("url", FieldValue::Text(url)),
         DialError::Missing(digests) => {
             NativeError::new("blobs_missing", message).with("digests", FieldValue::Texts(digests))
@@ -127,6 +132,18 @@ impl PyLink {
         Ok(Self(Mutex::new(Some(Arc::new(link)))))
     }
 
+    #[staticmethod]
+    #[pyo3(signature = (dialler, *, instance = ""))]
+    fn by_session(dialler: &Bound<'_, PyDialler>, instance: &str) -> PyResult<Self> {
+        let options = LinkOptions {
+            instance: instance.to_owned(),
+            connect_timeout: SESSION_TIMEOUT,
+            ..LinkOptions::default()
+        };
+        let link = Link::by_session(Arc::clone(&dialler.get().0), options).map_err(|e| raise(native(e)))?;
+        Ok(Self(Mutex::new(Some(Arc::new(link)))))
+    }
+
     fn set_token(&self, py: Python<'_>, token: &str) -> PyResult<()> {
         self.with(py, |link| link.set_token(token))
     }
@@ -224,8 +241,77 @@ impl PyLink {
     }
 }
 
+/// Whom to dial by sessions.
+#[pyclass(name = "Dialler", module = "buildnet._native", frozen)]
+pub struct PyDialler(Arc<Dialler>);
+
+#[pymethods]
+impl PyDialler {
+    #[new]
+    #[pyo3(signature = (
+        address, *, organisation, node_key, node_seed, session_secret, session_key = None, term = 0, token = Vec::new()
+    ))]
+    #[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)]
+    fn new(
+        address: String,
+        organisation: String,
+        node_key: &str,
+        node_seed: Vec<u8>,
+        session_secret: Vec<u8>,
+        session_key: Option<&str>,
+        term: u64,
+        token: Vec<u8>,
+    ) -> PyResult<Self> {
+        let malformed = |what: &str| raise(NativeError::invalid("key", format!("{what} is 64 hexadecimal digits")));
+        let options = DiallerOptions {
+            address,
+            organisation,
+            node_key: node_key.parse().map_err(|_| malformed("a controller's key"))?,
+            session_key: match session_key {
+                None => None,
+                Some(key) => Some(key.parse().map_err(|_| malformed("a session key"))?),
+            },
+            term,
+            token,
+        };
+        let dialler = Dialler::new(&node_seed, &session_secret, options).map_err(|e| raise(native(e)))?;
+        Ok(Self(Arc::new(dialler)))
+    }
+
+    #[getter]
+    fn met(&self) -> Option<(String, u64)> {
+        self.0.met().map(|(key, term)| (key.to_string(), term))
+    }
+
+    #[getter]
+    fn failure(&self) -> Option<(&'static str, String)> {
+        self.0.failure()
+    }
+}
+
+/// A path at which each connection becomes a session.
+#[pyclass(name = "Splice", module = "buildnet._native", frozen)]
+pub struct PySplice(Mutex<Option<Splice>>);
+
+#[pymethods]
+impl PySplice {
+    #[new]
+    #[allow(clippy::needless_pass_by_value)]
+    fn new(dialler: &Bound<'_, PyDialler>, path: PathBuf) -> PyResult<Self> {
+        let splice = Splice::open(Arc::clone(&dialler.get().0), &path).map_err(|e| raise(native(e)))?;
+        Ok(Self(Mutex::new(Some(splice))))
+    }
+
+    fn close(&self, py: Python<'_>) {
+        let splice = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        py.detach(|| drop(splice));
+    }
+}
+
 /// Add the classes to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyInputTree>()?;
-    module.add_class::<PyLink>()
+    module.add_class::<PyLink>()?;
+    module.add_class::<PyDialler>()?;
+    module.add_class::<PySplice>()
 }

@@ -2,7 +2,8 @@
 //!
 //! Events: `(0, id, method, body | None, metadata, timeout_s | None, peer)`, `(1, id, body)`, `(2, id)`, `(3, id)`,
 //! `(4, id, bytes)`, `(5,)`, `(6, id, rows)`, `(7, text)`, `(8, id, (method, path, query, version, scheme), headers, body,
-//! caller, peer)`: call, message, half-close, cancel, credit, drained, results, said, request.
+//! caller, peer)`, `(9, id, node_key, token | None, pattern, peer)`, `(10, id, node_key, reason, rekeys)`: call, message,
+//! half-close, cancel, credit, drained, results, said, request, greeted, session ended.
 //! Decisions: `(id, 0, body)`, `(id, 1, body)`, `(id, 2, None)`, `(id, 3, (code, text, details))`, `(id, 4, bytes)`,
 //! `(id, 5, (status, headers))`: reply, message, end, fail, ack, start.
 
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use buildnet_door::{
     AccessOptions, CertificateRule, Door, DoorOptions, Event, Hub, Kind, LogOptions, MetadataValue, ObserveOptions, Op,
-    TlsOptions, WebHead,
+    SessionOptions, TlsOptions, WebHead,
 };
 use buildnet_formats::NativeError;
 use bytes::Bytes;
@@ -53,6 +54,22 @@ struct PyTls {
     client_ca: Option<PathBuf>,
 }
 
+/// Who the door is to nodes: raw keys, the organisation's name, the controller's term.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct PySessions {
+    node_seed: Vec<u8>,
+    session_secret: Vec<u8>,
+    organisation: String,
+    term: u64,
+}
+
+impl PySessions {
+    fn options(&self) -> Result<SessionOptions, NativeError> {
+        SessionOptions::new(&self.node_seed, &self.session_secret, &self.organisation, self.term)
+    }
+}
+
 impl From<PyAccess> for AccessOptions {
     fn from(access: PyAccess) -> Self {
         let certificates = access.certificates.into_iter().map(|rule| CertificateRule {
@@ -89,7 +106,7 @@ impl PyDoor {
     #[pyo3(signature = (
         store, methods, *,
         threads = 1, message_size_bytes_max = 16 << 20, execution = true, access = None, tls = None, local = false,
-        application = false, tiers = None,
+        sessions = None, application = false, tiers = None,
         durability = "process", access_log = None, slow_ms = 500, access_log_sample = 0.01, traces = false
     ))]
     #[allow(clippy::too_many_arguments)]
@@ -102,6 +119,7 @@ impl PyDoor {
         access: Option<PyAccess>,
         tls: Option<PyTls>,
         local: bool,
+        sessions: Option<PySessions>,
         application: bool,
         tiers: Option<&Bound<'_, PyTiers>>,
         durability: &str,
@@ -135,6 +153,7 @@ impl PyDoor {
             access: access.map_or_else(AccessOptions::open, AccessOptions::from),
             tls: tls.map(TlsOptions::from),
             local,
+            sessions: sessions.map(|sessions| sessions.options()).transpose().map_err(raise)?,
             application,
             tiers: tiers.clone(),
             observe,
@@ -185,6 +204,10 @@ impl PyDoor {
 
     fn reopen_log(&self) {
         self.door.reopen_log();
+    }
+
+    fn end_sessions(&self, node_key: &str, code: u8, text: &str) -> PyResult<usize> {
+        self.door.end_sessions(node_key, code, text).map_err(raise)
     }
 
     fn stop(&self) {
@@ -242,6 +265,13 @@ fn tuple_of(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyTuple>> {
         }
         Event::Results { id, rows } => (6u8, id, rows).into_pyobject(py),
         Event::Said(text) => (7u8, text).into_pyobject(py),
+        Event::Greeted { id, node_key, token, pattern, peer } => {
+            let token = token.map(|token| PyBytes::new(py, &token));
+            (9u8, id, node_key, token, pattern, peer).into_pyobject(py)
+        }
+        Event::SessionEnded { id, node_key, reason, rekeys } => {
+            (10u8, id, node_key, reason, rekeys).into_pyobject(py)
+        }
     }
 }
 

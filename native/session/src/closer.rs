@@ -1,14 +1,29 @@
-//! Ends a session from outside the task that runs it, with a word to the peer. The first reason counts.
+//! Ends a session from outside the task that runs it, with a word to the peer, and knows afterwards how it ended. The
+//! first reason counts.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::Waker;
 
 use futures_util::task::AtomicWaker;
+
+use crate::SessionError;
 
 #[derive(Debug, Default)]
 struct Shared {
     reason: Mutex<Option<(u8, String)>>,
     reader: AtomicWaker,
+    failure: OnceLock<Failure>,
+    rekeys: AtomicU64,
+}
+
+/// Why a session did not end in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// For people.
+    pub text: String,
+    /// Whether the peer, or somebody between, sent what none may.
+    pub is_broken: bool,
 }
 
 /// Ends one session. Clones end the same one.
@@ -24,10 +39,30 @@ impl Closer {
         self.0.reader.wake();
     }
 
+    /// Why the session's reader failed, if it did.
+    pub fn failure(&self) -> Option<Failure> {
+        self.0.failure.get().cloned()
+    }
+
+    /// How often keys were changed, by both ends.
+    pub fn rekeys(&self) -> u64 {
+        self.0.rekeys.load(Ordering::Relaxed)
+    }
+
     /// The reason, if there is one; else wake `reader` once there is.
     pub(crate) fn asked(&self, reader: &Waker) -> Option<(u8, String)> {
         // First, so that no reason comes unseen between the look and the wait.
         self.0.reader.register(reader);
         self.0.reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn failed(&self, error: &std::io::Error) {
+        let session = error.get_ref().and_then(|inner| inner.downcast_ref::<SessionError>());
+        let is_broken = matches!(session, Some(SessionError::Frame | SessionError::Protocol(_) | SessionError::Oversize(_)));
+        self.0.failure.get_or_init(|| Failure { text: error.to_string(), is_broken });
+    }
+
+    pub(crate) fn rekeyed(&self, times: u64) {
+        self.0.rekeys.store(times, Ordering::Relaxed);
     }
 }

@@ -325,6 +325,10 @@ impl Handshake {
         self.output.extend_from_slice(&refusal.term().to_be_bytes());
     }
 
+    pub(crate) fn is_initiator(&self) -> bool {
+        self.is_initiator
+    }
+
     /// Bytes to send, if there are any.
     pub fn take_output(&mut self) -> Vec<u8> {
         mem::take(&mut self.output)

@@ -18,9 +18,9 @@ mod preamble;
 mod stream;
 mod suite;
 
-pub use closer::Closer;
+pub use closer::{Closer, Failure};
 pub use error::{Refusal, SessionError};
-pub use establish::establish;
+pub use establish::{TurnedAway, establish, establish_if};
 pub use frames::{CLOSE_TEXT_BYTES_MAX, DATA_BYTES_MAX, Due, Event, Frames, Limits, MESSAGE_BYTES_MAX, Opened};
 pub use handshake::{Context, Handshake, Peer, Remote, TOKEN_BYTES_MAX};
 pub use identity::{Identity, NodeKey, SessionKey};

@@ -117,6 +117,7 @@ pub struct SessionStream<S> {
     /// Whoever waits for room in the outbox: the reader may make it, since pings go the same way.
     writer: Option<Waker>,
     farewell: Option<(u8, String)>,
+    peer_rekeys: u64,
 }
 
 impl<S> std::fmt::Debug for SessionStream<S> {
@@ -127,12 +128,20 @@ impl<S> std::fmt::Debug for SessionStream<S> {
 
 impl<S> SessionStream<S> {
     /// `early`: what came after the handshake already.
-    pub(crate) fn new(inner: S, frames: Frames, peer: Peer, limits: &Limits, began: Instant, early: &[u8]) -> Self {
+    pub(crate) fn new(
+        inner: S,
+        frames: Frames,
+        peer: Arc<Peer>,
+        closer: Closer,
+        limits: &Limits,
+        began: Instant,
+        early: &[u8],
+    ) -> Self {
         Self {
             inner,
             frames,
-            peer: Arc::new(peer),
-            closer: Closer::default(),
+            peer,
+            closer,
             inbox: Inbox { buffer: early.into(), begin: 0, end: early.len() },
             plain: Queue::default(),
             outbox: Queue::default(),
@@ -143,6 +152,7 @@ impl<S> SessionStream<S> {
             ping_waits: false,
             writer: None,
             farewell: None,
+            peer_rekeys: 0,
         }
     }
 
@@ -163,6 +173,10 @@ impl<S> SessionStream<S> {
 
     fn now(&self) -> Duration {
         self.began.elapsed()
+    }
+
+    fn tell_rekeys(&self) {
+        self.closer.rekeyed(self.frames.rekeys() + self.peer_rekeys);
     }
 
     fn about_to_send(&mut self) {
@@ -201,6 +215,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> SessionStream<S> {
         self.about_to_send();
         let now = self.now();
         let taken = self.frames.seal(parts, now, &mut self.outbox.bytes)?;
+        self.tell_rekeys();
         if self.outbox.waiting().len() >= WAITING_BYTES {
             // What does not go now goes when the caller flushes or writes more.
             let _ = self.hand_down(waking)?;
@@ -226,6 +241,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> SessionStream<S> {
                 Due::Ping if self.outbox.is_empty() => {
                     self.about_to_send();
                     self.frames.ping(now, &mut self.outbox.bytes)?;
+                    self.tell_rekeys();
                     self.ping_waits = true;
                     continue;
                 }
@@ -250,7 +266,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> SessionStream<S> {
                     self.farewell = Some((code, text));
                     return Ok(true);
                 }
-                Some(Event::Ping | Event::Rekeyed) => {}
+                Some(Event::Rekeyed) => {
+                    self.peer_rekeys += 1;
+                    self.tell_rekeys();
+                }
+                Some(Event::Ping) => {}
             }
         }
     }
@@ -281,6 +301,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> SessionStream<S> {
         }
     }
 
+    fn read_in_time(&mut self, waking: &mut Waking<'_>, wanted: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if let Some((code, text)) = self.closer.asked(waking.waker()) {
+            // The peer is told if it can be told at once; it is not waited for.
+            let _ = self.say_farewell(code, &text, waking)?;
+            return Poll::Ready(Err(SessionError::Ended(text).into()));
+        }
+        let done = self.take_in(waking, wanted);
+        if !matches!(done, Poll::Ready(Err(_))) {
+            self.keep_time(waking, done.is_pending())?;
+            if self.ping_waits {
+                // Not waited for here: what is pending wakes this task again.
+                let _ = self.hand_down(waking)?;
+            }
+        }
+        done
+    }
+
     fn say_farewell(&mut self, code: u8, text: &str, waking: &mut Waking<'_>) -> Poll<io::Result<()>> {
         self.about_to_send();
         let now = self.now();
@@ -305,18 +342,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> SessionStream<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for SessionStream<S> {
     fn poll_read(self: Pin<&mut Self>, waking: &mut Waking<'_>, wanted: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if let Some((code, text)) = this.closer.asked(waking.waker()) {
-            // The peer is told if it can be told at once; it is not waited for.
-            let _ = this.say_farewell(code, &text, waking)?;
-            return Poll::Ready(Err(SessionError::Ended(text).into()));
-        }
-        let done = this.take_in(waking, wanted);
-        if !matches!(done, Poll::Ready(Err(_))) {
-            this.keep_time(waking, done.is_pending())?;
-            if this.ping_waits {
-                // Not waited for here: what is pending wakes this task again.
-                let _ = this.hand_down(waking)?;
-            }
+        let done = this.read_in_time(waking, wanted);
+        if let Poll::Ready(Err(error)) = &done {
+            this.closer.failed(error);
         }
         done
     }

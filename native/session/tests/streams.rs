@@ -8,7 +8,10 @@ use std::sync::Arc;
 use std::task::{Context as Waking, Poll};
 use std::time::Duration;
 
-use buildnet_session::{Context, Handshake, Identity, Limits, Pattern, Remote, SessionError, SessionStream, establish};
+use buildnet_session::{
+    Context, Handshake, Identity, Limits, Pattern, Peer, Remote, SessionError, SessionStream, TurnedAway, establish,
+    establish_if,
+};
 use proptest::prelude::*;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 
@@ -214,6 +217,43 @@ fn a_session_may_be_refused_with_a_reason() {
 }
 
 #[test]
+fn a_dialler_is_let_in_or_hears_why_not() {
+    for is_known in [true, false] {
+        paused(async {
+            let (one, two) = tokio::io::duplex(4096);
+            let (a, b) = ends(is_known);
+            let turn_away = |peer: Arc<Peer>| {
+                assert_eq!(peer.node_key, Identity::new(&[1; 32], &[3; 32]).unwrap().node_key());
+                std::future::ready(Err(TurnedAway { code: 7, text: "this node was removed".to_owned() }))
+            };
+            let both = tokio::join!(
+                establish(one, a, Limits::default(), TIMEOUT),
+                establish_if(two, b, Limits::default(), TIMEOUT, turn_away)
+            );
+            assert!(matches!(both.0, Err(SessionError::Closed { code: 7, text }) if text == "this node was removed"));
+            assert!(matches!(both.1, Err(SessionError::Ended(text)) if text == "this node was removed"));
+        });
+    }
+}
+
+#[test]
+fn a_closer_knows_how_a_session_went() {
+    paused(async {
+        let limits = Limits { rekey_frames: 2, ..Limits::default() };
+        let (mut a, mut b) = pair(4096, limits).await;
+        let (closer, mut read) = (b.closer(), [0; 4]);
+        a.write_all(b"more").await.unwrap();
+        a.flush().await.unwrap();
+        b.read_exact(&mut read).await.unwrap();
+        assert_eq!((closer.failure(), closer.rekeys() > 0), (None, true));
+        drop(a);
+        b.read(&mut read).await.unwrap_err();
+        let failure = closer.failure().unwrap();
+        assert!(!failure.is_broken && failure.text.contains("in the middle"), "{failure:?}");
+    });
+}
+
+#[test]
 fn who_does_not_shake_hands_in_time_is_let_go() {
     paused(async {
         let (one, _two) = tokio::io::duplex(4096);
@@ -240,7 +280,6 @@ fn garbage_after_a_good_handshake_is_refused_and_bounded() {
             two.write_all(&vec![0xff; 200_000]).await.unwrap();
         };
         let (session, ()) = tokio::join!(establish(one, a, Limits::default(), TIMEOUT), peer);
-        let error = session.unwrap().read(&mut [0]).await.unwrap_err();
-        assert!(matches!(reason(&error), SessionError::Frame), "{error}");
+        assert!(matches!(session, Err(SessionError::Frame)), "{session:?}");
     });
 }

@@ -1,17 +1,19 @@
-"""The key that signs tokens and the list of revoked ones, in the state directory. A key is never logged and never
-leaves its file, which only its owner may read.
+"""Keys in a state directory: the one that signs tokens, a node's own, that of its sessions; and the list of revoked
+tokens. A key is never logged and never leaves its file, which only its owner may read.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -49,6 +51,39 @@ def load_or_create_at(path: Path) -> Ed25519PrivateKey:
     Raises:
         StateCorrupt: the file cannot be read or does not hold a key.
     """
+    key = _kept(path, Ed25519PrivateKey.generate)
+    if not isinstance(key, Ed25519PrivateKey):
+        raise StateCorrupt(f"{path} holds a key that is not Ed25519; restore it from a copy", path=str(path))
+    return key
+
+
+@dataclass(frozen=True, slots=True)
+class NodeKeys:
+    """What a node proves itself with in sessions: raw secrets of its Ed25519 and X25519 keys, 32 bytes each, and its
+    name, the Ed25519 public key in 64 hexadecimal digits.
+    """
+
+    name: str
+    node_seed: bytes = field(repr=False)
+    session_secret: bytes = field(repr=False)
+
+
+def node_keys(state: Path) -> NodeKeys:
+    """The keys of the node whose state directory this is: `keys/node.key` and `keys/session.key`, made at first use.
+
+    Raises:
+        StateCorrupt: a file cannot be read or does not hold its key.
+    """
+    node = load_or_create_at(state / "keys" / "node.key")
+    path = state / "keys" / "session.key"
+    session = _kept(path, X25519PrivateKey.generate)
+    if not isinstance(session, X25519PrivateKey):
+        raise StateCorrupt(f"{path} holds a key that is not X25519; restore it from a copy", path=str(path))
+    return NodeKeys(node.public_key().public_bytes_raw().hex(), node.private_bytes_raw(), session.private_bytes_raw())
+
+
+def _kept(path: Path, generate: Callable[[], Ed25519PrivateKey | X25519PrivateKey]) -> object:
+    """The key in this file, which is generated when there is none; of two processes at once the first one's stays."""
     try:
         with suppress(FileNotFoundError):
             return _parse(path)
@@ -56,7 +91,7 @@ def load_or_create_at(path: Path) -> Ed25519PrivateKey:
         path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.parent.mkdir(mode=0o700, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-        pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        pem = generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -73,15 +108,12 @@ def load_or_create_at(path: Path) -> Ed25519PrivateKey:
         raise StateCorrupt(f"cannot use {path}: {error.strerror}; check who may read it", path=str(path)) from error
 
 
-def _parse(path: Path) -> Ed25519PrivateKey:
+def _parse(path: Path) -> object:
     pem = path.read_bytes()
     try:
-        key = load_pem_private_key(pem, None)
+        return load_pem_private_key(pem, None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise StateCorrupt(f"{path} does not hold a key; restore it from a copy", path=str(path)) from error
-    if not isinstance(key, Ed25519PrivateKey):
-        raise StateCorrupt(f"{path} holds a key that is not Ed25519; restore it from a copy", path=str(path))
-    return key
 
 
 def public_pem(key: Ed25519PublicKey) -> str:

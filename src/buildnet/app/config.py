@@ -15,6 +15,7 @@ from buildnet.errors import InvalidRequest, NodeDown
 from buildnet.ledger.cosignature import WitnessKey
 from buildnet.model.action_spec import is_ours
 from buildnet.model.credentials import NONE, Credentials
+from buildnet.model.join_line import JoinLine, check_organisation
 from buildnet.sandbox.policy import SEARCH_PATH
 
 DEFAULT_LISTEN = "127.0.0.1:8980"
@@ -75,13 +76,14 @@ class ControllerConfig:
     `durability` is what an acknowledged write survives: `process` the kill of any process, `power` also the loss of
     power (every acknowledgement waits for an fsync). `cache_size_bytes` and `cache_keep_s` are the store's own when
     None: what it holds at most, and for how long nothing is evicted that was used. `tiers` are `[[cache.tier]]` of the
-    configuration file as they are written there. `toolchain` are paths that the local worker's actions may read besides
-    the usual ones. `witnesses` are asked at most every `witness_interval_s`. Platform properties called as in
-    `ignored_properties` need no worker that offers them.
+    configuration file as they are written there. `organisation` is whose it is, to nodes that dial by sessions.
+    `toolchain` are paths that the local worker's actions may read besides the usual ones. `witnesses` are asked at most
+    every `witness_interval_s`. Platform properties called as in `ignored_properties` need no worker that offers them.
     """
 
     state: Path
     listen: str = DEFAULT_LISTEN
+    organisation: str = "local"
     slots: int = 1
     worker: bool = True
     durability: str = "process"
@@ -120,13 +122,14 @@ class ControllerConfig:
                 )
         if not 1 <= self.witness_interval_s <= WITNESS_INTERVAL_S_MAX:
             raise InvalidRequest("witnesses are asked every 1 s to 1 d", field="ledger.witness_interval")
+        check_organisation(self.organisation)
         check(self.listen, self.access, self.tls)
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerRunConfig:
-    """One worker that dials the controller at `url`. Its actions find the directories `hidden` empty, and may read
-    `toolchain` besides the usual paths.
+    """One worker that dials the controller at `url`, by sessions when there is a `line`. Its actions find the
+    directories `hidden` empty, and may read `toolchain` besides the usual paths.
     """
 
     url: str
@@ -135,6 +138,7 @@ class WorkerRunConfig:
     hidden: tuple[Path, ...] = ()
     toolchain: tuple[Path, ...] = ()
     credentials: Credentials = NONE
+    line: JoinLine | None = None
 
     def __post_init__(self) -> None:
         _check_slots(self.slots)

@@ -111,7 +111,14 @@ def _witnesses(value: Any, where: str, base: Path) -> tuple[WitnessConfig, ...]:
 
 
 KEYS: Final[Mapping[str, Mapping[str, Parse]]] = {
-    "controller": {"state": _path, "listen": _text, "slots": _number, "worker": _flag, "ignored_properties": _texts},
+    "controller": {
+        "state": _path,
+        "listen": _text,
+        "organisation": _text,
+        "slots": _number,
+        "worker": _flag,
+        "ignored_properties": _texts,
+    },
     "cache": {
         "size": _quantity(size_bytes_of),
         "keep": _quantity(duration_s_of),
@@ -212,6 +219,7 @@ def _assembled(settings: Settings) -> ControllerConfig:
     access_log = AccessLogConfig(log.pop("access"), **log) if "access" in log else None
     named = {
         "controller.listen": "listen",
+        "controller.organisation": "organisation",
         "controller.slots": "slots",
         "controller.worker": "worker",
         "controller.ignored_properties": "ignored_properties",

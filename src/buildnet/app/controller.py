@@ -3,69 +3,45 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import asdict, dataclass
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from buildnet import __version__
-from buildnet._native import Store
 from buildnet.access import keys, tokens
+from buildnet.access.members import Members
 from buildnet.app import admission, fleet_file, state
 from buildnet.app.clock import SystemClock, random_id
 from buildnet.app.config import ControllerConfig, traces_wanted
 from buildnet.app.descriptors import raise_limit
+from buildnet.app.engine import engine_services, opened_engine
+from buildnet.app.grounds import opened_grounds, running
 from buildnet.app.local_worker import supervise
-from buildnet.app.recorder import LedgerRecorder
 from buildnet.app.report import hang_up_reopens, observed, report
-from buildnet.app.stores import NativeStores, opened_tiers
-from buildnet.app.tiers import parse_tiers
-from buildnet.app.witnesses import asked
-from buildnet.catalog.catalog import Catalog
-from buildnet.catalog.pins import Pins
-from buildnet.edge.action import ActionService, Descriptions
-from buildnet.edge.action_logs import ActionLogs, StoredLogs
-from buildnet.edge.announcements import Announcements
-from buildnet.edge.binder import StoreBinder
+from buildnet.edge.action import ActionService
 from buildnet.edge.bridge import Bridge, Method
 from buildnet.edge.cache import CacheService
 from buildnet.edge.contracts import BYTE_CALLS, DECLARED, POOL, SERVICES
-from buildnet.edge.execution import ExecutionService
-from buildnet.edge.explain import ExplainService
-from buildnet.edge.fleet import LEASE_DURATION_S, FleetService
-from buildnet.edge.history import teller
+from buildnet.edge.fleet import FleetService
+from buildnet.edge.join_tokens import JoinTokens, Self
 from buildnet.edge.ledger import LedgerService
-from buildnet.edge.logs import LogBook
 from buildnet.edge.reflection import ReflectionService
 from buildnet.edge.resources import ResourceService
 from buildnet.edge.results import ClientResults
+from buildnet.edge.sessions import Sessions
 from buildnet.edge.status import to_status
-from buildnet.edge.submission import SubmissionService
 from buildnet.edge.unbuilt import unbuilt_methods
 from buildnet.edge.web import api, page
 from buildnet.edge.web import ledger as ledger_pages
 from buildnet.edge.web.app import application
 from buildnet.edge.web.asgi import Asgi
 from buildnet.edge.web.view import View
-from buildnet.history.store import SqliteHistory
-from buildnet.ledger import queries
-from buildnet.ledger.cosigned import Cosigned
-from buildnet.ledger.log import LedgerLog, load_or_create_key
-from buildnet.model.action import Lease, Outcome
-from buildnet.model.entry import Entry, Value
-from buildnet.model.operation import Intended
-from buildnet.queue.store import SqliteOperations
-from buildnet.scheduler.core import Limits
-from buildnet.scheduler.graphs import Graphs
-from buildnet.scheduler.holds import LiveActions
-from buildnet.scheduler.publish import OrderedPublisher
-from buildnet.scheduler.recovery import recover
 from buildnet.scheduler.service import Scheduler
-from buildnet.wire.history import ActionMessages
-from buildnet.wire.native import translated
-from buildnet.wire.operations import stamped
 
 # Of an orderly stop: for what runs, to end; then for calls that move bytes.
 _DRAIN_S: Final = 5.0
@@ -85,6 +61,8 @@ class Ready:
     state: str
     pid: int
     slots: int
+    join: str = ""
+    """The line that one worker elsewhere joins by; it holds a secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +71,7 @@ class Built:
 
     bridge: Bridge
     scheduler: Scheduler
+    join_tokens: JoinTokens
 
 
 async def run_controller(
@@ -116,7 +95,8 @@ async def run_controller(
             url = f"{'grpc' if config.tls is None else 'grpcs'}://{address}"
             local_url = url if bridge.local_address is None else f"grpc://{bridge.local_address}"
             slots = config.slots if config.worker else 0
-            ready = Ready(url, address, str(config.state), os.getpid(), slots)
+            line = await built.join_tokens.line(_reached_at(address))
+            ready = Ready(url, address, str(config.state), os.getpid(), slots, line.text)
             if config.worker:
                 worker = supervise(
                     local_url,
@@ -130,7 +110,8 @@ async def run_controller(
                     descriptors=descriptors,
                 )
                 tasks.create_task(worker)
-            with state.announced(config.state, asdict(ready)), hang_up_reopens(bridge):
+            # Others may read that file, and the line holds a secret.
+            with state.announced(config.state, asdict(replace(ready, join=""))), hang_up_reopens(bridge):
                 announce(ready)
                 await stop.wait()
                 await _drained(built.scheduler, stop_now)
@@ -154,118 +135,53 @@ async def _drained(scheduler: Scheduler, stop_now: asyncio.Event) -> None:
 @asynccontextmanager
 async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> AsyncIterator[Built]:
     """Open everything a controller stands on, lowest first; close it in reverse."""
-    behind = parse_tiers(config.tiers)
     async with AsyncExitStack() as held:
-        directory = held.enter_context(state.opened(config.state))
-        with translated():
-            store = Store(
-                str(directory / "cas"),
-                config.durability,
-                size_bytes_max=config.cache_size_bytes,
-                keep_s=config.cache_keep_s,
-            )
-        held.callback(store.close)
-        tiers = await held.enter_async_context(opened_tiers(behind, store, directory / "tiers"))
-        signer = load_or_create_key(directory / "keys" / "ledger.key")
-        ledger = LedgerLog.open(directory / "ledger", signer, config.durability)
-        held.push_async_callback(ledger.close)
-        cosigned = Cosigned.open(directory / "ledger", signer.verifier, ledger.size)
-        witnesses = await held.enter_async_context(asked(config, ledger, cosigned))
-        recorder = LedgerRecorder(ledger)
-        held.push_async_callback(recorder.close)
-        term = state.next_term(directory)
-        controller_id = random_id()
-        fields: dict[str, Value] = {"controller": controller_id, "term": term, "version": __version__}
-        await ledger.append([Entry("controller.started", clock.now_unix_ms(), fields)])
-
-        operations = SqliteOperations.open(directory / "queue", config.durability)
-        held.push_async_callback(operations.close)
-        stores = NativeStores(store, tiers)
-        logs = await asyncio.to_thread(LogBook.opened, directory / "logs", clock)
-        held.callback(logs.close)
-        await held.enter_async_context(_running(logs.run()))
-
-        def record(kind: str, facts: Mapping[str, Value]) -> None:
-            recorder.record(Entry(kind, clock.now_unix_ms(), facts))
-
-        announcements = Announcements(
-            Catalog(), Pins(directory / "keys" / "nodes"), clock, controller_id=controller_id, record=record
-        )
-        messages = ActionMessages(stores.read)
-        history = SqliteHistory.open(directory / "history", messages, clock)
-        held.push_async_callback(history.close)
-        descriptions = Descriptions()
-
-        async def intend(lease: Lease, outcome: Outcome, cacheable: bool) -> None:
-            operations.intend(lease.fence, Intended(outcome, cacheable, ledger.size))
-            await operations.kept()
-
-        scheduler = Scheduler(
-            cache=stores,
-            publisher=OrderedPublisher(stores, ledger, stores, clock, intend),
-            record=recorder.record,
-            clock=clock,
-            new_id=random_id,
-            attempt_ended=logs.end,
-            operation_ended=teller(history, descriptions.get),
-            limits=Limits(lease_s=LEASE_DURATION_S),
-            fence_first=(term << 32) + 1,
-            live=LiveActions(stores),
-            resources=announcements,
-            store=operations,
-            stamp=stamped,
-        )
-        announcements.follow(scheduler.resources_changed)
-        await held.enter_async_context(_running(scheduler.run()))
-        await scheduler.serving.wait()
-
-        async def published_since(start: int) -> Mapping[int, int]:
-            return await ledger.look(queries.publications(start))
-
-        scheduler.restore(await recover(operations, stores, published_since, clock.now_unix_ms()))
-        await held.enter_async_context(_running(announcements.run()))
-
-        async def append(kind: str, facts: Mapping[str, Value]) -> None:
-            await ledger.append([Entry(kind, clock.now_unix_ms(), facts)])
-
-        fleet = FleetService(
-            scheduler,
-            logs,
+        grounds = await opened_grounds(config, clock, held)
+        engine = await opened_engine(config, grounds, held)
+        directory, ledger, stores = grounds.directory, grounds.ledger, grounds.stores
+        own = keys.node_keys(directory)
+        members = Members(directory / "members.sqlite")
+        held.callback(members.close)
+        sessions = Sessions(
+            members,
+            engine.pins,
             clock,
-            controller_id=controller_id,
+            record=grounds.record,
+            append=grounds.append,
+            removed=lambda name: fleet.removed(name),
+        )
+        join_tokens = JoinTokens(members, clock, Self(config.organisation, own.name, grounds.term), grounds.append)
+        fleet = FleetService(
+            engine.scheduler,
+            engine.logs,
+            clock,
+            controller_id=grounds.controller_id,
             version=__version__,
-            record=record,
-            append=append,
-            announcements=announcements,
+            record=grounds.record,
+            append=grounds.append,
+            announcements=engine.announcements,
             policies=fleet_file.load(directory),
             keep=partial(fleet_file.keep, directory),
+            sessions=sessions,
         )
-        await held.enter_async_context(_running(fleet.run()))
-        ignored = config.ignored_properties
-        binder = StoreBinder(stores.read, stores.write, stores.missing_of_result, ignored)
-        graphs = Graphs(scheduler, binder, clock, random_id)
-        await held.enter_async_context(_running(graphs.run()))
-        actions = ActionService(scheduler, descriptions, graphs)
-        stored_logs = StoredLogs(stores.read, stores.export, directory / "logs")
+        await held.enter_async_context(running(fleet.run()))
+        actions = ActionService(engine.scheduler, engine.descriptions, engine.graphs)
         methods: dict[str, Method] = {}
         for service in (
-            ExecutionService(scheduler, stores.read, descriptions.add, ignored),
-            actions,
-            SubmissionService(scheduler, graphs, binder, descriptions, actions.summary),
-            ExplainService(history, messages, scheduler, clock),
-            ActionLogs(scheduler, logs, stored_logs, actions.find),
-            LedgerService(ledger, store.entry_index, cosigned),
-            CacheService(store, record),
+            *engine_services(config, grounds, engine, actions),
+            LedgerService(ledger, grounds.store.entry_index, grounds.cosigned),
+            CacheService(grounds.store, grounds.record),
             fleet,
-            ResourceService(announcements),
+            join_tokens,
+            ResourceService(engine.announcements),
             ReflectionService(POOL, SERVICES),
         ):
             methods |= service.methods()
         methods |= unbuilt_methods(DECLARED, [*methods, *BYTE_CALLS])
         view = View(ledger, actions, fleet)
-        await held.enter_async_context(_running(view.run()))
+        await held.enter_async_context(running(view.run()))
         bridge = Bridge(
-            store,
+            grounds.store,
             methods,
             to_status,
             ClientResults(ledger, clock).record,
@@ -273,20 +189,38 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
             tls=admission.for_door(config.tls),
             # The local worker has nothing to verify the certificate by: it is made out for other names.
             local=config.tls is not None and config.worker,
+            sessions={
+                "node_seed": own.node_seed,
+                "session_secret": own.session_secret,
+                "organisation": config.organisation,
+                "term": grounds.term,
+            },
+            gate=sessions,
             web=Asgi(
                 application(
                     page.routes(),
                     api.routes(view, ledger, clock, __version__),
-                    ledger_pages.routes(ledger, cosigned, witnesses.standings),
+                    ledger_pages.routes(ledger, grounds.cosigned, grounds.witnesses.standings),
                 )
             ),
-            tiers=tiers,
+            tiers=stores.tiers,
             observed=observed(config, traces=traces_wanted()),
         )
-        await held.enter_async_context(
-            _running(report(bridge, ledger, lambda: {**witnesses.counts(), **history.statistics()}))
-        )
-        yield Built(bridge, scheduler)
+        sessions.over(bridge)
+
+        def counts() -> dict[str, int]:
+            refused = {"join_tokens_refused": sessions.tokens_refused}
+            return {**grounds.witnesses.counts(), **engine.history.statistics(), **refused}
+
+        await held.enter_async_context(running(report(bridge, ledger, counts)))
+        yield Built(bridge, engine.scheduler, join_tokens)
+
+
+def _reached_at(address: str) -> str:
+    """Where others reach an address that was listened on: one that means every address is told by this host's name."""
+    host, _, port = address.rpartition(":")
+    everywhere = ipaddress.ip_address(host.strip("[]")).is_unspecified
+    return f"{socket.gethostname()}:{port}" if everywhere else address
 
 
 def _worker_tokens(config: ControllerConfig, clock: SystemClock) -> Callable[[], str]:
@@ -299,15 +233,3 @@ def _worker_tokens(config: ControllerConfig, clock: SystemClock) -> Callable[[],
         return tokens.sign(signer, says)
 
     return token
-
-
-@asynccontextmanager
-async def _running(work: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.Task[None]]:
-    """Run `work` beside the body, and end it with the body."""
-    task = asyncio.ensure_future(work)
-    try:
-        yield task
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task

@@ -23,14 +23,14 @@ class NativeStores:
 
     def __init__(self, store: Store, tiers: Tiers | None = None) -> None:
         self._store = store
-        self._tiers = tiers
+        self.tiers = tiers
 
     async def missing_of_result(self, result: bytes) -> Sequence[str]:
         """See BlobStore. A worker does not send what a tier has, so what is absent here is brought from there."""
         with translated():
             missing = await asyncio.to_thread(self._store.missing_of_result, result)
-            if missing and self._tiers is not None:
-                await asyncio.to_thread(self._tiers.pull_result, result)
+            if missing and self.tiers is not None:
+                await asyncio.to_thread(self.tiers.pull_result, result)
                 missing = await asyncio.to_thread(self._store.missing_of_result, result)
         return missing
 
@@ -67,10 +67,10 @@ class NativeStores:
         """See ActionCache. What is published is published: a tier that does not take it is told of, and no more."""
         with translated():
             await asyncio.to_thread(self._store.put_action_result, key.instance, key.digest.text, result, entry_index)
-        if self._tiers is not None:
+        if self.tiers is not None:
             try:
                 with translated():
-                    await asyncio.to_thread(self._tiers.result_written, key.instance, key.digest.text)
+                    await asyncio.to_thread(self.tiers.result_written, key.instance, key.digest.text)
             except BuildNetError as error:
                 log.warning("the result of %s is in this cache only: %s", key.digest.text, error.message)
 

@@ -8,12 +8,15 @@ import random  # noqa: TID251 - the operating system's randomness, handed to the
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from buildnet import __version__
 from buildnet.app.clock import SystemClock
 from buildnet.app.config import WorkerRunConfig, search_path
+from buildnet.model.join_line import JoinLine
 from buildnet.worker.config import WorkerConfig
 from buildnet.worker.run import run_worker
+from buildnet.worker.uplink import met
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,16 @@ class Joined:
     pid: int
     slots: int
     controller: str
+
+
+def joined_before(state: Path) -> JoinLine | None:
+    """The line of the controller that this state directory's node has joined by its key; None when there is none.
+
+    Raises:
+        StateCorrupt: what is kept of it cannot be read.
+    """
+    known = met(state)
+    return None if known is None else known.line
 
 
 async def run(
@@ -54,6 +67,7 @@ async def run(
             toolchain=tuple(str(path) for path in config.toolchain),
             search_path=search_path(),
             credentials=config.credentials,
+            line=config.line,
         ),
         clock=SystemClock(),
         rng=random.SystemRandom(),

@@ -1,4 +1,6 @@
-"""`buildnet fleet ls|show|watch|drain|cordon|uncordon|rm|allow`. Names from other machines are never printed raw."""
+"""`buildnet fleet ls|show|watch|drain|cordon|uncordon|rm|allow|tokens`. Names from other machines are never printed
+raw.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,14 @@ from typing import TYPE_CHECKING
 import click
 
 from buildnet.cli import options, printable
+from buildnet.cli.fleet_tokens import tokens
 from buildnet.errors import NodeDown, NotFound
 
 if TYPE_CHECKING:
     from buildnet.client import NodeInfo, SyncClient
 
 _SKEW_SHOWN_S = 1.0
-_ID = re.compile(r"[0-9a-f]{32}")
+_ID = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}")
 _nodes = click.argument("nodes", metavar="NODE...", nargs=-1, required=True)
 
 
@@ -29,6 +32,9 @@ def command() -> None:
 
     NODE is an id, the first letters of one, or a host's name.
     """
+
+
+command.add_command(tokens)
 
 
 @command.command("ls", epilog="Example: buildnet fleet ls --all")
@@ -174,7 +180,8 @@ def uncordon(url: str | None, state: Path | None, instance: str, as_json: bool, 
 def remove(url: str | None, state: Path | None, instance: str, as_json: bool, nodes: tuple[str, ...]) -> None:
     """Close workers' sessions at once: what they run is run elsewhere, and they may not join until `allow`.
 
-    A full id may be one that is not known. A worker's token stays valid: `buildnet token revoke` ends it.
+    A full id, or the key of a node that joined by a line, may be one that is not known. A node's sessions end with it;
+    an access token stays valid: `buildnet token revoke` ends that.
     """
     with options.connected(url, state, instance) as client:
         _told([client.fleet_remove(_id_of(client, node)) for node in nodes], as_json, "is removed")

@@ -1,18 +1,27 @@
-"""`buildnet join URL`: a worker that dials a controller."""
+"""`buildnet join LINE`: a worker that dials a controller, by a session of its own keys or by URL and token."""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from buildnet.cli import options
+from buildnet.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from buildnet.app.config import WorkerRunConfig
 
 
-@click.command("join", epilog="Example: buildnet join grpc://127.0.0.1:8980 --slots 2")
-@click.argument("url")
+@click.command(
+    "join",
+    epilog="Example: buildnet join 'bnet://build.example:8980/team?key=…&term=1&token=…', or by TLS and a token: "
+    "buildnet join grpcs://build.example:8980 --token-file rack7.token",
+)
+@click.argument("line", required=False)
 @options.state
 @options.credentials
 @click.option("--slots", type=int, help="Actions to run at once.  [default: one a processor]")
@@ -28,7 +37,7 @@ from buildnet.cli import options
 @click.option("--token-from-stdin", is_flag=True, help="Show the newest token that standard input brings, one a line.")
 @options.as_json
 def command(
-    url: str,
+    line: str | None,
     state: Path | None,
     slots: int | None,
     hide: tuple[Path, ...],
@@ -38,20 +47,27 @@ def command(
     token_from_stdin: bool,
     as_json: bool,
 ) -> None:
-    """Work for the controller at URL. Ctrl-C finishes what runs and leaves; a second one leaves at once."""
+    """Work for a controller: LINE is what `buildnet up` or `buildnet fleet tokens new` printed, or a URL.
+
+    A node that has joined by a line is known by its key: without LINE it joins the same controller again. A line in a
+    file or on standard input (-) is shown to no other user of this machine. Ctrl-C finishes what runs and leaves; a
+    second one leaves at once.
+    """
     from buildnet.app import worker
-    from buildnet.app.config import WorkerRunConfig, default_slots, default_state_dir
+    from buildnet.app.config import default_slots, default_state_dir
     from buildnet.cli.serving import StdinTokens, on_stdin_closed, serve
 
     directory = (state or default_state_dir() / "worker").absolute()
-    hidden = tuple(path.absolute() for path in hide)
-    credentials = options.given_credentials()
+    config = replace(
+        _config(line, directory),
+        slots=slots or default_slots(),
+        hidden=tuple(path.absolute() for path in hide),
+        toolchain=tuple(path.absolute() for path in toolchain_path),
+    )
     tokens = StdinTokens() if token_from_stdin else None
     if tokens is not None:
         tokens.wait()
-        credentials = replace(credentials, token=tokens)
-    toolchain = tuple(path.absolute() for path in toolchain_path)
-    config = WorkerRunConfig(url, directory, slots or default_slots(), hidden, toolchain, credentials)
+        config = replace(config, credentials=replace(config.credentials, token=tokens))
 
     def announce(joined: worker.Joined) -> None:
         if quiet:
@@ -59,7 +75,7 @@ def command(
         if as_json:
             options.echo_json({"ready": True, **asdict(joined)})
         else:
-            click.echo(f"This worker has joined {url} with {joined.slots} slots; stop with Ctrl-C")
+            click.echo(f"This worker has joined {config.url} with {joined.slots} slots; stop with Ctrl-C")
 
     async def role(stop: asyncio.Event, stop_now: asyncio.Event) -> None:
         if until_stdin_closes or tokens is not None:
@@ -67,3 +83,36 @@ def command(
         await worker.run(config, announce, stop, stop_now)
 
     serve(role)
+
+
+def _config(text: str | None, directory: Path) -> WorkerRunConfig:
+    """Where to dial, and by what."""
+    from buildnet.app.config import WorkerRunConfig
+    from buildnet.app.worker import joined_before
+    from buildnet.model.join_line import JoinLine, is_join_line
+
+    if text is None:
+        known = joined_before(directory)
+        if known is None:
+            raise InvalidRequest(
+                f"no controller is named, and the node in {directory} has joined none by a line; "
+                "ask for a join line: buildnet fleet tokens new",
+                field="line",
+            )
+        return WorkerRunConfig(known.url, directory, line=known)
+    if text == "-" or (not is_join_line(text) and "/" in text and Path(text).is_file()):
+        text = _read(text)
+    if not is_join_line(text):
+        return WorkerRunConfig(text, directory, credentials=options.given_credentials())
+    line = JoinLine.parse(text)
+    return WorkerRunConfig(line.url, directory, line=line)
+
+
+def _read(name: str) -> str:
+    from buildnet.model.join_line import LINE_CHARACTERS_MAX
+
+    try:
+        with click.open_file(name) as file:
+            return str(file.read(LINE_CHARACTERS_MAX + 2))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"cannot read a join line from {name}: {error}", field="line") from error

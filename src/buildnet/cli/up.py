@@ -14,6 +14,7 @@ from buildnet.cli import options
 KEYS: Final = {
     "state": "controller.state",
     "listen": "controller.listen",
+    "organisation": "controller.organisation",
     "slots": "controller.slots",
     "no_worker": "controller.worker",
     "ignored_properties": "controller.ignored_properties",
@@ -42,6 +43,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--config", type=_FILE, help="A configuration file in TOML; every option here has a key there.")
 @options.state
 @click.option("--listen", help="Address; port 0 takes a free one.  [default: 127.0.0.1:8980]")
+@click.option("--organisation", help="Whose controller it is, as join lines say.  [default: local]")
 @click.option("--slots", type=int, help="Actions the local worker runs at once.  [default: one a processor]")
 @click.option("--no-worker", is_flag=True, default=None, help="Run no actions here; others may join.")
 @click.option(
@@ -92,6 +94,7 @@ def command(config: Path | None, as_json: bool, **given: Any) -> None:
             return
         work = f"{ready.slots} slots" if settings.worker else "no worker"
         click.echo(f"BuildNET is ready at {ready.url} ({work}, state in {ready.state}); stop with Ctrl-C")
+        click.echo(f"One worker elsewhere joins within the hour with: buildnet join '{ready.join}'")
 
     async def role(stop: asyncio.Event, stop_now: asyncio.Event) -> None:
         await run_controller(settings, announce, stop, stop_now)

@@ -11,7 +11,7 @@
 
 from buildnet.client.actions import ActionFilter
 from buildnet.client.client import Client
-from buildnet.client.fleet import NodeInfo
+from buildnet.client.fleet import JoinTokenInfo, NodeInfo
 from buildnet.client.history import PastRun, Why
 from buildnet.client.results import ActionInfo, LogPiece, Output, RunResult
 from buildnet.client.submission import GraphOutcome, SubmittedGraph
@@ -26,6 +26,7 @@ __all__ = [
     "Credentials",
     "Digest",
     "GraphOutcome",
+    "JoinTokenInfo",
     "LogPiece",
     "NodeInfo",
     "Output",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from buildnet.errors import NotFound
+from buildnet.model.join_line import JoinLine
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
 
 _FLEET: Final = "/buildnet.v1.FleetService/"
@@ -27,7 +28,8 @@ class NodeInfo:
 
     `state` is joining, active, cordoned, draining, left or removed. `clock_skew_s` is its clock less the server's, None
     when it did not tell its time. Times are Unix seconds, None for never. `asked_by` is who cordoned or removed it, or
-    asked it to drain; "" for a caller without credentials and for the node itself.
+    asked it to drain; "" for a caller without credentials and for the node itself. `key` is that of a node that joined
+    by a session of its own keys, "" for another.
     """
 
     node: str
@@ -43,7 +45,32 @@ class NodeInfo:
     last_seen_unix_s: float | None = None
     clock_skew_s: float | None = None
     asked_by: str = ""
+    key: str = ""
     properties: dict[str, list[str]] = field(default_factory=dict)
+
+
+_TOKEN_STATES: Final = {
+    fleet_pb2.JOIN_TOKEN_STATE_VALID: "valid",
+    fleet_pb2.JOIN_TOKEN_STATE_USED: "used",
+    fleet_pb2.JOIN_TOKEN_STATE_EXPIRED: "expired",
+    fleet_pb2.JOIN_TOKEN_STATE_REVOKED: "revoked",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class JoinTokenInfo:
+    """A join token as a server keeps it. `state` is valid, used, expired or revoked; times are Unix seconds, None for
+    never; `used_by` is the key of the node that joined with it.
+    """
+
+    id: str
+    state: str
+    made_at_unix_s: float
+    expires_at_unix_s: float
+    made_by: str = ""
+    note: str = ""
+    used_by: str = ""
+    used_at_unix_s: float | None = None
 
 
 Unary = Callable[[str, Any, type[Any]], Awaitable[Any]]
@@ -130,6 +157,47 @@ class FleetCalls:
         """
         await self._unary(_FLEET + "AllowNode", fleet_pb2.AllowNodeRequest(node_id=node), fleet_pb2.AllowNodeResponse)
 
+    async def new_token(self, target: str, *, lifetime_s: int, note: str = "") -> tuple[JoinTokenInfo, JoinLine]:
+        """Make a join token, and the line by which one worker joins at `target`, HOST:PORT. It is told this once.
+
+        Raises:
+            InvalidRequest: the lifetime or the note is out of bounds.
+        """
+        request = fleet_pb2.CreateJoinTokenRequest(note=note)
+        request.lifetime.FromSeconds(lifetime_s)
+        made = await self._unary(_FLEET + "CreateJoinToken", request, fleet_pb2.CreateJoinTokenResponse)
+        line = JoinLine(target, made.organisation, made.controller_key, made.term, made.secret)
+        # What a server says is checked as if a person had pasted it.
+        return _token_info(made.token), JoinLine.parse(line.text)
+
+    async def join_tokens(self) -> list[JoinTokenInfo]:
+        """Join tokens, the newest first; those that ended more than a week ago are forgotten."""
+        request = fleet_pb2.ListJoinTokensRequest()
+        answer = await self._unary(_FLEET + "ListJoinTokens", request, fleet_pb2.ListJoinTokensResponse)
+        return [_token_info(token) for token in answer.tokens]
+
+    async def revoke_token(self, token_id: str) -> JoinTokenInfo:
+        """Let a join token be of no use. A node that has joined with it stays. Repeat: safe.
+
+        Raises:
+            NotFound: there is no such token.
+        """
+        request = fleet_pb2.RevokeJoinTokenRequest(id=token_id)
+        return _token_info(await self._unary(_FLEET + "RevokeJoinToken", request, fleet_pb2.JoinToken))
+
+
+def _token_info(token: fleet_pb2.JoinToken) -> JoinTokenInfo:
+    return JoinTokenInfo(
+        id=token.id,
+        state=_TOKEN_STATES.get(token.state, "unknown"),
+        made_at_unix_s=token.made_at.ToNanoseconds() / 1e9,
+        expires_at_unix_s=token.expires_at.ToNanoseconds() / 1e9,
+        made_by=token.made_by,
+        note=token.note,
+        used_by=token.used_by,
+        used_at_unix_s=token.used_at.ToNanoseconds() / 1e9 if token.HasField("used_at") else None,
+    )
+
 
 def _info(node: fleet_pb2.Node) -> NodeInfo:
     properties: dict[str, list[str]] = {}
@@ -149,5 +217,6 @@ def _info(node: fleet_pb2.Node) -> NodeInfo:
         last_seen_unix_s=node.last_seen.ToNanoseconds() / 1e9 if node.HasField("last_seen") else None,
         clock_skew_s=node.clock_skew.ToNanoseconds() / 1e9 if node.HasField("clock_skew") else None,
         asked_by=node.asked_by,
+        key=node.node_key,
         properties=properties,
     )

@@ -9,9 +9,9 @@ import asyncio
 import inspect
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, Protocol, cast
 
 from google.protobuf.message import DecodeError
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 Kind = Literal["unary", "server_stream", "bidi"]
 Failure = tuple[int, str, bytes]
 
-_CALL, _MESSAGE, _HALF_CLOSE, _CANCEL, _CREDIT, _DRAINED, _RESULTS, _SAID, _REQUEST = range(9)
+_CALL, _MESSAGE, _HALF_CLOSE, _CANCEL, _CREDIT, _DRAINED, _RESULTS, _SAID, _REQUEST, _GREETED, _ENDED = range(11)
 _CALLER: Final = "buildnet-caller-"
 _CANCELLED: Final[Failure] = (1, "the call was cancelled", b"")
 _INVALID_ARGUMENT: Final = 3
@@ -68,7 +68,7 @@ def _caller_of(metadata: list[tuple[str, str | bytes]]) -> Caller:
         return ANYBODY
     single = dict(facts)
     instances = tuple(value for key, value in facts if key == "instance") if "limited" in single else None
-    return Caller(single.get("subject", ""), single.get("namespace", ""), instances)
+    return Caller(single.get("subject", ""), single.get("namespace", ""), instances, single.get("node", ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,29 @@ class WebRequest:
     body: bytes
     peer: str
     caller: Caller = ANYBODY
+
+
+@dataclass(frozen=True, slots=True)
+class Greeted:
+    """A node that has proven its keys in a session: what it is let in by, or not. `token` is a join token, raw."""
+
+    session: int
+    key: str
+    token: bytes | None = field(repr=False)
+    pattern: str
+    peer: str
+
+
+class Gate(Protocol):
+    """Who is let in by sessions, and who hears of their end."""
+
+    async def admit(self, greeted: Greeted) -> None:
+        """Return to let the node in; what is raised, it is told."""
+        ...
+
+    def ended(self, session: int, key: str, reason: str, rekeys: int) -> None:
+        """A session that was let in is over; `reason` is empty for an orderly end."""
+        ...
 
 
 WebAnswer = Callable[[WebRequest, Exchange], Coroutine[Any, Any, None]]
@@ -106,6 +129,8 @@ class Bridge:
         access: Mapping[str, Any] | None = None,
         tls: Mapping[str, Any] | None = None,
         local: bool = False,
+        sessions: Mapping[str, Any] | None = None,
+        gate: Gate | None = None,
         web: WebAnswer | None = None,
         tiers: Tiers | None = None,
         observed: Mapping[str, Any] = MappingProxyType({}),
@@ -114,6 +139,7 @@ class Bridge:
         self._to_status = to_status
         self._record_results = record_results
         self._web = web
+        self._gate = gate
         # `observed`: how the door is watched (buildnet._native.Door: durability, access_log, slow_ms, traces, ...).
         with translated():
             self._door = Door(
@@ -124,6 +150,7 @@ class Bridge:
                 access=access,
                 tls=tls,
                 local=local,
+                sessions=sessions if gate is not None else None,
                 application=web is not None,
                 tiers=tiers,
                 **observed,
@@ -180,6 +207,12 @@ class Bridge:
         with translated():
             self._door.report(values)
 
+    def end_sessions(self, key: str, error: BuildNetError) -> int:
+        """End every session of the node with this key, telling it why; return how many those are."""
+        code, text, _ = self._to_status(error)
+        with translated():
+            return self._door.end_sessions(key, code, text)
+
     def reopen_log(self) -> None:
         """Open the access log anew: its file was moved away."""
         self._door.reopen_log()
@@ -231,12 +264,23 @@ class Bridge:
                     sender.credit(event[2])
             case 5:  # _DRAINED
                 self._drained.set()
-            case 6:  # _RESULTS
-                self._spawn(event[1], self._results(event[1], event[2]))
             case 7:  # _SAID
                 log.warning("%s", event[1])
             case 8:  # _REQUEST
                 self._on_request(*event[1:])
+            case 6 | 9 | 10:  # _RESULTS, _GREETED, _ENDED
+                self._on_door(event)
+
+    def _on_door(self, event: tuple[Any, ...]) -> None:
+        """What the door itself asks or tells, in nobody's call."""
+        if event[0] == _RESULTS:
+            self._spawn(event[1], self._results(event[1], event[2]))
+            return
+        assert self._gate is not None, "only a door with a gate has sessions"
+        if event[0] == _GREETED:
+            self._spawn(event[1], self._admit(Greeted(*event[1:]), self._gate))
+        else:
+            self._gate.ended(*event[1:])
 
     def _on_call(
         self,
@@ -312,6 +356,17 @@ class Bridge:
             self.emit((call_id, FAIL, self._failure(error)))
         finally:
             self._tasks.pop(call_id, None)
+
+    async def _admit(self, greeted: Greeted, gate: Gate) -> None:
+        try:
+            await gate.admit(greeted)
+            self.emit((greeted.session, REPLY, b""))
+        except asyncio.CancelledError:
+            self.emit((greeted.session, FAIL, _STOPPING))
+        except Exception as error:  # noqa: BLE001 - every failure becomes a farewell
+            self.emit((greeted.session, FAIL, self._failure(error)))
+        finally:
+            self._tasks.pop(greeted.session, None)
 
     async def _results(self, batch_id: int, rows: list[str]) -> None:
         try:

@@ -16,12 +16,13 @@ from buildnet.edge.bridge import Call, Method
 from buildnet.edge.fleet_session import Session, greeting_of, log_piece_of, node_message, outcome_of, running_of
 from buildnet.edge.fleet_watch import Watchers
 from buildnet.edge.logs import LogBook
+from buildnet.edge.sessions import Sessions
 from buildnet.errors import BuildNetError, DeadlinePassed, InvalidRequest, NodeDown, NotFound
 from buildnet.model.entry import Value
 from buildnet.model.node import NodePolicy, check_node_id
 from buildnet.ports import Clock
 from buildnet.scheduler import fleet_events as fleet
-from buildnet.scheduler.fleet import FleetCore
+from buildnet.scheduler.fleet import FleetCore, removed_error
 from buildnet.scheduler.service import Scheduler
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
 
@@ -60,7 +61,9 @@ class FleetService:
         policies: Policies,
         keep: Callable[[Policies], Awaitable[None]],
         announcements: Announcements,
+        sessions: Sessions | None = None,
     ) -> None:
+        self._keys = sessions
         self._announcements = announcements
         self._scheduler = scheduler
         self._logs = logs
@@ -125,6 +128,8 @@ class FleetService:
             raise InvalidRequest("a session begins with Hello", field="hello")
         now_unix_ms = self._clock.now_unix_ms()
         greeting = greeting_of(first.hello, self._version, now_unix_ms)
+        if self._keys is not None:
+            await self._keys.check_hello(greeting.offer.node, call.caller)
         number, self._session_next = self._session_next, self._session_next + 1
         session = Session(number, greeting, running_of(first.hello), self._clock.monotonic_s(), self._watchers.changed)
         task = asyncio.current_task()
@@ -255,7 +260,8 @@ class FleetService:
         session = self._sessions.get(view.session) if view.session is not None else None
         last_seen_unix_ms = view.last_seen_unix_ms if session is None else self._last_seen_unix_ms(session)
         running = len(self._scheduler.leases_of(name)) if session is not None else 0
-        return node_message(view, running=running, last_seen_unix_ms=last_seen_unix_ms)
+        key = "" if self._keys is None else self._keys.key_of(name)
+        return node_message(view, running=running, last_seen_unix_ms=last_seen_unix_ms, node_key=key)
 
     def _last_seen_unix_ms(self, session: Session) -> int:
         silent_s = self._clock.monotonic_s() - session.last_heard_s
@@ -284,6 +290,11 @@ class FleetService:
                 yield fleet_pb2.NodeEvent(complete=True)
             elif (view := self._core.view(name)) is not None:
                 yield fleet_pb2.NodeEvent(node=self._node(name), left=view.session is None)
+
+    def removed(self, name: str) -> BuildNetError | None:
+        """What a node is told that was removed, by its id or its key; None for one that was not."""
+        policy = self._core.policies.get(name)
+        return removed_error(name) if policy is not None and policy.removed else None
 
     async def drain_node(self, request: fleet_pb2.DrainNodeRequest, call: Call) -> fleet_pb2.Node:
         """Let a node finish and leave."""
@@ -337,3 +348,7 @@ class FleetService:
                     await self._keep(before)
                 raise
             self._apply(ask)
+            if isinstance(ask, fleet.RemoveAsked) and self._keys is not None:
+                # Its blobs travel in sessions of their own; the one with its calls is told first.
+                error = removed_error(ask.node)
+                asyncio.get_running_loop().call_later(_CLOSE_GRACE_S, self._keys.put_out, ask.node, error)

@@ -225,7 +225,7 @@ def outcome_of(done: fleet_pb2.Done, node: str) -> Outcome:
     )
 
 
-def node_message(view: NodeView, *, running: int, last_seen_unix_ms: int) -> fleet_pb2.Node:
+def node_message(view: NodeView, *, running: int, last_seen_unix_ms: int, node_key: str = "") -> fleet_pb2.Node:
     """A node as people see it."""
     node = fleet_pb2.Node(
         node_id=view.node,
@@ -234,6 +234,7 @@ def node_message(view: NodeView, *, running: int, last_seen_unix_ms: int) -> fle
         draining=view.draining,
         running=running,
         asked_by=view.asked_by,
+        node_key=node_key,
     )
     if last_seen_unix_ms:
         node.last_seen.FromMilliseconds(last_seen_unix_ms)

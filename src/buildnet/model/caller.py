@@ -14,11 +14,14 @@ _SEPARATOR = "\x01"
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """`instances` with all below them, None for every one; `namespace` is "" for a trusted caller."""
+    """`instances` with all below them, None for every one; `namespace` is "" for a trusted caller; `node` is the key of
+    the node in whose session the call came, "" elsewhere.
+    """
 
     subject: str = ""
     namespace: str = ""
     instances: tuple[str, ...] | None = None
+    node: str = ""
 
     def may_see(self, instance: str) -> bool:
         """Whether what belongs to this instance (or to a namespace in it) is the caller's to see."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from buildnet.errors import InvalidRequest
 from buildnet.model.credentials import NONE, Address, Credentials
+from buildnet.model.join_line import JoinLine
 from buildnet.sandbox.policy import SEARCH_PATH, Limits
 
 SLOTS_MAX = 1024
@@ -17,7 +18,7 @@ class WorkerConfig:
     """One worker.
 
     Args:
-        url: the controller's door, `grpc://HOST:PORT`, or `grpcs://HOST:PORT` for TLS.
+        url: the controller's door, `grpc://HOST:PORT`, or `grpcs://HOST:PORT` for TLS; with a line, what is told of it.
         state: the worker's own directory: its identity, its CAS and its scratch space.
         slots: attempts that may run at once.
         version: of this program; the controller refuses another.
@@ -32,6 +33,7 @@ class WorkerConfig:
         properties: offered to requirements, besides those found out by the worker itself.
         search_path: directories whose programs are announced as tools.
         credentials: what the controller is verified by, and what it is shown.
+        line: by which to join with sessions, in place of `url` and `credentials`.
         durability: of the worker's own CAS; a cache of the controller's, so never more than
             `process`.
         settle_timeout_s: how long a draining worker without a session waits to hand over its last
@@ -53,6 +55,7 @@ class WorkerConfig:
     properties: frozenset[tuple[str, str]] = frozenset()
     search_path: tuple[str, ...] = SEARCH_PATH
     credentials: Credentials = NONE
+    line: JoinLine | None = None
     durability: str = "process"
     settle_timeout_s: float = 10.0
     away_timeout_s: float = 600.0
@@ -68,7 +71,8 @@ class WorkerConfig:
                 f"isolation {self.isolation!r} is not known; use namespaces or process",
                 field="isolation",
             )
-        _ = self.address
+        if self.line is None:
+            _ = self.address
 
     @property
     def address(self) -> Address:

@@ -12,7 +12,6 @@ from typing import Any
 
 from buildnet._native import Link, Store, probe_isolation
 from buildnet.catalog.plugins import Setting, built_in, installed
-from buildnet.dial import link_of
 from buildnet.errors import BuildNetError
 from buildnet.model.credentials import Credentials
 from buildnet.model.resource import Resource
@@ -30,6 +29,7 @@ from buildnet.worker.identity import Randomness, identity_of, node_key, offered
 from buildnet.worker.inventory import Stocktaker
 from buildnet.worker.patience import PatientTransfers
 from buildnet.worker.session import Ready, Session
+from buildnet.worker.uplink import uplink_of
 
 _log = logging.getLogger(__name__)
 _RENEW_INTERVAL_S = 5.0
@@ -72,7 +72,8 @@ async def run_worker(
         store = Store(str(config.state / "cas"), config.durability)
     try:
         identity = identity_of(config.state, rng)
-        link = link_of(config.address, config.credentials)
+        uplink = uplink_of(config)
+        link = uplink.link
         # One more than slots, so that a cancelled attempt's clean-up never waits for another's
         # upload.
         threads = ThreadPoolExecutor(config.slots + 1, thread_name_prefix="attempt")
@@ -96,13 +97,21 @@ async def run_worker(
             stock = Stocktaker([*built_in(setting), *installed(setting)], sandbox_resources(means, probed))
             announcer = Announcer(stock, identity, node_key(config.state), clock)
             session = Session(
-                config, identity, properties, executor, clock=clock, rng=rng, ready=ready, announcer=announcer
+                config,
+                identity,
+                properties,
+                executor,
+                clock=clock,
+                rng=rng,
+                ready=ready,
+                announcer=announcer,
+                uplink=uplink,
             )
             async with _renewing(link, config.credentials), _beside(stock.run()):
                 await session.run(stop, stop_now or asyncio.Event())
         finally:
             patient.give_up()
-            link.close()
+            uplink.close()
             threads.shutdown(wait=False, cancel_futures=True)
     finally:
         store.close()

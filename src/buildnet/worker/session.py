@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias
 import grpc.aio
 
 from buildnet.dial import channel_of, metadata_of
-from buildnet.errors import BuildNetError, InvalidRequest
+from buildnet.errors import BuildNetError, CallerError, InvalidRequest, Untrusted
 from buildnet.model.action import Outcome, Properties
 from buildnet.ports import Clock
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
@@ -28,6 +28,7 @@ from buildnet.worker.config import WorkerConfig
 from buildnet.worker.identity import Identity, Randomness
 from buildnet.worker.lease_book import Assignment, Book
 from buildnet.worker.outbox import Outbox
+from buildnet.worker.uplink import Uplink
 
 _log = logging.getLogger(__name__)
 _JOIN: Final = "/buildnet.v1.FleetService/Join"
@@ -74,8 +75,10 @@ class Session:
         rng: Randomness,
         ready: Ready | None = None,
         announcer: Announcer | None = None,
+        uplink: Uplink | None = None,
     ) -> None:
         self._config = config
+        self._uplink = uplink
         self._announcer = announcer
         self._controller_id = ""
         self._identity = identity
@@ -259,7 +262,8 @@ class Session:
         """Hold one session; return why it ended."""
         try:
             credentials = self._config.credentials
-            async with channel_of(self._config.address, credentials, _OPTIONS) as channel:
+            address = self._config.address if self._uplink is None else self._uplink.address
+            async with channel_of(address, credentials, _OPTIONS) as channel:
                 stub: Any = channel.stream_stream(
                     _JOIN,
                     request_serializer=fleet_pb2.JoinRequest.SerializeToString,
@@ -275,6 +279,11 @@ class Session:
         except TimeoutError:
             return f"no welcome within {_JOIN_TIMEOUT_S:g} s"
         except grpc.aio.AioRpcError as error:
+            if self._uplink is not None and (failure := self._uplink.failure()) is not None:
+                # There was no session to call in: why is known where it was dialled.
+                if not self._ever_joined and isinstance(failure, CallerError | Untrusted):
+                    self._refuse(failure.message)
+                return failure.message
             reason = error.details() or error.code().name
             if not self._ever_joined and error.code() in _REFUSALS:
                 self._refuse(reason)
@@ -311,6 +320,8 @@ class Session:
         self._ever_joined = True
         self._controller_id = welcome.controller_id
         self._apply(lease_book.Joined(welcome.controller_id))
+        if self._uplink is not None:
+            await asyncio.to_thread(self._uplink.remember)
         if self._ready is not None:
             self._ready(welcome.controller_id)
         interval_s = welcome.heartbeat_interval.ToNanoseconds() / 1e9 or _HEARTBEAT_INTERVAL_DEFAULT_S

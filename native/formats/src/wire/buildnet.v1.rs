@@ -391,6 +391,8 @@ pub struct Node {
     pub clock_skew: ::core::option::Option<::prost_types::Duration>,
     #[prost(string, tag = "14")]
     pub asked_by: ::prost::alloc::string::String,
+    #[prost(string, tag = "30")]
+    pub node_key: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListNodesRequest {
@@ -446,6 +448,57 @@ pub struct AllowNodeRequest {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AllowNodeResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreateJoinTokenRequest {
+    #[prost(message, optional, tag = "1")]
+    pub lifetime: ::core::option::Option<::prost_types::Duration>,
+    #[prost(string, tag = "2")]
+    pub note: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreateJoinTokenResponse {
+    #[prost(message, optional, tag = "1")]
+    pub token: ::core::option::Option<JoinToken>,
+    #[prost(string, tag = "2")]
+    pub secret: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub organisation: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub controller_key: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "5")]
+    pub term: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JoinToken {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(enumeration = "JoinTokenState", tag = "2")]
+    pub state: i32,
+    #[prost(message, optional, tag = "3")]
+    pub made_at: ::core::option::Option<::prost_types::Timestamp>,
+    #[prost(message, optional, tag = "4")]
+    pub expires_at: ::core::option::Option<::prost_types::Timestamp>,
+    #[prost(string, tag = "5")]
+    pub made_by: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub note: ::prost::alloc::string::String,
+    #[prost(string, tag = "7")]
+    pub used_by: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "8")]
+    pub used_at: ::core::option::Option<::prost_types::Timestamp>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListJoinTokensRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListJoinTokensResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub tokens: ::prost::alloc::vec::Vec<JoinToken>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeJoinTokenRequest {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum LogStream {
@@ -512,6 +565,41 @@ impl NodeState {
             "NODE_STATE_DRAINING" => Some(Self::Draining),
             "NODE_STATE_LEFT" => Some(Self::Left),
             "NODE_STATE_REMOVED" => Some(Self::Removed),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum JoinTokenState {
+    Unspecified = 0,
+    Valid = 1,
+    Used = 2,
+    Expired = 3,
+    Revoked = 4,
+}
+impl JoinTokenState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "JOIN_TOKEN_STATE_UNSPECIFIED",
+            Self::Valid => "JOIN_TOKEN_STATE_VALID",
+            Self::Used => "JOIN_TOKEN_STATE_USED",
+            Self::Expired => "JOIN_TOKEN_STATE_EXPIRED",
+            Self::Revoked => "JOIN_TOKEN_STATE_REVOKED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "JOIN_TOKEN_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "JOIN_TOKEN_STATE_VALID" => Some(Self::Valid),
+            "JOIN_TOKEN_STATE_USED" => Some(Self::Used),
+            "JOIN_TOKEN_STATE_EXPIRED" => Some(Self::Expired),
+            "JOIN_TOKEN_STATE_REVOKED" => Some(Self::Revoked),
             _ => None,
         }
     }

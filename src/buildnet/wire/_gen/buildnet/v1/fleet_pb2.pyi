@@ -29,6 +29,14 @@ class NodeState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     NODE_STATE_DRAINING: _ClassVar[NodeState]
     NODE_STATE_LEFT: _ClassVar[NodeState]
     NODE_STATE_REMOVED: _ClassVar[NodeState]
+
+class JoinTokenState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    JOIN_TOKEN_STATE_UNSPECIFIED: _ClassVar[JoinTokenState]
+    JOIN_TOKEN_STATE_VALID: _ClassVar[JoinTokenState]
+    JOIN_TOKEN_STATE_USED: _ClassVar[JoinTokenState]
+    JOIN_TOKEN_STATE_EXPIRED: _ClassVar[JoinTokenState]
+    JOIN_TOKEN_STATE_REVOKED: _ClassVar[JoinTokenState]
 LOG_STREAM_UNSPECIFIED: LogStream
 LOG_STREAM_STDOUT: LogStream
 LOG_STREAM_STDERR: LogStream
@@ -39,6 +47,11 @@ NODE_STATE_CORDONED: NodeState
 NODE_STATE_DRAINING: NodeState
 NODE_STATE_LEFT: NodeState
 NODE_STATE_REMOVED: NodeState
+JOIN_TOKEN_STATE_UNSPECIFIED: JoinTokenState
+JOIN_TOKEN_STATE_VALID: JoinTokenState
+JOIN_TOKEN_STATE_USED: JoinTokenState
+JOIN_TOKEN_STATE_EXPIRED: JoinTokenState
+JOIN_TOKEN_STATE_REVOKED: JoinTokenState
 
 class Property(_message.Message):
     __slots__ = ("name", "value")
@@ -231,7 +244,7 @@ class Drain(_message.Message):
     def __init__(self) -> None: ...
 
 class Node(_message.Message):
-    __slots__ = ("node_id", "boot_id", "hostname", "version", "slots", "properties", "joined_at", "draining", "state", "cordoned", "last_seen", "running", "clock_skew", "asked_by")
+    __slots__ = ("node_id", "boot_id", "hostname", "version", "slots", "properties", "joined_at", "draining", "state", "cordoned", "last_seen", "running", "clock_skew", "asked_by", "node_key")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     BOOT_ID_FIELD_NUMBER: _ClassVar[int]
     HOSTNAME_FIELD_NUMBER: _ClassVar[int]
@@ -246,6 +259,7 @@ class Node(_message.Message):
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     CLOCK_SKEW_FIELD_NUMBER: _ClassVar[int]
     ASKED_BY_FIELD_NUMBER: _ClassVar[int]
+    NODE_KEY_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     boot_id: str
     hostname: str
@@ -260,7 +274,8 @@ class Node(_message.Message):
     running: int
     clock_skew: _duration_pb2.Duration
     asked_by: str
-    def __init__(self, node_id: _Optional[str] = ..., boot_id: _Optional[str] = ..., hostname: _Optional[str] = ..., version: _Optional[str] = ..., slots: _Optional[int] = ..., properties: _Optional[_Iterable[_Union[Property, _Mapping]]] = ..., joined_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., draining: _Optional[bool] = ..., state: _Optional[_Union[NodeState, str]] = ..., cordoned: _Optional[bool] = ..., last_seen: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., running: _Optional[int] = ..., clock_skew: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., asked_by: _Optional[str] = ...) -> None: ...
+    node_key: str
+    def __init__(self, node_id: _Optional[str] = ..., boot_id: _Optional[str] = ..., hostname: _Optional[str] = ..., version: _Optional[str] = ..., slots: _Optional[int] = ..., properties: _Optional[_Iterable[_Union[Property, _Mapping]]] = ..., joined_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., draining: _Optional[bool] = ..., state: _Optional[_Union[NodeState, str]] = ..., cordoned: _Optional[bool] = ..., last_seen: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., running: _Optional[int] = ..., clock_skew: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., asked_by: _Optional[str] = ..., node_key: _Optional[str] = ...) -> None: ...
 
 class ListNodesRequest(_message.Message):
     __slots__ = ("include_absent", "page_token")
@@ -327,3 +342,61 @@ class AllowNodeRequest(_message.Message):
 class AllowNodeResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class CreateJoinTokenRequest(_message.Message):
+    __slots__ = ("lifetime", "note")
+    LIFETIME_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    lifetime: _duration_pb2.Duration
+    note: str
+    def __init__(self, lifetime: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., note: _Optional[str] = ...) -> None: ...
+
+class CreateJoinTokenResponse(_message.Message):
+    __slots__ = ("token", "secret", "organisation", "controller_key", "term")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    SECRET_FIELD_NUMBER: _ClassVar[int]
+    ORGANISATION_FIELD_NUMBER: _ClassVar[int]
+    CONTROLLER_KEY_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    token: JoinToken
+    secret: str
+    organisation: str
+    controller_key: str
+    term: int
+    def __init__(self, token: _Optional[_Union[JoinToken, _Mapping]] = ..., secret: _Optional[str] = ..., organisation: _Optional[str] = ..., controller_key: _Optional[str] = ..., term: _Optional[int] = ...) -> None: ...
+
+class JoinToken(_message.Message):
+    __slots__ = ("id", "state", "made_at", "expires_at", "made_by", "note", "used_by", "used_at")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    MADE_AT_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    MADE_BY_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    USED_BY_FIELD_NUMBER: _ClassVar[int]
+    USED_AT_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    state: JoinTokenState
+    made_at: _timestamp_pb2.Timestamp
+    expires_at: _timestamp_pb2.Timestamp
+    made_by: str
+    note: str
+    used_by: str
+    used_at: _timestamp_pb2.Timestamp
+    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[JoinTokenState, str]] = ..., made_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., made_by: _Optional[str] = ..., note: _Optional[str] = ..., used_by: _Optional[str] = ..., used_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ListJoinTokensRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListJoinTokensResponse(_message.Message):
+    __slots__ = ("tokens",)
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    tokens: _containers.RepeatedCompositeFieldContainer[JoinToken]
+    def __init__(self, tokens: _Optional[_Iterable[_Union[JoinToken, _Mapping]]] = ...) -> None: ...
+
+class RevokeJoinTokenRequest(_message.Message):
+    __slots__ = ("id",)
+    ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    def __init__(self, id: _Optional[str] = ...) -> None: ...

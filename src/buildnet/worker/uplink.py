@@ -1,0 +1,196 @@
+"""A worker's way to its controller: its address, plainly or within TLS, or sessions by its own keys. What it learns of
+the controller there it keeps, so that it finds it again without a token.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from buildnet._native import Dialler, Link, Splice
+from buildnet.access.keys import node_keys
+from buildnet.dial import link_of
+from buildnet.errors import BuildNetError, InvalidRequest, StateCorrupt, from_code
+from buildnet.model.credentials import Address
+from buildnet.model.join_line import TERM_MAX, JoinLine, check_organisation
+from buildnet.wire.native import translated
+from buildnet.worker.config import WorkerConfig
+
+_log = logging.getLogger(__name__)
+_VERSION: Final = 1
+_BYTES_MAX: Final = 64 << 10
+_KEY: Final = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Met:
+    """A controller that let this node in: its line without a token, and its session key."""
+
+    line: JoinLine
+    session_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Uplink:
+    """Where the control stream is dialled, and the link that moves blobs. `failure` says why there is no session."""
+
+    address: Address
+    link: Link
+    failure: Callable[[], BuildNetError | None] = lambda: None
+    remember: Callable[[], None] = lambda: None
+    closers: tuple[Callable[[], None], ...] = field(default=())
+
+    def close(self) -> None:
+        """End it. *Blocks* for a second at most."""
+        self.link.close()
+        for close in self.closers:
+            close()
+
+
+def uplink_of(config: WorkerConfig) -> Uplink:
+    """The way that a configuration asks for; nothing is dialled yet.
+
+    Raises:
+        InvalidRequest: a certificate, key or token is not one.
+        StateCorrupt: the state directory is damaged.
+    """
+    if config.line is None:
+        return Uplink(config.address, link_of(config.address, config.credentials))
+    line = config.line
+    own = node_keys(config.state)
+    known = met(config.state)
+    same = known is not None and known.line.key == line.key and known.line.organisation == line.organisation
+    session_key = known.session_key if known is not None and same else None
+    term = max(line.term, known.line.term) if known is not None and same else line.term
+    with translated():
+        dialler = Dialler(
+            line.target,
+            organisation=line.organisation,
+            node_key=line.key,
+            node_seed=own.node_seed,
+            session_secret=own.session_secret,
+            session_key=session_key,
+            term=term,
+            token=line.token_bytes,
+        )
+        link = Link.by_session(dialler)
+        try:
+            address, close = _splice(dialler, config.state / "splice")
+        except BaseException:
+            link.close()
+            raise
+
+    def failure() -> BuildNetError | None:
+        failed = dialler.failure
+        return None if failed is None else from_code(*failed)
+
+    def remember() -> None:
+        _remember(config.state, line, dialler.met)
+
+    return Uplink(address, link, failure, remember, (close,))
+
+
+def _splice(dialler: Dialler, directory: Path) -> tuple[Address, Callable[[], None]]:
+    """A socket that only this user reaches. It is named through a descriptor, since the kernel allows a path of 107
+    bytes and state directories may be deeper.
+    """
+    try:
+        directory.mkdir(mode=0o700, exist_ok=True)
+        directory.chmod(0o700)
+        (directory / "socket").unlink(missing_ok=True)
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise StateCorrupt(f"cannot use {directory}: {error.strerror}", path=str(directory)) from error
+    path = f"/proc/self/fd/{descriptor}/socket"
+    try:
+        splice = Splice(dialler, path)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+    def close() -> None:
+        splice.close()
+        (directory / "socket").unlink(missing_ok=True)
+        os.close(descriptor)
+
+    return Address(f"unix:{path}", tls=False), close
+
+
+# What is remembered.
+
+
+def met(state: Path) -> Met | None:
+    """The controller that this state directory's node has joined by sessions; None when there is none.
+
+    Raises:
+        StateCorrupt: the file cannot be read or is not one.
+    """
+    path = state / "controller.json"
+    try:
+        with path.open("rb") as file:
+            data = file.read(_BYTES_MAX)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _corrupt(path, str(error.strerror)) from error
+    try:
+        return parse_met(data)
+    except (ValueError, KeyError, TypeError, RecursionError, BuildNetError) as error:
+        raise _corrupt(path, str(error)) from error
+
+
+def parse_met(data: bytes) -> Met:
+    """The file's bytes.
+
+    Raises:
+        ValueError, KeyError, TypeError, InvalidRequest: they are anything else.
+    """
+    body = json.loads(data)
+    if body["version"] != _VERSION:
+        raise ValueError(f"not of version {_VERSION}")
+    line = JoinLine(str(body["address"]), check_organisation(body["organisation"]), body["key"], body["term"])
+    for key in (line.key, body["session_key"]):
+        if _KEY.fullmatch(key) is None:
+            raise ValueError("a key is not 64 hexadecimal digits")
+    if not (isinstance(line.term, int) and 0 <= line.term <= TERM_MAX):
+        raise ValueError("the term is not a number")
+    if JoinLine.parse(line.text) != line:
+        raise InvalidRequest("the address is not HOST:PORT", field="address")
+    return Met(line, body["session_key"])
+
+
+def _remember(state: Path, line: JoinLine, seen: tuple[str, int] | None) -> None:
+    if seen is None:
+        return
+    session_key, term = seen
+    body = {
+        "version": _VERSION,
+        "address": line.target,
+        "organisation": line.organisation,
+        "key": line.key,
+        "session_key": session_key,
+        "term": term,
+    }
+    path = state / "controller.json"
+    text = json.dumps(body, indent=1) + "\n"
+    try:
+        if path.exists() and path.read_text() == text:
+            return
+        fresh = path.with_name("controller.json.new")
+        fresh.write_text(text)
+        fresh.replace(path)
+    except OSError as error:
+        # It is joined all the same, and its line still serves.
+        _log.warning("cannot remember the controller in %s: %s", path, error.strerror)
+
+
+def _corrupt(path: Path, why: str) -> StateCorrupt:
+    return StateCorrupt(
+        f"cannot use {path}: {why}; restore it from a copy, or delete it and join with a join line", path=str(path)
+    )

@@ -1,0 +1,68 @@
+"""Workers that join by sessions of their own keys, over real sockets, and what the controller counts of them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import urllib.request
+from dataclasses import replace
+
+from buildnet.model.credentials import NONE
+from buildnet.model.join_line import JoinLine
+from buildnet.worker.session import Session
+from buildnet.worker.uplink import Uplink, uplink_of
+from tests.flow.fleets import FleetHouse, FleetWorker
+
+
+class SessionWorker(FleetWorker):
+    """One worker with a state directory of its own; its keys and what it met are there."""
+
+    def __init__(
+        self,
+        house: FleetHouse,
+        name: str,
+        line: JoinLine,
+        *,
+        boot: str = "b1",
+        node: str = "",
+        stubborn: bool = False,
+    ) -> None:
+        super().__init__(house, node or name, boot=boot, stubborn=stubborn)
+        state = house.directory / name
+        state.mkdir(exist_ok=True)
+        self.config = replace(self.config, url=line.url, line=line, credentials=NONE, state=state)
+        self.uplink: Uplink
+
+    async def run(self) -> None:
+        self.uplink = uplink_of(self.config)
+        session = Session(
+            self.config,
+            self.identity,
+            frozenset({("os", "linux"), ("name", self.name)}),
+            self.runner,
+            clock=self._clock,
+            rng=random.Random(1),
+            ready=lambda _: self.joined.set(),
+            uplink=self.uplink,
+        )
+        try:
+            await session.run(self.stop, self.stop_now)
+        finally:
+            await asyncio.to_thread(self.uplink.close)
+
+
+def counted(listen: str) -> dict[str, int]:
+    """What the door counts of sessions."""
+    with urllib.request.urlopen(f"http://{listen}/metrics", timeout=20) as answer:
+        text = answer.read().decode()
+    return {
+        name: int(value)
+        for name, value in re.findall(r'buildnet_statistics\{source="sessions",name="(\w+)"\} (\d+)', text)
+    }
+
+
+async def until_counted(listen: str, name: str, count: int) -> None:
+    """Until so many were counted; the test's timeout bounds it."""
+    while (await asyncio.to_thread(counted, listen))[name] < count:
+        await asyncio.sleep(0.02)
