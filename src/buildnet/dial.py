@@ -17,6 +17,9 @@ from buildnet.wire.native import translated
 def channel_of(address: Address, credentials: Credentials, options: Sequence[tuple[str, Any]]) -> grpc.aio.Channel:
     """A channel that dials at the first call."""
     if not address.tls:
+        if address.target.startswith("unix:"):
+            # Else it is the path with its slashes escaped, which no server takes for a host (RFC 9113, 8.3.1).
+            options = (*options, ("grpc.default_authority", "localhost"))
         return grpc.aio.insecure_channel(address.target, options=options)
     tls = grpc.ssl_channel_credentials(credentials.ca_pem, credentials.key_pem, credentials.certificate_pem)
     return grpc.aio.secure_channel(address.target, tls, options=options)
