@@ -158,11 +158,7 @@ impl Link {
         Self::opened(dialler.url(), options, || endpoint.connect_with_connector_lazy(Connector(dialler)))
     }
 
-    fn opened(
-        url: String,
-        options: LinkOptions,
-        connect: impl FnOnce() -> Channel,
-    ) -> Result<Self, DialError> {
+    fn opened(url: String, options: LinkOptions, connect: impl FnOnce() -> Channel) -> Result<Self, DialError> {
         let bearer = Bearer::default();
         bearer.set(&options.token)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -219,9 +219,9 @@ impl Door {
     /// # Errors
     /// `invalid_request` when the key is not one.
     pub fn end_sessions(&self, node_key: &str, code: u8, text: &str) -> Result<usize, NativeError> {
-        let key = node_key.parse().map_err(|error: buildnet_session::SessionError| {
-            NativeError::invalid("node_key", error.to_string())
-        })?;
+        let key = node_key
+            .parse()
+            .map_err(|error: buildnet_session::SessionError| NativeError::invalid("node_key", error.to_string()))?;
         Ok(self.inner.sessions.as_ref().map_or(0, |sessions| sessions.end(key, code, text)))
     }
 

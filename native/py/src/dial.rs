@@ -135,11 +135,8 @@ impl PyLink {
     #[staticmethod]
     #[pyo3(signature = (dialler, *, instance = ""))]
     fn by_session(dialler: &Bound<'_, PyDialler>, instance: &str) -> PyResult<Self> {
-        let options = LinkOptions {
-            instance: instance.to_owned(),
-            connect_timeout: SESSION_TIMEOUT,
-            ..LinkOptions::default()
-        };
+        let options =
+            LinkOptions { instance: instance.to_owned(), connect_timeout: SESSION_TIMEOUT, ..LinkOptions::default() };
         let link = Link::by_session(Arc::clone(&dialler.get().0), options).map_err(|e| raise(native(e)))?;
         Ok(Self(Mutex::new(Some(Arc::new(link)))))
     }

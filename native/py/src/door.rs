@@ -269,9 +269,7 @@ fn tuple_of(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyTuple>> {
             let token = token.map(|token| PyBytes::new(py, &token));
             (9u8, id, node_key, token, pattern, peer).into_pyobject(py)
         }
-        Event::SessionEnded { id, node_key, reason, rekeys } => {
-            (10u8, id, node_key, reason, rekeys).into_pyobject(py)
-        }
+        Event::SessionEnded { id, node_key, reason, rekeys } => (10u8, id, node_key, reason, rekeys).into_pyobject(py),
     }
 }
 

@@ -58,7 +58,8 @@ impl Closer {
 
     pub(crate) fn failed(&self, error: &std::io::Error) {
         let session = error.get_ref().and_then(|inner| inner.downcast_ref::<SessionError>());
-        let is_broken = matches!(session, Some(SessionError::Frame | SessionError::Protocol(_) | SessionError::Oversize(_)));
+        let is_broken =
+            matches!(session, Some(SessionError::Frame | SessionError::Protocol(_) | SessionError::Oversize(_)));
         self.0.failure.get_or_init(|| Failure { text: error.to_string(), is_broken });
     }
 
