@@ -6,7 +6,6 @@ whose absence breaks nothing would be one too many, and a world that finds nothi
 
 from __future__ import annotations
 
-import copy
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from buildnet.model.node import WorkerOffer
 from buildnet.scheduler import core
 from buildnet.scheduler import events as ev
 from buildnet.scheduler.core import Mechanisms
+from tests.explore.cloning import clone
 
 KEY = ActionKey("", EMPTY)
 WANTED = Wanted(KEY, frozenset(), 10.0)
@@ -72,16 +72,6 @@ class World:
         facts = (self.net, self.running, self.up, self.cached, self.writing, self.written, self.told)
         bounds = (self.losses, self.repeats, self.expiries, self.cancels)
         return (entries, workers, tuple(fences), facts, bounds, self.wrong)
-
-
-def clone(scheduler: core.SchedulerCore) -> core.SchedulerCore:
-    """A core of its own; what is frozen is shared."""
-    twin = copy.copy(scheduler)
-    twin.entries = {i: replace(e, followers=list(e.followers)) for i, e in scheduler.entries.items()}
-    twin.workers = {n: replace(w, fences=set(w.fences)) for n, w in scheduler.workers.items()}
-    for name in ("_absent", "_by_key", "_by_fence", "_by_operation", "_queue"):
-        setattr(twin, name, copy.copy(getattr(scheduler, name)))
-    return twin
 
 
 def start(mechanisms: Mechanisms) -> World:

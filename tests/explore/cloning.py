@@ -1,0 +1,46 @@
+"""A core of its own for every world, quickly: what is frozen is shared, the rest goes through pickle."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from typing import Any
+
+from buildnet.model.action import ActionKey, Lease, Wanted
+from buildnet.model.amounts import Amounts
+from buildnet.model.node import WorkerOffer
+from buildnet.scheduler.core import Limits, Mechanisms, SchedulerCore
+from buildnet.scheduler.share import Quota, Quotas
+
+_FROZEN = frozenset({ActionKey, Lease, Wanted, Amounts, WorkerOffer, Limits, Mechanisms, Quota, Quotas})
+
+
+class _Pickler(pickle.Pickler):
+    def __init__(self, file: io.BytesIO, shared: list[object]) -> None:
+        super().__init__(file, pickle.HIGHEST_PROTOCOL)
+        self.shared = shared
+
+    def persistent_id(self, obj: Any) -> int | None:
+        if type(obj) not in _FROZEN:
+            return None
+        self.shared.append(obj)
+        return len(self.shared) - 1
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, shared: list[object]) -> None:
+        super().__init__(file)
+        self.shared = shared
+
+    def persistent_load(self, pid: Any) -> object:
+        return self.shared[pid]
+
+
+def clone(scheduler: SchedulerCore) -> SchedulerCore:
+    """A core that may go another way."""
+    shared: list[object] = []
+    file = io.BytesIO()
+    _Pickler(file, shared).dump(scheduler)
+    file.seek(0)
+    twin: SchedulerCore = _Unpickler(file, shared).load()
+    return twin
