@@ -15,12 +15,14 @@ from buildnet.errors import InvalidRequest, NodeDown
 from buildnet.ledger.cosignature import WitnessKey
 from buildnet.model.credentials import NONE, Credentials
 from buildnet.sandbox.policy import SEARCH_PATH
+from buildnet.scheduler.core import Limits
 
 DEFAULT_LISTEN = "127.0.0.1:8980"
 DURABILITIES = ("process", "power")
 CACHE_SIZE_BYTES_MIN = 64 << 20
 SECRET_BYTES_MAX = 64 << 10
 WITNESSES_MAX = 16
+QUEUED_MAX = 10_000_000
 WITNESS_INTERVAL_S_MAX = 86_400
 _OWN = frozenset(
     ("BUILDNET_TOKEN", "BUILDNET_TOKEN_FILE", "BUILDNET_CA_FILE", "BUILDNET_CERT_FILE", "BUILDNET_KEY_FILE")
@@ -73,6 +75,7 @@ class ControllerConfig:
     power (every acknowledgement waits for an fsync). `cache_size_bytes` and `cache_keep_s` are the store's own when
     None: what it holds at most, and for how long nothing is evicted that was used. `tiers` are `[[cache.tier]]` of the
     configuration file as they are written there. `witnesses` are asked at most every `witness_interval_s`.
+    `scheduler` is what bounds the queue and weighs who waits in it.
     """
 
     state: Path
@@ -88,6 +91,7 @@ class ControllerConfig:
     tls: TlsConfig | None = None
     access: AccessConfig = field(default_factory=AccessConfig)
     access_log: AccessLogConfig | None = None
+    scheduler: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         if self.durability not in DURABILITIES:
@@ -95,6 +99,8 @@ class ControllerConfig:
                 f"durability {self.durability!r} is not known; use {' or '.join(DURABILITIES)}",
                 field="durability",
             )
+        if not 1 <= self.scheduler.queue_length_max <= QUEUED_MAX:
+            raise InvalidRequest(f"the queue holds 1 to {QUEUED_MAX} actions", field="scheduler.queued_max")
         _check_slots(self.slots)
         if self.cache_size_bytes is not None and self.cache_size_bytes < CACHE_SIZE_BYTES_MIN:
             raise InvalidRequest(

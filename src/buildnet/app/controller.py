@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Final
 
@@ -47,7 +47,6 @@ from buildnet.edge.web.view import View
 from buildnet.ledger.cosigned import Cosigned
 from buildnet.ledger.log import LedgerLog, load_or_create_key
 from buildnet.model.entry import Entry, Value
-from buildnet.scheduler.core import Limits
 from buildnet.scheduler.holds import LiveActions
 from buildnet.scheduler.publish import OrderedPublisher
 from buildnet.scheduler.service import Scheduler
@@ -150,7 +149,7 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
             clock=clock,
             new_id=random_id,
             attempt_ended=logs.end,
-            limits=Limits(lease_s=LEASE_DURATION_S),
+            limits=replace(config.scheduler, lease_s=LEASE_DURATION_S),
             fence_first=(term << 32) + 1,
             live=LiveActions(stores),
             resources=announcements,

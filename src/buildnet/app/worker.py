@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from buildnet import __version__
 from buildnet.app.clock import SystemClock
 from buildnet.app.config import WorkerRunConfig, search_path
+from buildnet.worker.capacity import capacity_of
 from buildnet.worker.config import WorkerConfig
 from buildnet.worker.run import run_worker
 
@@ -53,6 +54,7 @@ async def run(
             hidden=config.hidden,
             search_path=search_path(),
             credentials=config.credentials,
+            capacity=capacity_of(config.state),
         ),
         clock=SystemClock(),
         rng=random.SystemRandom(),

@@ -18,8 +18,9 @@ from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_
 from buildnet.wire._gen.google.longrunning import operations_pb2
 from buildnet.wire._gen.google.protobuf import empty_pb2
 from buildnet.wire._gen.google.rpc import status_pb2
-from buildnet.wire.actions import Described, wanted_of
+from buildnet.wire.actions import Described, near_number, wanted_of
 from buildnet.wire.operations import operation_of
+from buildnet.wire.request_metadata import invoked_of
 
 _EXECUTION = "/build.bazel.remote.execution.v2.Execution/"
 _OPERATIONS = "/google.longrunning.Operations/"
@@ -57,7 +58,7 @@ class ExecutionService:
         wanted, described = wanted_of(call.caller.written(request.instance_name), request, self._read)
         # Refused here: the scheduler asks for nothing but what can be understood.
         parse(wanted.constraints)
-        wanted = replace(wanted, caller=call.caller.subject)
+        wanted = for_caller(wanted, call)
         progress: asyncio.Queue[Progress] = asyncio.Queue()
         operation_id = self._scheduler.submit(wanted, progress.put_nowait)
         self._describe(operation_id, described)
@@ -135,6 +136,14 @@ class ExecutionService:
     def _message(self, operation: Operation) -> operations_pb2.Operation:
         name = _name(operation.wanted.key.instance, operation.id)
         return operation_of(name, operation.wanted.key.digest, operation.progress, _status)
+
+
+def for_caller(wanted: Wanted, call: Call) -> Wanted:
+    """With what the call says: whom it is counted for, and what it has in common with others."""
+    invoked = invoked_of(call.metadata)
+    near = (*wanted.near, near_number(f"target {invoked.target}")) if invoked.target else wanted.near
+    share = (*call.caller.organisation_and_user, invoked.invocation)
+    return replace(wanted, caller=call.caller.subject, share=share, near=near)
 
 
 def check_may_stop(caller: Caller, operation: Operation) -> None:

@@ -20,6 +20,12 @@ class Caller:
     namespace: str = ""
     instances: tuple[str, ...] | None = None
 
+    @property
+    def organisation_and_user(self) -> tuple[str, str]:
+        """Whom the caller is counted for: `acme/alice` is alice of acme; who names no organisation is of none."""
+        organisation, slash, user = self.subject.partition("/")
+        return (organisation, user) if slash else ("", self.subject)
+
     def may_see(self, instance: str) -> bool:
         """Whether what belongs to this instance (or to a namespace in it) is the caller's to see."""
         if self.instances is None:

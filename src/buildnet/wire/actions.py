@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from google.protobuf.message import DecodeError
 
@@ -11,6 +12,7 @@ from buildnet.errors import InvalidRequest
 from buildnet.model.action import ActionKey, Properties, Wanted
 from buildnet.model.digest import Digest
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
+from buildnet.wire.asked import PREFIX, asked_of
 
 TIMEOUT_DEFAULT_S = 3600.0
 TIMEOUT_MAX_S = 7200.0
@@ -58,18 +60,32 @@ def wanted_of(
         command = re.Command.FromString(read(digest_of(action.command_digest).text))
     except DecodeError as error:
         raise InvalidRequest("the action cannot be decoded", field="action_digest") from error
+    properties = _properties(action, command)
     wanted = Wanted(
         key=ActionKey(instance, digest),
-        requirements=_requirements(action, command),
+        requirements=_same(frozenset(p for p in properties if not p[0].startswith(PREFIX))),
         timeout_s=_timeout_s(action),
         priority=request.execution_policy.priority,
         do_not_cache=action.do_not_cache,
         skip_cache_lookup=request.skip_cache_lookup,
+        asked=asked_of(properties),
+        near=(near_number(f"root {action.input_root_digest.hash}"),),
     )
     return wanted, Described(tuple(command.arguments))
 
 
-def _requirements(action: re.Action, command: re.Command) -> Properties:
+def near_number(text: str) -> int:
+    """A short number for what actions have in common: texts that meet cost a worse choice of worker."""
+    return int(Digest.of(text.encode()).hash[:14], 16)
+
+
+@lru_cache(maxsize=4096)
+def _same(properties: Properties) -> Properties:
+    # Thousands of actions that wait require the same: they share one set.
+    return properties
+
+
+def _properties(action: re.Action, command: re.Command) -> Properties:
     # Action.platform wins over the deprecated Command.platform (REAPI 2.2).
     platform = action.platform if action.HasField("platform") else command.platform
     return frozenset((p.name, p.value) for p in platform.properties)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from buildnet.errors import InvalidRequest
+from buildnet.model.amounts import Amounts
 from buildnet.model.credentials import NONE, Address, Credentials
 from buildnet.sandbox.policy import SEARCH_PATH, Limits
 
@@ -30,6 +31,7 @@ class WorkerConfig:
         properties: offered to requirements, besides those found out by the worker itself.
         search_path: directories whose programs are announced as tools.
         credentials: what the controller is verified by, and what it is shown.
+        capacity: what its actions may use together; None to let the controller count slots alone.
         durability: of the worker's own CAS; a cache of the controller's, so never more than
             `process`.
         settle_timeout_s: how long a draining worker without a session waits to hand over its last
@@ -49,6 +51,7 @@ class WorkerConfig:
     properties: frozenset[tuple[str, str]] = frozenset()
     search_path: tuple[str, ...] = SEARCH_PATH
     credentials: Credentials = NONE
+    capacity: Amounts | None = None
     durability: str = "process"
     settle_timeout_s: float = 10.0
     stop_timeout_s: float = 5.0
