@@ -18,7 +18,7 @@ from buildnet.model.node import WorkerOffer
 from buildnet.scheduler import core
 from buildnet.scheduler import events as ev
 from buildnet.scheduler.core import Mechanisms
-from tests.explore.cloning import clone
+from tests.explore.cloning import SharedCore
 
 KEY = ActionKey("", EMPTY)
 WANTED = Wanted(KEY, frozenset(), 10.0)
@@ -33,7 +33,7 @@ Message = tuple[object, ...]
 class World:
     """The core, what is on its way, and what the world has seen."""
 
-    core: core.SchedulerCore
+    shared: SharedCore
     net: frozenset[Message]
     running: frozenset[tuple[str, int]] = frozenset()
     up: frozenset[str] = frozenset(NODES)
@@ -49,8 +49,12 @@ class World:
     wrong: str = ""
     path: tuple[object, ...] = field(default=(), compare=False)
 
+    @property
+    def core(self) -> core.SchedulerCore:
+        return self.shared.core
+
     def copy(self) -> World:
-        return replace(self, core=clone(self.core))
+        return replace(self)
 
     def key(self) -> tuple[object, ...]:
         """Equal keys, equal futures: fences and entry ids are counted from the oldest that still matters."""
@@ -78,13 +82,14 @@ def start(mechanisms: Mechanisms) -> World:
     scheduler = core.SchedulerCore(core.Limits(attempts_max=9), mechanisms=mechanisms)
     for node in NODES:
         scheduler.step(ev.WorkerUp(WorkerOffer(node, "boot", 1, frozenset())))
-    return World(scheduler, frozenset(("want", client) for client in CLIENTS))
+    return World(SharedCore(scheduler), frozenset(("want", client) for client in CLIENTS))
 
 
 def feed(world: World, event: ev.Event) -> None:
     """Let the core have an event, and put what it wants done on its way."""
     net = set(world.net)
-    for effect in world.core.step(event):
+    world.shared, effects = world.shared.after(event)
+    for effect in effects:
         match effect:
             case ev.Lookup(entry=entry):
                 net.add(("lookup", entry))

@@ -92,6 +92,8 @@ class SchedulerCore:
         times = []
         if (deadline_s := self._first_deadline_s()) is not None:
             times.append(deadline_s)
+        while self._stragglers and self._attempt_of(self._stragglers[0][1]) is None:
+            heapq.heappop(self._stragglers)
         if self._stragglers:
             times.append(self._stragglers[0][0])
         # They are in the order in which they were lost.
