@@ -81,7 +81,7 @@ class World:
     path: tuple[object, ...] = ()
 
     def copy(self) -> World:
-        return replace(self, core=clone_of(self.core), store=self.store.copy())
+        return replace(self, core=clone(self.core), store=self.store.copy())
 
     def key(self) -> tuple[object, ...]:
         entries = tuple(
@@ -95,15 +95,9 @@ class World:
         return (entries, workers, kept, self.net, self.running, self.up, self.due, seen)
 
 
-def clone_of(scheduler: core.SchedulerCore) -> core.SchedulerCore:
-    twin = clone(scheduler)
-    twin._by_lost, twin._returning = dict(scheduler._by_lost), dict(scheduler._returning)
-    return twin
-
-
 def core_of(on: Without, term: int) -> core.SchedulerCore:
     return core.SchedulerCore(
-        core.Limits(attempts_max=9), fence_first=(term << 8) + 1, mechanisms=Mechanisms(adopt=on.adopt)
+        core.Limits(attempts_max=9, losses_max=9), fence_first=(term << 8) + 1, mechanisms=Mechanisms(adopt=on.adopt)
     )
 
 

@@ -6,7 +6,6 @@ whose absence breaks nothing would be one too many, and a world that finds nothi
 
 from __future__ import annotations
 
-import copy
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from buildnet.model.node import WorkerOffer
 from buildnet.scheduler import core
 from buildnet.scheduler import events as ev
 from buildnet.scheduler.core import Mechanisms
+from tests.explore.cloning import SharedCore
 
 KEY = ActionKey("", EMPTY)
 WANTED = Wanted(KEY, frozenset(), 10.0)
@@ -33,7 +33,7 @@ Message = tuple[object, ...]
 class World:
     """The core, what is on its way, and what the world has seen."""
 
-    core: core.SchedulerCore
+    shared: SharedCore
     net: frozenset[Message]
     running: frozenset[tuple[str, int]] = frozenset()
     up: frozenset[str] = frozenset(NODES)
@@ -49,8 +49,12 @@ class World:
     wrong: str = ""
     path: tuple[object, ...] = field(default=(), compare=False)
 
+    @property
+    def core(self) -> core.SchedulerCore:
+        return self.shared.core
+
     def copy(self) -> World:
-        return replace(self, core=clone(self.core))
+        return replace(self)
 
     def key(self) -> tuple[object, ...]:
         """Equal keys, equal futures: fences and entry ids are counted from the oldest that still matters."""
@@ -74,27 +78,18 @@ class World:
         return (entries, workers, tuple(fences), facts, bounds, self.wrong)
 
 
-def clone(scheduler: core.SchedulerCore) -> core.SchedulerCore:
-    """A core of its own; what is frozen is shared."""
-    twin = copy.copy(scheduler)
-    twin.entries = {i: replace(e, followers=list(e.followers)) for i, e in scheduler.entries.items()}
-    twin.workers = {n: replace(w, fences=set(w.fences)) for n, w in scheduler.workers.items()}
-    for name in ("_absent", "_by_key", "_by_fence", "_by_operation", "_queue"):
-        setattr(twin, name, copy.copy(getattr(scheduler, name)))
-    return twin
-
-
 def start(mechanisms: Mechanisms) -> World:
     scheduler = core.SchedulerCore(core.Limits(attempts_max=9), mechanisms=mechanisms)
     for node in NODES:
         scheduler.step(ev.WorkerUp(WorkerOffer(node, "boot", 1, frozenset())))
-    return World(scheduler, frozenset(("want", client) for client in CLIENTS))
+    return World(SharedCore(scheduler), frozenset(("want", client) for client in CLIENTS))
 
 
 def feed(world: World, event: ev.Event) -> None:
     """Let the core have an event, and put what it wants done on its way."""
     net = set(world.net)
-    for effect in world.core.step(event):
+    world.shared, effects = world.shared.after(event)
+    for effect in effects:
         match effect:
             case ev.Lookup(entry=entry):
                 net.add(("lookup", entry))

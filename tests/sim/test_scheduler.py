@@ -29,7 +29,9 @@ class World:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        self.core = core.SchedulerCore(core.Limits(lease_s=LEASE_S, attempts_max=1000))
+        self.core = core.SchedulerCore(
+            core.Limits(lease_s=LEASE_S, attempts_max=1000, losses_max=1000, faults_max=1000)
+        )
         self.now_s = 0.0
         self.events: list[ev.Event] = []
         self.running: dict[str, set[int]] = {f"w{i}": set() for i in range(WORKERS)}

@@ -17,6 +17,7 @@ from buildnet.model.action_spec import is_ours
 from buildnet.model.credentials import NONE, Credentials
 from buildnet.model.join_line import JoinLine, check_organisation
 from buildnet.sandbox.policy import SEARCH_PATH
+from buildnet.scheduler.core import Limits
 
 DEFAULT_LISTEN = "127.0.0.1:8980"
 DURABILITIES = ("process", "power")
@@ -25,6 +26,7 @@ SECRET_BYTES_MAX = 64 << 10
 WITNESSES_MAX = 16
 IGNORED_PROPERTIES = ("container-image",)
 IGNORED_PROPERTIES_MAX = 100
+QUEUED_MAX = 10_000_000
 WITNESS_INTERVAL_S_MAX = 86_400
 _OWN = frozenset(
     ("BUILDNET_TOKEN", "BUILDNET_TOKEN_FILE", "BUILDNET_CA_FILE", "BUILDNET_CERT_FILE", "BUILDNET_KEY_FILE")
@@ -79,6 +81,7 @@ class ControllerConfig:
     configuration file as they are written there. `organisation` is whose it is, to nodes that dial by sessions.
     `toolchain` are paths that the local worker's actions may read besides the usual ones. `witnesses` are asked at most
     every `witness_interval_s`. Platform properties called as in `ignored_properties` need no worker that offers them.
+    `scheduler` is what bounds the queue and weighs who waits in it.
     """
 
     state: Path
@@ -97,6 +100,7 @@ class ControllerConfig:
     access: AccessConfig = field(default_factory=AccessConfig)
     access_log: AccessLogConfig | None = None
     ignored_properties: tuple[str, ...] = IGNORED_PROPERTIES
+    scheduler: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         if self.durability not in DURABILITIES:
@@ -104,6 +108,8 @@ class ControllerConfig:
                 f"durability {self.durability!r} is not known; use {' or '.join(DURABILITIES)}",
                 field="durability",
             )
+        if not 1 <= self.scheduler.queue_length_max <= QUEUED_MAX:
+            raise InvalidRequest(f"the queue holds 1 to {QUEUED_MAX} actions", field="scheduler.queued_max")
         _check_slots(self.slots)
         if self.cache_size_bytes is not None and self.cache_size_bytes < CACHE_SIZE_BYTES_MIN:
             raise InvalidRequest(

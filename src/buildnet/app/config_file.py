@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from buildnet.app.admission import AccessConfig, CertificateGrant, TlsConfig
 from buildnet.app.config import AccessLogConfig, ControllerConfig, WitnessConfig, default_slots, default_state_dir
+from buildnet.app.scheduling import cpu_milli_of, limits_of, quotas_of
 from buildnet.errors import InvalidRequest
 from buildnet.model.quantity import duration_s_of, size_bytes_of
 
@@ -135,6 +136,13 @@ KEYS: Final[Mapping[str, Mapping[str, Parse]]] = {
         "certificate": _certificates,
     },
     "ledger": {"witnesses": _witnesses, "witness_interval": _quantity(duration_s_of)},
+    "scheduler": {
+        "default_cpus": lambda value, where, base: cpu_milli_of(value, where),
+        "speculate": _flag,
+        "hold_after": _quantity(duration_s_of),
+        "queued_max": _number,
+        "share": lambda value, where, base: quotas_of(value, where),
+    },
     "log": {"access": _log, "slow_ms": _number, "sample": _share},
 }
 """What may stand in the file, by section and key."""
@@ -231,8 +239,16 @@ def _assembled(settings: Settings) -> ControllerConfig:
         "ledger.witnesses": "witnesses",
         "ledger.witness_interval": "witness_interval_s",
     }
+    scheduling = {
+        "scheduler.default_cpus": "default_cpu_milli",
+        "scheduler.speculate": "speculate",
+        "scheduler.hold_after": "hold_after_s",
+        "scheduler.queued_max": "queue_length_max",
+        "scheduler.share": "quotas",
+    }
     given = {field: settings[key] for key, field in named.items() if key in settings}
     given.setdefault("slots", default_slots())
+    given["scheduler"] = limits_of({field: settings[key] for key, field in scheduling.items() if key in settings})
     state = settings.get("controller.state") or default_state_dir()
     return ControllerConfig(
         state=state.absolute(), tls=tls, access=AccessConfig(**access), access_log=access_log, **given

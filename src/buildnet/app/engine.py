@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from buildnet.app.clock import random_id
@@ -29,7 +29,6 @@ from buildnet.ledger import queries
 from buildnet.model.action import Lease, Outcome
 from buildnet.model.operation import Intended
 from buildnet.queue.store import SqliteOperations
-from buildnet.scheduler.core import Limits
 from buildnet.scheduler.graphs import Graphs
 from buildnet.scheduler.holds import LiveActions
 from buildnet.scheduler.publish import OrderedPublisher
@@ -96,7 +95,7 @@ async def opened_engine(config: ControllerConfig, grounds: Grounds, held: AsyncE
         new_id=random_id,
         attempt_ended=logs.end,
         operation_ended=teller(history, descriptions.get),
-        limits=Limits(lease_s=LEASE_DURATION_S),
+        limits=replace(config.scheduler, lease_s=LEASE_DURATION_S),
         fence_first=(grounds.term << 32) + 1,
         live=LiveActions(stores),
         resources=announcements,

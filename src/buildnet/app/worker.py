@@ -14,6 +14,7 @@ from buildnet import __version__
 from buildnet.app.clock import SystemClock
 from buildnet.app.config import WorkerRunConfig, search_path
 from buildnet.model.join_line import JoinLine
+from buildnet.worker.capacity import capacity_of
 from buildnet.worker.config import WorkerConfig
 from buildnet.worker.run import run_worker
 from buildnet.worker.uplink import met
@@ -68,6 +69,7 @@ async def run(
             search_path=search_path(),
             credentials=config.credentials,
             line=config.line,
+            capacity=capacity_of(config.state),
         ),
         clock=SystemClock(),
         rng=random.SystemRandom(),

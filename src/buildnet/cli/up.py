@@ -30,6 +30,7 @@ KEYS: Final = {
     "insecure_plaintext": "access.insecure_plaintext",
     "witness": "ledger.witnesses",
     "witness_interval": "ledger.witness_interval",
+    "speculate": "scheduler.speculate",
     "access_log": "log.access",
     "slow_ms": "log.slow_ms",
     "access_log_sample": "log.sample",
@@ -76,6 +77,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--insecure-plaintext", is_flag=True, default=None, help="Listen beyond this machine without TLS.")
 @click.option("--witness", multiple=True, metavar="URL=KEY", help="Have this witness cosign the ledger's checkpoints.")
 @click.option("--witness-interval", help="Ask witnesses at most so often, as in 10s.  [default: 10s]")
+@click.option("--speculate", is_flag=True, default=None, help="Try what runs much longer than its like twice at once.")
 @click.option("--access-log", metavar="FILE", help="Tell errors, slow calls and a sample there; - is standard output.")
 @click.option("--slow-ms", type=int, help="Calls of so many milliseconds are told.  [default: 500]")
 @click.option("--access-log-sample", type=float, help="Share of the other calls, 0 to 1.  [default: 0.01]")

@@ -14,9 +14,11 @@ from buildnet.catalog.constraint import parse
 from buildnet.errors import BlobsMissing, InvariantBroken, NotFound
 from buildnet.model.action import ActionKey, Wanted
 from buildnet.model.action_spec import ActionSpec, Input
+from buildnet.model.caller import organisation_and_user_of
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire.action_spec import lower
-from buildnet.wire.actions import TIMEOUT_DEFAULT_S, requirements_of
+from buildnet.wire.actions import TIMEOUT_DEFAULT_S, near_number, requirements_of
+from buildnet.wire.asked import asked_of
 from buildnet.wire.input_tree import compose, needed
 
 Read = Callable[[str], bytes]
@@ -76,11 +78,15 @@ class StoreBinder:
         lowered = lower(spec, composed.root)
         for message in (*composed.messages.values(), lowered.command, lowered.action):
             self._put(message)
+        properties = tuple(spec.properties())
         return Wanted(
             key=ActionKey(instance, lowered.digest),
-            requirements=requirements_of(spec.properties(), self._ignored),
+            requirements=requirements_of(properties, self._ignored),
             timeout_s=TIMEOUT_DEFAULT_S if spec.timeout_s is None else spec.timeout_s,
             priority=spec.priority,
             do_not_cache=spec.do_not_cache,
             caller=caller,
+            asked=asked_of(properties),
+            share=(*organisation_and_user_of(caller), ""),
+            near=(near_number(f"root {composed.root.hash}"),),
         )

@@ -18,7 +18,7 @@ from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_
 from buildnet.wire._gen.google.longrunning import operations_pb2
 from buildnet.wire._gen.google.protobuf import empty_pb2
 from buildnet.wire._gen.google.rpc import status_pb2
-from buildnet.wire.actions import Described, wanted_of
+from buildnet.wire.actions import Described, near_number, wanted_of
 from buildnet.wire.operations import operation_of
 from buildnet.wire.request_metadata import manner_of, requested_of
 
@@ -68,8 +68,7 @@ class ExecutionService:
         parse(wanted.constraints)
         manner = manner_of(call.metadata)
         wanted = replace(
-            wanted,
-            caller=call.caller.subject,
+            for_caller(wanted, call),
             pinned=manner.pinned,
             # Of two that may be cached one at a time is published: what cannot join is apart.
             do_not_cache=wanted.do_not_cache or manner.apart or manner.pinned != "",
@@ -153,6 +152,14 @@ class ExecutionService:
     def _message(self, operation: Operation) -> operations_pb2.Operation:
         name = _name(operation.wanted.key.instance, operation.id)
         return operation_of(name, operation.wanted.key.digest, operation.progress, outcome_status)
+
+
+def for_caller(wanted: Wanted, call: Call) -> Wanted:
+    """With what the call says: whom it is counted for, and what it has in common with others."""
+    requested = requested_of(call.metadata)
+    near = (*wanted.near, near_number(f"target {requested.target}")) if requested.target else wanted.near
+    share = (*call.caller.organisation_and_user, requested.invocation)
+    return replace(wanted, caller=call.caller.subject, share=share, near=near)
 
 
 def check_may_stop(caller: Caller, instance: str) -> None:

@@ -13,6 +13,7 @@ from typing import Final
 from buildnet.edge.log_spool import RECORD_BYTES_MAX, LogPiece
 from buildnet.errors import BuildNetError, InvalidRequest
 from buildnet.model.action import Lease, Outcome
+from buildnet.model.amounts import AMOUNT_MAX, Amounts
 from buildnet.model.caller import public_instance
 from buildnet.model.node import Greeting, NodeView, WorkerOffer, check_node_id
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
@@ -79,6 +80,9 @@ class Session:
         message.assign.action_digest.CopyFrom(digest_message(lease.key.digest))
         message.assign.timeout.FromNanoseconds(round(lease.timeout_s * 1e9))
         message.assign.attempt = lease.attempt
+        reserved, told = lease.reserved, message.assign.reserved
+        told.cpu_milli, told.memory_bytes = reserved.cpu_milli, reserved.memory_bytes
+        told.disk_bytes, told.gpus = reserved.disk_bytes, reserved.gpus
         self._send(message)
         self.changed(self.node)
 
@@ -163,6 +167,7 @@ def greeting_of(hello: fleet_pb2.Hello, version: str, now_unix_ms: int) -> Greet
         boot_id=hello.boot_id,
         slots=hello.slots,
         properties=frozenset((p.name, p.value) for p in hello.properties),
+        capacity=_capacity_of(hello),
     )
     return Greeting(
         offer,
@@ -170,6 +175,15 @@ def greeting_of(hello: fleet_pb2.Hello, version: str, now_unix_ms: int) -> Greet
         _for_people(hello.version, _VERSION_CHARACTERS_MAX),
         _skew_ms_of(hello, now_unix_ms),
     )
+
+
+def _capacity_of(hello: fleet_pb2.Hello) -> Amounts | None:
+    if not hello.HasField("capacity"):
+        return None
+    said = hello.capacity
+    if max(said.cpu_milli, said.memory_bytes, said.disk_bytes, said.gpus) > AMOUNT_MAX:
+        raise InvalidRequest(f"an amount of the capacity is over {AMOUNT_MAX}", field="hello.capacity")
+    return Amounts(said.cpu_milli, said.memory_bytes, said.disk_bytes, said.gpus)
 
 
 def _skew_ms_of(hello: fleet_pb2.Hello, now_unix_ms: int) -> int | None:

@@ -16,6 +16,7 @@ from typing import Any, Final
 from buildnet.edge.action import Descriptions
 from buildnet.edge.binder import StoreBinder
 from buildnet.edge.bridge import Call, Method
+from buildnet.edge.execution import for_caller
 from buildnet.errors import BuildNetError, Forbidden, InvalidRequest, TooLarge
 from buildnet.model.action_spec import ActionSpec
 from buildnet.model.caller import Caller
@@ -87,8 +88,10 @@ class SubmissionService:
         async def submit() -> str:
             await self._binder.require([spec])
             wanted = await self._binder.bind(spec, instance, call.caller.subject, {})
-            operation_id = self._scheduler.submit(replace(wanted, skip_cache_lookup=request.skip_cache_lookup), _nobody)
+            wanted = replace(for_caller(wanted, call), skip_cache_lookup=request.skip_cache_lookup)
+            operation_id = self._scheduler.submit(wanted, _nobody)
             self._descriptions.add(operation_id, _described(spec, call))
+            await self._scheduler.kept(operation_id)
             return operation_id
 
         fingerprint = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()

@@ -23,6 +23,11 @@ class Caller:
     instances: tuple[str, ...] | None = None
     node: str = ""
 
+    @property
+    def organisation_and_user(self) -> tuple[str, str]:
+        """Whom the caller is counted for: `acme/alice` is alice of acme; who names no organisation is of none."""
+        return organisation_and_user_of(self.subject)
+
     def may_see(self, instance: str) -> bool:
         """Whether what belongs to this instance (or to a namespace in it) is the caller's to see."""
         if self.instances is None:
@@ -52,3 +57,9 @@ def looked_up(instance: str) -> Iterator[str]:
     yield instance
     if (public := public_instance(instance)) != instance:
         yield public
+
+
+def organisation_and_user_of(subject: str) -> tuple[str, str]:
+    """Whom a subject is counted for."""
+    organisation, slash, user = subject.partition("/")
+    return (organisation, user) if slash else ("", subject)

@@ -75,7 +75,7 @@ class SchedulerCore:
         self._entry_next = 1
         self.now_s = 0.0
         self.entries: dict[int, Entry] = {}
-        self.dispatch = Dispatch(limits, resources, self.entries.get, mechanisms)
+        self.dispatch = Dispatch(limits, resources, self.entries, mechanisms)
         self.workers: dict[str, Worker] = self.dispatch.room.workers
         self._by_key: dict[ActionKey, int] = {}
         self._by_fence: dict[int, int] = {}
@@ -98,6 +98,8 @@ class SchedulerCore:
         times = []
         if (deadline_s := self._first_deadline_s()) is not None:
             times.append(deadline_s)
+        while self._stragglers and self._attempt_of(self._stragglers[0][1]) is None:
+            heapq.heappop(self._stragglers)
         if self._stragglers:
             times.append(self._stragglers[0][0])
         # Both are in the order in which they end.
@@ -501,10 +503,12 @@ class SchedulerCore:
         return None if entry_id is None else self.entries[entry_id]
 
     def _attempt_of(self, fence: int) -> Attempt | None:
-        entry = self._of_fence(fence)
-        if entry is None:
+        entry_id = self._by_fence.get(fence)
+        if entry_id is None:
             return None
-        return next((a for a in (entry.attempt, entry.second) if a is not None and a.lease.fence == fence), None)
+        entry = self.entries[entry_id]
+        attempt = entry.attempt
+        return attempt if attempt is not None and attempt.lease.fence == fence else entry.second
 
     def _enqueue(self, entry: Entry, effects: list[Effect]) -> None:
         """Let it wait for a worker, or end it when none can ever come."""

@@ -6,7 +6,7 @@ there is room nowhere though it has waited long, keeps a worker free (`hold`): w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,7 +15,7 @@ from buildnet.model.amounts import Amounts
 from buildnet.model.node import WorkerOffer
 from buildnet.ports import ResourceMatcher
 from buildnet.scheduler.placement import Demand, Placement, Worker, matches
-from buildnet.scheduler.queue import Branch, FairQueue, Ticket
+from buildnet.scheduler.queue import Branch, FairQueue, Turn, is_before
 from buildnet.scheduler.share import Quotas, Share, Shares, bounded, weighed
 
 DEMANDS_MAX: Final = 1024
@@ -75,12 +75,12 @@ class Dispatch:
         self,
         limits: DispatchLimits,
         resources: ResourceMatcher,
-        find: Callable[[int], Waiting | None],
+        entries: Mapping[int, Waiting],
         on: DispatchMechanisms,
     ) -> None:
         self.limits = limits
         self._on = on
-        self._find = find
+        self._entries = entries
         self._resources = resources
         self.shares = Shares(limits.quotas if on.quota else Quotas())
         self.room = Placement(resources, fits=on.fits)
@@ -187,12 +187,8 @@ class Dispatch:
 
     def _demand_of(self, wanted: Wanted, avoid: tuple[str, ...]) -> Demand:
         cpu_milli = self._cpu_milli(wanted)
-        queue = FairQueue(self.shares.root, cpu_milli, self._is_waiting)
+        queue = FairQueue(self.shares.root, cpu_milli, self._entries)
         return Demand((wanted.requirements, wanted.asked, wanted.pinned, avoid), wanted, cpu_milli, queue)
-
-    def _is_waiting(self, ticket: Ticket, branch: Branch) -> bool:
-        entry = self._find(ticket[1])
-        return entry is not None and entry.branch is branch and entry.order == ticket[0]
 
     # Who may run it.
 
@@ -245,29 +241,33 @@ class Dispatch:
             chosen = self._fairest(now_s, passed)
             if chosen is None:
                 return None
-            demand, branch = chosen
-            number = demand.queue.ticket(branch)[1]
-            entry = self._find(number)
-            assert entry is not None
+            demand, turn = chosen
+            entry = self._entries[turn[-1].tickets[0][1]]
             worker = self.room.choose(demand, entry.wanted.near)
             if worker is not None:
-                return self._nearer(branch, entry, worker, now_s), worker
+                return self._nearer(turn[-1], entry, worker, now_s), worker
             if not self._is_overdue(demand, now_s) or not self.room.hold(demand):
                 passed.add(demand)
         return None
 
-    def _fairest(self, now_s: float, passed: set[Demand]) -> tuple[Demand, Branch] | None:
-        best: tuple[object, ...] | None = None
-        chosen: tuple[Demand, Branch] | None = None
+    def _fairest(self, now_s: float, passed: set[Demand]) -> tuple[Demand, Turn] | None:
+        room = self.room
+        best: Turn | None = None
+        chosen: Demand | None = None
         for demand in self._active:
             if demand.dirty:
-                self.room.refresh(demand)
-            if demand in passed or not (self.room.candidates(demand) or self._is_overdue(demand, now_s)):
+                room.refresh(demand)
+            # Placement.candidates, in place: this is asked of every demand for every decision.
+            if not demand.able & ~demand.full & room.open & (demand.held | ~room.held) and not (
+                now_s >= demand.since_s + self.limits.hold_after_s and self._is_overdue(demand, now_s)
+            ):
                 continue
-            head = demand.queue.head()
-            if head is not None and (best is None or head[0] < best):
-                best, chosen = head[0], (demand, head[1])
-        return chosen
+            if passed and demand in passed:
+                continue
+            turn = demand.queue.head()
+            if turn is not None and (best is None or is_before(turn, best)):
+                best, chosen = turn, demand
+        return None if chosen is None or best is None else (chosen, best)
 
     def _is_overdue(self, demand: Demand, now_s: float) -> bool:
         waits = not demand.held and now_s >= demand.since_s + self.limits.hold_after_s
@@ -281,10 +281,10 @@ class Dispatch:
         if now_s >= head.order - bounded(head.wanted.priority) * self.limits.age_s + self.limits.near_wait_s:
             return head.id
         for ticket in branch.tickets[1:_NEAR_LOOKED_AT]:
-            entry = self._find(ticket[1])
+            entry = self._entries.get(ticket[1])
             if (
                 entry is not None
-                and self._is_waiting(ticket, branch)
+                and branch.queue.is_good(ticket, branch)
                 and entry.wanted.priority == head.wanted.priority
                 and self.room.is_near(worker, entry.wanted.near)
             ):

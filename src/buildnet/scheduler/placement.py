@@ -199,7 +199,7 @@ class Placement:
         self.open = 0
         self._with_gpus = 0
         # Workers that are kept free for one demand each.
-        self._held = 0
+        self.held = 0
         self._near: OrderedDict[int, str] = OrderedDict()
 
     # Workers.
@@ -227,7 +227,7 @@ class Placement:
         self._levels[worker.level] &= ~worker.bit
         self.open &= ~worker.bit
         self._with_gpus &= ~worker.bit
-        self._held &= ~worker.bit
+        self.held &= ~worker.bit
         for demand in demands:
             # Which demands avoid it may have left them nobody else: matched anew.
             demand.dirty |= bool(demand.avoid)
@@ -293,7 +293,7 @@ class Placement:
 
     def candidates(self, demand: Demand) -> int:
         """Workers that may run it and are not known to lack room."""
-        return demand.able & ~demand.full & self.open & (demand.held | ~self._held)
+        return demand.able & ~demand.full & self.open & (demand.held | ~self.held)
 
     def choose(self, demand: Demand, near: tuple[int, ...] = (), *, unlike: str = "") -> Worker | None:
         """The worker for one of these: one that ran something near it, else the least busy, those with gpus last; never
@@ -332,7 +332,7 @@ class Placement:
 
     def hold(self, demand: Demand) -> bool:
         """Keep the worker that has most left free for one of these alone, until there is room; whether there is one."""
-        found = demand.able & self.open & ~self._held
+        found = demand.able & self.open & ~self.held
         best: Worker | None = None
         while found:
             worker = self._of_bit[found & -found]
@@ -342,12 +342,12 @@ class Placement:
         if best is None:
             return False
         demand.held = best.bit
-        self._held |= best.bit
+        self.held |= best.bit
         return True
 
     def let_go(self, demand: Demand) -> None:
         """Keep no worker for it any more."""
-        self._held &= ~demand.held
+        self.held &= ~demand.held
         demand.held = 0
 
     def why_not(self, wanted: Wanted) -> Outcome:

@@ -9,16 +9,21 @@ an invocation it is first come, where a priority is worth so many seconds of wai
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator
-from typing import Final
+from collections.abc import Iterator, Mapping
+from typing import Final, Protocol
 
-from buildnet.scheduler.share import INVOCATION, Share
+from buildnet.scheduler.share import Share
 
 Ticket = tuple[float, int]
 """When its turn comes, and the entry's id: lower first."""
 
-Turn = tuple[float, float, int]
-"""What runs for the share by its weight, how far it was served, when it came."""
+
+class Waits(Protocol):
+    """An entry: `branch` is where it waits, None while it does not; `order` is when its turn comes."""
+
+    order: float
+    branch: Branch | None
+
 
 _STALE_MAX: Final = 64
 
@@ -42,6 +47,10 @@ class Branch:
         self.heap: list[tuple[float, float, int, Branch]] = []
         self.tickets: list[Ticket] = []
 
+    def __lt__(self, other: Branch) -> bool:
+        # Asked by heapq alone, and only for two places of one share, of which at most one is live.
+        return False
+
     def enter(self) -> None:
         """Stand in the parent's heap, and the parent in its own, if anything waits here."""
         branch = self
@@ -52,30 +61,40 @@ class Branch:
                 heapq.heappush(parent.heap, branch.best)
             branch = parent
 
-    def lowered(self) -> None:
-        """Less runs for the share than before."""
-        best, share, parent = self.best, self.share, self.parent
-        if best is None or parent is None:
-            return
-        used = share.used / share.weight
-        if used < best[0]:
-            self.best = (used, share.virtual, share.rank, self)
-            heap = parent.heap
-            heapq.heappush(heap, self.best)
-            if len(heap) > 2 * len(parent.share.children) + _STALE_MAX:
-                heap[:] = [place for place in heap if place[3].best is place]
-                heapq.heapify(heap)
+    def lowered(self, used: float) -> None:
+        """Less runs for the share, by its weight, than when it took its place."""
+        share, parent = self.share, self.parent
+        assert parent is not None
+        self.best = (used, share.virtual, share.rank, self)
+        heap = parent.heap
+        heapq.heappush(heap, self.best)
+        if len(heap) > 2 * len(parent.share.children) + _STALE_MAX:
+            heap[:] = [place for place in heap if place[3].best is place]
+            heapq.heapify(heap)
+
+
+Turn = tuple[Branch, ...]
+"""Whose turn it is: an organisation's, in it a user's, in it an invocation's."""
+
+
+def is_before(turn: Turn, other: Turn) -> bool:
+    """Whether the turn of one queue comes before that of another."""
+    for mine, theirs in zip(turn, other, strict=True):
+        if mine.share is not theirs.share:
+            # Their ranks differ, so that the places do.
+            return mine.best is not None and theirs.best is not None and mine.best < theirs.best
+    return turn[-1].tickets[0] < other[-1].tickets[0]
 
 
 class FairQueue:
-    """Entries that one another's workers may run. `is_waiting` says whether a ticket is still good."""
+    """Entries that the same workers may run, by their ids in `entries`."""
 
-    __slots__ = ("cpu_milli", "is_waiting", "root")
+    __slots__ = ("cpu_milli", "entries", "root")
 
-    def __init__(self, root: Share, cpu_milli: int, is_waiting: Callable[[Ticket, Branch], bool]) -> None:
+    def __init__(self, root: Share, cpu_milli: int, entries: Mapping[int, Waits]) -> None:
         self.root = Branch(self, root, None)
         self.cpu_milli = cpu_milli
-        self.is_waiting = is_waiting
+        self.entries = entries
 
     @property
     def waiting(self) -> int:
@@ -84,7 +103,7 @@ class FairQueue:
 
     def push(self, leaf: Share, ticket: Ticket) -> Branch:
         """One more waits; returns where."""
-        branch = self._branch(leaf)
+        branch = leaf.branches.get(self) or self._branch(leaf)
         heapq.heappush(branch.tickets, ticket)
         at: Branch | None = branch
         while at is not None:
@@ -108,35 +127,35 @@ class FairQueue:
             at = at.parent
         # Tickets of those that left are met only when a worker is free: without one they would pile up.
         if len(branch.tickets) > 2 * branch.waiting + _STALE_MAX:
-            branch.tickets[:] = [ticket for ticket in branch.tickets if self.is_waiting(ticket, branch)]
+            branch.tickets[:] = [ticket for ticket in branch.tickets if self.is_good(ticket, branch)]
             heapq.heapify(branch.tickets)
 
-    def head(self) -> tuple[tuple[object, ...], Branch] | None:
-        """Whose turn it is: what orders it among the heads of other queues, and where it waits; None when no quota
-        lets anybody.
-        """
-        branch = self.root
-        turns: list[object] = []
-        while branch.share.depth < INVOCATION:
-            child = self._first(branch)
-            if child is None:
-                if branch is self.root:
-                    return None
-                # Nobody below may: out, until a quota below has room again (`Branch.enter`).
-                branch.best = None
-                branch, turns = self.root, []
-                continue
-            turns.append(child.best[:3] if child.best is not None else ())
-            branch = child
-        turns.append(self.ticket(branch))
-        return tuple(turns), branch
+    def is_good(self, ticket: Ticket, branch: Branch) -> bool:
+        """Whether what holds this ticket waits here, and has no other."""
+        entry = self.entries.get(ticket[1])
+        return entry is not None and entry.branch is branch and entry.order == ticket[0]
 
-    def ticket(self, branch: Branch) -> Ticket:
-        """The first ticket that is good; something waits here."""
-        tickets = branch.tickets
-        while not self.is_waiting(tickets[0], branch):
-            heapq.heappop(tickets)
-        return tickets[0]
+    def head(self) -> Turn | None:
+        """Whose turn it is; the first ticket of the last branch is the entry's. None when no quota lets anybody."""
+        root = self.root
+        while (organisation := self._first(root)) is not None:
+            user = self._first(organisation)
+            if user is None:
+                # Nobody there may: out, until a quota has room again (`Branch.enter`).
+                organisation.best = None
+                continue
+            invocation = self._first(user)
+            if invocation is None:
+                user.best = None
+                continue
+            tickets, entries = invocation.tickets, self.entries
+            while True:
+                order, number = tickets[0]
+                entry = entries.get(number)
+                if entry is not None and entry.branch is invocation and entry.order == order:
+                    return organisation, user, invocation
+                heapq.heappop(tickets)
+        return None
 
     def tickets(self) -> Iterator[Ticket]:
         """Every good ticket, each at least once."""
@@ -144,7 +163,7 @@ class FairQueue:
         while todo:
             branch = todo.pop()
             for ticket in branch.tickets:
-                if self.is_waiting(ticket, branch):
+                if self.is_good(ticket, branch):
                     yield ticket
             todo += [share.branches[self] for share in branch.share.children.values() if self in share.branches]
 
@@ -173,8 +192,14 @@ class FairQueue:
                     share.parked.append(child)
                 continue
             used = share.used / share.weight
-            if used == top[0] and share.virtual == top[1]:
+            virtual = share.virtual
+            if virtual == top[1] and used == top[0]:
                 return child
-            child.best = fresh = (used, share.virtual, share.rank, child)
+            child.best = fresh = (used, virtual, share.rank, child)
+            if len(heap) == 1:
+                heap[0] = fresh
+                return child
             heapq.heapreplace(heap, fresh)
+            if heap[0] is fresh:
+                return child
         return None

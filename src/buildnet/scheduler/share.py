@@ -201,8 +201,11 @@ class Shares:
                 for branch in parked:
                     branch.parked = False
                     branch.enter()
+            used = share.used / share.weight
             for branch in share.branches.values():
-                branch.lowered()
+                best = branch.best
+                if best is not None and used < best[0]:
+                    branch.lowered(used)
             share, weighs = parent, cost
 
     def forget(self, leaf: Share) -> None:

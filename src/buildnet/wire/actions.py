@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from google.protobuf.message import DecodeError
 
@@ -12,6 +13,7 @@ from buildnet.model.action import ActionKey, Properties, Wanted
 from buildnet.model.digest import Digest
 from buildnet.model.history import Requested
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
+from buildnet.wire.asked import PREFIX, asked_of
 
 TIMEOUT_DEFAULT_S = 3600.0
 TIMEOUT_MAX_S = 7200.0
@@ -62,25 +64,40 @@ def wanted_of(
         command = re.Command.FromString(read(digest_of(action.command_digest).text))
     except DecodeError as error:
         raise InvalidRequest("the action cannot be decoded", field="action_digest") from error
+    properties = _properties(action, command)
     wanted = Wanted(
         key=ActionKey(instance, digest),
-        requirements=requirements_of(((p.name, p.value) for p in _platform(action, command).properties), ignored),
+        requirements=requirements_of(properties, ignored),
         timeout_s=_timeout_s(action),
         priority=request.execution_policy.priority,
         do_not_cache=action.do_not_cache,
         skip_cache_lookup=request.skip_cache_lookup,
+        asked=asked_of(properties),
+        near=(near_number(f"root {action.input_root_digest.hash}"),),
     )
     return wanted, Described(tuple(command.arguments))
 
 
 def requirements_of(properties: Iterable[tuple[str, str]], ignored: Collection[str]) -> Properties:
     """What a worker must offer, of all that an action says. What is ignored is in the action's digest all the same."""
-    return frozenset((name, value) for name, value in properties if name not in ignored)
+    return _same(frozenset(p for p in properties if p[0] not in ignored and not p[0].startswith(PREFIX)))
 
 
-def _platform(action: re.Action, command: re.Command) -> re.Platform:
+def near_number(text: str) -> int:
+    """A short number for what actions have in common: texts that meet cost a worse choice of worker."""
+    return int(Digest.of(text.encode()).hash[:14], 16)
+
+
+@lru_cache(maxsize=4096)
+def _same(properties: Properties) -> Properties:
+    # Thousands of actions that wait require the same: they share one set.
+    return properties
+
+
+def _properties(action: re.Action, command: re.Command) -> Properties:
     # Action.platform wins over the deprecated Command.platform (REAPI 2.2).
-    return action.platform if action.HasField("platform") else command.platform
+    platform = action.platform if action.HasField("platform") else command.platform
+    return frozenset((p.name, p.value) for p in platform.properties)
 
 
 def _timeout_s(action: re.Action) -> float:

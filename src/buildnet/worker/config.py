@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from buildnet.errors import InvalidRequest
+from buildnet.model.amounts import Amounts
 from buildnet.model.credentials import NONE, Address, Credentials
 from buildnet.model.join_line import JoinLine
 from buildnet.sandbox.policy import SEARCH_PATH, Limits
@@ -34,6 +35,7 @@ class WorkerConfig:
         search_path: directories whose programs are announced as tools.
         credentials: what the controller is verified by, and what it is shown.
         line: by which to join with sessions, in place of `url` and `credentials`.
+        capacity: what its actions may use together; None to let the controller count slots alone.
         durability: of the worker's own CAS; a cache of the controller's, so never more than
             `process`.
         settle_timeout_s: how long a draining worker without a session waits to hand over its last
@@ -56,6 +58,7 @@ class WorkerConfig:
     search_path: tuple[str, ...] = SEARCH_PATH
     credentials: Credentials = NONE
     line: JoinLine | None = None
+    capacity: Amounts | None = None
     durability: str = "process"
     settle_timeout_s: float = 10.0
     away_timeout_s: float = 600.0

@@ -45,6 +45,9 @@ def hello_of(
     hello.node_id, hello.boot_id = identity.node, identity.boot
     hello.version, hello.hostname, hello.slots = config.version, config.hostname, config.slots
     hello.sent_at.FromMilliseconds(sent_at_unix_ms)
+    if (capacity := config.capacity) is not None:
+        hello.capacity.cpu_milli, hello.capacity.memory_bytes = capacity.cpu_milli, capacity.memory_bytes
+        hello.capacity.disk_bytes, hello.capacity.gpus = capacity.disk_bytes, capacity.gpus
     for name, value in sorted(properties):
         hello.properties.add(name=name, value=value)
     for assignment in held:

@@ -1,0 +1,235 @@
+"""A thousand workers and a hundred thousand actions under faults from a seed: `python -m tests.sim.large [SEED]`.
+
+Time is simulated. Every step is checked for what it touched: fences rise, one publication of an action at a time, an
+operation is told its end once, no worker holds more than it has, and whom a decision was for had least of the fleet
+for its weight. All books are checked every so many steps and at the end, when every action has ended exactly once.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+import sys
+import time
+from dataclasses import dataclass, field
+
+from buildnet.model.action import ActionKey, Outcome, Wanted
+from buildnet.model.amounts import NOTHING, Amounts
+from buildnet.model.digest import Digest
+from buildnet.model.node import WorkerOffer
+from buildnet.scheduler import core
+from buildnet.scheduler import events as ev
+from buildnet.scheduler.share import ORGANISATION, Quota, Quotas, Share
+
+ORGANISATIONS = {"flood": 1, "heavy": 3, "bounded": 1, "trickle": 1}
+QUOTAS = Quotas({name: Quota(weight, 300 if name == "bounded" else None) for name, weight in ORGANISATIONS.items()})
+ASKED = (NOTHING, NOTHING, NOTHING, Amounts(1000, 2 << 30), Amounts(4000, 8 << 30), Amounts(1000, 1 << 30, gpus=1))
+RUN_S_MAX = 30.0
+WAIT_OF_TRICKLE_S_MAX = 10 * RUN_S_MAX
+"""One that waits has its turn at once; then room is kept free while what runs ends, and a fault may take that away."""
+
+
+@dataclass
+class Summary:
+    """What a run came to."""
+
+    steps: int = 0
+    assigned: int = 0
+    told: dict[str, str] = field(default_factory=dict)
+    lost: int = 0
+    expired: int = 0
+    faults: int = 0
+    checked: int = 0
+    simulated_s: float = 0.0
+    waits_s: dict[str, float] = field(default_factory=dict)
+
+
+class Large:
+    """The core, its workers' clocks, and what each action is doing."""
+
+    def __init__(self, seed: int, workers: int, actions: int, check_every: int) -> None:
+        self.random = random.Random(seed)
+        self.core = core.SchedulerCore(
+            core.Limits(
+                queue_length_max=1 << 30,
+                quotas=QUOTAS,
+                attempts_max=1000,
+                losses_max=1000,
+                faults_max=1000,
+                lease_s=8.0,
+            )
+        )
+        self.seen = Summary()
+        self.actions, self.check_every = actions, check_every
+        self.now_s = 0.0
+        self.serial = itertools.count()
+        self.todo: list[tuple[float, int, ev.Event]] = []
+        self.running: dict[str, dict[int, None]] = {f"w{n}": {} for n in range(workers)}
+        self.up: set[str] = set()
+        self.asked_at_s: dict[str, tuple[str, float]] = {}
+        self.publishing: set[int] = set()
+        self.fence = 0
+        for node in self.running:
+            self.join(node)
+
+    def offer(self, node: str) -> WorkerOffer:
+        number = int(node[1:])
+        cpus = (4, 8, 16)[number % 3]
+        capacity = Amounts(1000 * cpus, cpus << 31, 1 << 40, 2 if number % 10 == 0 else 0)
+        return WorkerOffer(node, "boot", cpus, frozenset({("os", "linux")}), capacity=capacity)
+
+    def at(self, after_s: float, event: ev.Event) -> None:
+        heapq.heappush(self.todo, (self.now_s + after_s, next(self.serial), event))
+
+    def join(self, node: str) -> None:
+        self.up.add(node)
+        self.step(ev.WorkerUp(self.offer(node)))
+
+    def want(self, number: int) -> None:
+        # The trickle comes all along, one at a time; the others come as floods.
+        organisation = "trickle" if number % 100 == 0 else ("flood", "heavy", "bounded")[number % 3]
+        wanted = Wanted(
+            ActionKey("", Digest(f"{number:064x}", 1)),
+            frozenset({("os", "linux")}),
+            60.0,
+            priority=self.random.randrange(-3, 4),
+            skip_cache_lookup=True,
+            asked=self.random.choice(ASKED),
+            share=(organisation, f"user{number % 7}", f"run{number % 21}"),
+        )
+        self.asked_at_s[str(number)] = (organisation, self.now_s)
+        self.step(ev.Want(str(number), wanted))
+
+    def step(self, event: ev.Event) -> None:
+        self.core.now_s = max(self.core.now_s, self.now_s)
+        self.seen.steps += 1
+        effects = self.core.step(event)
+        assigned = [effect for effect in effects if isinstance(effect, ev.Assign)]
+        for effect in effects:
+            self.apply(effect)
+        if len(assigned) == 1 and isinstance(event, ev.Done):
+            self.check_turn(assigned[0].lease.fence)
+        if self.seen.steps % self.check_every == 0:
+            self.check_books()
+
+    def apply(self, effect: ev.Effect) -> None:
+        match effect:
+            case ev.Assign(lease=lease):
+                assert lease.fence > self.fence, "fences rise"
+                self.fence = lease.fence
+                self.seen.assigned += 1
+                worker = self.core.workers[lease.worker]
+                assert len(worker.fences) <= worker.offer.slots
+                assert worker.offer.capacity is not None
+                assert worker.used.within(worker.offer.capacity), "no worker holds more than it has"
+                if self.random.random() < 0.001:
+                    return  # the message is lost: the lease runs out
+                self.running[lease.worker][lease.fence] = None
+                ran_s = self.random.expovariate(1 / 4.0)
+                code = "sandbox_failed" if self.random.random() < 0.002 else "ok"
+                self.at(min(ran_s, RUN_S_MAX), ev.Done(lease.worker, lease.fence, Outcome(code, b"r")))
+            case ev.Publish(entry=entry, outcome=outcome):
+                assert entry not in self.publishing, "one publication at a time"
+                self.publishing.add(entry)
+                self.at(0.01, ev.Published(entry, outcome))
+            case ev.Stop(worker=worker_name, fence=fence):
+                self.running[worker_name].pop(fence, None)
+            case ev.Tell(operation=operation, stage="completed", outcome=outcome) if outcome is not None:
+                assert operation not in self.seen.told, "told once"
+                self.seen.told[operation] = outcome.code
+                organisation, asked_at_s = self.asked_at_s.pop(operation)
+                waits = self.seen.waits_s
+                waits[organisation] = max(waits.get(organisation, 0.0), self.now_s - asked_at_s)
+
+    def check_turn(self, fence: int) -> None:
+        """The organisation that a single decision was for had no more than any other that waits for the same."""
+        entry = next(e for e in (self.core._of_fence(fence),) if e is not None)
+        assert entry.demand is not None
+        chosen: Share = entry.share
+        while chosen.depth > ORGANISATION:
+            assert chosen.parent is not None
+            chosen = chosen.parent
+        had = (chosen.used - entry.demand.cost) / chosen.weight
+        for other in self.core.dispatch.shares.root.children.values():
+            if other is not chosen and entry.demand.queue in other.branches and other.admits(entry.demand.cpu_milli):
+                assert had <= other.used / other.weight, f"{chosen.name} had more than {other.name}"
+        self.seen.checked += 1
+
+    def check_books(self) -> None:
+        attempts = [entry.attempt for entry in self.core.entries.values() if entry.attempt is not None]
+        held = sorted(fence for worker in self.core.workers.values() for fence in worker.fences)
+        assert held == sorted(attempt.lease.fence for attempt in attempts), "every slot is held for a lease"
+        shares = self.core.dispatch.shares.root.children.values()
+        assert sum(share.running for share in shares) == len(attempts)
+        queued = sum(entry.state == "queued" for entry in self.core.entries.values())
+        assert sum(share.queued for share in shares) == self.core.queue_length == queued
+        following = {operation for entry in self.core.entries.values() for operation in entry.followers}
+        assert following == set(self.asked_at_s), "nobody is stranded, and nobody is told twice"
+
+    def fault(self) -> None:
+        node = self.random.choice(tuple(self.running))
+        if node in self.up:
+            self.up.discard(node)
+            self.running[node].clear()
+            self.seen.lost += 1
+            self.step(ev.WorkerLost(node))
+        else:
+            self.join(node)
+
+    def beat(self) -> None:
+        """A second passed: workers renew their leases, some do not; a machine may fail or return."""
+        for node in self.up:
+            if self.running[node] and self.random.random() > 0.001:
+                self.step(ev.Heartbeat(node, tuple(self.running[node]), self.now_s))
+        before = self.core._fence_next
+        self.step(ev.Tick(self.now_s))
+        self.seen.expired += self.core._fence_next - before
+        for _ in range(max(1, len(self.running) // 200)):
+            self.fault()
+
+    def run(self) -> Summary:
+        """Until every action has ended."""
+        asked, beat_at_s = 0, 1.0
+        flood = self.actions // 2
+        while asked < self.actions or self.asked_at_s:
+            while asked < flood or (asked < self.actions and self.random.random() < 0.5):
+                self.want(asked)
+                asked += 1
+            if self.todo and self.todo[0][0] < beat_at_s:
+                self.now_s, _, event = heapq.heappop(self.todo)
+                if isinstance(event, ev.Done):
+                    if event.worker not in self.up or event.fence not in self.running[event.worker]:
+                        continue  # it died with its worker, or was stopped
+                    self.running[event.worker].pop(event.fence)
+                    self.seen.faults += event.outcome.code != "ok"
+                elif isinstance(event, ev.Published):
+                    self.publishing.discard(event.entry)
+                self.step(event)
+            else:
+                self.now_s, beat_at_s = beat_at_s, beat_at_s + 1.0
+                self.beat()
+        self.check_books()
+        assert len(self.seen.told) == self.actions, "every action ends exactly once"
+        assert set(self.seen.told.values()) == {"ok"}
+        assert self.seen.waits_s["trickle"] <= WAIT_OF_TRICKLE_S_MAX, self.seen.waits_s
+        assert not any(worker.fences for worker in self.core.workers.values())
+        assert not self.core.dispatch.shares.root.children, "nobody is remembered for nothing"
+        self.seen.simulated_s = self.now_s
+        return self.seen
+
+
+def summary(seed: int, workers: int, actions: int, check_every: int) -> str:
+    """Run one, and say what it came to."""
+    began_s = time.process_time()
+    seen = Large(seed, workers, actions, check_every).run()
+    waits = ", ".join(f"{name} {seen.waits_s[name]:.0f} s" for name in sorted(seen.waits_s))
+    return (
+        f"seed {seed}: {workers} workers, {actions} actions, {seen.steps} steps, {seen.assigned} leases, "
+        f"{seen.lost} workers lost, {seen.faults} faults, 0 twice, 0 lost, 0 over capacity, {seen.checked} turns fair, "
+        f"longest waits: {waits}; {seen.simulated_s:.0f} s in {time.process_time() - began_s:.1f} s of processor time"
+    )
+
+
+if __name__ == "__main__":
+    print(summary(int(sys.argv[1]) if len(sys.argv) > 1 else 1, 1000, 100_000, 20_000))

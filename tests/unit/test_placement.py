@@ -1,0 +1,381 @@
+"""Who is given which worker, one promise a test: amounts, shares, priorities, quotas, inputs, second attempts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from buildnet.model.action import ActionKey, Outcome, Wanted
+from buildnet.model.amounts import NOTHING, Amounts
+from buildnet.model.digest import Digest
+from buildnet.model.node import WorkerOffer
+from buildnet.scheduler import core
+from buildnet.scheduler import events as ev
+from buildnet.scheduler.share import Quota, Quotas
+
+OK = Outcome("ok", b"r")
+TWO = Amounts(2000)
+
+
+class Bench:
+    """A core, what it asked for, and what runs."""
+
+    def __init__(self, *offers: WorkerOffer, **limits: Any) -> None:
+        self.core = core.SchedulerCore(core.Limits(**limits))
+        self.effects: list[ev.Effect] = []
+        self.running: dict[int, tuple[str, int]] = {}
+        self.number = 0
+        for offer in offers:
+            self.do(ev.WorkerUp(offer))
+
+    def do(self, event: ev.Event) -> list[ev.Effect]:
+        fresh = self.core.step(event)
+        self.effects += fresh
+        for effect in fresh:
+            if isinstance(effect, ev.Assign):
+                lease = effect.lease
+                self.running[lease.fence] = (lease.worker, int(lease.key.digest.hash, 16))
+        return fresh
+
+    def want(self, share: tuple[str, str, str] = ("", "", ""), asked: Amounts = NOTHING, **fields: Any) -> int:
+        """Want another action; returns its number."""
+        self.number += 1
+        key = ActionKey("", Digest(f"{self.number:064x}", 1))
+        requirements = fields.pop("requirements", frozenset())
+        self.do(
+            ev.Want(
+                str(self.number),
+                Wanted(key, requirements, 60.0, skip_cache_lookup=True, share=share, asked=asked, **fields),
+            )
+        )
+        return self.number
+
+    def end(self, fence: int, outcome: Outcome = OK) -> None:
+        worker, _ = self.running.pop(fence)
+        for effect in self.do(ev.Done(worker, fence, outcome)):
+            if isinstance(effect, ev.Publish):
+                self.do(ev.Published(effect.entry, outcome))
+
+    def end_oldest(self) -> None:
+        self.end(min(self.running))
+
+    def order(self) -> list[int]:
+        return [int(e.lease.key.digest.hash, 16) for e in self.effects if isinstance(e, ev.Assign)]
+
+    def told(self, number: int) -> Outcome | None:
+        outcomes = (e.outcome for e in self.effects if isinstance(e, ev.Tell) and e.operation == str(number))
+        return next((outcome for outcome in outcomes if outcome is not None), None)
+
+
+def offer(node: str, slots: int = 1, capacity: Amounts | None = None, **properties: str) -> WorkerOffer:
+    return WorkerOffer(node, "boot", slots, frozenset(properties.items()), capacity=capacity)
+
+
+def test_what_is_reserved_is_never_more_than_there_is_and_is_told_in_the_lease() -> None:
+    bench = Bench(offer("v", 8, Amounts(4000, 8 << 30)))
+    for _ in range(4):
+        bench.want(asked=Amounts(1000, 3 << 30))
+    assert bench.order() == [1, 2]
+    assert [e.lease.reserved for e in bench.effects if isinstance(e, ev.Assign)] == [Amounts(1000, 3 << 30)] * 2
+    assert bench.core.workers["v"].used == Amounts(2000, 6 << 30)
+    bench.end_oldest()
+    assert bench.order() == [1, 2, 3]
+
+
+def test_a_small_one_goes_where_a_large_one_does_not_fit() -> None:
+    bench = Bench(offer("v", 4, Amounts(3000)))
+    for asked in (TWO, TWO, Amounts(1000)):
+        bench.want(asked=asked)
+    assert bench.order() == [1, 3]
+
+
+def test_what_asks_for_nothing_is_bounded_by_slots_and_takes_a_slots_worth() -> None:
+    bench = Bench(offer("v", 8, Amounts(2000)))
+    for _ in range(9):
+        bench.want()
+    assert len(bench.running) == 8
+    assert bench.core.workers["v"].used == Amounts(2000)
+
+
+def test_what_can_fit_nowhere_is_refused_with_what_there_is() -> None:
+    bench = Bench(offer("v", 4, Amounts(4000, 8 << 30)), offer("w", 4, Amounts(2000)))
+    outcome = bench.told(bench.want(asked=Amounts(8000, 1 << 30, gpus=1)))
+    assert outcome is not None
+    assert outcome.code == "no_capable_worker"
+    for words in ("8 cpus, 1 GiB of memory, 1 gpu", "v has 4 cpus, 8 GiB of memory", "w has 2 cpus", "ask for less"):
+        assert words in outcome.message
+
+
+def test_gpus_are_left_to_those_that_ask_for_them() -> None:
+    bench = Bench(offer("a", 2, Amounts(2000, gpus=1)), offer("b", 1, Amounts(1000)))
+    for _ in range(2):
+        bench.want()
+    assert [worker for worker, _ in bench.running.values()] == ["b", "a"]
+
+
+def test_a_large_one_is_not_passed_by_for_ever() -> None:
+    bench = Bench(offer("v", 2, TWO), hold_after_s=10.0)
+    bench.want()
+    bench.want()
+    large = bench.want(asked=TWO)
+    for _ in range(5):
+        bench.want()
+    for second in range(8):
+        bench.do(ev.Tick(float(second)))
+        bench.end_oldest()
+        bench.want()
+        if large in bench.order():
+            break
+        bench.do(ev.Heartbeat("v", tuple(bench.running), float(second)))
+    else:
+        bench.do(ev.Heartbeat("v", tuple(bench.running), 10.0))
+        bench.end_oldest()
+        assert large not in bench.order(), "one slot is kept free, the other still runs"
+        bench.end_oldest()
+    assert bench.order()[-1] == large
+
+
+def test_shares_are_of_what_runs_by_weight() -> None:
+    quotas = Quotas(organisations={"a": Quota(weight=3)})
+    bench = Bench(offer("v", 8), quotas=quotas)
+    for name in ("a", "b"):
+        for _ in range(40):
+            bench.want((name, "", ""))
+    for _ in range(50):
+        bench.end_oldest()
+        shares = bench.core.dispatch.shares.root.children
+        if {"a", "b"} <= shares.keys() and shares["a"].queued and shares["b"].queued and len(bench.order()) > 24:
+            assert (shares["a"].running, shares["b"].running) == (6, 2)
+
+
+def test_one_slot_serves_all_in_turn() -> None:
+    bench = Bench(offer("v"))
+    for name in ("a", "b", "c"):
+        for _ in range(3):
+            bench.want(("", name, ""))
+    for _ in range(8):
+        bench.end_oldest()
+    served = [(number - 1) // 3 for number in bench.order()]
+    assert [Counter(served[i : i + 3]) for i in (0, 3, 6)] == [Counter({0: 1, 1: 1, 2: 1})] * 3
+
+
+def test_who_comes_later_does_not_wait_for_all_that_came_before() -> None:
+    bench = Bench(offer("v"))
+    for _ in range(50):
+        bench.want(("", "flood", ""))
+    late = bench.want(("", "late", ""))
+    bench.end_oldest()
+    assert bench.order()[-1] == late
+
+
+def test_a_priority_counts_among_a_users_own_and_is_worth_a_time() -> None:
+    bench = Bench(offer("v"), age_s=10.0, lease_s=1000.0)
+    bench.want()
+    low = bench.want(priority=2)
+    high = bench.want(priority=0)
+    bench.do(ev.Tick(25.0))
+    later = bench.want(priority=0)
+    for _ in range(3):
+        bench.do(ev.Heartbeat("v", tuple(bench.running), 25.0))
+        bench.end_oldest()
+    assert [n for n in bench.order() if n in (low, high, later)] == [high, low, later]
+
+
+def test_a_follower_gives_its_priority_to_what_it_joins() -> None:
+    bench = Bench(offer("v"))
+    bench.want()
+    bench.want(priority=0)
+    slow = bench.want(priority=5)
+    key = ActionKey("", Digest(f"{slow:064x}", 1))
+    bench.do(ev.Want("follower", Wanted(key, frozenset(), 60.0, priority=-5, share=("", "another", ""))))
+    bench.end_oldest()
+    assert bench.order()[-1] == slow
+
+
+@pytest.mark.parametrize("quota", [Quota(actions_max=1), Quota(cpu_milli_max=1500)])
+def test_a_quota_bounds_what_runs_and_lets_others_pass(quota: Quota) -> None:
+    bench = Bench(offer("v", 4), quotas=Quotas(users={"a": quota}))
+    for name in ("a", "a", "b", "b"):
+        bench.want(("", name, ""))
+    assert bench.order() == [1, 3, 4]
+    bench.end(min(bench.running))
+    assert bench.order() == [1, 3, 4, 2]
+
+
+def test_quotas_refuse_at_once_what_is_over_them_with_the_remedy() -> None:
+    quotas = Quotas(organisations={"o": Quota(queued_max=1)}, users={"*": Quota(cpu_milli_max=2000)})
+    bench = Bench(quotas=quotas)
+    bench.want(("o", "a", ""))
+    full, large = bench.told(bench.want(("o", "b", ""))), bench.told(bench.want(("", "c", ""), Amounts(3000)))
+    assert full is not None
+    assert large is not None
+    assert (full.code, large.code) == ("overloaded", "no_capable_worker")
+    assert "queued_max" in full.message
+    assert "the user 'c'" in large.message
+
+
+def test_the_worker_that_has_the_inputs_is_preferred() -> None:
+    bench = Bench(offer("v", 2), offer("w", 2))
+    first = bench.want(near=(7,))
+    bench.want(near=(8,))
+    bench.end(next(fence for fence, (_, number) in bench.running.items() if number == first))
+    bench.want(near=(7,))
+    bench.want(near=(8,))
+    assert [e.lease.worker for e in bench.effects if isinstance(e, ev.Assign)] == ["v", "w", "v", "w"]
+
+
+def test_one_whose_inputs_are_there_may_pass_another_that_has_not_waited_long() -> None:
+    for waited_s, passes in ((0.0, True), (5.0, False)):
+        bench = Bench(offer("v"), near_wait_s=2.0)
+        bench.want(near=(1,))
+        first, second = bench.want(near=(2,)), bench.want(near=(1,))
+        bench.do(ev.Heartbeat("v", tuple(bench.running), waited_s))
+        bench.end_oldest()
+        assert bench.order()[-1] == (second if passes else first)
+
+
+def test_a_failure_of_the_node_is_tried_elsewhere_even_if_that_takes_waiting() -> None:
+    bench = Bench(offer("v"), offer("w"))
+    bench.want()
+    busy = bench.want()
+    bench.end(min(bench.running), Outcome("sandbox_failed", None))
+    assert busy in [number for _, number in bench.running.values()]
+    assert len(bench.order()) == 2, "v is free, and failed at it; w is able, and busy"
+    bench.end(min(bench.running))
+    assert bench.running.popitem()[1] == ("w", 1)
+
+
+def test_losses_and_faults_are_bounded_apart() -> None:
+    for code, most in (("sandbox_failed", 3), ("node_down", 5)):
+        bench = Bench(offer("v"), offer("w"))
+        bench.want()
+        while bench.running:
+            bench.end(min(bench.running), Outcome(code, None))
+        assert len(bench.order()) == most
+        outcome = bench.told(1)
+        assert outcome is not None
+        assert outcome.code == code
+
+
+def straggling(**limits: Any) -> Bench:
+    bench = Bench(offer("v", 1), speculate=True, straggler_min_s=1.0, lease_s=1000.0, **limits)
+    for second in range(6):
+        bench.do(ev.Tick(float(second)))
+        bench.want()
+        bench.do(ev.Tick(second + 0.5))
+        bench.end_oldest()
+    bench.want()
+    bench.do(ev.WorkerUp(offer("w")))
+    return bench
+
+
+@pytest.mark.parametrize("winner", ["v", "w"])
+def test_a_straggler_is_tried_twice_and_the_loser_is_stopped(winner: str) -> None:
+    bench = straggling()
+    assert len(bench.running) == 1
+    deadline_s = bench.core.next_deadline_s()
+    assert deadline_s is not None
+    bench.do(ev.Tick(deadline_s))
+    (first, second) = sorted(bench.running)
+    assert bench.running[second][0] == "w"
+    won, lost = (first, second) if winner == "v" else (second, first)
+    before = len(bench.effects)
+    loser = bench.running[lost][0]
+    bench.end(won)
+    assert ev.Stop(loser, lost, "another attempt was first") in bench.effects[before:]
+    bench.end(lost)
+    assert sum(isinstance(e, ev.Publish) for e in bench.effects[before:]) == 1
+    assert not any(worker.fences for worker in bench.core.workers.values())
+
+
+def test_of_two_attempts_one_may_be_lost() -> None:
+    bench = straggling()
+    bench.do(ev.Tick(bench.core.next_deadline_s() or 0.0))
+    bench.do(ev.WorkerLost("v"))
+    assert [e.lease.worker for e in bench.effects if isinstance(e, ev.Assign)][-1] == "w"
+    bench.end(max(bench.running))
+    assert bench.told(7) == OK
+
+
+def test_nothing_is_tried_twice_unless_it_is_asked_for() -> None:
+    bench = straggling()
+    quiet = Bench(offer("v"), lease_s=1000.0)
+    for second in range(7):
+        quiet.do(ev.Tick(float(second)))
+        quiet.want()
+        if second < 6:
+            quiet.end_oldest()
+    quiet.do(ev.WorkerUp(offer("w")))
+    quiet.do(ev.Tick(900.0))
+    assert (len(bench.order()), len(quiet.order())) == (7, 7)
+
+
+@settings(max_examples=150)
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 5), st.integers(0, 3)), max_size=60))
+def test_books_balance_whatever_happens(history: list[tuple[int, int, int]]) -> None:
+    quotas = Quotas(users={"u1": Quota(actions_max=1), "u2": Quota(weight=4, cpu_milli_max=3000)})
+    bench = Bench(quotas=quotas, speculate=True, straggler_min_s=0.5, hold_after_s=1.0, lease_s=3.0)
+    now_s = 0.0
+    for what, which, more in history:
+        match what:
+            case 0 | 1 | 2 | 3:
+                asked = (NOTHING, Amounts(1000, 1 << 30), TWO, Amounts(2000, gpus=1))[more]
+                bench.want((f"o{which % 2}", f"u{which}", "i"), asked, priority=which - 2, near=(more,))
+            case 4:
+                bench.do(ev.WorkerUp(offer(f"w{which}", 3, Amounts(3000, 4 << 30, gpus=which % 2))))
+            case 5:
+                bench.do(ev.WorkerLost(f"w{which}", may_return=more > 1))
+            case 6:
+                bench.do(ev.Cancel(str(1 + which * 4 + more)))
+            case 7:
+                now_s += 0.4 * (1 + more)
+                bench.do(ev.Tick(now_s))
+            case 8:
+                bench.do(ev.Cordon(f"w{which}", more > 1))
+            case _ if bench.running:
+                fence = sorted(bench.running)[which % len(bench.running)]
+                bench.end(fence, OK if more else Outcome("sandbox_failed", None))
+        check(bench.core)
+
+
+def check(scheduler: core.SchedulerCore) -> None:
+    attempts = [
+        (entry, attempt)
+        for entry in scheduler.entries.values()
+        for attempt in (entry.attempt, entry.second)
+        if attempt is not None
+    ]
+    for node, worker in scheduler.workers.items():
+        here = [attempt.lease for _, attempt in attempts if attempt.lease.worker == node]
+        assert worker.fences == {lease.fence for lease in here}
+        assert worker.cpu_milli == sum(lease.reserved.cpu_milli for lease in here)
+        capacity = worker.offer.capacity
+        assert capacity is None or worker.used.within(capacity)
+        assert len(worker.fences) <= worker.offer.slots
+    root = scheduler.dispatch.shares.root
+    todo = list(root.children.values())
+    while todo:
+        share = todo.pop()
+        todo += share.children.values()
+        mine = [attempt for entry, attempt in attempts if _is_below(entry.share, share)]
+        waits = [
+            e for e in scheduler.entries.values() if e.state in ("looking", "queued") and _is_below(e.share, share)
+        ]
+        assert share.running == len(mine)
+        assert share.queued == len(waits)
+        assert share.running or share.queued or share.children, "nobody is remembered for nothing"
+        if share.quota.actions_max is not None:
+            assert share.running <= share.quota.actions_max
+        if share.quota.cpu_milli_max is not None:
+            assert share.cpu_milli <= share.quota.cpu_milli_max
+    assert scheduler.queue_length == sum(e.state == "queued" for e in scheduler.entries.values())
+
+
+def _is_below(share: Any, other: Any) -> bool:
+    while share is not None and share is not other:
+        share = share.parent
+    return share is other
