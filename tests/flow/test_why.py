@@ -140,11 +140,11 @@ async def test_an_action_that_only_ran_apart_was_not_kept(running: Role) -> None
 def test_what_was_evicted_is_said_to_be(house: House) -> None:
     server = house.up("--slots", "1", "--cache-keep", "0s")
     script = ["run", "--url", server.url, "--output", "o", "--", "sh", "-c", "echo evicted > o"]
-    first = subprocess.run([*COMMAND, *script], cwd=house.directory, capture_output=True, text=True, timeout=60)
+    first = subprocess.run([*COMMAND, *script], cwd=house.directory, capture_output=True, text=True, timeout=110)
     assert first.returncode == 0, first.stderr
     collected = command(server, "cas", "gc", "--to", "0", cwd=house.directory)
     assert collected.returncode == 0, collected.stderr
-    subprocess.run([*COMMAND, *script], cwd=house.directory, check=True, capture_output=True, timeout=60)
+    subprocess.run([*COMMAND, *script], cwd=house.directory, check=True, capture_output=True, timeout=110)
     with connect(server.url) as client:
         newest = client.actions(limit=1)[0]
         told = client.why(newest.id)
