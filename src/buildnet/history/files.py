@@ -77,6 +77,9 @@ def open_database(directory: Path) -> sqlite3.Connection:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
             return _opened(path)
+        except sqlite3.OperationalError:
+            # The disk is full, or refuses: what is there may be whole.
+            raise
         except sqlite3.DatabaseError as error:
             log.warning("%s: %s; it is set aside as %s.damaged, and a new history begins", path, error, path.name)
             for suffix in ("-wal", "-shm"):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
+from buildnet.errors import StateCorrupt
 from buildnet.history import files
 from buildnet.history.files import pack_digest
 from buildnet.history.reader import SqliteReader
@@ -256,11 +257,17 @@ class SqliteHistory:
                 f"file:{self._path}?mode=ro", uri=True, check_same_thread=False, timeout=10, isolation_level=None
             )
         # One moment for all that `work` reads.
-        self._reader.execute("BEGIN")
         try:
-            return work(SqliteReader(self._reader))
-        finally:
-            self._reader.execute("COMMIT")
+            self._reader.execute("BEGIN")
+            try:
+                return work(SqliteReader(self._reader))
+            finally:
+                self._reader.execute("COMMIT")
+        except sqlite3.DatabaseError as error:
+            raise StateCorrupt(
+                f"{self._path}: {error}; stop the controller and move it aside to begin a new history",
+                path=str(self._path),
+            ) from error
 
     async def close(self) -> None:
         """Write what waits, for as long as that takes at most five seconds; what is left is dropped and said."""
