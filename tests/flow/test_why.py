@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from buildnet.client import Client, Digest, RunResult, connect
-from buildnet.errors import InvalidRequest, NoCapableWorker, NotFound
+from buildnet.errors import Cancelled, InvalidRequest, NoCapableWorker, NotFound
 from tests.conftest import COMMAND, House, Role
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler here")
@@ -121,6 +121,23 @@ async def test_every_reason_is_told_for_what_it_is(running: Role) -> None:
             await client.history.why("feedfacefeed")
         with pytest.raises(NotFound, match="nor the Action in the cache"):
             await client.history.why(Digest.of(b"nobody's").text)
+
+
+async def test_what_still_runs_is_explained_too(running: Role) -> None:
+    async with Client(running.url) as client:
+        before = await client.run(["sh", "-c", "echo still # running"], outputs=["still"])
+        runs = asyncio.ensure_future(client.run(["sh", "-c", "sleep 1000 # running"], outputs=["still"]))
+        while (newest := (await client.actions(limit=1))[0]).state != "executing":
+            await asyncio.sleep(0.05)
+        told = await client.history.why(newest.id[:8])
+        assert (told.action.id, told.action.state, told.reason) == (newest.id, "executing", "changed")
+        assert told.relative is not None
+        assert told.relative.id == id_of(before)
+        await client.cancel(newest.id)
+        with pytest.raises(Cancelled):
+            await runs
+        [run] = await client.history.past(newest.id)
+        assert (run.state, run.error_code, run.outputs) == ("cancelled", "cancelled", ())
 
 
 async def test_an_action_that_only_ran_apart_was_not_kept(running: Role) -> None:

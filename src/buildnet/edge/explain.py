@@ -280,7 +280,8 @@ def _summary(past: PastOperation, arguments: tuple[str, ...]) -> pb.ActionSummar
     if past.entry_index is not None:
         summary.entry_index, summary.has_entry = past.entry_index, True
     if past.ended_at_unix_ms is None:
-        summary.state = pb.ACTION_STATE_QUEUED if past.operation else pb.ACTION_STATE_UNSPECIFIED
+        if past.operation:
+            summary.state = pb.ACTION_STATE_EXECUTING if past.worker else pb.ACTION_STATE_QUEUED
         return summary
     summary.completed_at.FromMilliseconds(past.ended_at_unix_ms)
     summary.exit_code = past.exit_code
