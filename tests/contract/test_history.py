@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from buildnet.errors import BlobsMissing, NotFound, StateNewer
+from buildnet.errors import BlobsMissing, NotFound, StateCorrupt, StateNewer
 from buildnet.history import files, store
 from buildnet.history.explain import Explainer
 from buildnet.history.store import Bounds, SqliteHistory
@@ -294,6 +294,23 @@ async def test_a_damaged_one_is_set_aside(tmp_path: Path, damage: bytes) -> None
     assert (await bench.why(bench.end(bench.blobs.action("true")))).reason == "never_seen"
     assert path.with_name(path.name + ".damaged").exists()
     await bench.history.close()
+
+
+def test_one_that_cannot_be_opened_now_is_left_where_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "history" / files.DATABASE
+    path.mkdir(parents=True)
+    with pytest.raises(StateCorrupt, match="move it aside"):
+        Bench(tmp_path / "history")
+    assert path.is_dir()
+
+
+async def test_damage_that_is_met_while_reading_is_told(bench: Bench) -> None:
+    def read(reader: object) -> None:
+        raise sqlite3.DatabaseError("database disk image is malformed")
+
+    with pytest.raises(StateCorrupt, match="malformed"):
+        await bench.history.look(read)
+    assert (await bench.why(bench.end(bench.blobs.action("true")))).reason == "never_seen"
 
 
 async def test_a_newer_one_is_refused_untouched(tmp_path: Path) -> None:

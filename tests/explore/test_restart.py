@@ -20,7 +20,8 @@ from buildnet.scheduler import core
 from buildnet.scheduler import events as ev
 from buildnet.scheduler.core import Mechanisms
 from buildnet.scheduler.recovery import decide
-from tests.explore.test_scheduler import CLIENTS, NODES, WANTED, clone
+from tests.explore.cloning import clone
+from tests.explore.test_scheduler import CLIENTS, NODES, WANTED
 
 STATES_MAX = 400_000
 RESTARTS = 2

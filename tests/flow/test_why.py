@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from buildnet.client import Client, Digest, RunResult, connect
-from buildnet.errors import InvalidRequest, NoCapableWorker, NotFound
+from buildnet.errors import Cancelled, InvalidRequest, NoCapableWorker, NotFound
 from buildnet.model.action_spec import spec_of
 from tests.conftest import COMMAND, House, Role
 
@@ -124,6 +124,23 @@ async def test_every_reason_is_told_for_what_it_is(running: Role) -> None:
             await client.history.why(Digest.of(b"nobody's").text)
 
 
+async def test_what_still_runs_is_explained_too(running: Role) -> None:
+    async with Client(running.url) as client:
+        before = await client.run(["sh", "-c", "echo still # running"], outputs=["still"])
+        runs = asyncio.ensure_future(client.run(["sh", "-c", "sleep 1000 # running"], outputs=["still"]))
+        while (newest := (await client.actions(limit=1))[0]).state != "executing":
+            await asyncio.sleep(0.05)
+        told = await client.history.why(newest.id[:8])
+        assert (told.action.id, told.action.state, told.reason) == (newest.id, "executing", "changed")
+        assert told.relative is not None
+        assert told.relative.id == id_of(before)
+        await client.cancel(newest.id)
+        with pytest.raises(Cancelled):
+            await runs
+        [run] = await client.history.past(newest.id)
+        assert (run.state, run.error_code, run.outputs) == ("cancelled", "cancelled", ())
+
+
 async def test_an_action_that_only_ran_apart_was_not_kept(running: Role) -> None:
     async with Client(running.url) as client:
         action = await client.prepare(spec_of(["sh", "-c", "echo apart"], variables=VARIABLES))
@@ -139,11 +156,11 @@ async def test_an_action_that_only_ran_apart_was_not_kept(running: Role) -> None
 def test_what_was_evicted_is_said_to_be(house: House) -> None:
     server = house.up("--slots", "1", "--cache-keep", "0s")
     script = ["run", "--url", server.url, "--output", "o", "--", "sh", "-c", "echo evicted > o"]
-    first = subprocess.run([*COMMAND, *script], cwd=house.directory, capture_output=True, text=True, timeout=60)
+    first = subprocess.run([*COMMAND, *script], cwd=house.directory, capture_output=True, text=True, timeout=110)
     assert first.returncode == 0, first.stderr
     collected = command(server, "cas", "gc", "--to", "0", cwd=house.directory)
     assert collected.returncode == 0, collected.stderr
-    subprocess.run([*COMMAND, *script], cwd=house.directory, check=True, capture_output=True, timeout=60)
+    subprocess.run([*COMMAND, *script], cwd=house.directory, check=True, capture_output=True, timeout=110)
     with connect(server.url) as client:
         newest = client.actions(limit=1)[0]
         told = client.why(newest.id)

@@ -40,7 +40,7 @@ def why(url: str | None, state: Path | None, instance: str, as_json: bool, name:
         options.echo_json(facts | {"relative": _facts(answer.relative) if answer.relative else None})
         return
     click.echo(_headline(answer.action))
-    click.echo(f"{answer.reason}: {answer.message}")
+    click.echo(shown(f"{answer.reason}: {answer.message}"))
     if answer.relative is not None:
         click.echo(f"relative: {_headline(answer.relative)}")
     _echo_changes(answer.changes, answer.left_out)

@@ -6,9 +6,11 @@ A caller is told of operations in instances that it may see, and of nothing else
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, TypeVar
+
+from google.protobuf.message import Message
 
 from buildnet.edge.bridge import Call, Method
 from buildnet.errors import InvalidRequest, NotFound
@@ -17,15 +19,20 @@ from buildnet.history.secrets import shown_arguments
 from buildnet.model.action import ActionKey
 from buildnet.model.caller import Caller, public_instance
 from buildnet.model.digest import Digest
-from buildnet.model.history import Change, Explanation, Part, PastOperation, Reason
+from buildnet.model.history import Change, Difference, Explanation, Part, PastOperation, Reason
 from buildnet.ports import ActionMessages, Clock, History, HistoryReader
 from buildnet.scheduler.service import Operation, Scheduler
 from buildnet.wire._gen.buildnet.v1 import action_pb2 as pb
 from buildnet.wire.actions import digest_message
 
+M = TypeVar("M", bound=Message)
+
 _ACTION: Final = "/buildnet.v1.ActionService/"
 _LIST_MAX: Final = 1000
 _ARGUMENTS_SHOWN: Final = 8
+_LIST_BYTES_MAX: Final = 3 << 20
+_CHANGES_BYTES_MAX: Final = 2 << 20
+_OUTPUTS_BYTES_MAX: Final = 512 << 10
 _PREFIX_MIN: Final = 4
 _NAME_MAX: Final = 1024
 # The name of a REAPI operation, which a client may have at hand.
@@ -91,9 +98,9 @@ class ExplainService:
                 reason=_REASONS[explanation.reason],
                 message=_sentence(explanation),
                 relation=explanation.relation,
-                changes=map(_change, explanation.difference.changes),
-                left_out=explanation.difference.left_out,
             )
+            answer.changes.extend(_fitting(map(_change, explanation.difference.changes), _CHANGES_BYTES_MAX))
+            answer.left_out = _left_out(explanation.difference, len(answer.changes))
             if explanation.relative is not None:
                 answer.relative.CopyFrom(_message(explanation.relative, _arguments(explainer, explanation.relative)))
             if explanation.since_unix_ms is not None:
@@ -116,7 +123,8 @@ class ExplainService:
                 return _with_since(reader, [_message(one, _arguments(explainer, one))])
             else:
                 found = reader.of_target(name, _LIST_MAX)
-            return _with_since(reader, [_message(p) for p in found if sees(p.key.instance)][:limit])
+            seen = [past for past in found if sees(past.key.instance)][:limit]
+            return _with_since(reader, _fitting(map(_message, seen), _LIST_BYTES_MAX))
 
         return await self._history.look(work)
 
@@ -125,12 +133,10 @@ class ExplainService:
         before = (await self._subject(_checked(request.before, "before"), call.caller, "")).key.digest
         after = (await self._subject(_checked(request.after, "after"), call.caller, "")).key.digest
         found = await self._history.look(lambda reader: Explainer(reader, self._messages).differ(before, after))
-        return pb.DiffActionsResponse(
-            before_digest=digest_message(before),
-            after_digest=digest_message(after),
-            changes=map(_change, found.changes),
-            left_out=found.left_out,
-        )
+        answer = pb.DiffActionsResponse(before_digest=digest_message(before), after_digest=digest_message(after))
+        answer.changes.extend(_fitting(map(_change, found.changes), _CHANGES_BYTES_MAX))
+        answer.left_out = _left_out(found, len(answer.changes))
+        return answer
 
     async def _subject(self, name: str, caller: Caller, instance: str) -> PastOperation:
         """The operation of that name, or a stand-in for an action that has none, or for one that has not ended."""
@@ -160,7 +166,8 @@ class ExplainService:
         seen = [past for past in found if caller.may_see(past.key.instance)]
         if seen:
             return seen[0]
-        if not caller.may_see(instance) or self._messages.fetch(digest) is None:
+        # Whatever it names is read in the reader's thread: it may be a blob of any size.
+        if not caller.may_see(instance) or not await self._history.look(lambda r: self._is_action(r, digest)):
             raise NotFound(
                 f"no operation of the action {digest} is in the history, nor the Action in the cache",
                 kind="action",
@@ -168,6 +175,24 @@ class ExplainService:
             )
         now = self._clock.now_unix_ms()
         return PastOperation(0, "", ActionKey(caller.written(instance), digest), now, None)
+
+    def _is_action(self, reader: HistoryReader, digest: Digest) -> bool:
+        return Explainer(reader, self._messages).parts(digest) is not None
+
+
+def _fitting(messages: Iterable[M], bytes_max: int) -> list[M]:
+    """The first messages, as many as fit: a reply has room for 4 MiB."""
+    found: list[M] = []
+    for message in messages:
+        bytes_max -= message.ByteSize()
+        if bytes_max < 0:
+            break
+        found.append(message)
+    return found
+
+
+def _left_out(difference: Difference, listed: int) -> int:
+    return len(difference.changes) - listed + difference.left_out
 
 
 def _checked(name: str, field: str) -> str:
@@ -217,7 +242,10 @@ def _message(past: PastOperation, arguments: tuple[str, ...] = ()) -> pb.PastAct
         invocation_id=past.requested.invocation,
         tool=past.requested.tool,
         caller=past.caller,
-        outputs=[pb.PastOutput(path=fact.path, kind=fact.kind, text=fact.text) for fact in past.ran.outputs],
+        outputs=_fitting(
+            (pb.PastOutput(path=fact.path, kind=fact.kind, text=fact.text) for fact in past.ran.outputs),
+            _OUTPUTS_BYTES_MAX,
+        ),
         output_count=past.ran.output_count,
         lookup_skipped=past.lookup_skipped,
         kept=past.kept,
@@ -252,7 +280,8 @@ def _summary(past: PastOperation, arguments: tuple[str, ...]) -> pb.ActionSummar
     if past.entry_index is not None:
         summary.entry_index, summary.has_entry = past.entry_index, True
     if past.ended_at_unix_ms is None:
-        summary.state = pb.ACTION_STATE_QUEUED if past.operation else pb.ACTION_STATE_UNSPECIFIED
+        if past.operation:
+            summary.state = pb.ACTION_STATE_EXECUTING if past.worker else pb.ACTION_STATE_QUEUED
         return summary
     summary.completed_at.FromMilliseconds(past.ended_at_unix_ms)
     summary.exit_code = past.exit_code

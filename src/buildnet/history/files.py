@@ -28,6 +28,9 @@ DATABASE: Final = "history.sqlite"
 # Of one row, packed; a run with more keeps their number only.
 OUTPUTS_BYTES_MAX: Final = 64 << 10
 _UNPACKED_BYTES_MAX: Final = 64 << 20
+_PACKED_BYTES_MIN: Final = 512
+_PLAIN: Final = b"\x00"
+_ZLIB: Final = b"\x01"
 
 _SCHEMA: Final = (
     # `related_*` are hashes by which relatives are found, NULL for what cannot be one.
@@ -74,6 +77,9 @@ def open_database(directory: Path) -> sqlite3.Connection:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
             return _opened(path)
+        except sqlite3.OperationalError:
+            # The disk is full, or refuses: what is there may be whole.
+            raise
         except sqlite3.DatabaseError as error:
             log.warning("%s: %s; it is set aside as %s.damaged, and a new history begins", path, error, path.name)
             for suffix in ("-wal", "-shm"):
@@ -146,15 +152,17 @@ def unpack_digest(packed: bytes | None) -> Digest | None:
 
 
 def pack(body: bytes) -> bytes:
-    """A body as it is stored."""
-    return zlib.compress(body, 1)
+    """A body as it is stored: behind a byte that says whether it is packed. What is small costs more than it saves."""
+    return _PLAIN + body if len(body) < _PACKED_BYTES_MIN else _ZLIB + zlib.compress(body, 1)
 
 
 def unpack(packed: bytes) -> bytes | None:
     """A stored body, None when it is none."""
+    if packed[:1] == _PLAIN:
+        return packed[1:]
     unpacker = zlib.decompressobj()
     try:
-        body = unpacker.decompress(packed, _UNPACKED_BYTES_MAX)
+        body = unpacker.decompress(packed[1:], _UNPACKED_BYTES_MAX)
     except zlib.error:
         return None
     return body if unpacker.eof else None

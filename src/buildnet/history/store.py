@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
+from buildnet.errors import StateCorrupt
 from buildnet.history import files
 from buildnet.history.files import pack_digest
 from buildnet.history.reader import SqliteReader
@@ -70,6 +71,8 @@ class SqliteHistory:
         self._writing = ThreadPoolExecutor(1, "buildnet-history")
         self._reading = ThreadPoolExecutor(1, "buildnet-history-read")
         self._reader: sqlite3.Connection | None = None
+        # Commands that this operation is the first to bring, so that they are not read back.
+        self._fresh: dict[Digest, bytes] = {}
         self._accepted = 0
         self._recorded = 0
         self._dropped = 0
@@ -170,8 +173,11 @@ class SqliteHistory:
     def _parts_of(self, action: bytes | None, command: Digest | None) -> Parts | None:
         if action is None or command is None:
             return None
-        row = self._connection.execute("SELECT body FROM message WHERE digest = ?", (pack_digest(command),)).fetchone()
-        body = files.unpack(bytes(row[0])) if row is not None else self._messages.fetch(command)
+        body = self._fresh.get(command)
+        if body is None:
+            query = "SELECT body FROM message WHERE digest = ?"
+            row = self._connection.execute(query, (pack_digest(command),)).fetchone()
+            body = files.unpack(bytes(row[0])) if row is not None else self._messages.fetch(command)
         return None if body is None else self._messages.parts(action, body)
 
     def _keep_message(self, kind: str, digest: Digest) -> tuple[int, bytes] | None:
@@ -185,6 +191,7 @@ class SqliteHistory:
         if known is not None:
             body = files.unpack(bytes(known[1]))
             return None if body is None else (known[0], body)
+        self._fresh.clear()
         top: tuple[int, bytes] | None = None
         left = DIRECTORIES_MAX
         waiting: list[tuple[int | None, str, Digest]] = [(None, kind, digest)]
@@ -198,6 +205,8 @@ class SqliteHistory:
             if top is None:
                 top = number, fresh
             left -= kind == "directory"
+            if kind == "command":
+                self._fresh[digest] = fresh
             waiting += ((number, *child) for child in self._messages.refers(kind, fresh))
         return top
 
@@ -248,11 +257,17 @@ class SqliteHistory:
                 f"file:{self._path}?mode=ro", uri=True, check_same_thread=False, timeout=10, isolation_level=None
             )
         # One moment for all that `work` reads.
-        self._reader.execute("BEGIN")
         try:
-            return work(SqliteReader(self._reader))
-        finally:
-            self._reader.execute("COMMIT")
+            self._reader.execute("BEGIN")
+            try:
+                return work(SqliteReader(self._reader))
+            finally:
+                self._reader.execute("COMMIT")
+        except sqlite3.DatabaseError as error:
+            raise StateCorrupt(
+                f"{self._path}: {error}; stop the controller and move it aside to begin a new history",
+                path=str(self._path),
+            ) from error
 
     async def close(self) -> None:
         """Write what waits, for as long as that takes at most five seconds; what is left is dropped and said."""
