@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Final
@@ -53,8 +54,8 @@ from buildnet.model.operation import Intended
 from buildnet.queue.store import SqliteOperations
 from buildnet.scheduler.core import Limits
 from buildnet.scheduler.holds import LiveActions
-from buildnet.scheduler.publish import OrderedPublisher
-from buildnet.scheduler.recovery import recover
+from buildnet.scheduler.publish import Intend, OrderedPublisher
+from buildnet.scheduler.recovery import Recovered, recover
 from buildnet.scheduler.service import Scheduler
 from buildnet.wire.native import translated
 
@@ -180,13 +181,9 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
             Catalog(), Pins(directory / "keys" / "nodes"), clock, controller_id=controller_id, record=record
         )
 
-        async def intend(lease: Lease, outcome: Outcome, cacheable: bool) -> None:
-            operations.intend(lease.fence, Intended(outcome, cacheable, ledger.size))
-            await operations.kept()
-
         scheduler = Scheduler(
             cache=stores,
-            publisher=OrderedPublisher(stores, ledger, stores, clock, intend),
+            publisher=OrderedPublisher(stores, ledger, stores, clock, _intending(operations, ledger)),
             record=recorder.record,
             clock=clock,
             new_id=random_id,
@@ -200,11 +197,8 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
         announcements.follow(scheduler.resources_changed)
         await held.enter_async_context(_running(scheduler.run()))
         await scheduler.serving.wait()
-
-        async def published_since(start: int) -> Mapping[int, int]:
-            return await ledger.look(queries.publications(start))
-
-        scheduler.restore(await recover(operations, stores, published_since, clock.now_unix_ms()))
+        with _collecting_later():
+            scheduler.restore(await _recovered(operations, stores, ledger, clock))
         await held.enter_async_context(_running(announcements.run()))
         descriptions = Descriptions()
 
@@ -272,6 +266,34 @@ def _worker_tokens(config: ControllerConfig, clock: SystemClock) -> Callable[[],
         return tokens.sign(signer, says)
 
     return token
+
+
+def _intending(operations: SqliteOperations, ledger: LedgerLog) -> Intend:
+    async def intend(lease: Lease, outcome: Outcome, cacheable: bool) -> None:
+        operations.intend(lease.fence, Intended(outcome, cacheable, ledger.size))
+        await operations.kept()
+
+    return intend
+
+
+async def _recovered(
+    operations: SqliteOperations, stores: NativeStores, ledger: LedgerLog, clock: SystemClock
+) -> Recovered:
+    async def published_since(start: int) -> Mapping[int, int]:
+        return await ledger.look(queries.publications(start))
+
+    return await recover(operations, stores, published_since, clock.now_unix_ms())
+
+
+@contextmanager
+def _collecting_later() -> Iterator[None]:
+    """Do not look for garbage while much is made that is kept: of a long queue it would take a third of the time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @asynccontextmanager
