@@ -81,7 +81,7 @@ class World:
     path: tuple[object, ...] = ()
 
     def copy(self) -> World:
-        return replace(self, core=clone_of(self.core), store=self.store.copy())
+        return replace(self, core=clone(self.core), store=self.store.copy())
 
     def key(self) -> tuple[object, ...]:
         entries = tuple(
@@ -93,12 +93,6 @@ class World:
         kept = (written[0], written[1], tuple(written[2].operations), tuple(written[2].leases))
         seen = (self.ledger, self.cached, self.named, self.told, self.begun, self.restarts, self.wrong)
         return (entries, workers, kept, self.net, self.running, self.up, self.due, seen)
-
-
-def clone_of(scheduler: core.SchedulerCore) -> core.SchedulerCore:
-    twin = clone(scheduler)
-    twin._by_lost, twin._returning = dict(scheduler._by_lost), dict(scheduler._returning)
-    return twin
 
 
 def core_of(on: Without, term: int) -> core.SchedulerCore:

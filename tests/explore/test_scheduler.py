@@ -65,6 +65,7 @@ class World:
                 e.lease and (e.lease.worker, e.lease.fence),
                 e.attempts,
                 e.avoid,
+                e.lost and (e.lost.worker, e.lost.fence),
             )
             for e in c.entries.values()
         )
@@ -79,7 +80,7 @@ def clone(scheduler: core.SchedulerCore) -> core.SchedulerCore:
     twin = copy.copy(scheduler)
     twin.entries = {i: replace(e, followers=list(e.followers)) for i, e in scheduler.entries.items()}
     twin.workers = {n: replace(w, fences=set(w.fences)) for n, w in scheduler.workers.items()}
-    for name in ("_absent", "_by_key", "_by_fence", "_by_operation", "_queue"):
+    for name in ("_absent", "_by_key", "_by_fence", "_by_operation", "_by_lost", "_returning", "_queue"):
         setattr(twin, name, copy.copy(getattr(scheduler, name)))
     return twin
 
@@ -148,7 +149,9 @@ def successors(world: World) -> Iterator[tuple[object, World]]:
     for node in frozenset(NODES) - world.up:
         after = world.copy()
         after.up |= {node}
-        feed(after, ev.WorkerUp(WorkerOffer(node, "boot", 1, frozenset())))
+        held = {fence for at, fence in after.running if at == node}
+        held |= {int(str(m[2])) for m in after.net if m[0] == "done" and m[1] == node}
+        feed(after, ev.WorkerUp(WorkerOffer(node, "boot", 1, frozenset()), tuple(sorted(held))))
         yield ("up", node), after
     if world.expiries and any(e.state == "leased" for e in world.core.entries.values()):
         after = world.copy()
