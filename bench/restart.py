@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from bench.lines import COMMAND, header, line
 from buildnet._native import Store
 from buildnet.client.describe import Wish, action_of, command_of
-from buildnet.model.action import ActionKey, Wanted
+from buildnet.model.action import ActionKey, Lease, Outcome, Wanted
 from buildnet.model.digest import EMPTY, Digest
-from buildnet.model.operation import StoredOperation
+from buildnet.model.operation import Intended, StoredOperation
 from buildnet.queue.store import SqliteOperations
 
 LIST_ACTIONS = "/buildnet.v1.ActionService/ListActions"
@@ -60,6 +61,37 @@ async def fill(state: Path, count: int) -> float:
         await store.close()
         blobs.close()
     return spent_s / count * 1e6
+
+
+async def life_us(directory: Path, count: int, at_once: int = 8) -> float:
+    """Processor time to keep all of an action's life, in us: begun, leased, about to be published, ended, forgotten."""
+    store = SqliteOperations.open(directory, "process")
+    result = Outcome("ok", bytes(400), worker="w" * 32, exit_code=0, entry_index=1, cpu_ms=3, cpu_from="usage")
+    operations = []
+    for number in range(1, count + 1):
+        wanted = Wanted(ActionKey("", Digest(f"{number:064x}", 140)), frozenset({("OSFamily", "linux")}), 60.0)
+        operations.append(StoredOperation(number, f"{number:032x}", wanted, 1_700_000_000_000))
+    began_s = time.process_time()
+    try:
+        for first in range(0, count, at_once):
+            group = operations[first : first + at_once]
+            for one in group:
+                store.begin(one)
+            await store.kept()
+            for one in group:
+                store.lease(Lease(one.number, one.wanted.key, "w" * 32, 1, 60.0), one.number, alone=False)
+            await store.kept()
+            for one in group:
+                store.intend(one.number, Intended(result, True, one.number))
+            await store.kept()
+            for one in group:
+                store.end(replace(one, outcome=result, completed_at_unix_ms=1_700_000_000_000))
+                store.release(one.number)
+        store.forget([one.number for one in operations])
+        await store.kept()
+        return (time.process_time() - began_s) / count * 1e6
+    finally:
+        await store.close()
 
 
 def cpu_s(pid: int) -> float:
@@ -97,6 +129,8 @@ def main() -> None:
         empty_s, empty_wall_s, empty_bytes = started(Path(scratch, "empty"))
         each_us = asyncio.run(fill(Path(scratch, "full"), count))
         full_s, full_wall_s, full_bytes = started(Path(scratch, "full"))
+        whole_us = asyncio.run(life_us(Path(scratch, "life"), 2_000))
+    line("to keep one action's whole life, cpu", whole_us, "us", "two cores at 530 actions/s, us", 2e6 / 530)
     line("to keep one operation, cpu", each_us, "us", "the bar of 1 ms an action, us", 1000.0)
     line("serving again, cpu", full_s, "s", "the bar, s", BAR_S)
     line("serving again, cpu", full_s, "s", "with nothing queued, s", empty_s)

@@ -160,6 +160,7 @@ class Scheduler:
                 fresh.append(kept.wanted.key)
             for effect in self._core.step(ev.Restore(kept.id, kept.wanted, leases[kept.id])):
                 self._apply(effect)
+        self._ended = deque(sorted(self._ended, key=lambda operation: operation.completed_at_s))
         for lease, outcome in recovered.redo:
             # As if its worker said so now: it said so before, and will not again.
             self._step(ev.Done(lease.worker, lease.fence, outcome))
