@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from buildnet.errors import StateCorrupt, StateNewer
+from buildnet.errors import InvariantBroken, StateCorrupt, StateNewer
 from buildnet.model.action import ActionKey, Lease, Outcome, Wanted
 from buildnet.model.amounts import Amounts
 from buildnet.model.digest import Digest
@@ -154,6 +154,19 @@ async def test_a_store_that_cannot_be_written_says_so_and_loses_nothing(tmp_path
         assert (await opened.load()).operations == [operation(1)]
     finally:
         other.close()
+        await opened.close()
+
+
+async def test_a_row_that_cannot_be_kept_keeps_no_other_from_the_disk(tmp_path: Path) -> None:
+    opened = SqliteOperations.open(tmp_path / "queue", "process")
+    try:
+        opened.begin(operation(1 << 70))
+        with pytest.raises(InvariantBroken):
+            await opened.kept()
+        opened.begin(operation(1))
+        await opened.kept()
+        assert (await opened.load()).operations == [operation(1)]
+    finally:
         await opened.close()
 
 

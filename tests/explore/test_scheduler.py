@@ -69,6 +69,7 @@ class World:
                 e.lease and (e.lease.worker, e.lease.fence),
                 e.attempts,
                 e.avoid,
+                e.lost and (e.lost.worker, e.lost.fence),
             )
             for e in c.entries.values()
         )
@@ -143,7 +144,9 @@ def successors(world: World) -> Iterator[tuple[object, World]]:
     for node in frozenset(NODES) - world.up:
         after = world.copy()
         after.up |= {node}
-        feed(after, ev.WorkerUp(WorkerOffer(node, "boot", 1, frozenset())))
+        held = {fence for at, fence in after.running if at == node}
+        held |= {int(str(m[2])) for m in after.net if m[0] == "done" and m[1] == node}
+        feed(after, ev.WorkerUp(WorkerOffer(node, "boot", 1, frozenset()), tuple(sorted(held))))
         yield ("up", node), after
     if world.expiries and any(e.state == "leased" for e in world.core.entries.values()):
         after = world.copy()

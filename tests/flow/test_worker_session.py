@@ -41,7 +41,7 @@ class Clock:
 class Worker:
     """A session under test."""
 
-    def __init__(self, url: str, state: Path, *, stubborn: bool = False, slots: int = 2) -> None:
+    def __init__(self, url: str, state: Path, *, stubborn: bool = False, slots: int = 2, away_ms: int = 60_000) -> None:
         self.config = WorkerConfig(
             url,
             state,
@@ -51,6 +51,7 @@ class Worker:
             backoff_first_s=0.01,
             backoff_max_s=0.05,
             settle_timeout_s=0.2,
+            away_timeout_s=away_ms / 1000,
             stop_timeout_s=0.3,
         )
         self.runner = ScriptedRunner(stubborn=stubborn)
@@ -173,6 +174,31 @@ async def test_a_broken_session_ends_no_attempt_and_is_told_what_it_missed(
         worker.runner.finish(2, OK)
         assert (await done(session)).fence == 2
         assert worker.runner.begun == [1, 2]
+
+
+async def test_what_runs_for_a_controller_that_stays_away_is_stopped_and_results_are_kept(
+    controller: FakeController, tmp_path: Path
+) -> None:
+    async with started(controller.url, tmp_path, away_ms=200) as worker:
+        session = await controller.session()
+        session.assign(1)
+        session.assign(2)
+        assert {await accepted(session), await accepted(session)} == {1, 2}
+        worker.runner.finish(1, OK)
+        assert (await done(session)).fence == 1
+        await controller.stop()
+        await stopped(worker)
+        assert worker.runner.stopped == [(2, "the controller has been away for too long")]
+        await controller.start()
+        session = await controller.session()
+        assert [running.fence for running in session.hello.running] == [1]
+        assert (await done(session)).fence == 1
+
+
+async def stopped(worker: Worker) -> None:
+    """Wait until an attempt was stopped; its end wakes nobody here."""
+    while not worker.runner.stopped:
+        await asyncio.sleep(0.01)
 
 
 async def test_a_worker_waits_for_a_controller_that_is_not_there_yet(tmp_path: Path) -> None:

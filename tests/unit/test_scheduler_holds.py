@@ -93,3 +93,14 @@ async def test_a_hold_that_fails_stops_no_action(bench: Bench, caplog: pytest.Lo
     await bench.want()
     assert (await link.assigned()).key == KEY
     assert "not held" in caplog.text
+
+
+async def test_of_a_restored_queue_only_what_still_lives_is_held() -> None:
+    blobs = MemoryBlobs()
+    live = LiveActions(blobs)
+    other = ActionKey("", Digest("b" * 64, 1))
+    for key in (KEY, other):
+        assert live.began(key)
+    live.ended(other)
+    await live.hold_each([KEY, other])
+    assert blobs.held == {KEY}

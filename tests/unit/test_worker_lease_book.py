@@ -14,6 +14,7 @@ from buildnet.model.action import ActionKey, Outcome
 from buildnet.model.digest import Digest
 from buildnet.worker import lease_book
 from buildnet.worker.lease_book import (
+    Abandoned,
     Assigned,
     Assignment,
     Begun,
@@ -138,6 +139,16 @@ def test_stopping_kills_and_reports_nothing_so_that_another_worker_runs_it() -> 
     assert effects_after == ()
 
 
+def test_what_runs_is_stopped_when_the_controller_stays_away_and_results_are_kept() -> None:
+    running = (Joined(), Assigned(assignment(1)), Assigned(assignment(2)), Finished(1, OK))
+    book, _ = after(*running, Lost())
+    book, effects = step(book, Abandoned())
+    assert effects == (Kill(2, "the controller has been away for too long"),)
+    assert [held.fence for held in book.held] == [1]
+    joined, effects = step(after(*running)[0], Abandoned())
+    assert (effects, [held.fence for held in joined.held]) == ((), [2, 1])
+
+
 def test_too_many_leases_are_refused() -> None:
     full = {f: lease_book.Attempt(assignment(f)) for f in range(lease_book.LEASES_MAX)}
     book, effects = step(Book(running=full, joined=True), Assigned(assignment(1 << 40)))
@@ -161,7 +172,7 @@ FENCES = (1, 2)
 
 def _possible(book: Book) -> Iterator[Event]:
     """Every event that may come, strays too; Begun and Finished only as a runner sends them."""
-    yield from (Joined("c"), DrainAsked(), StopAsked())
+    yield from (Joined("c"), DrainAsked(), StopAsked(), Abandoned())
     if book.joined:
         yield Lost()
         for fence in FENCES:

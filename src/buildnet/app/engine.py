@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+import gc
+from collections.abc import Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -105,12 +106,24 @@ async def opened_engine(config: ControllerConfig, grounds: Grounds, held: AsyncE
     announcements.follow(scheduler.resources_changed)
     await held.enter_async_context(running(scheduler.run()))
     await scheduler.serving.wait()
-    scheduler.restore(await recover(operations, stores, published_since, clock.now_unix_ms()))
+    with _collecting_later():
+        scheduler.restore(await recover(operations, stores, published_since, clock.now_unix_ms()))
     await held.enter_async_context(running(announcements.run()))
     binder = StoreBinder(stores.read, stores.write, stores.missing_of_result, config.ignored_properties)
     graphs = Graphs(scheduler, binder, clock, random_id)
     await held.enter_async_context(running(graphs.run()))
     return Engine(scheduler, graphs, binder, logs, history, messages, descriptions, pins, announcements)
+
+
+@contextmanager
+def _collecting_later() -> Iterator[None]:
+    """Do not look for garbage while much is made that is kept: of a long queue it would take a third of the time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def engine_services(

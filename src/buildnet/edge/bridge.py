@@ -31,6 +31,7 @@ _CALLER: Final = "buildnet-caller-"
 _CANCELLED: Final[Failure] = (1, "the call was cancelled", b"")
 _INVALID_ARGUMENT: Final = 3
 _INTERNAL: Final[Failure] = (13, "internal error; the server's log has the details", b"")
+_LAST_WORDS_S: Final = 0.2
 _STOPPING: Final[Failure] = (14, "the server is stopping", b"")
 
 
@@ -182,7 +183,9 @@ class Bridge:
         """Accept no more, let open calls end for `grace_s`, then end them with UNAVAILABLE; streams at once."""
         self._door.stop()
         self._stopping = True
-        # They wait for what comes no more; whoever follows one goes on with the next controller.
+        # After their last words they wait for what comes no more; who follows one goes on with the next controller.
+        if streaming := [task for call_id, task in self._tasks.items() if call_id in self._streams]:
+            await asyncio.wait(streaming, timeout=min(grace_s, _LAST_WORDS_S))
         for call_id in list(self._streams):
             self.emit((call_id, FAIL, _STOPPING))
             if (task := self._tasks.get(call_id)) is not None:

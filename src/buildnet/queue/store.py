@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from buildnet.database import connected
-from buildnet.errors import BuildNetError, Overloaded, StateCorrupt, StorageFull
+from buildnet.errors import BuildNetError, InvariantBroken, Overloaded, StateCorrupt, StorageFull
 from buildnet.model.action import ActionKey, Lease
 from buildnet.model.digest import Digest
 from buildnet.model.operation import Intended, Stored, StoredLease, StoredOperation
@@ -173,6 +173,10 @@ class SqliteOperations:
                 log.error("the state store cannot be written: %s", error)
                 self._return(rows)
                 self._written.set_exception(error)
+            except Exception as error:
+                # A row that SQLite has no form for would keep all others from the disk for ever.
+                log.exception("%d rows are not kept", sum(map(len, rows.values())))
+                self._written.set_exception(InvariantBroken(f"the state store failed: {error!r}"))
             else:
                 self._written.set_result(None)
             self._written = None
@@ -194,7 +198,7 @@ class SqliteOperations:
             except BaseException:
                 self._connection.execute("ROLLBACK")
                 raise
-        except sqlite3.Error as error:
+        except sqlite3.OperationalError as error:
             path = str(self._directory / DATABASE)
             if "full" in str(error):
                 raise StorageFull(f"{path} cannot be written: {error}; make room") from error

@@ -44,6 +44,8 @@ OPERATIONS_KEPT_S = 600.0
 _LOOKUPS_AT_ONCE = 500
 _RETRY_AFTER_S = 2.0
 
+_QUEUED = Progress("queued")
+
 Recorder = Callable[[Entry], None]
 
 
@@ -56,17 +58,20 @@ class Operation:
     submitted_at_unix_ms: int
     number: int = 0
     client_id: str = ""
-    progress: Progress = field(default_factory=lambda: Progress("queued"))
+    progress: Progress = _QUEUED
     fence: int | None = None
     completed_at_unix_ms: int | None = None
     completed_at_s: float = 0.0
     followers: list[Follower] = field(default_factory=list)
     # Set while the action is announced and cannot be asked for yet: ends it unasked.
     withdraw: Callable[[], None] | None = None
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    # There is one while somebody waits for it: of a long queue hardly any has.
+    changed: asyncio.Event | None = None
 
     async def wait_changed(self) -> None:
         """Return at the next change."""
+        if self.changed is None:
+            self.changed = asyncio.Event()
         await self.changed.wait()
 
     def stored(self) -> StoredOperation:
@@ -150,6 +155,7 @@ class Scheduler:
         """Go on with what an earlier controller left, before the first client and worker come. `serving` is set."""
         if self._keeping is not None:
             self._keeping.restore(recovered)
+        self._core.now_s = self._clock.monotonic_s()
         self._number_next = recovered.number_next
         leases = {waiting.operation.id: waiting.lease for waiting in recovered.waiting}
         known = [*recovered.ended, *(waiting.operation for waiting in recovered.waiting)]
@@ -162,7 +168,9 @@ class Scheduler:
                 continue
             if self._live is not None and self._live.began(kept.wanted.key):
                 fresh.append(kept.wanted.key)
-            self._step(ev.Restore(kept.id, kept.wanted, leases[kept.id]))
+            for effect in self._core.step(ev.Restore(kept.id, kept.wanted, leases[kept.id])):
+                self._apply(effect)
+        self._ended = deque(sorted(self._ended, key=lambda operation: operation.completed_at_s))
         for lease, outcome in recovered.redo:
             # As if its worker said so now: it said so before, and will not again.
             self._step(ev.Done(lease.worker, lease.fence, outcome))
@@ -507,8 +515,9 @@ class Scheduler:
         operation.progress, operation.fence = progress, fence
         for follower in list(operation.followers):
             follower(progress)
-        operation.changed.set()
-        operation.changed = asyncio.Event()
+        if operation.changed is not None:
+            operation.changed.set()
+            operation.changed = None
         self._changed(operation.id)
 
     def _changed(self, operation_id: str) -> None:

@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 from buildnet._native import NativeError, Store
 from buildnet.errors import NodeDown
 from buildnet.ports import Clock
+from buildnet.wire.native import error_of
 from buildnet.worker.backoff import Backoff
 from buildnet.worker.identity import Randomness
 
@@ -69,7 +70,7 @@ class PatientTransfers:
             try:
                 return transfer()
             except NativeError as error:
-                if error.code != NodeDown.code or self._clock.monotonic_s() >= until_s:
+                if not isinstance(error_of(error), NodeDown) or self._clock.monotonic_s() >= until_s:
                     raise
                 if self._given_up.wait(backoff.next_s()):
                     raise
