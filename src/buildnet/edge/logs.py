@@ -286,6 +286,9 @@ class LogBook:
             spool.writing = True
             try:
                 segments, ends = await self._in(self._writer, lambda: log_spool.recovered(left))
+            except OSError as error:
+                log.warning("the log of fence %016x that was left here cannot be read: %s", spool.fence, error)
+                segments, ends = [], (0, 0)
             finally:
                 spool.writing = False
             spool.left = []
