@@ -321,8 +321,9 @@ class LogBook:
         def end() -> None:
             spool.listeners.remove(listener)
             idle = spool.source is None and spool.ended_at_s is None and not spool.listeners
-            if idle and not (spool.segments or spool.waiting or spool.writing or spool.left):
-                self._logs.pop(fence, None)
+            kept = spool.segments or spool.waiting or spool.writing or spool.left
+            if idle and not kept and self._logs.get(fence) is spool:
+                del self._logs[fence]
 
         return end
 
