@@ -21,14 +21,15 @@ from typing import Any
 import grpc
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from buildnet.client.describe import Wish, action_of, command_of
 
 from bench.lines import COMMAND, header, line
 from buildnet._native import Store
 from buildnet.model.action import ActionKey, Lease, Outcome, Wanted
+from buildnet.model.action_spec import spec_of
 from buildnet.model.digest import EMPTY, Digest
 from buildnet.model.operation import Intended, StoredOperation
 from buildnet.queue.store import SqliteOperations
+from buildnet.wire.action_spec import lower
 
 LIST_ACTIONS = "/buildnet.v1.ActionService/ListActions"
 BAR_S = 3.0
@@ -45,12 +46,16 @@ async def fill(state: Path, count: int) -> float:
         for first in range(0, count, BATCH):
             actions = []
             for number in range(first, min(first + BATCH, count)):
-                wish = Wish(
-                    ["/bin/true"], (), {"N": str(number % 1000)}, {"bench": "nobody-offers-it"}, timeout_s=60.0 + number
+                spec = spec_of(
+                    ["/bin/true"],
+                    variables={"N": str(number % 1000)},
+                    platform=(("bench", "nobody-offers-it"),),
+                    timeout_s=60.0 + number % 3600,
+                    salt=number.to_bytes(4, "big"),
                 )
-                command = command_of(wish)
-                blobs.put_bytes(command)
-                actions.append(action_of(wish, Digest.of(command), EMPTY))
+                lowered = lower(spec, EMPTY)
+                blobs.put_bytes(lowered.command)
+                actions.append(lowered.action)
                 blobs.put_bytes(actions[-1])
             began_s = time.process_time()
             for number, action in enumerate(actions, first + 1):

@@ -54,6 +54,31 @@ async def test_what_is_posted_is_in_both_accounts(log: LedgerLog, tmp_path: Path
     assert (report.size, report.accounts) == (3, 6)
 
 
+async def test_accounts_are_read_by_name_a_page_at_a_time_as_they_come(log: LedgerLog) -> None:
+    index = queries.AccountIndex()
+
+    async def page(prefix: str, after: tuple[str, str] = ("", ""), count: int = 3) -> list[str]:
+        found = await log.look(index.page(prefix, after, count))
+        assert {account.name: account.sums for account in found} == {
+            account.name: (await sums(log))[f"{account.name} {account.unit}"] for account in found
+        }
+        return [f"{account.name} {account.unit}" for account in found]
+
+    assert await page("") == []
+    assert not await log.look(index.has("node:n1"))
+    await log.append([entry("node:n1 caller:dora actions 1 cpu_ms 20"), entry("node:n0 caller:dorado actions 2")])
+    assert await page("") == ["caller:dora actions", "caller:dora cpu_ms", "caller:dorado actions"]
+    assert await page("", ("caller:dorado", "actions")) == ["node:n0 actions", "node:n1 actions", "node:n1 cpu_ms"]
+    assert await page("node:n1") == ["node:n1 actions", "node:n1 cpu_ms"]
+    assert await page("node:n1", ("node:n1", "actions")) == ["node:n1 cpu_ms"]
+    assert await page("caller:z") == []
+    # One that comes later is in its place, and balances are those of now.
+    await log.append([entry("node:n1 caller:aya actions 5")])
+    assert await page("caller:", count=2) == ["caller:aya actions", "caller:dora actions"]
+    assert await page("node:n1") == ["node:n1 actions", "node:n1 cpu_ms"]
+    assert await log.look(index.has("caller:aya"))
+
+
 async def test_what_is_refused_is_in_no_entry_and_no_account(log: LedgerLog, tmp_path: Path) -> None:
     opening = f"caller:q cpu_ms {DEBIT_LIMIT}"
     await log.append([entry("grant:ops caller:q cpu_ms 10", accounts=(opening,))])

@@ -16,6 +16,7 @@ from buildnet import __version__
 from buildnet.access import keys, tokens
 from buildnet.access.members import Members
 from buildnet.app import admission, fleet_file, state
+from buildnet.app.access_record import RevocationWatch, configured
 from buildnet.app.clock import SystemClock, random_id
 from buildnet.app.config import ControllerConfig, traces_wanted
 from buildnet.app.descriptors import raise_limit
@@ -180,12 +181,16 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
         methods |= unbuilt_methods(DECLARED, [*methods, *BYTE_CALLS])
         view = View(ledger, actions, fleet)
         await held.enter_async_context(running(view.run()))
+        access = config.access.for_door(config.listen, config.tls, directory)
+        revocations = RevocationWatch(directory, grounds.record)
+        grounds.record("access.configured", configured(access, revocations.known))
+        await held.enter_async_context(running(revocations.run()))
         bridge = Bridge(
             grounds.store,
             methods,
             to_status,
             ClientResults(ledger, clock).record,
-            access=config.access.for_door(config.listen, config.tls, directory),
+            access=access,
             tls=admission.for_door(config.tls),
             # The local worker has nothing to verify the certificate by: it is made out for other names.
             local=config.tls is not None and config.worker,

@@ -29,7 +29,8 @@ from buildnet.wire.actions import digest_of
 Read = Callable[[int, int], Awaitable[bytes]]
 """Bytes from an offset on, so many; fewer at the end."""
 _PATH: Final = "/buildnet.v1.ActionService/StreamLogs"
-_CHUNK_BYTES: Final = 256 << 10
+# As a worker's pieces are (worker/log_progress.py).
+_CHUNK_BYTES: Final = 112 << 10
 # Up to this a stored log is read at once; beyond it, from a file of its own, so that memory does not grow with it.
 _READ_BYTES_MAX: Final = 1 << 20
 STORED_READERS_MAX: Final = 16

@@ -34,6 +34,7 @@ class LedgerService:
         self._ledger = ledger
         self._published_index = published_index
         self._cosigned = cosigned
+        self._accounts = queries.AccountIndex()
 
     def methods(self) -> dict[str, Method]:
         """What this service answers, by path."""
@@ -128,15 +129,11 @@ class LedgerService:
         self, request: ledger_pb2.ListAccountsRequest, call: Call
     ) -> ledger_pb2.ListAccountsResponse:
         """One page of accounts, by name and unit."""
-        after = tuple(request.page_token.split(" "))
-        if request.page_token and len(after) != 2:
+        name, _, unit = request.page_token.partition(" ")
+        if request.page_token and (not unit or " " in unit):
             raise InvalidRequest("the page token is not one of ours", field="page_token")
         limit = min(request.page_size or _ACCOUNTS_MAX, _ACCOUNTS_MAX)
-        known = [
-            account
-            for account in await self._ledger.look(queries.accounts)
-            if account.name.startswith(request.prefix) and (account.name, account.unit) > after
-        ]
+        known = await self._ledger.look(self._accounts.page(request.prefix, (name, unit), limit + 1))
         answer = ledger_pb2.ListAccountsResponse()
         for account in known[:limit]:
             answer.accounts.add(
@@ -157,7 +154,7 @@ class LedgerService:
         name = request.account
         if not is_account(name):
             raise InvalidRequest("an account is KIND:NAME, as `ledger accounts` lists them", field="account")
-        if all(account.name != name for account in await self._ledger.look(queries.accounts)):
+        if not await self._ledger.look(self._accounts.has(name)):
             raise NotFound(f"there is no account {name}; `ledger accounts` lists them", kind="account", name=name)
         since_ms = _unix_ms(request.since) if request.HasField("since") else 0
         sums: dict[str, list[int]] = defaultdict(lambda: [0, 0])

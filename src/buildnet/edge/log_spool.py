@@ -10,6 +10,7 @@ import errno
 import os
 import re
 import struct
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ _NAME: Final = re.compile(r"([0-9a-f]{16})-([0-9]{8})\.log")
 _READ_BYTES: Final = 512 << 10
 # As many as one call takes (IOV_MAX).
 _BUFFERS_MAX: Final = 1024
+_threads: Final = threading.local()
 # A log is not what the last of a disk is for.
 FREE_BYTES_MIN: Final = 256 << 20
 
@@ -170,6 +172,14 @@ def _encoded(pieces: Iterable[LogPiece]) -> Iterator[bytes]:
         yield piece.data
 
 
+def _buffer() -> memoryview:
+    """This thread's own: a fresh one for each read would be faulted in page by page."""
+    buffer: memoryview | None = getattr(_threads, "buffer", None)
+    if buffer is None:
+        buffer = _threads.buffer = memoryview(bytearray(_READ_BYTES))
+    return buffer
+
+
 class SegmentReader:
     """Reads one segment from its beginning. It keeps the file open, so that a segment that is dropped is still read."""
 
@@ -189,15 +199,16 @@ class SegmentReader:
 
     def read(self, size_bytes: int) -> list[LogPiece]:
         """The next pieces of the segment's first `size_bytes`; none at their end."""
-        data = os.pread(self._file, min(_READ_BYTES, size_bytes - self._position), self._position)
+        data = _buffer()[: min(_READ_BYTES, size_bytes - self._position)]
+        end = os.preadv(self._file, [data], self._position)
         pieces: list[LogPiece] = []
         at = 0
-        while at + _RECORD.size <= len(data):
+        while at + _RECORD.size <= end:
             stream, length, offset, unix_ms = _RECORD.unpack_from(data, at)
             after = at + _RECORD.size + length
-            if after > len(data):
+            if after > end:
                 break
-            pieces.append(LogPiece(stream, offset, data[at + _RECORD.size : after], unix_ms or None))
+            pieces.append(LogPiece(stream, offset, bytes(data[at + _RECORD.size : after]), unix_ms or None))
             at = after
         self._position += at
         return pieces

@@ -286,6 +286,9 @@ class LogBook:
             spool.writing = True
             try:
                 segments, ends = await self._in(self._writer, lambda: log_spool.recovered(left))
+            except OSError as error:
+                log.warning("the log of fence %016x that was left here cannot be read: %s", spool.fence, error)
+                segments, ends = [], (0, 0)
             finally:
                 spool.writing = False
             spool.left = []
@@ -318,8 +321,9 @@ class LogBook:
         def end() -> None:
             spool.listeners.remove(listener)
             idle = spool.source is None and spool.ended_at_s is None and not spool.listeners
-            if idle and not (spool.segments or spool.waiting or spool.writing or spool.left):
-                self._logs.pop(fence, None)
+            kept = spool.segments or spool.waiting or spool.writing or spool.left
+            if idle and not kept and self._logs.get(fence) is spool:
+                del self._logs[fence]
 
         return end
 

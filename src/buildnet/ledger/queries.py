@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import sys
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 
 from buildnet.ledger.accounts import Account
@@ -44,6 +47,58 @@ def accounts(connection: sqlite3.Connection) -> list[Account]:
     rows = connection.execute("SELECT number, record FROM balance")
     found = [account for number, record in rows if (account := decode_account(number, bytes(record))) is not None]
     return sorted(found, key=lambda account: (account.name, account.unit))
+
+
+class AccountIndex:
+    """Accounts by name and unit, read a page at a time. Every call is in the reader's one thread.
+
+    A row's account never changes and rows are only added, so names are decoded once; balances are read when asked for.
+    """
+
+    def __init__(self) -> None:
+        self._known: list[tuple[str, str, int]] = []
+        self._names: set[str] = set()
+        self._last = -1
+
+    def _learn(self, connection: sqlite3.Connection) -> None:
+        fresh = []
+        rows = connection.execute("SELECT number, record FROM balance WHERE number > ? ORDER BY number", (self._last,))
+        for number, record in rows:
+            self._last = number
+            if (account := decode_account(number, bytes(record))) is not None:
+                fresh.append((account.name, account.unit, number))
+        if fresh:
+            self._names.update(name for name, _, _ in fresh)
+            self._known.extend(fresh)
+            # Nearly sorted already: that is what the sort is fast at.
+            self._known.sort()
+
+    def page(self, prefix: str, after: tuple[str, str], count: int) -> Callable[[sqlite3.Connection], list[Account]]:
+        """At most `count` accounts whose names begin so and that come after `after`, by name and unit."""
+
+        def read(connection: sqlite3.Connection) -> list[Account]:
+            self._learn(connection)
+            start = max(bisect_right(self._known, (*after, sys.maxsize)), bisect_left(self._known, (prefix, "", -1)))
+            found: list[Account] = []
+            for name, _, number in islice(self._known, start, start + count):
+                if not name.startswith(prefix):
+                    break
+                record = connection.execute("SELECT record FROM balance WHERE number = ?", (number,)).fetchone()[0]
+                account = decode_account(number, bytes(record))
+                assert account is not None, "its row was decoded before, and keeps its account"
+                found.append(account)
+            return found
+
+        return read
+
+    def has(self, name: str) -> Callable[[sqlite3.Connection], bool]:
+        """Whether there is an account of this name in any unit."""
+
+        def read(connection: sqlite3.Connection) -> bool:
+            self._learn(connection)
+            return name in self._names
+
+        return read
 
 
 def first_since(connection: sqlite3.Connection, at_unix_ms: int) -> int:

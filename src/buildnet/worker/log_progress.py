@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-PIECE_BYTES_MAX: Final = 256 << 10
+# Under 128 KiB: a larger buffer is a mapping of its own to malloc, and faulted in page by page at every hop.
+PIECE_BYTES_MAX: Final = 112 << 10
 # A message costs more than its bytes: a program that prints single letters must not fill a session with them.
 PIECE_COST_BYTES: Final = 512
 WINDOW_BYTES: Final = 2 << 20
