@@ -134,7 +134,7 @@ def _input(one: Any, base: Path, where: str) -> Input | tuple[str, Path]:
     if not isinstance(executable, bool):
         raise InvalidRequest(f"{where}: executable is true or false", field="inputs")
     source = sources[0]
-    value, path = one[source], one.get("path", one.get("local", ""))
+    value, path = str(one[source]), str(one.get("path", one.get("local", "")))
     match source:
         case "local":
             return path, base / value
