@@ -5,12 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+import grpc
 import pytest
 
 from buildnet.client import ActionFilter, SyncClient, connect
 from buildnet.errors import BlobsMissing, BuildNetError, InvalidRequest, NotFound
 from buildnet.model.action_spec import ActionSpec, FileInput, OutputInput, Resources, TreeInput, spec_of
 from buildnet.model.digest import Digest
+from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
+from buildnet.wire._gen.buildnet.v1 import action_pb2
+from buildnet.wire._gen.google.longrunning import operations_pb2
+from buildnet.wire._gen.google.rpc import error_details_pb2, status_pb2
+from buildnet.wire.action_spec import message_of_spec
 from tests.conftest import House, Role
 
 PATH = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
@@ -230,3 +236,105 @@ def test_what_is_ignored_is_configured(house: House) -> None:
         assert net.run(["true"], platform={"pool": "gold"}).exit_code == 0
         with pytest.raises(BuildNetError, match="container-image"):
             net.run(["true"], platform={"container-image": "docker://x"})
+
+
+def test_an_invocation_is_listed_and_cancelled(running: Role, net: SyncClient) -> None:
+    said = re.RequestMetadata(tool_invocation_id=f"run-{time.time_ns()}", action_mnemonic="Sleep", target_id="//a")
+    header = [("build.bazel.remote.execution.v2.requestmetadata-bin", said.SerializeToString())]
+    request = action_pb2.SubmitActionRequest(spec=message_of_spec(shell(f"sleep 60; echo {time.time_ns()}")))
+    with grpc.insecure_channel(running.url.removeprefix("grpc://")) as channel:
+        call = channel.unary_unary(
+            "/buildnet.v1.ActionService/SubmitAction",
+            action_pb2.SubmitActionRequest.SerializeToString,
+            action_pb2.ActionSummary.FromString,
+        )
+        ids = {call(request, metadata=header, timeout=20).id for _ in range(2)}
+    only = ActionFilter(invocation=said.tool_invocation_id, mnemonic="Sleep", target="//a")
+    assert {info.id for info in net.actions(only=only)} == ids, "two operations of one action"
+    assert net.cancel_invocation(said.tool_invocation_id) == 2
+    assert {info.state for info in net.actions(only=only)} == {"cancelled"}
+    assert net.cancel_invocation(said.tool_invocation_id) == 0
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        (action_pb2.SubmitActionRequest(), "spec"),
+        (action_pb2.SubmitActionRequest(spec=action_pb2.ActionSpec()), "arguments"),
+        (action_pb2.SubmitActionRequest(instance_name="\n", spec=message_of_spec(spec_of(["a"]))), "instance_name"),
+        (
+            action_pb2.SubmitActionRequest(spec=message_of_spec(spec_of(["a"], inputs=[OutputInput("a", "b", "c")]))),
+            "spec.inputs",
+        ),
+        (action_pb2.SubmitActionRequest(client_id="x" * 257, spec=message_of_spec(spec_of(["a"]))), "client_id"),
+    ],
+    ids=["no spec", "nothing to run", "an instance", "a reference", "a client id"],
+)
+def test_a_refusal_names_its_field(running: Role, message: action_pb2.SubmitActionRequest, field: str) -> None:
+    with grpc.insecure_channel(running.url.removeprefix("grpc://")) as channel:
+        call = channel.unary_unary(
+            "/buildnet.v1.ActionService/SubmitAction",
+            action_pb2.SubmitActionRequest.SerializeToString,
+            action_pb2.ActionSummary.FromString,
+        )
+        with pytest.raises(grpc.RpcError) as told:
+            call(message, timeout=20)
+    assert told.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    details = dict(told.value.trailing_metadata())["grpc-status-details-bin"]
+    bad = error_details_pb2.BadRequest()
+    found = [d for d in status_pb2.Status.FromString(details).details if d.Unpack(bad)]
+    assert found
+    assert [violation.field for violation in bad.field_violations] == [field]
+
+
+def test_graph_in_pieces_with_garbage_is_refused_whole(running: Role, net: SyncClient) -> None:
+    before = len(net.actions(limit=1000))
+
+    def piece(*names: str) -> action_pb2.SubmitActionsRequest:
+        message = action_pb2.SubmitActionsRequest()
+        for name in names:
+            message.actions.add(name=name, spec=message_of_spec(spec_of(["true"])))
+        return message
+
+    with grpc.insecure_channel(running.url.removeprefix("grpc://")) as channel:
+        call = channel.stream_unary(
+            "/buildnet.v1.ActionService/SubmitActions",
+            action_pb2.SubmitActionsRequest.SerializeToString,
+            action_pb2.SubmitActionsResponse.FromString,
+        )
+        for pieces, said in (
+            ([piece("a", "b"), piece("b")], "two actions"),
+            ([], "no actions"),
+            ([piece("")], "bytes"),
+        ):
+            with pytest.raises(grpc.RpcError, match=said):
+                call(iter(pieces), timeout=20)
+        answer = call(iter([piece("a"), piece(), piece("b")]), timeout=20)
+    assert [one.name for one in answer.actions] == ["a", "b"]
+    net.cancel_graph(answer.graph_id)
+    assert len(net.actions(limit=1000)) == before + 2
+
+
+def test_the_other_face_waits_for_what_waits(running: Role, net: SyncClient) -> None:
+    specs = {
+        "slow": shell(f"sleep 1; echo {time.time_ns()} > o", "o"),
+        "next": shell("cat i", inputs=[OutputInput("i", "slow", "o")]),
+    }
+    graph = net.start_graph(specs)
+    with grpc.insecure_channel(running.url.removeprefix("grpc://")) as channel:
+        call = channel.unary_stream(
+            "/build.bazel.remote.execution.v2.Execution/WaitExecution",
+            re.WaitExecutionRequest.SerializeToString,
+            operations_pb2.Operation.FromString,
+        )
+        messages = list(call(re.WaitExecutionRequest(name=f"operations/{graph.ids['next']}"), timeout=60))
+    stages, digests = [], []
+    for message in messages:
+        metadata = re.ExecuteOperationMetadata()
+        assert message.metadata.Unpack(metadata)
+        stages.append(metadata.stage)
+        digests.append(metadata.action_digest.hash)
+    assert stages[0] == re.ExecutionStage.QUEUED
+    assert messages[-1].done
+    assert digests[0] == ""
+    assert digests[-1] == net.action(graph.ids["next"]).action.hash

@@ -9,7 +9,7 @@ export interface Node {
   properties: [string, string][];
 }
 
-export type ActionState = "queued" | "executing" | "completed" | "failed" | "cancelled" | "unknown";
+export type ActionState = "waiting" | "queued" | "executing" | "completed" | "failed" | "cancelled" | "unknown";
 
 export interface Action {
   id: string;

@@ -117,7 +117,7 @@ class Client:
             raise error_of_call(error, self.url) from error
 
     async def _upload(self, path: str, requests: Iterator[Any], response: type[Any]) -> Any:
-        call: Any = self._channel.stream_unary(path, lambda message: message.SerializeToString(), response.FromString)
+        call: Any = self._channel.stream_unary(path, _bytes_of, response.FromString)
         try:
             return await call(requests, timeout=_CALL_TIMEOUT_S, metadata=metadata_of(self._credentials))
         except grpc.aio.AioRpcError as error:
@@ -603,6 +603,11 @@ class Client:
             "execution": answer.execution_capabilities.exec_enabled,
             "blob_size_bytes_max": answer.cache_capabilities.max_cas_blob_size_bytes,
         }
+
+
+def _bytes_of(message: Any) -> bytes:
+    data: bytes = message.SerializeToString()
+    return data
 
 
 def _id_of(name: str) -> str:

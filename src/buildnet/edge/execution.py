@@ -100,6 +100,9 @@ class ExecutionService:
         try:
             while True:
                 news = await progress.get()
+                if (operation := self._scheduler.find_operation(operation_id)) is not None:
+                    # One of a graph has its digest only once it is bound.
+                    wanted = operation.wanted
                 yield operation_of(name, wanted.key.digest, news, outcome_status, inline, self._read)
                 if news.stage == "completed":
                     return

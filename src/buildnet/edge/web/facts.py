@@ -15,6 +15,7 @@ from buildnet.wire._gen.buildnet.v1 import action_pb2, fleet_pb2
 Fact = dict[str, Any]
 
 _STATES: Final = {
+    action_pb2.ACTION_STATE_WAITING: "waiting",
     action_pb2.ACTION_STATE_QUEUED: "queued",
     action_pb2.ACTION_STATE_EXECUTING: "executing",
     action_pb2.ACTION_STATE_COMPLETED: "completed",
