@@ -9,17 +9,18 @@ from buildnet.errors import InvalidRequest
 from buildnet.model.action import ActionKey, Outcome, Wanted
 from buildnet.model.caller import ANYBODY, Caller
 from buildnet.model.digest import EMPTY
+from buildnet.model.history import Requested
 from buildnet.ports import Progress
 from buildnet.scheduler.service import Operation
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.buildnet.v1 import action_pb2
 from buildnet.wire.actions import Described
-from buildnet.wire.request_metadata import HEADER, described_with
+from buildnet.wire.request_metadata import REQUEST_METADATA, requested_of
 
 
 def operation(number: int, progress: Progress | None = None, instance: str = "") -> Operation:
     wanted = Wanted(ActionKey(instance, EMPTY), frozenset(), 1.0)
-    return Operation(f"o{number}", wanted, 1000 * number, progress or Progress("queued"))
+    return Operation(f"o{number}", wanted, 1000 * number, progress=progress or Progress("queued"))
 
 
 OPERATIONS = [
@@ -30,7 +31,10 @@ OPERATIONS = [
     operation(1, Progress("completed", Outcome("cancelled", None))),
     operation(0, Progress("completed", Outcome("node_down", None))),
 ]
-SAID = {"o4": Described((), "//a:b", "CppCompile", "run-1"), "o3": Described((), "//c", "CppCompile", "run-2")}
+SAID = {
+    "o4": Described((), Requested("bazel", "run-1", "//a:b", "CppCompile")),
+    "o3": Described((), Requested("bazel", "run-2", "//c", "CppCompile")),
+}
 
 
 def fitting(caller: Caller = ANYBODY, **fields: object) -> list[str]:
@@ -75,7 +79,7 @@ def test_a_token_of_somebody_else_is_refused(token: str) -> None:
 
 def test_what_a_build_tool_says_is_kept_and_garbage_is_not() -> None:
     said = re.RequestMetadata(target_id="//a", action_mnemonic="M", tool_invocation_id="i" * 2000)
-    found = described_with(Described(("cc",)), [("other", "x"), (HEADER, said.SerializeToString())])
-    assert found == Described(("cc",), "//a", "M", "i" * 1024)
+    found = requested_of([("other", "x"), (REQUEST_METADATA, said.SerializeToString())])
+    assert found == Requested("", "i" * 1024, "//a", "M")
     for value in (b"\xff\xff", "text"):
-        assert described_with(Described(("cc",)), [(HEADER, value)]) == Described(("cc",))
+        assert requested_of([(REQUEST_METADATA, value)]) == Requested()
