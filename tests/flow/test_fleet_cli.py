@@ -88,7 +88,7 @@ def test_ctrl_c_ends_the_waiting_and_not_the_drain(town: tuple[House, Role]) -> 
     try:
         script = f"while test -d {gate}; do sleep 0.05; done"
         run = subprocess.Popen(
-            [*COMMAND, "run", "--url", server.url, "--platform", "effect:read=ambient", "--", "/bin/sh", "-c", script]
+            [*COMMAND, "run", "--url", server.url, "--effect", "read=ambient", "--", "/bin/sh", "-c", script]
         )
         with connect(server.url) as client:
             while not client.fleet_find(node).running:

@@ -32,7 +32,7 @@ def gate() -> Iterator[Path]:
         yield Path(directory) / "gate"
 
 
-MACHINE = {"effect:read": "ambient"}
+MACHINE = {"read": "ambient"}
 
 
 async def until_executing(client: Client, count: int) -> None:
@@ -53,7 +53,7 @@ async def test_a_killed_workers_action_runs_elsewhere_within_five_seconds(house:
         # It ends at once when the gate is open, and that is only after the first worker is dead.
         script = f"while ! test -e {gate}; do sleep 0.05; done"
         command = ["/bin/sh", "-c", script]
-        running = asyncio.ensure_future(client.run(command, env={"PATH": "/usr/bin:/bin"}, platform=MACHINE))
+        running = asyncio.ensure_future(client.run(command, env={"PATH": "/usr/bin:/bin"}, effects=MACHINE))
         await until_executing(client, 1)
         house.join(server.url, "--slots", "1", name="two")
         victim.kill()
@@ -130,7 +130,7 @@ async def test_output_comes_while_the_action_runs(house: House, gate: Path) -> N
     async with Client(server.url) as client:
         script = f"echo begun; while ! test -e {gate}; do sleep 0.05; done; echo ended"
         command = ["/bin/sh", "-c", script]
-        result = await client.run(command, env={"PATH": "/bin"}, platform=MACHINE, timeout_s=20, on_log=on_log)
+        result = await client.run(command, env={"PATH": "/bin"}, effects=MACHINE, timeout_s=20, on_log=on_log)
     assert result.exit_code == 0
     assert b"".join(seen) == b"begun\nended\n"
 
