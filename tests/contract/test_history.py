@@ -14,6 +14,7 @@ from buildnet.errors import BlobsMissing, NotFound, StateCorrupt, StateNewer
 from buildnet.history import files, store
 from buildnet.history.explain import Explainer
 from buildnet.history.store import Bounds, SqliteHistory
+from buildnet.history.trees import NOT_KEPT
 from buildnet.model.action import ActionKey
 from buildnet.model.digest import Digest
 from buildnet.model.history import Change, EndedOperation, Explanation, Requested
@@ -130,6 +131,23 @@ async def test_an_unchanged_tree_is_read_once(bench: Bench) -> None:
     bench.end(bench.blobs.action("cc", "2", tree=tree))
     await bench.history.look(lambda reader: None)
     assert bench.blobs.reads - before == 2, "an Action and a Command"
+
+
+async def test_of_a_tree_with_too_many_directories_the_rest_is_kept(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "DIRECTORIES_MAX", 5)
+    tree: Tree = {f"d{i}": {"x": b"%d" % i} for i in range(20)}
+    bench.end(bench.blobs.action("cc", "1", tree=tree))
+    second = bench.end(bench.blobs.action("cc", "2", tree=tree | {"d0": {"x": b"x"}, "d19": {"x": b"x"}}))
+    await bench.history.look(lambda reader: None)
+    bench.blobs.held.clear()
+    told = await bench.why(second)
+    assert [(change.part, change.name, change.note) for change in told.difference.changes] == [
+        ("argument", "1", ""),
+        ("input", "d0/x", ""),
+        ("input", "d19/", NOT_KEPT),
+    ]
 
 
 async def test_what_never_was_here_is_recorded_without_its_parts(bench: Bench) -> None:

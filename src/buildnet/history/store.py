@@ -35,6 +35,8 @@ DIRECTORIES_MAX: Final = 5_000
 MESSAGE_BYTES_MAX: Final = 1 << 20
 _BATCH_MAX: Final = 256
 _CLOSE_S: Final = 5.0
+# Parameters of one statement.
+_ASKED_MAX: Final = 500
 
 _INSERT: Final = f"INSERT OR IGNORE INTO operation VALUES ({', '.join('?' * 30)})"
 
@@ -194,21 +196,38 @@ class SqliteHistory:
         self._fresh.clear()
         top: tuple[int, bytes] | None = None
         left = DIRECTORIES_MAX
+        links: list[tuple[int, int]] = []
         waiting: list[tuple[int | None, str, Digest]] = [(None, kind, digest)]
         while waiting and left:
             parent, kind, digest = waiting.pop()
             number, fresh = self._insert(digest)
-            if number is not None and parent is not None:
-                self._connection.execute("INSERT OR IGNORE INTO refers VALUES (?, ?)", (parent, number))
-            if number is None or fresh is None:
+            if number is None:
+                continue
+            if parent is not None:
+                links.append((parent, number))
+            if fresh is None:
                 continue
             if top is None:
                 top = number, fresh
             left -= kind == "directory"
             if kind == "command":
                 self._fresh[digest] = fresh
-            waiting += ((number, *child) for child in self._messages.refers(kind, fresh))
+            children = self._messages.refers(kind, fresh)
+            known = self._known_of([child for _, child in children])
+            links += ((number, there) for there in known.values())
+            # The Command comes before the directories, of which there may be too many.
+            waiting += ((number, *child) for child in reversed(children) if child[1] not in known)
+        self._connection.executemany("INSERT OR IGNORE INTO refers VALUES (?, ?)", links)
         return top
+
+    def _known_of(self, digests: Sequence[Digest]) -> dict[Digest, int]:
+        """The numbers of those messages that are kept already."""
+        found: dict[Digest, int] = {}
+        for start in range(0, len(digests), _ASKED_MAX):
+            asked = {pack_digest(digest): digest for digest in digests[start : start + _ASKED_MAX]}
+            query = f"SELECT digest, number FROM message WHERE digest IN ({', '.join('?' * len(asked))})"
+            found |= {asked[bytes(packed)]: number for packed, number in self._connection.execute(query, list(asked))}
+        return found
 
     def _insert(self, digest: Digest) -> tuple[int | None, bytes | None]:
         """The number of a message, and its body when it is new here."""
