@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-# Under 128 KiB: a larger buffer is a mapping of its own to malloc, and faulted in page by page at every hop.
+# A result or a heartbeat waits for no more than one. Between 64 and 250 KiB a byte costs the controller the same.
 PIECE_BYTES_MAX: Final = 112 << 10
 # A message costs more than its bytes: a program that prints single letters must not fill a session with them.
 PIECE_COST_BYTES: Final = 512
