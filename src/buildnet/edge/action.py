@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from itertools import islice
 
 from buildnet.edge.bridge import Call, Method
 from buildnet.edge.execution import check_may_stop
 from buildnet.edge.logs import LogBook
-from buildnet.errors import NotFound
+from buildnet.errors import BuildNetError, NotFound
 from buildnet.model.caller import Caller, public_instance
 from buildnet.scheduler.service import Operation, Scheduler
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.buildnet.v1 import action_pb2, fleet_pb2
-from buildnet.wire.actions import Described, digest_message, digest_of
+from buildnet.wire.actions import Described, described_of, digest_message, digest_of
 
 _ACTION = "/buildnet.v1.ActionService/"
 _LIST_MAX = 1000
@@ -178,9 +179,18 @@ class ActionService:
             name=operation_id,
         )
 
+    def _described(self, operation: Operation) -> Described | None:
+        described = self._descriptions.get(operation.id)
+        if described is None:
+            # It was asked for before this controller started. Without its blobs, it is shown without its command.
+            with suppress(BuildNetError):
+                described = described_of(operation.wanted.key.digest, self._read)
+                self._descriptions.add(operation.id, described)
+        return described
+
     def _summary(self, operation: Operation) -> action_pb2.ActionSummary:
         outcome = operation.progress.outcome
-        described = self._descriptions.get(operation.id)
+        described = self._described(operation)
         summary = action_pb2.ActionSummary(
             id=operation.id,
             action_digest=digest_message(operation.wanted.key.digest),

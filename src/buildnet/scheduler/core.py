@@ -311,7 +311,10 @@ class SchedulerCore:
             if not self._adopt(worker, fence, effects):
                 # Somebody else has the action, or nobody wants it any more.
                 effects.append(Stop(event.offer.node, fence, "the lease was lost with the session"))
-        # What it had under an earlier controller and does not tell of, it does not run.
+        # What it had before and does not tell of, it does not run: nobody need wait for it.
+        for entry in [self.entries[entry_id] for entry_id in self._by_lost.values()]:
+            if entry.lost is not None and entry.lost.worker == event.offer.node:
+                self._forget_lost(entry)
         for entry in [self.entries[self._by_fence[fence]] for fence in self._returning]:
             if entry.lease is not None and entry.lease.worker == event.offer.node:
                 self._take_back(entry, effects)

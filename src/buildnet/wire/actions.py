@@ -69,6 +69,21 @@ def wanted_of(
     return wanted, Described(tuple(command.arguments))
 
 
+def described_of(digest: Digest, read: Callable[[str], bytes]) -> Described:
+    """What is shown of an action whose request is long past.
+
+    Raises:
+        NotFound: its blobs are here no more.
+        InvalidRequest: they are not an Action and its Command.
+    """
+    try:
+        action = re.Action.FromString(read(digest.text))
+        command = re.Command.FromString(read(digest_of(action.command_digest).text))
+    except DecodeError as error:
+        raise InvalidRequest("the action cannot be decoded", field="action_digest") from error
+    return Described(tuple(command.arguments))
+
+
 def _requirements(action: re.Action, command: re.Command) -> Properties:
     # Action.platform wins over the deprecated Command.platform (REAPI 2.2).
     platform = action.platform if action.HasField("platform") else command.platform
