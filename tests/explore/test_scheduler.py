@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 
@@ -46,6 +47,7 @@ class World:
     expiries: int = 1
     cancels: int = 1
     lookups: int = 0
+    returns: bool = False
     wrong: str = ""
     path: tuple[object, ...] = field(default=(), compare=False)
 
@@ -144,9 +146,7 @@ def successors(world: World) -> Iterator[tuple[object, World]]:
     for node in frozenset(NODES) - world.up:
         after = world.copy()
         after.up |= {node}
-        held = {fence for at, fence in after.running if at == node}
-        held |= {int(str(m[2])) for m in after.net if m[0] == "done" and m[1] == node}
-        feed(after, ev.WorkerUp(WorkerOffer(node, "boot", 1, frozenset()), tuple(sorted(held))))
+        feed(after, ev.WorkerUp(WorkerOffer(node, "boot", 1, frozenset()), held(world, node)))
         yield ("up", node), after
     if world.expiries and any(e.state == "leased" for e in world.core.entries.values()):
         after = world.copy()
@@ -158,6 +158,14 @@ def successors(world: World) -> Iterator[tuple[object, World]]:
         after.cancels -= 1
         feed(after, ev.Cancel("a"))
         yield ("cancel", "a"), after
+
+
+def held(world: World, node: str) -> tuple[int, ...]:
+    """What a worker that comes back tells of: what it runs, and results that wait to be settled."""
+    if not world.returns:
+        return ()
+    waiting = {int(str(m[2])) for m in world.net if m[0] == "done" and m[1] == node}
+    return tuple(sorted(waiting | {fence for at, fence in world.running if at == node}))
 
 
 def _deliver(world: World, message: Message) -> Iterator[tuple[object, World]]:
@@ -234,9 +242,9 @@ def broken(world: World) -> str:
     return ""
 
 
-def explore(mechanisms: Mechanisms) -> tuple[str, int]:
+def explore(mechanisms: Mechanisms, **changes: Any) -> tuple[str, int]:
     """Search breadth first; return what went wrong (empty when nothing can) and how many worlds were seen."""
-    first = start(mechanisms)
+    first = replace(start(mechanisms), **changes)
     seen = {first.key()}
     todo = deque([first])
     while todo:
@@ -259,6 +267,13 @@ def test_nothing_goes_wrong_in_any_order() -> None:
     why, states = explore(Mechanisms())
     assert not why, why
     assert states > 1_000
+    print(f"{states} worlds")
+
+
+@pytest.mark.timeout(300)
+def test_what_comes_back_after_a_break_goes_on_or_is_stopped_in_any_order() -> None:
+    why, states = explore(Mechanisms(), returns=True, expiries=0, cancels=0, repeats=0)
+    assert not why, why
     print(f"{states} worlds")
 
 

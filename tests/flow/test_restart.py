@@ -72,7 +72,7 @@ async def test_a_killed_controllers_running_action_is_adopted_and_its_client_hea
         third = house.up("--no-worker", listen=first.ready["listen"])
         # An operation that ended under another controller is still known, with its result.
         ended = await client.action(result.operation.rsplit("/", 1)[-1])
-        assert (ended.state, ended.exit_code) == ("completed", 0)
+        assert (ended.state, ended.exit_code, ended.arguments[0]) == ("completed", 0, "/bin/sh")
         assert third.stop() == 0
     seen = kinds(house.directory / "controller")
     assert (seen["action.assigned"], seen["action.adopted"], seen["action.published"]) == (1, 1, 1), seen

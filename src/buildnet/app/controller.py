@@ -166,7 +166,7 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
             sessions=sessions,
         )
         await held.enter_async_context(running(fleet.run()))
-        actions = ActionService(engine.scheduler, engine.descriptions, engine.graphs)
+        actions = ActionService(engine.scheduler, engine.descriptions, engine.graphs, stores.read)
         methods: dict[str, Method] = {}
         for service in (
             *engine_services(config, grounds, engine, actions),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 
@@ -11,13 +12,14 @@ from buildnet.edge import action_filter
 from buildnet.edge.bridge import Call, Method
 from buildnet.edge.execution import check_may_stop, outcome_status
 from buildnet.edge.fleet_watch import Watchers
-from buildnet.errors import InvalidRequest, NotFound
+from buildnet.errors import BuildNetError, InvalidRequest, NotFound
 from buildnet.model.caller import Caller, public_instance
+from buildnet.model.digest import UNKNOWN
 from buildnet.scheduler.graphs import Graphs
 from buildnet.scheduler.service import Operation, Scheduler
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.buildnet.v1 import action_pb2
-from buildnet.wire.actions import Described, digest_message
+from buildnet.wire.actions import Described, described_of, digest_message
 from buildnet.wire.operations import response_of
 
 _ACTION = "/buildnet.v1.ActionService/"
@@ -48,7 +50,10 @@ class Descriptions:
 class ActionService:
     """What runs and what ran."""
 
-    def __init__(self, scheduler: Scheduler, descriptions: Descriptions, graphs: Graphs) -> None:
+    def __init__(
+        self, scheduler: Scheduler, descriptions: Descriptions, graphs: Graphs, read: Callable[[str], bytes]
+    ) -> None:
+        self._read = read
         self._scheduler = scheduler
         self._graphs = graphs
         self._watchers = Watchers("actions")
@@ -184,9 +189,18 @@ class ActionService:
             name=operation_id,
         )
 
+    def _described(self, operation: Operation) -> Described | None:
+        described = self._descriptions.get(operation.id)
+        if described is None and operation.wanted.key.digest != UNKNOWN:
+            # It was asked for before this controller started. Without its blobs, it is shown without its command.
+            with suppress(BuildNetError):
+                described = described_of(operation.wanted.key.digest, self._read)
+                self._descriptions.add(operation.id, described)
+        return described
+
     def _summary(self, operation: Operation) -> action_pb2.ActionSummary:
         outcome = operation.progress.outcome
-        described = self._descriptions.get(operation.id)
+        described = self._described(operation)
         summary = action_pb2.ActionSummary(
             id=operation.id,
             action_digest=digest_message(operation.wanted.key.digest),

@@ -260,11 +260,15 @@ class SchedulerCore:
             if not self._adopt(worker, fence, effects):
                 # Somebody else has the action, or nobody wants it any more.
                 effects.append(Stop(event.offer.node, fence, "the lease was lost with the session"))
-        # What it had under an earlier controller and does not tell of, it does not run.
-        for fence in list(self._returning):
-            lost = self.entries[self._by_lost[fence]].lost
-            if lost is not None and lost.worker == event.offer.node:
+        # What it had before and does not tell of, it does not run: nobody need wait for it.
+        lost = [(fence, self.entries[entry_id]) for fence, entry_id in self._by_lost.items()]
+        for fence, entry in lost:
+            if entry.lost is None or entry.lost.worker != event.offer.node:
+                continue
+            if fence in self._returning:
                 self._wait_no_more(fence, effects)
+            else:
+                self._forget_lost(entry)
         self._fleet_changed(effects)
 
     def _adopt(self, worker: Worker, fence: int, effects: list[Effect]) -> bool:

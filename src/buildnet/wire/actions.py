@@ -78,6 +78,21 @@ def wanted_of(
     return wanted, Described(tuple(command.arguments))
 
 
+def described_of(digest: Digest, read: Callable[[str], bytes]) -> Described:
+    """What is shown of an action whose request is long past.
+
+    Raises:
+        NotFound: its blobs are here no more.
+        InvalidRequest: they are not an Action and its Command.
+    """
+    try:
+        action = re.Action.FromString(read(digest.text))
+        command = re.Command.FromString(read(digest_of(action.command_digest).text))
+    except DecodeError as error:
+        raise InvalidRequest("the action cannot be decoded", field="action_digest") from error
+    return Described(tuple(command.arguments))
+
+
 def requirements_of(properties: Iterable[tuple[str, str]], ignored: Collection[str]) -> Properties:
     """What a worker must offer, of all that an action says. What is ignored is in the action's digest all the same."""
     return _same(frozenset(p for p in properties if p[0] not in ignored and not p[0].startswith(PREFIX)))
