@@ -214,9 +214,7 @@ SCENES = {
         losses=1,
         limits=core.Limits(lease_s=1e9, quotas=Quotas(users={"u": Quota(actions_max=1)})),
     ),
-    "elsewhere": Scene(
-        (offer("v", 1, 1000), offer("w", 1, 1000)), (want("a"), want("b"), want("c")), faults=2, losses=1
-    ),
+    "elsewhere": Scene((offer("v", 1, 1000), offer("w", 1, 1000)), (want("a"), want("b"), want("c")), faults=2),
 }
 
 
