@@ -9,7 +9,7 @@ export PYTHONDONTWRITEBYTECODE :=
 UI_SOURCES := $(shell find ui -name node_modules -prune -o -type f -print)
 RUST_SOURCES := $(shell find native -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
 
-.PHONY: help setup ui demo check test crash fuzz conformance bench bench-peers proto docs clean lock native check-rust check-python
+.PHONY: help setup ui demo check test crash simulate fuzz conformance bench bench-peers proto docs clean lock native check-rust check-python
 
 help: ## list the habits
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -70,6 +70,9 @@ crash: setup ## kill a server a hundred times while it is written to, and look f
 	$(BIN)/python -m tests.faults.engine_campaign --kills $(or $(KILLS),100) --actions $(or $(ACTIONS),2000)
 	$(BIN)/python -m tests.faults.ledger_campaign --kills $(or $(KILLS),200)
 	$(BIN)/python -m tests.faults.ledger_campaign --kills $(or $(KILLS),200) --durability power
+
+simulate: setup ## the scheduler with 1,000 workers and 100,000 actions under faults: SEED=1
+	$(BIN)/python -m tests.sim.large $(or $(SEED),1)
 
 fuzz: ## mutate what comes from outside for FUZZ_S=300 seconds a target
 	BUILDNET_FUZZ_S=$(or $(FUZZ_S),300) cargo test --locked --package buildnet-fuzz --release --no-fail-fast

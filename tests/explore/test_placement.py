@@ -1,0 +1,229 @@
+"""Every order of wants, ends, losses and time in a small fleet: who is placed where. Each mechanism switched off shows
+its hole.
+
+Unlike the world of messages, nothing here is lost or repeated: what is explored is whose turn it is.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from buildnet.model.action import ActionKey, Outcome, Wanted
+from buildnet.model.amounts import NOTHING, Amounts
+from buildnet.model.digest import Digest
+from buildnet.model.node import WorkerOffer
+from buildnet.scheduler import core
+from buildnet.scheduler import events as ev
+from buildnet.scheduler.core import Mechanisms
+from buildnet.scheduler.share import Quota, Quotas
+from tests.explore.cloning import SharedCore
+
+OK = Outcome("ok", b"")
+FAULT = Outcome("sandbox_failed", None)
+STATES_MAX = 60_000
+OVERTAKEN_MAX = 3
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A fleet, what is wanted from the start, and what may still come, in order."""
+
+    offers: tuple[WorkerOffer, ...]
+    first: tuple[ev.Want, ...]
+    later: tuple[ev.Want, ...] = ()
+    watched: str = ""
+    faults: int = 0
+    losses: int = 0
+    limits: core.Limits = field(default_factory=lambda: core.Limits(lease_s=1e9, hold_after_s=2.0, age_s=1.0))
+
+
+@dataclass
+class World:
+    """The core, and what has happened."""
+
+    shared: SharedCore
+    scene: Scene
+    running: tuple[tuple[int, str, str], ...] = ()
+    told: frozenset[str] = frozenset()
+    later: int = 0
+    faults: int = 0
+    losses: int = 0
+    overtaken: int = 0
+    failed: frozenset[tuple[str, str]] = frozenset()
+    wrong: str = ""
+    path: tuple[object, ...] = ()
+
+    def key(self) -> tuple[object, ...]:
+        """Fences are only compared; what the core holds is told by what runs, what waits and who was served."""
+        c = self.shared.core
+        waits = tuple((tuple(e.followers), e.state, e.avoid, e.order) for e in c.entries.values())
+        shares = tuple((s.name, s.used, s.virtual) for s in c.dispatch.shares.root.children.values())
+        users = tuple(
+            (u.name, u.virtual) for s in c.dispatch.shares.root.children.values() for u in s.children.values()
+        )
+        held = tuple((d.held, d.since_s) for d in c.dispatch._active)
+        facts = (tuple((w, o) for _, w, o in self.running), self.told, self.later, self.faults, self.losses)
+        return (waits, shares, users, held, c.now_s, facts, self.overtaken, tuple(c.workers))
+
+
+def feed(world: World, event: ev.Event) -> None:
+    shared, effects = world.shared.after(event)
+    world.shared = shared
+    for effect in effects:
+        match effect:
+            case ev.Assign(lease=lease):
+                number = int(lease.key.digest.hash, 16)
+                name = chr(number)
+                world.running = (*world.running, (lease.fence, lease.worker, name))
+                if name == world.scene.watched:
+                    world.overtaken = 0
+                elif any(e.followers == [world.scene.watched] and e.state == "queued" for e in entries(world)):
+                    world.overtaken += 1
+                others = {w.node for w in world.scene.offers} & set(shared.core.workers)
+                if (name, lease.worker) in world.failed and any((name, o) not in world.failed for o in others):
+                    world.wrong = f"{name} was tried again where it had failed"
+            case ev.Stop(fence=fence):
+                world.running = tuple(r for r in world.running if r[0] != fence)
+            case ev.Publish(entry=entry):
+                feed(world, ev.Published(entry, OK))
+            case ev.Tell(operation=operation, stage="completed"):
+                world.told |= {operation}
+
+
+def entries(world: World) -> list[core.Entry]:
+    return list(world.shared.core.entries.values())
+
+
+def successors(world: World) -> Iterator[tuple[object, World]]:
+    for fence, worker, name in world.running:
+        rest = tuple(r for r in world.running if r[0] != fence)
+        after = replace(world, running=rest)
+        feed(after, ev.Done(worker, fence, OK))
+        # Whoever floods has the next at once.
+        if after.later < len(after.scene.later):
+            feed(after, after.scene.later[after.later])
+            after.later += 1
+        yield ("end", name), after
+        if world.faults < world.scene.faults:
+            after = replace(world, running=rest, faults=world.faults + 1, failed=world.failed | {(name, worker)})
+            feed(after, ev.Done(worker, fence, FAULT))
+            yield ("fault", name), after
+    if world.losses < world.scene.losses:
+        for node in world.shared.core.workers:
+            after = replace(world, losses=world.losses + 1)
+            after.failed |= {(name, node) for _, where, name in after.running if where == node}
+            after.running = tuple(r for r in after.running if r[1] != node)
+            feed(after, ev.WorkerLost(node))
+            yield ("lost", node), after
+    for offer in world.scene.offers:
+        if offer.node not in world.shared.core.workers:
+            after = replace(world)
+            feed(after, ev.WorkerUp(offer))
+            yield ("up", offer.node), after
+    if world.shared.core.now_s < 3.0:
+        after = replace(world)
+        feed(after, ev.Tick(world.shared.core.now_s + 1.0))
+        yield ("time",), after
+
+
+def broken(world: World) -> str:
+    """What is wrong with a world, if anything."""
+    if world.wrong:
+        return world.wrong
+    c = world.shared.core
+    for node, worker in c.workers.items():
+        if worker.offer.capacity is not None and not worker.used.within(worker.offer.capacity):
+            return f"{node} holds more than it has"
+        if worker.fences != {fence for fence, where, _ in world.running if where == node}:
+            return f"{node} holds slots for nobody"
+    for share in c.dispatch.shares.root.children.values():
+        for user in share.children.values():
+            most = world.scene.limits.quotas.users.get(user.name, Quota()).actions_max
+            if most is not None and user.running > most:
+                return f"{user.name} runs {user.running}, over the quota"
+    if world.overtaken > OVERTAKEN_MAX:
+        return f"{world.scene.watched} was passed by {world.overtaken} times"
+    if not world.running and entries(world) and len(c.workers) == len(world.scene.offers):
+        return "what waits has room, and does not begin"
+    return ""
+
+
+def explore(scene: Scene, mechanisms: Mechanisms) -> tuple[str, int]:
+    """Search breadth first; return what went wrong, and how many worlds were seen."""
+    first = World(SharedCore(core.SchedulerCore(scene.limits, mechanisms=mechanisms)), scene)
+    for offer in scene.offers:
+        feed(first, ev.WorkerUp(offer))
+    for event in scene.first:
+        feed(first, event)
+    first.overtaken = 0
+    seen, todo = {first.key()}, deque([first])
+    while todo:
+        world = todo.popleft()
+        if why := broken(world):
+            return f"{why} after {list(world.path)}", len(seen)
+        for step, after in successors(world):
+            if (key := after.key()) not in seen or after.wrong:
+                assert len(seen) < STATES_MAX, "the world is too large to walk"
+                seen.add(key)
+                after.path = (*world.path, step)
+                todo.append(after)
+    return "", len(seen)
+
+
+def want(name: str, user: str = "", asked: Amounts = NOTHING, priority: int = 0) -> ev.Want:
+    key = ActionKey("", Digest(f"{ord(name):064x}", 1))
+    share = ("", user, "")
+    return ev.Want(name, Wanted(key, frozenset(), 9.0, priority, skip_cache_lookup=True, asked=asked, share=share))
+
+
+def offer(node: str, slots: int, cpu_milli: int) -> WorkerOffer:
+    return WorkerOffer(node, "boot", slots, frozenset(), capacity=Amounts(cpu_milli))
+
+
+TWO = Amounts(2000)
+ONE_SLOT = (offer("v", 1, 1000),)
+TWO_SLOTS = (offer("v", 2, 2000),)
+SCENES = {
+    "fits": Scene((offer("v", 3, 3000),), (want("a"), want("b", asked=TWO), want("c", asked=TWO)), losses=1),
+    "fair": Scene(
+        ONE_SLOT,
+        (*(want(name, "flood") for name in "abcdef"), want("z", "late")),
+        watched="z",
+    ),
+    "hold": Scene(
+        TWO_SLOTS,
+        (want("a"), want("b"), want("z", "other", asked=TWO)),
+        tuple(want(name) for name in "cdefghij"),
+        watched="z",
+        limits=core.Limits(lease_s=1e9, hold_after_s=0.0, age_s=1.0),
+    ),
+    "age": Scene(
+        ONE_SLOT,
+        (want("a"), want("z", priority=1), want("b")),
+        tuple(want(name) for name in "cdefghij"),
+        watched="z",
+        limits=core.Limits(lease_s=1e9, age_s=0.0),
+    ),
+    "quota": Scene(
+        TWO_SLOTS,
+        (want("a", "u"), want("b", "u"), want("c", "u"), want("d", "w")),
+        losses=1,
+        limits=core.Limits(lease_s=1e9, quotas=Quotas(users={"u": Quota(actions_max=1)})),
+    ),
+    "elsewhere": Scene((offer("v", 1, 1000), offer("w", 1, 1000)), (want("a"), want("b"), want("c")), faults=2),
+}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("mechanism", SCENES)
+def test_nothing_goes_wrong_and_each_mechanism_closes_a_hole(mechanism: str) -> None:
+    why, states = explore(SCENES[mechanism], Mechanisms())
+    assert not why, why
+    assert states > 10
+    hole, without = explore(SCENES[mechanism], replace(Mechanisms(), **{mechanism: False}))
+    assert hole, f"without {mechanism} nothing goes wrong in {without} worlds"
+    print(f"{mechanism}: {states} worlds; without it: {hole}")
