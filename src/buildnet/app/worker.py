@@ -8,12 +8,15 @@ import random  # noqa: TID251 - the operating system's randomness, handed to the
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from buildnet import __version__
 from buildnet.app.clock import SystemClock
 from buildnet.app.config import WorkerRunConfig, search_path
+from buildnet.model.join_line import JoinLine
 from buildnet.worker.config import WorkerConfig
 from buildnet.worker.run import run_worker
+from buildnet.worker.uplink import met
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,16 @@ class Joined:
     pid: int
     slots: int
     controller: str
+
+
+def known_line(state: Path) -> JoinLine | None:
+    """How the node with this state directory joins the controller that let it in before; None when none did.
+
+    Raises:
+        StateCorrupt: the file that says it is damaged.
+    """
+    known = met(state)
+    return None if known is None else known.line
 
 
 async def run(

@@ -81,17 +81,18 @@ def _config(text: str | None, directory: Path) -> WorkerRunConfig:
     """Where to dial, and by what."""
     from buildnet.app.config import WorkerRunConfig
     from buildnet.model.join_line import JoinLine, is_join_line
-    from buildnet.worker.uplink import met
 
     if text is None:
-        known = met(directory)
+        from buildnet.app.worker import known_line
+
+        known = known_line(directory)
         if known is None:
             raise InvalidRequest(
                 f"no controller is named, and the node in {directory} has joined none by a line; "
                 "ask for a join line: buildnet fleet tokens new",
                 field="line",
             )
-        return WorkerRunConfig(known.line.url, directory, line=known.line)
+        return WorkerRunConfig(known.url, directory, line=known)
     if text == "-" or (not is_join_line(text) and "/" in text and Path(text).is_file()):
         text = _read(text)
     if not is_join_line(text):
