@@ -31,11 +31,11 @@ class Joined:
     controller: str
 
 
-def joined_before(state: Path) -> JoinLine | None:
-    """The line of the controller that this state directory's node has joined by its key; None when there is none.
+def known_line(state: Path) -> JoinLine | None:
+    """How the node with this state directory joins the controller that let it in before; None when none did.
 
     Raises:
-        StateCorrupt: what is kept of it cannot be read.
+        StateCorrupt: the file that says it is damaged.
     """
     known = met(state)
     return None if known is None else known.line

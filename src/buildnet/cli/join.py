@@ -88,11 +88,12 @@ def command(
 def _config(text: str | None, directory: Path) -> WorkerRunConfig:
     """Where to dial, and by what."""
     from buildnet.app.config import WorkerRunConfig
-    from buildnet.app.worker import joined_before
     from buildnet.model.join_line import JoinLine, is_join_line
 
     if text is None:
-        known = joined_before(directory)
+        from buildnet.app.worker import known_line
+
+        known = known_line(directory)
         if known is None:
             raise InvalidRequest(
                 f"no controller is named, and the node in {directory} has joined none by a line; "
