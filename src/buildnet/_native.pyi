@@ -19,6 +19,7 @@ __all__ = [
     "probe_isolation",
     "remove_tree",
     "stage",
+    "undeclared_writes",
 ]
 
 _Rows = list[tuple[str, str, int, int]]
