@@ -21,6 +21,7 @@ __all__ = [
     "probe_isolation",
     "remove_tree",
     "stage",
+    "undeclared_writes",
 ]
 
 _Rows = list[tuple[str, str, int, int]]
@@ -215,18 +216,20 @@ def collect(
 ) -> tuple[bytes, list[str]]: ...
 def remove_tree(path: str) -> None: ...
 def undeclared_writes(
-    store: Store, root: str, work: str, command: bytes, begun_unix_ns: int
+    store: Store, root: str, work: str, command: bytes, begun_unix_ns: int, *, upper: bool = ...
 ) -> tuple[list[str], int, bool]: ...
 
 @final
 class Process:
     """One running command and everything it starts; dropping it kills them.
 
-    `plan`: argv, env, cwd, root (the execution root, writable; with namespaces it appears as /buildnet/root), shown
+    `plan`: argv, env, cwd, root (the execution root, writable; with namespaces it appears as /buildnet/root),
+    root_mount (optional: a descriptor of a mount that is shown in its place), shown
     (optional: paths of the host that appear read-only, "/" for all), hidden (optional: directories that appear empty),
     files (optional: small texts by path, made where nothing is shown), tmp, stdout_path, stderr_path,
     log_size_bytes_max (both streams together), timeout_s, memory_bytes, pids_max, cpu_s, cpu_milli (optional),
-    disk_bytes (optional) (None: unbounded), network, isolation ("namespaces" or "process"), cgroup_name. Paths are
+    disk_bytes (optional) (None: unbounded), counted (optional: the directories that disk_bytes is about; else root and
+    tmp), network, isolation ("namespaces" or "process"), cgroup_name. Paths are
     absolute paths of the host.
 
     `poll` gives exit_code, signal, reason ("", timeout, memory, pids, cpu, disk, log_limit, storage_full,

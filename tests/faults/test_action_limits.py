@@ -6,16 +6,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from buildnet._native import NativeError, Store, collect, probe_isolation
+from buildnet._native import NativeError, Store, collect, probe_isolation, undeclared_writes
 from buildnet.model.action import ActionKey, Outcome
+from buildnet.model.digest import Digest
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.buildnet.v1 import action_pb2
+from buildnet.wire.actions import digest_message, digest_of
 from buildnet.wire.usage import effects_of
 from buildnet.worker.attempt import Handle
 from buildnet.worker.lease_book import Assignment
@@ -240,6 +243,37 @@ async def test_undeclared_writes_are_refused_where_writes_are_declared(bench: Be
     assert "extra, input, link, made/, sub/gone" in outcome.message
     clean = await run(bench, sh("cat input > out; mkdir d; touch d/any", "out", "d"), FILES, platform=STRICT)
     assert clean.code == "ok", clean
+
+
+def test_an_upper_directory_holds_exactly_what_was_written(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"))
+    digests = {name: store.put_bytes(name.encode()) for name in ("changed", "gone", "kept")}
+    inside = re.Directory(files=[node(name, digest) for name, digest in digests.items()])
+    root = re.Directory(directories=[re.DirectoryNode(name="sub", digest=message(store, inside))])
+    upper = tmp_path / "upper"
+    (upper / "sub").mkdir(parents=True)
+    (upper / "sub/changed").write_text("changed")
+    (upper / "sub/made").touch()
+    (upper / "out").touch()
+    # overlayfs.rst: a whiteout is a device of number 0.
+    os.mknod(upper / "sub/gone", stat.S_IFCHR, os.makedev(0, 0))
+    command = re.Command(arguments=["true"], output_paths=["out"]).SerializeToString()
+    root_text = digest_of(message(store, root)).text
+    begun_unix_ns = 1 << 62
+    written = undeclared_writes(store, root_text, str(upper), command, begun_unix_ns, upper=True)
+    assert written == (["sub/changed", "sub/gone", "sub/made"], 3, True)
+    # Without it what is not there counts as gone, and what is older as untouched.
+    written = undeclared_writes(store, root_text, str(upper), command, begun_unix_ns)
+    assert written == (["sub/gone", "sub/kept", "sub/made"], 3, True)
+    store.close()
+
+
+def message(store: Store, directory: re.Directory) -> re.Digest:
+    return digest_message(Digest.parse(store.put_bytes(directory.SerializeToString(deterministic=True))))
+
+
+def node(name: str, digest: str) -> re.FileNode:
+    return re.FileNode(name=name, digest=digest_message(Digest.parse(digest)))
 
 
 async def test_a_thousand_undeclared_writes_are_counted_and_a_hundred_named(bench: Bench) -> None:  # noqa: F811

@@ -65,6 +65,7 @@ fn probe_isolation(py: Python<'_>) -> BTreeMap<&'static str, bool> {
 
 /// What ran in `work` wrote and did not declare: paths (at most 100), how many, and whether everything was looked at.
 #[pyfunction]
+#[pyo3(signature = (store, root, work, command, begun_unix_ns, *, upper = false))]
 fn undeclared_writes(
     py: Python<'_>,
     store: &PyStore,
@@ -72,10 +73,11 @@ fn undeclared_writes(
     work: PathBuf,
     command: &[u8],
     begun_unix_ns: u64,
+    upper: bool,
 ) -> PyResult<(Vec<String>, u64, bool)> {
     let written = py.detach(|| {
         let root: Digest = root.parse()?;
-        stage::undeclared_writes(&*store.open()?, &root, &work, command, begun_unix_ns)
+        stage::undeclared_writes(&*store.open()?, &root, &work, command, begun_unix_ns, upper)
     });
     written.map(|written| (written.paths, written.count, written.whole)).map_err(raise)
 }
@@ -108,6 +110,7 @@ fn read_plan(plan: &Bound<'_, PyMapping>) -> PyResult<stage::Plan> {
         env: env.into_iter().map(|(name, value)| (name.into_vec(), value.into_vec())).collect(),
         cwd: field(plan, "cwd")?,
         root: field(plan, "root")?,
+        root_mount: optional::<RawFd>(plan, "root_mount")?.filter(|fd| *fd >= 0),
         shown: optional::<Vec<PathBuf>>(plan, "shown")?.unwrap_or_default(),
         hidden: optional::<Vec<PathBuf>>(plan, "hidden")?.unwrap_or_default(),
         files: files.into_iter().map(|(path, text)| (path, text.into_bytes())).collect(),
@@ -123,6 +126,7 @@ fn read_plan(plan: &Bound<'_, PyMapping>) -> PyResult<stage::Plan> {
         cpu_s: optional::<f64>(plan, "cpu_s")?.map(|seconds| seconds.ceil() as u64),
         cpu_milli: optional(plan, "cpu_milli")?,
         disk_bytes: optional(plan, "disk_bytes")?,
+        counted: optional::<Vec<PathBuf>>(plan, "counted")?.unwrap_or_default(),
         network: field(plan, "network")?,
         isolation: match isolation.as_str() {
             "namespaces" => stage::Isolation::Namespaces,

@@ -35,7 +35,8 @@ pub struct Written {
 
 /// Compare `work`, an execution root in which `command` ran, with the input tree `root`.
 ///
-/// `begun_unix_ns` is when it began. A directory that was made counts once, whatever is in it.
+/// `begun_unix_ns` is when it began. A directory that was made counts once, whatever is in it. With `upper`, `work` is the
+/// upper directory of an overlay (overlayfs.rst): what is not in it was not touched, and what is gone is a whiteout there.
 ///
 /// # Errors
 /// `invalid_request` for a malformed Command or Directory; `sandbox_failed` when the root itself cannot be read.
@@ -45,6 +46,7 @@ pub fn undeclared_writes(
     work: &Path,
     command: &[u8],
     begun_unix_ns: u64,
+    upper: bool,
 ) -> Result<Written> {
     let command = decode_command(command)?;
     let mut cursor = Cursor::open(work).map_err(|failed| error::io("open", work, &failed))?;
@@ -52,6 +54,7 @@ pub fn undeclared_writes(
         store,
         declared: Declared::of(&command),
         begun_unix_ns,
+        upper,
         looked_at: 0,
         found: BTreeSet::new(),
         written: Written { whole: true, ..Written::default() },
@@ -89,6 +92,7 @@ struct Search<'a> {
     store: &'a Store,
     declared: Declared,
     begun_unix_ns: u64,
+    upper: bool,
     looked_at: u64,
     found: BTreeSet<String>,
     written: Written,
@@ -134,6 +138,9 @@ impl Search<'_> {
                 (kind, _) => self.add(&path, kind),
             }
         }
+        if self.upper {
+            return Ok(inside);
+        }
         for (name, input) in inputs {
             let path = cursor.path_of(&name);
             if !self.declared.outputs.contains(&path) {
@@ -150,7 +157,8 @@ impl Search<'_> {
             (Kind::Symlink, Input::Symlink) => true,
             _ => false,
         };
-        same && facts.changed_unix_ns() <= self.begun_unix_ns
+        // A copy in the upper directory is there because something of it was changed.
+        same && !self.upper && facts.changed_unix_ns() <= self.begun_unix_ns
     }
 
     fn add(&mut self, path: &Path, kind: Kind) {

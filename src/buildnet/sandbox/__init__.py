@@ -26,7 +26,9 @@ class Place:
     command's /tmp. A backend may show the command other paths: what it leaves is below `root` all the same.
 
     `name` distinguishes this run among the machine's, for the kernel's control groups. `hidden`
-    directories appear empty, where the backend can do that.
+    directories appear empty, where the backend can do that. `root_mount` is a descriptor of a mount that the command
+    sees in the place of `root`, or -1: for `namespaces` only. `counted` are the directories whose space is limited:
+    none means `root` and `tmp`.
     """
 
     root: str
@@ -36,6 +38,8 @@ class Place:
     stderr_path: str
     name: str
     hidden: tuple[str, ...] = ()
+    root_mount: int = -1
+    counted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ pub(crate) enum Full {
 /// The directories of one action and what they may take together.
 #[derive(Debug)]
 pub(crate) struct DiskWatch {
-    dirs: [PathBuf; 2],
+    dirs: Vec<PathBuf>,
     limit_bytes: Option<u64>,
     due: Instant,
     interval: Duration,
@@ -43,7 +43,7 @@ pub(crate) struct DiskWatch {
 }
 
 impl DiskWatch {
-    pub(crate) fn new(dirs: [PathBuf; 2], limit_bytes: Option<u64>) -> Self {
+    pub(crate) fn new(dirs: Vec<PathBuf>, limit_bytes: Option<u64>) -> Self {
         let now = Instant::now();
         Self {
             dirs,
@@ -57,7 +57,7 @@ impl DiskWatch {
 
     /// The command runs from now on.
     pub(crate) fn begin(&mut self, now: Instant) {
-        self.free_at_last_walk_bytes = free_bytes(&self.dirs[0]);
+        self.free_at_last_walk_bytes = self.dirs.first().and_then(|dir| free_bytes(dir));
         self.last_walk = now;
         self.due = now + FIRST_LOOK;
     }
@@ -70,14 +70,14 @@ impl DiskWatch {
         self.limit_bytes.is_some()
     }
 
-    /// Look now; sets when the next look is due.
-    pub(crate) fn look(&mut self) -> Option<Full> {
+    /// Look now; sets when the next look is due. Unless `surely`, the trees are passed over while they cannot have grown much.
+    pub(crate) fn look(&mut self, surely: bool) -> Option<Full> {
         let start = Instant::now();
-        let free = free_bytes(&self.dirs[0]);
+        let free = self.dirs.first().and_then(|dir| free_bytes(dir));
         let full = if free.is_some_and(|free| free < RESERVE_BYTES) {
             Some(Full::Machine)
         } else {
-            self.limit_bytes.filter(|limit| self.is_worth_a_walk(*limit, free)).and_then(|limit| {
+            self.limit_bytes.filter(|limit| surely || self.is_worth_a_walk(*limit, free)).and_then(|limit| {
                 self.free_at_last_walk_bytes = free;
                 self.last_walk = start;
                 exceeds(&self.dirs, limit).then_some(Full::Limit)
@@ -188,14 +188,14 @@ mod tests {
     #[test]
     fn a_look_comes_soon_and_sees_what_was_written() -> Test {
         let dir = tempfile::tempdir()?;
-        let mut watch = DiskWatch::new([dir.path().to_owned(), dir.path().to_owned()], Some(1 << 20));
+        let mut watch = DiskWatch::new(vec![dir.path().to_owned()], Some(1 << 20));
         let now = Instant::now();
         assert!(watch.due() > now + LOOK_INTERVAL_MAX);
         watch.begin(now);
         assert_eq!(watch.due(), now + FIRST_LOOK);
-        assert_eq!(watch.look(), None);
+        assert_eq!(watch.look(true), None);
         fs::write(dir.path().join("big"), vec![1; 2 << 20])?;
-        assert_eq!(watch.look(), Some(Full::Limit));
+        assert_eq!(watch.look(true), Some(Full::Limit));
         Ok(())
     }
 }

@@ -19,7 +19,7 @@ mod watch;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
@@ -151,9 +151,14 @@ fn prepare(plan: &Plan, group: Option<&Group>) -> Result<(Orders, ParentFds, Arc
     Ok((orders, parent, shared))
 }
 
+fn counted(plan: &Plan) -> Vec<PathBuf> {
+    if plan.counted.is_empty() { vec![plan.root.clone(), plan.tmp.clone()] } else { plan.counted.clone() }
+}
+
 fn view_of(plan: &Plan) -> ViewOf<'_> {
     ViewOf {
         root: &plan.root,
+        root_mount: plan.root_mount,
         tmp: &plan.tmp,
         shown: &plan.shown,
         hidden: &plan.hidden,
@@ -237,6 +242,6 @@ fn setting(plan: &Plan, namespaces: libc::c_int, group: Option<&Group>) -> Setti
         log_size_bytes_max: plan.log_size_bytes_max,
         timeout: plan.timeout,
         cpu_s: plan.cpu_s,
-        disk: DiskWatch::new([plan.root.clone(), plan.tmp.clone()], plan.disk_bytes),
+        disk: DiskWatch::new(counted(plan), plan.disk_bytes),
     }
 }

@@ -20,6 +20,7 @@ pub(crate) struct Bind {
     pub(crate) source: CString,
     pub(crate) target: CString,
     pub(crate) directory: bool,
+    /// The detached copy; open already when the caller brought a mount.
     pub(crate) fd: Cell<RawFd>,
 }
 
@@ -92,7 +93,10 @@ fn take(mounts: &Mounts) -> Result<(), Errno> {
         }
     }
     for bind in [&mounts.root, &mounts.tmp].into_iter().chain(&mounts.var_tmp) {
-        bind.fd.set(sys::clone_mount(&bind.source)?);
+        // A root that is a mount of its own is no copy.
+        if bind.fd.get() < 0 {
+            bind.fd.set(sys::clone_mount(&bind.source)?);
+        }
         sys::distrust_tree(bind.fd.get())?;
     }
     Ok(())

@@ -103,6 +103,7 @@ impl Orders {
         let mut keep: Vec<RawFd> = fds.groups.iter().map(AsRawFd::as_raw_fd).collect();
         let ends = [&fds.stdin, &fds.stdout, &fds.stderr, &fds.status, &fds.control];
         keep.extend(ends.map(AsRawFd::as_raw_fd));
+        keep.extend(of.mounts.iter().map(|mounts| mounts.root.fd.get()).filter(|fd| *fd >= 0));
         keep.sort_unstable();
         Ok(Self {
             candidates: candidates(program, of.env)?,

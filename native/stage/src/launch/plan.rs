@@ -1,5 +1,6 @@
 //! What to run and within which bounds, as the caller's policy decided; nothing here decides.
 
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ pub struct Plan {
     pub cwd: PathBuf,
     /// The execution root, writable; with namespaces it appears as `/buildnet/root`.
     pub root: PathBuf,
+    /// A mount that hangs nowhere and is shown in the place of `root` (namespaces only), open until the start is over.
+    pub root_mount: Option<RawFd>,
     /// Files and directories of the host that appear, read-only, at their own path; `/` means all (namespaces only).
     pub shown: Vec<PathBuf>,
     /// Directories that appear empty (namespaces only): the worker's keys and state, sockets of host services.
@@ -49,8 +52,10 @@ pub struct Plan {
     pub cpu_s: Option<u64>,
     /// Its share of the processors beside others, in thousandths of one.
     pub cpu_milli: Option<u64>,
-    /// Space that `root` and `tmp` may take together.
+    /// Space that `counted` may take together.
     pub disk_bytes: Option<u64>,
+    /// Directories of the host where what the action writes ends up; none means `root` and `tmp`.
+    pub counted: Vec<PathBuf>,
     /// Whether the host's network is visible.
     pub network: bool,
     /// How to keep it apart.

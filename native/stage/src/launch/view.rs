@@ -6,6 +6,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr};
+use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -20,6 +21,7 @@ const OWN: [&str; 5] = ["/buildnet", "/dev", "/proc", "/tmp", "/var/tmp"];
 #[derive(Clone, Copy)]
 pub(crate) struct ViewOf<'a> {
     pub(crate) root: &'a Path,
+    pub(crate) root_mount: Option<RawFd>,
     pub(crate) tmp: &'a Path,
     pub(crate) shown: &'a [PathBuf],
     pub(crate) hidden: &'a [PathBuf],
@@ -39,7 +41,8 @@ type Nodes = BTreeMap<PathBuf, Node>;
 
 /// Work out a view. What is to be shown and is not there is left out.
 pub(crate) fn plan_view(of: ViewOf<'_>) -> Result<Mounts> {
-    let root = real("root", of.root)?;
+    // One that is a mount of its own need not be anywhere else.
+    let root = if of.root_mount.is_some() { of.root.to_owned() } else { real("root", of.root)? };
     let tmp = real("tmp", of.tmp)?;
     let mut nodes = Nodes::new();
     show(&mut nodes, &wanted(of.shown)?);
@@ -58,11 +61,13 @@ pub(crate) fn plan_view(of: ViewOf<'_>) -> Result<Mounts> {
     let entries = nodes.into_iter().map(|(path, node)| entry(&path, node));
     // A host whose /var/tmp is no directory of its own has none to replace.
     let second = host_var_tmp && std::fs::symlink_metadata(var_tmp).is_ok_and(|facts| facts.is_dir());
+    let execution_root = bind(&root, Path::new(OsStr::from_bytes(EXECUTION_ROOT.to_bytes())), true)?;
+    execution_root.fd.set(of.root_mount.unwrap_or(-1));
     Ok(Mounts {
         base: c_path(&tmp)?,
         entries: entries.collect::<Result<_>>()?,
         masked,
-        root: bind(&root, Path::new(OsStr::from_bytes(EXECUTION_ROOT.to_bytes())), true)?,
+        root: execution_root,
         tmp: bind(&tmp, Path::new("/tmp"), true)?,
         var_tmp: if second { Some(bind(&tmp, var_tmp, true)?) } else { None },
         shm: shm_options(of.shm_size_bytes)?,
@@ -224,7 +229,7 @@ mod tests {
     }
 
     fn view(shown: &[PathBuf], hidden: &[PathBuf], dir: &Path) -> Result<Mounts> {
-        plan_view(ViewOf { root: dir, tmp: dir, shown, hidden, files: &[], shm_size_bytes: Some(5) })
+        plan_view(ViewOf { root: dir, root_mount: None, tmp: dir, shown, hidden, files: &[], shm_size_bytes: Some(5) })
     }
 
     #[test]

@@ -149,7 +149,7 @@ impl Watch {
         self.drain();
         if self.started.is_some() {
             // What came after the last look counts too.
-            self.look_at_disk();
+            self.look_at_disk(true);
             let outcome = self.outcome(wait_status);
             self.group = None;
             self.shared.state().outcome = Some(outcome);
@@ -184,13 +184,13 @@ impl Watch {
             self.overdue();
         }
         if self.control.is_some() && now >= self.setting.disk.due() {
-            self.look_at_disk();
+            self.look_at_disk(false);
         }
         !ready[0] || self.take_report()
     }
 
-    fn look_at_disk(&mut self) {
-        match self.setting.disk.look() {
+    fn look_at_disk(&mut self, surely: bool) {
+        match self.setting.disk.look(surely) {
             Some(Full::Limit) => self.stop("disk"),
             // One that has ended needs no more of it.
             Some(Full::Machine) if self.ended.is_none() => self.stop("storage_full"),
