@@ -171,6 +171,36 @@ class Link:
 
 def probe_isolation() -> dict[str, bool]: ...
 def stage(store: Store, root: str, dest: str, command: bytes) -> dict[str, int]: ...
+
+@final
+class Trees:
+    """Input trees that are kept below one directory, which `open` empties; None where no layer can be laid over them.
+
+    `stage` makes `scratch`/root: a copy, or, for a tree that is worth keeping, an empty directory and a mount for it.
+    """
+
+    @staticmethod
+    def open(directory: str, size_bytes_max: int) -> Trees | None: ...
+    def find(self, root: str) -> KeptTree | None: ...
+    def stage(self, store: Store, root: str, scratch: str, command: bytes) -> StagedRoot: ...
+    def counts(self) -> tuple[int, int]: ...
+
+@final
+class KeptTree:
+    """A kept tree in use; dropping it releases it."""
+
+    def release(self) -> None: ...
+
+@final
+class StagedRoot:
+    """One action's execution root; dropping it closes it. `mount_fd` is -1 for a copy."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def mount_fd(self) -> int: ...
+    def close(self) -> None: ...
+
 def collect(
     store: Store, work: str, command: bytes, *, file_count_max: int = ..., size_bytes_max: int = ...
 ) -> tuple[bytes, list[str]]: ...
@@ -180,7 +210,8 @@ def remove_tree(path: str) -> None: ...
 class Process:
     """One running command and everything it starts; dropping it kills them.
 
-    `plan`: argv, env, cwd, writable, hidden (optional: directories that appear empty), tmp, stdout_path, stderr_path,
+    `plan`: argv, env, cwd, writable, root_mount (optional: a mount to be seen in the place of the first of writable, or
+    -1), hidden (optional: directories that appear empty), tmp, stdout_path, stderr_path,
     log_size_bytes_max (both streams together), timeout_s, memory_bytes, pids_max, cpu_s (None: unbounded), network,
     isolation ("namespaces" or "process"), cgroup_name. Paths are absolute.
 

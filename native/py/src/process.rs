@@ -88,6 +88,7 @@ fn read_plan(plan: &Bound<'_, PyMapping>) -> PyResult<stage::Plan> {
         env: env.into_iter().map(|(name, value)| (name.into_vec(), value.into_vec())).collect(),
         cwd: field(plan, "cwd")?,
         writable: field(plan, "writable")?,
+        root_mount: optional::<RawFd>(plan, "root_mount")?.filter(|fd| *fd >= 0),
         hidden: optional::<Vec<PathBuf>>(plan, "hidden")?.unwrap_or_default(),
         tmp: field(plan, "tmp")?,
         stdout_path: field(plan, "stdout_path")?,

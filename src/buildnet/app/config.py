@@ -96,11 +96,7 @@ class ControllerConfig:
                 field="durability",
             )
         _check_slots(self.slots)
-        if self.cache_size_bytes is not None and self.cache_size_bytes < CACHE_SIZE_BYTES_MIN:
-            raise InvalidRequest(
-                f"a cache of {self.cache_size_bytes} bytes is too small to be one; give it 64 MiB or more",
-                field="cache.size",
-            )
+        _check_cache_size(self.cache_size_bytes)
         if len(self.witnesses) > WITNESSES_MAX or len({one.key.key_id for one in self.witnesses}) < len(self.witnesses):
             raise InvalidRequest(f"name at most {WITNESSES_MAX} witnesses, each once", field="ledger.witnesses")
         if not 1 <= self.witness_interval_s <= WITNESS_INTERVAL_S_MAX:
@@ -110,16 +106,29 @@ class ControllerConfig:
 
 @dataclass(frozen=True, slots=True)
 class WorkerRunConfig:
-    """One worker that dials the controller at `url`. Its actions find the directories `hidden` empty."""
+    """One worker that dials the controller at `url`. Its actions find the directories `hidden` empty.
+
+    `cache_size_bytes`: blobs and input trees that it keeps, together; None for blobs as the disk allows.
+    """
 
     url: str
     state: Path
     slots: int = 1
     hidden: tuple[Path, ...] = ()
     credentials: Credentials = NONE
+    cache_size_bytes: int | None = None
 
     def __post_init__(self) -> None:
         _check_slots(self.slots)
+        _check_cache_size(self.cache_size_bytes)
+
+
+def _check_cache_size(size_bytes: int | None) -> None:
+    if size_bytes is not None and size_bytes < CACHE_SIZE_BYTES_MIN:
+        raise InvalidRequest(
+            f"a cache of {size_bytes} bytes is too small to be one; give it 64 MiB or more",
+            field="cache.size",
+        )
 
 
 def _check_slots(slots: int) -> None:

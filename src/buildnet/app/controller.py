@@ -96,6 +96,7 @@ async def run_controller(config: ControllerConfig, announce: Callable[[Ready], N
                     renew_s=_WORKER_TOKEN_RENEWED_S,
                     monotonic_s=clock.monotonic_s,
                     descriptors=descriptors,
+                    cache_size_bytes=config.cache_size_bytes,
                 )
                 tasks.create_task(worker)
             with state.announced(config.state, asdict(ready)), hang_up_reopens(bridge):

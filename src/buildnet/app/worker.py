@@ -53,6 +53,7 @@ async def run(
             hidden=config.hidden,
             search_path=search_path(),
             credentials=config.credentials,
+            cache_size_bytes=config.cache_size_bytes,
         ),
         clock=SystemClock(),
         rng=random.SystemRandom(),

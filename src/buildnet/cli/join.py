@@ -16,6 +16,7 @@ from buildnet.cli import options
 @options.state
 @options.credentials
 @click.option("--slots", type=int, help="Actions to run at once.  [default: one a processor]")
+@click.option("--cache-size", help="What the worker keeps of blobs and input trees, as in '20 GiB'.")
 @click.option("--hide", multiple=True, type=click.Path(path_type=Path), help="A directory that no action may see.")
 @click.option("--quiet", is_flag=True, help="Print no ready line.")
 @click.option("--until-stdin-closes", is_flag=True, help="Leave at once when standard input ends.")
@@ -25,6 +26,7 @@ def command(
     url: str,
     state: Path | None,
     slots: int | None,
+    cache_size: str | None,
     hide: tuple[Path, ...],
     quiet: bool,
     until_stdin_closes: bool,
@@ -35,6 +37,7 @@ def command(
     from buildnet.app import worker
     from buildnet.app.config import WorkerRunConfig, default_slots, default_state_dir
     from buildnet.cli.serving import StdinTokens, on_stdin_closed, serve
+    from buildnet.model.quantity import size_bytes_of
 
     directory = (state or default_state_dir() / "worker").absolute()
     hidden = tuple(path.absolute() for path in hide)
@@ -43,7 +46,8 @@ def command(
     if tokens is not None:
         tokens.wait()
         credentials = replace(credentials, token=tokens)
-    config = WorkerRunConfig(url, directory, slots or default_slots(), hidden, credentials)
+    cache_size_bytes = None if cache_size is None else size_bytes_of(cache_size, "--cache-size")
+    config = WorkerRunConfig(url, directory, slots or default_slots(), hidden, credentials, cache_size_bytes)
 
     def announce(joined: worker.Joined) -> None:
         if quiet:

@@ -22,7 +22,8 @@ class Place:
     command's /tmp.
 
     `name` distinguishes this run among the machine's, for the kernel's control groups. `hidden`
-    directories appear empty, where the backend can do that.
+    directories appear empty, where the backend can do that. `root_mount` is a descriptor of a mount that the command
+    sees in the place of `root`, or -1: for `namespaces` only.
     """
 
     root: str
@@ -32,6 +33,7 @@ class Place:
     stderr_path: str
     name: str
     hidden: tuple[str, ...] = ()
+    root_mount: int = -1
 
 
 @dataclass(frozen=True, slots=True)

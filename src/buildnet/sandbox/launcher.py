@@ -51,6 +51,7 @@ def _request(plan: Plan, place: Place) -> dict[str, Any]:
         "env": dict(plan.env),
         "cwd": place.cwd,
         "writable": [place.root],
+        "root_mount": place.root_mount,
         "hidden": list(place.hidden),
         "tmp": place.tmp,
         "stdout_path": place.stdout_path,

@@ -10,6 +10,8 @@ from buildnet.model.credentials import NONE, Address, Credentials
 from buildnet.sandbox.policy import SEARCH_PATH, Limits
 
 SLOTS_MAX = 1024
+TREES_SIZE_BYTES_DEFAULT = 4 << 30
+_TREES_SHARE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,8 @@ class WorkerConfig:
         credentials: what the controller is verified by, and what it is shown.
         durability: of the worker's own CAS; a cache of the controller's, so never more than
             `process`.
+        cache_size_bytes: what the worker keeps of blobs and of input trees together; None: blobs as
+            the disk allows, and trees up to `TREES_SIZE_BYTES_DEFAULT`.
         settle_timeout_s: how long a draining worker without a session waits to hand over its last
             results.
         stop_timeout_s: how long a worker that was told to stop now waits for attempts that are
@@ -50,6 +54,7 @@ class WorkerConfig:
     search_path: tuple[str, ...] = SEARCH_PATH
     credentials: Credentials = NONE
     durability: str = "process"
+    cache_size_bytes: int | None = None
     settle_timeout_s: float = 10.0
     stop_timeout_s: float = 5.0
     backoff_first_s: float = 0.1
@@ -64,6 +69,16 @@ class WorkerConfig:
                 field="isolation",
             )
         _ = self.address
+
+    @property
+    def trees_size_bytes(self) -> int:
+        """What kept input trees take at most: a quarter of the cache."""
+        return TREES_SIZE_BYTES_DEFAULT if self.cache_size_bytes is None else self.cache_size_bytes // _TREES_SHARE
+
+    @property
+    def blobs_size_bytes(self) -> int | None:
+        """What the worker's own CAS holds at most."""
+        return None if self.cache_size_bytes is None else self.cache_size_bytes - self.trees_size_bytes
 
     @property
     def address(self) -> Address:

@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 
 from google.protobuf.message import DecodeError
 
-from buildnet._native import Link, NativeError, Store, collect, remove_tree, stage
+from buildnet._native import KeptTree, Link, NativeError, StagedRoot, Store, Trees, collect, remove_tree, stage
 from buildnet.errors import (
     BlobsMissing,
     BuildNetError,
@@ -62,11 +62,12 @@ _LIMIT_REMEDIES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """An Action and its Command, decoded."""
+    """An Action and its Command, decoded. `kept` is in use when its input tree is on the disk already."""
 
     action: re.Action
     command: re.Command
     command_bytes: bytes
+    kept: KeptTree | None = None
 
     @property
     def properties(self) -> Properties:
@@ -80,6 +81,24 @@ class Described:
     def environment(self) -> list[tuple[str, str]]:
         """The Command's variables in their order."""
         return [(v.name, v.value) for v in self.command.environment_variables]
+
+
+@dataclass(slots=True)
+class _Root:
+    """An execution root: `path` is where this process finds it, `mount_fd` what the command sees
+    in its place, or -1.
+    """
+
+    path: Path
+    staged: StagedRoot | None = None
+
+    @property
+    def mount_fd(self) -> int:
+        return -1 if self.staged is None else self.staged.mount_fd
+
+    def close(self) -> None:
+        if self.staged is not None:
+            self.staged.close()
 
 
 @dataclass(slots=True)
@@ -111,6 +130,7 @@ class Executor:
         threads: where blocking native calls wait.
         clock: for timestamps.
         node: written into every result (REAPI ExecutedActionMetadata.worker).
+        trees: input trees that are kept, where `sandbox` can show a mount in the root's place.
     """
 
     def __init__(
@@ -125,6 +145,7 @@ class Executor:
         threads: Threads,
         clock: Clock,
         node: str,
+        trees: Trees | None = None,
     ) -> None:
         self._store = store
         self._link = link
@@ -136,6 +157,7 @@ class Executor:
         self._threads = threads
         self._clock = clock
         self._node = node
+        self._trees = trees
 
     def clear_scratch(self) -> None:
         """Remove what a killed worker left behind. Blocks."""
@@ -168,10 +190,18 @@ class Executor:
         times.mark("input_fetch_start")
         described = await self._in_thread(lambda: self._fetch(assignment.key.digest))
         _unless_stopped(handle)
-        root = place / "root"
-        await self._in_thread(lambda: self._stage(described, place))
+        root = await self._in_thread(lambda: self._stage(described, place))
         times.mark("input_fetch_completed")
-        _unless_stopped(handle)
+        try:
+            _unless_stopped(handle)
+            return await self._in_root(assignment, handle, place, described, root, times)
+        finally:
+            # Before the scratch is removed: what is mounted over it is in use.
+            root.close()
+
+    async def _in_root(
+        self, assignment: Assignment, handle: Handle, place: Path, described: Described, root: _Root, times: _Times
+    ) -> Outcome:
         command = described.command
         plan = plan_of(
             command.arguments,
@@ -181,15 +211,15 @@ class Executor:
             self._limits,
             assignment.timeout_s,
         )
-        cwd = root / command.working_directory
-        check_program(plan, cwd)
+        check_program(plan, root.path / command.working_directory)
         times.mark("execution_start")
-        ending = await self._execute(plan, self._place_of(place, cwd, assignment.fence), handle)
+        cwd = place / "root" / command.working_directory
+        ending = await self._execute(plan, self._place_of(place, cwd, assignment.fence, root.mount_fd), handle)
         times.mark("execution_completed")
         if handle.stop_reason is not None:
             raise Cancelled(f"stopped: {handle.stop_reason}")
         times.mark("output_upload_start")
-        result, failure = await self._in_thread(lambda: self._collect(described, place, ending))
+        result, failure = await self._in_thread(lambda: self._collect(described, root, place, ending))
         times.mark("output_upload_completed")
         times.mark("worker_completed")
         self._describe(result, ending, times)
@@ -204,10 +234,10 @@ class Executor:
         missing: list[str] = []
         command_digest = digest_of(action.command_digest)
         root = digest_of(action.input_root_digest).text
-        fetches: tuple[Callable[[], object], ...] = (
-            lambda: self._link.fetch_blobs(self._store, [command_digest.text]),
-            lambda: self._link.fetch_tree(self._store, root),
-        )
+        kept = None if self._trees is None else self._trees.find(root)
+        fetches: list[Callable[[], object]] = [lambda: self._link.fetch_blobs(self._store, [command_digest.text])]
+        if kept is None:
+            fetches.append(lambda: self._link.fetch_tree(self._store, root))
         for fetch in fetches:
             try:
                 fetch()
@@ -219,18 +249,25 @@ class Executor:
             unique = sorted(set(missing))
             raise BlobsMissing(f"{len(unique)} inputs are missing; upload them and ask again", digests=unique)
         command_bytes = self._read(command_digest)
-        return Described(action, _decoded(re.Command, command_bytes, "command_digest"), command_bytes)
+        return Described(action, _decoded(re.Command, command_bytes, "command_digest"), command_bytes, kept)
 
     def _read(self, digest: Digest) -> bytes:
         return self._store.get_bytes(digest.text, _MESSAGE_SIZE_BYTES_MAX)
 
-    def _stage(self, described: Described, place: Path) -> None:
+    def _stage(self, described: Described, place: Path) -> _Root:
         # A fence is used once; what is here was left by a worker that was killed while its scratch
         # was being cleared.
         remove_tree(str(place))
         (place / "tmp").mkdir(parents=True, mode=0o700)
         root = digest_of(described.action.input_root_digest).text
-        stage(self._store, root, str(place / "root"), described.command_bytes)
+        if self._trees is None:
+            stage(self._store, root, str(place / "root"), described.command_bytes)
+            return _Root(place / "root")
+        staged = self._trees.stage(self._store, root, str(place), described.command_bytes)
+        if described.kept is not None:
+            # What was staged holds it now.
+            described.kept.release()
+        return _Root(Path(staged.path), staged)
 
     async def _execute(self, plan: Plan, place: Place, handle: Handle) -> Ending:
         try:
@@ -250,7 +287,7 @@ class Executor:
             running.kill("killed")
 
     def _collect(
-        self, described: Described, place: Path, ending: Ending
+        self, described: Described, root: _Root, place: Path, ending: Ending
     ) -> tuple[re.ActionResult, BuildNetError | None]:
         """Store and push outputs and logs. An output that breaks the Command's rules still leaves
         the logs.
@@ -260,7 +297,7 @@ class Executor:
         failure: BuildNetError | None = None
         if not ending.reason:
             try:
-                collected, digests = collect(self._store, str(place / "root"), described.command_bytes)
+                collected, digests = collect(self._store, str(root.path), described.command_bytes)
                 result = re.ActionResult.FromString(collected)
             except NativeError as error:
                 failure = from_code(error.code, error.message, **error.fields)
@@ -282,9 +319,10 @@ class Executor:
         metadata.virtual_execution_duration.FromNanoseconds(round(ending.wall_s * 1e9))
         describe_usage(metadata, ending.user_s, ending.system_s, ending.max_rss_bytes)
 
-    def _place_of(self, place: Path, cwd: Path, fence: int) -> Place:
+    def _place_of(self, place: Path, cwd: Path, fence: int, root_mount: int) -> Place:
         return Place(
             root=str(place / "root"),
+            root_mount=root_mount,
             cwd=str(cwd),
             tmp=str(place / "tmp"),
             stdout_path=str(place / "stdout"),

@@ -128,8 +128,10 @@ fn prepare(plan: &Plan, group: Option<&Group>) -> Result<(Orders, ParentFds, Arc
         Isolation::Namespaces => probe::Found::here().flags(plan.network),
         Isolation::Process => 0,
     };
-    let mounts =
-        if namespaces == 0 { None } else { Some(orders::plan_mounts(&plan.writable, &plan.hidden, &plan.tmp)?) };
+    let mounts = match namespaces {
+        0 => None,
+        _ => Some(orders::plan_mounts(&plan.writable, plan.root_mount, &plan.hidden, &plan.tmp)?),
+    };
     let orders = Orders::new(OrdersOf {
         argv: &plan.argv,
         env: &plan.env,

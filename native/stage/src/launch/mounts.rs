@@ -10,7 +10,7 @@ use std::os::fd::RawFd;
 use super::report::{Failure, Stage};
 use super::sys::{self, Errno};
 
-/// A directory of the host that appears, writable, at `target`.
+/// A directory of the host that appears, writable, at `target`; or a mount that hangs nowhere, when `fd` is open already.
 pub(crate) struct Writable {
     pub(crate) source: CString,
     /// Every proper ancestor of `target`, outermost first: hiding or /tmp may have taken them away.
@@ -48,7 +48,7 @@ pub(crate) fn enter(mounts: &Mounts) -> Result<(), Failure> {
     let private = libc::MS_REC | libc::MS_PRIVATE;
     sys::mount(c"none", c"/", c"none", private, c"").map_err(at(Stage::MountPrivate))?;
     let devices = clone_devices().map_err(at(Stage::MountClone))?;
-    for place in mounts.tmp.iter().chain(&mounts.writable) {
+    for place in mounts.tmp.iter().chain(&mounts.writable).filter(|place| place.fd.get() < 0) {
         let fd = sys::clone_mount(&place.source).map_err(at(Stage::MountClone))?;
         place.fd.set(fd);
     }

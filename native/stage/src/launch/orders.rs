@@ -104,6 +104,9 @@ impl Orders {
         let mut keep: Vec<RawFd> = fds.groups.iter().map(AsRawFd::as_raw_fd).collect();
         let ends = [&fds.stdin, &fds.stdout, &fds.stderr, &fds.status, &fds.control];
         keep.extend(ends.map(AsRawFd::as_raw_fd));
+        keep.extend(
+            of.mounts.iter().flat_map(|mounts| &mounts.writable).map(|place| place.fd.get()).filter(|fd| *fd >= 0),
+        );
         keep.sort_unstable();
         Ok(Self {
             candidates: candidates(program, of.env)?,
@@ -172,8 +175,13 @@ pub(crate) fn identity(namespaces: libc::c_int) -> Result<Option<Identity>> {
     }))
 }
 
-/// Resolve every path as the host sees it, and list what the namespace will need.
-pub(crate) fn plan_mounts(writable: &[PathBuf], hidden: &[PathBuf], tmp: &Path) -> Result<Mounts> {
+/// Resolve every path as the host sees it, and list what the namespace will need. `root_mount` is for the first writable.
+pub(crate) fn plan_mounts(
+    writable: &[PathBuf],
+    root_mount: Option<RawFd>,
+    hidden: &[PathBuf],
+    tmp: &Path,
+) -> Result<Mounts> {
     let tmp = real("tmp", tmp)?;
     let mut tmp_targets: Vec<PathBuf> = Vec::new();
     for target in ["/tmp", "/var/tmp"] {
@@ -188,6 +196,10 @@ pub(crate) fn plan_mounts(writable: &[PathBuf], hidden: &[PathBuf], tmp: &Path) 
         let path = real("writable", path)?;
         place(&path, &path)
     });
+    let places: Vec<Writable> = places.collect::<Result<_>>()?;
+    if let (Some(root), Some(fd)) = (places.first(), root_mount) {
+        root.fd.set(fd);
+    }
     let mut hidden_paths = Vec::new();
     for path in hidden.iter().filter(|path| path.is_dir()) {
         hidden_paths.push(Hidden { path: c_path("hidden", &real("hidden", path)?)?, fd: Cell::new(-1) });
@@ -195,7 +207,7 @@ pub(crate) fn plan_mounts(writable: &[PathBuf], hidden: &[PathBuf], tmp: &Path) 
     Ok(Mounts {
         hidden: hidden_paths,
         tmp: tmp_targets.iter().map(|target| place(&tmp, target)).collect::<Result<_>>()?,
-        writable: places.collect::<Result<_>>()?,
+        writable: places,
     })
 }
 

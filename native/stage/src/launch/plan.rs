@@ -1,5 +1,6 @@
 //! What to run and within which bounds, as the caller's policy decided; nothing here decides.
 
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ pub struct Plan {
     pub cwd: PathBuf,
     /// Directories that stay writable at their own path (namespaces only).
     pub writable: Vec<PathBuf>,
+    /// A mount that hangs nowhere and belongs at the first of `writable` (namespaces only), open until the start is over.
+    pub root_mount: Option<RawFd>,
     /// Directories that appear empty (namespaces only): the worker's keys and state, sockets of host services.
     pub hidden: Vec<PathBuf>,
     /// The private directory that appears as /tmp and /var/tmp (namespaces only).

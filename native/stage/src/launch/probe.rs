@@ -52,7 +52,7 @@ impl Found {
 
     fn find() -> Self {
         sys::set_signal_mask(true);
-        let Ok(mounts) = orders::plan_mounts(&[], &[], Path::new("/tmp")) else {
+        let Ok(mounts) = orders::plan_mounts(&[], None, &[], Path::new("/tmp")) else {
             return Self::nothing();
         };
         let view = |try_: &Try| mounts::enter(try_.mounts).map_err(|(_, errno)| errno);
