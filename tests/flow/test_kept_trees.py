@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from pathlib import Path
@@ -9,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from buildnet._native import NativeError, StagedRoot, Store, Trees, collect, probe_isolation, remove_tree
+from buildnet.client import Client
 from buildnet.sandbox import Ending, Place
 from buildnet.sandbox.namespaces import NamespaceSandbox
 from buildnet.sandbox.policy import Limits, Plan
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
+from tests.conftest import House
 
 FILES = 40
 ROOM = 64 << 20
@@ -73,6 +76,26 @@ def run(script: str, scratch: Path, root: StagedRoot) -> Ending:
     while (ending := running.poll()) is None:
         threading.Event().wait(0.005)
     return ending
+
+
+async def test_actions_of_one_tree_do_not_meet(house: House) -> None:
+    """As in service: the same inputs three times, each changed by its action, and a result of each."""
+    role = house.up("--slots", "1")
+    inputs = {f"sub/f{number}": f"input {number}".encode() for number in range(FILES)}
+    async with Client(role.url) as client:
+        for number in range(3):
+            script = f"cat sub/f1 && echo {number} >> sub/f1 && cp sub/f1 out/made && rm sub/f2 && echo x > sub/f3"
+            ran = await client.run(["/bin/sh", "-c", script], inputs=inputs, outputs=["out/made", "sub/f3", "sub/f4"])
+            assert (ran.exit_code, await asyncio.to_thread(ran.stdout)) == (0, b"input 1")
+            await asyncio.to_thread(ran.download, house.directory / str(number))
+    for number in range(3):
+        made = house.directory / str(number)
+        assert (made / "out/made").read_text() == f"input 1{number}\n"
+        assert (made / "sub/f3").read_text() == "x\n"
+        assert (made / "sub/f4").read_text() == "input 4"
+    worker = house.directory / "controller" / "worker"
+    assert len(list((worker / "trees").iterdir())) == 1
+    assert list((worker / "scratch").iterdir()) == []
 
 
 def test_an_action_sees_its_tree_and_changes_only_its_own(store: Store, tmp_path: Path) -> None:

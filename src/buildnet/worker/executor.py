@@ -86,10 +86,10 @@ class Described:
 @dataclass(slots=True)
 class _Root:
     """An execution root: `path` is where this process finds it, `mount_fd` what the command sees
-    in its place, or -1.
+    in its place, or -1. A Path would lose the dot at its end, by which a descriptor's name is followed.
     """
 
-    path: Path
+    path: str
     staged: StagedRoot | None = None
 
     @property
@@ -211,7 +211,7 @@ class Executor:
             self._limits,
             assignment.timeout_s,
         )
-        check_program(plan, root.path / command.working_directory)
+        check_program(plan, Path(root.path, command.working_directory))
         times.mark("execution_start")
         cwd = place / "root" / command.working_directory
         ending = await self._execute(plan, self._place_of(place, cwd, assignment.fence, root.mount_fd), handle)
@@ -262,12 +262,12 @@ class Executor:
         root = digest_of(described.action.input_root_digest).text
         if self._trees is None:
             stage(self._store, root, str(place / "root"), described.command_bytes)
-            return _Root(place / "root")
+            return _Root(str(place / "root"))
         staged = self._trees.stage(self._store, root, str(place), described.command_bytes)
         if described.kept is not None:
             # What was staged holds it now.
             described.kept.release()
-        return _Root(Path(staged.path), staged)
+        return _Root(staged.path, staged)
 
     async def _execute(self, plan: Plan, place: Place, handle: Handle) -> Ending:
         try:
@@ -297,7 +297,7 @@ class Executor:
         failure: BuildNetError | None = None
         if not ending.reason:
             try:
-                collected, digests = collect(self._store, str(root.path), described.command_bytes)
+                collected, digests = collect(self._store, root.path, described.command_bytes)
                 result = re.ActionResult.FromString(collected)
             except NativeError as error:
                 failure = from_code(error.code, error.message, **error.fields)
