@@ -11,12 +11,15 @@ __all__ = [
     "Dialler",
     "Door",
     "InputTree",
+    "KeptTree",
     "Link",
     "NativeError",
     "Process",
     "Splice",
+    "StagedRoot",
     "Store",
     "Tiers",
+    "Trees",
     "collect",
     "probe_isolation",
     "remove_tree",
@@ -211,6 +214,36 @@ class Splice:
 
 def probe_isolation() -> dict[str, bool]: ...
 def stage(store: Store, root: str, dest: str, command: bytes) -> dict[str, int]: ...
+
+@final
+class Trees:
+    """Input trees that are kept below one directory, which `open` empties; None where no layer can be laid over them.
+
+    `stage` makes `scratch`/root: a copy, or, for a tree that is worth keeping, an empty directory and a mount for it.
+    """
+
+    @staticmethod
+    def open(directory: str, size_bytes_max: int) -> Trees | None: ...
+    def find(self, root: str) -> KeptTree | None: ...
+    def stage(self, store: Store, root: str, scratch: str, command: bytes) -> StagedRoot: ...
+    def counts(self) -> tuple[int, int]: ...
+
+@final
+class KeptTree:
+    """A kept tree in use; dropping it releases it."""
+
+    def release(self) -> None: ...
+
+@final
+class StagedRoot:
+    """One action's execution root; dropping it closes it. `mount_fd` is -1 for a copy."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def mount_fd(self) -> int: ...
+    def close(self) -> None: ...
+
 def collect(
     store: Store, work: str, command: bytes, *, file_count_max: int = ..., size_bytes_max: int = ...
 ) -> tuple[bytes, list[str]]: ...

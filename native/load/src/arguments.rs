@@ -6,7 +6,7 @@ buildnet-load floor [--listen HOST:PORT] [--threads N]
 buildnet-load run --url grpc://HOST:PORT --call CALL [--instance NAME] [--seconds S] [--warmup S] [--calls N]
     [--connections N] [--streams N] [--serial] [--digests N] [--present all|half] [--size BYTES] [--pid PID] [--json]
 calls: get-action-result-hit get-action-result-miss update-action-result find-missing batch-update batch-read
-    execute-hit write-small read-small write-large read-large
+    execute execute-hit write-small read-small write-large read-large
 --streams is how many calls are under way at once, over all connections.";
 
 const LARGE_BYTES: usize = 64 << 20;
@@ -53,6 +53,8 @@ pub enum Call {
     Write,
     /// ByteStream.Read.
     Read,
+    /// Execute of a new action that does nothing; its blobs are uploaded before its time runs.
+    Execute,
 }
 
 /// One run.
@@ -187,6 +189,7 @@ fn call_of(name: &str) -> Result<(Call, usize), String> {
         "read-small" => (Call::Read, SMALL_BYTES),
         "write-large" => (Call::Write, LARGE_BYTES),
         "read-large" => (Call::Read, LARGE_BYTES),
+        "execute" => (Call::Execute, 64),
         "" => return Err("--call is needed".to_owned()),
         _ => return Err(format!("{name} is not a call")),
     })

@@ -4,6 +4,7 @@
 
 use std::process::ExitCode;
 
+mod actions;
 mod arguments;
 mod connection;
 mod content;

@@ -96,8 +96,12 @@ async fn one_after_another(work: Rc<Work>, mut connection: Connection, tally: Rc
     let mut now = Instant::now();
     while now < deadline && tally.borrow_mut().take() {
         let outgoing = work.next();
+        let ready = work.ready(&mut connection, &outgoing).await;
         let sent = Instant::now();
-        let answer = work.call(&mut connection, &outgoing).await;
+        let answer = match ready {
+            Ok(()) => work.call(&mut connection, &outgoing).await,
+            failed => failed,
+        };
         now = Instant::now();
         let mut tally = tally.borrow_mut();
         match answer {

@@ -8,6 +8,7 @@ use buildnet_formats::wire::google::bytestream as bs;
 use bytes::Bytes;
 use http::Uri;
 
+use crate::actions;
 use crate::arguments::{Call, RunOptions};
 use crate::connection::{Connection, Failure, NOT_FOUND, OK, Reply, uri};
 use crate::content::{ABSENT, Hash, KEPT, Tail, Template, splitmix, tail};
@@ -45,10 +46,14 @@ enum Source {
     Update(Pattern),
     Batch(Pattern),
     Upload(Upload),
+    /// Actions of this instance.
+    Actions(String),
 }
 
 /// A request, and what its answer must be.
 pub struct Outgoing {
+    /// What must be there before it: BatchUpdateBlobs.
+    before: Option<Bytes>,
     messages: Vec<Bytes>,
     expect: Expect,
 }
@@ -59,11 +64,13 @@ enum Expect {
     Result,
     Batch(Vec<Hash>),
     Written,
+    Ran,
 }
 
 /// All that a run sends.
 pub struct Work {
     uri: Uri,
+    upload_uri: Uri,
     source: Source,
     template: Template,
     result: re::ActionResult,
@@ -96,9 +103,11 @@ impl Work {
             Call::BatchRead => format!("{RE}.ContentAddressableStorage/BatchReadBlobs"),
             Call::Write => "/google.bytestream.ByteStream/Write".to_owned(),
             Call::Read => "/google.bytestream.ByteStream/Read".to_owned(),
+            Call::Execute => format!("{RE}.Execution/Execute"),
         };
         Ok(Self {
             uri: uri(&options.address, &path)?,
+            upload_uri: uri(&options.address, &format!("{RE}.ContentAddressableStorage/BatchUpdateBlobs"))?,
             source,
             template,
             result: messages::action_result(),
@@ -132,10 +141,24 @@ impl Work {
             Source::Upload(upload) => {
                 let (hash, tail) = self.fresh();
                 let mixed = [self.mixed(), self.mixed()];
-                return Outgoing { messages: upload.with(&hash, &tail, mixed), expect: Expect::Written };
+                let messages = upload.with(&hash, &tail, mixed);
+                return Outgoing { before: None, messages, expect: Expect::Written };
+            }
+            Source::Actions(instance) => {
+                let action = actions::no_op(instance, self.family, self.numbered());
+                return Outgoing { before: Some(action.upload), messages: vec![action.execute], expect: Expect::Ran };
             }
         };
-        Outgoing { messages: vec![message], expect }
+        Outgoing { before: None, messages: vec![message], expect }
+    }
+
+    /// Send what must be there before the request; it is no part of the call's time.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn ready(&self, connection: &mut Connection, outgoing: &Outgoing) -> Result<(), Failure> {
+        let Some(before) = &outgoing.before else { return Ok(()) };
+        answered(connection.unary(&self.upload_uri, std::slice::from_ref(before)).await?).map(drop)
     }
 
     /// Send it, and verify the answer.
@@ -153,6 +176,12 @@ impl Work {
             return once(&variant.known, message, |message| self.check(&variant.want, message)).map_err(Failure::Wrong);
         }
         let reply = connection.unary(&self.uri, &outgoing.messages).await?;
+        if let Expect::Ran = outgoing.expect {
+            return match reply.status {
+                OK => actions::ran(&reply.body).map_err(Failure::Wrong),
+                _ => answered(reply).map(drop),
+            };
+        }
         if let Expect::NotFound = outgoing.expect {
             return match reply.status {
                 NOT_FOUND => Ok(()),
@@ -182,10 +211,14 @@ impl Work {
     }
 
     fn fresh(&self) -> (Hash, Tail) {
+        let tail = tail(self.family, self.numbered());
+        (self.template.hash(&tail), tail)
+    }
+
+    fn numbered(&self) -> u64 {
         let number = self.number.get();
         self.number.set(number + 1);
-        let tail = tail(self.family, number);
-        (self.template.hash(&tail), tail)
+        number
     }
 
     fn mixed(&self) -> u64 {
@@ -240,6 +273,7 @@ impl Setup<'_> {
             Call::BatchRead => self.batch_read().await,
             Call::Write => Ok(Source::Upload(Upload::new(&self.prefix(), self.template)?)),
             Call::Read => self.read().await,
+            Call::Execute => Ok(Source::Actions(self.options.instance.clone())),
         }
     }
 

@@ -15,9 +15,11 @@ use buildnet_store::Store;
 use prost::Message;
 
 use crate::error::{self, Result};
+use crate::input_tree::climb_of;
 use crate::output_tree::{self, Wanted};
+use crate::pending::Pending;
 use crate::place::{Cursor, Facts, Kind};
-use crate::stage::{climb_of, join};
+use crate::stage::join;
 
 const PATH_BYTES_MAX: usize = libc::PATH_MAX as usize;
 
@@ -48,6 +50,7 @@ pub fn collect(store: &Arc<Store>, work: &Path, command: &[u8], limits: CollectL
     let command = decode_command(command)?;
     let mut collector = Collector {
         store,
+        pending: Pending::new(store),
         work,
         command: &command,
         wanted: Wanted::of(&command)?,
@@ -61,6 +64,7 @@ pub fn collect(store: &Arc<Store>, work: &Path, command: &[u8], limits: CollectL
             collector.output(path, asked)?;
         }
     }
+    collector.pending.flush()?;
     Ok(Collected { result: collector.result, digests: collector.digests.list })
 }
 
@@ -134,6 +138,7 @@ impl Digests {
 
 struct Collector<'a> {
     store: &'a Arc<Store>,
+    pending: Pending<'a>,
     work: &'a Path,
     command: &'a re::Command,
     wanted: Wanted,
@@ -180,7 +185,7 @@ impl Collector<'_> {
     }
 
     fn file(&mut self, cursor: &Cursor, name: &OsStr, path: &str) -> Result<()> {
-        let (digest, facts) = store_file(self.store, cursor, name, &mut self.budget)?;
+        let (digest, facts) = store_file(&mut self.pending, cursor, name, &mut self.budget)?;
         self.digests.add(digest);
         self.result.output_files.push(re::OutputFile {
             path: path.to_owned(),
@@ -194,7 +199,7 @@ impl Collector<'_> {
 
     /// The cursor stands in it.
     fn directory(&mut self, cursor: &mut Cursor, path: &str) -> Result<()> {
-        let tree = output_tree::walk(self.store, cursor, &self.wanted, &mut self.budget, &mut self.digests)?;
+        let tree = output_tree::walk(&mut self.pending, cursor, &self.wanted, &mut self.budget, &mut self.digests)?;
         let mut output = re::OutputDirectory { path: path.to_owned(), ..Default::default() };
         if self.wanted.directories {
             for (digest, bytes) in &tree.directories {
@@ -305,9 +310,9 @@ pub(crate) fn short_enough(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Hash a regular file into the store.
+/// Hash a regular file; it is stored at the latest when `pending` is flushed.
 pub(crate) fn store_file(
-    store: &Arc<Store>,
+    pending: &mut Pending<'_>,
     cursor: &Cursor,
     name: &OsStr,
     budget: &mut Budget,
@@ -320,7 +325,7 @@ pub(crate) fn store_file(
         return Err(special(&path));
     }
     budget.bytes(facts.size_bytes())?;
-    let digest = store.put_open_file(&file, &path);
+    let digest = pending.file(&file, facts.size_bytes(), &path);
     let after = cursor.facts(name).map_err(|failed| broken(&path, &failed))?;
     // The times and the size, whoever changed it; what was read may be half of the one and half of the other.
     if after.changed_unix_ns() != facts.changed_unix_ns() || after.size_bytes() != facts.size_bytes() {

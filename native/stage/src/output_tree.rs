@@ -5,16 +5,15 @@
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
-use std::sync::Arc;
 
 use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
 use buildnet_formats::{DEPTH_MAX, Digest, MESSAGE_BYTES_MAX, NativeError};
-use buildnet_store::Store;
 use prost::Message;
 use prost::encoding::encode_varint;
 
 use crate::collect::{Budget, Digests, broken, is_executable, short_enough, special, store_file, target_of};
 use crate::error::{self, Result};
+use crate::pending::Pending;
 use crate::place::{Cursor, Facts, Kind};
 
 /// Tags of Tree.root and Tree.children, both length-delimited.
@@ -85,7 +84,7 @@ struct Level {
 
 /// Read the directory that `cursor` stands in, and come back there.
 pub(crate) fn walk(
-    store: &Arc<Store>,
+    pending: &mut Pending<'_>,
     cursor: &mut Cursor,
     wanted: &Wanted,
     budget: &mut Budget,
@@ -93,7 +92,7 @@ pub(crate) fn walk(
 ) -> Result<OutputTree> {
     let mut directories = Vec::new();
     let mut seen = HashSet::new();
-    let mut read = |cursor: &Cursor, name| read_level(store, cursor, wanted, budget, digests, name);
+    let mut read = |cursor: &Cursor, name| read_level(pending, cursor, wanted, budget, digests, name);
     let mut levels = vec![read(cursor, OsString::new())?];
     loop {
         let Some(level) = levels.last_mut() else {
@@ -128,7 +127,7 @@ pub(crate) fn walk(
 }
 
 fn read_level(
-    store: &Arc<Store>,
+    pending: &mut Pending<'_>,
     cursor: &Cursor,
     wanted: &Wanted,
     budget: &mut Budget,
@@ -150,7 +149,7 @@ fn read_level(
             Kind::Directory => inside.push(name),
             Kind::File => {
                 let text = utf8(cursor, &name)?;
-                let (digest, facts) = store_file(store, cursor, &name, budget)?;
+                let (digest, facts) = store_file(pending, cursor, &name, budget)?;
                 digests.add(digest);
                 directory.files.push(re::FileNode {
                     name: text,

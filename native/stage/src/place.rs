@@ -117,6 +117,32 @@ impl Cursor {
         Ok(Self { fd, device, above: Vec::new(), path: PathBuf::new() })
     }
 
+    /// Stand in a directory that is open.
+    pub(crate) fn at(directory: RawFd) -> io::Result<Self> {
+        let fd = open_at(directory, c".", DIRECTORY, 0)?;
+        let (device, _) = facts_of(&fd)?.place();
+        Ok(Self { fd, device, above: Vec::new(), path: PathBuf::new() })
+    }
+
+    /// Stand in a directory of this tree as in a root of its own. Only the last of `names` may not be a symlink: the
+    /// caller has made all of them.
+    pub(crate) fn stand_below(&self, names: &[&OsStr]) -> io::Result<Self> {
+        let mut fd = open_at(self.fd.as_raw_fd(), c".", DIRECTORY, 0)?;
+        let mut rest = names;
+        while !rest.is_empty() {
+            let mut length = 0;
+            let fits = |name: &&&OsStr| {
+                length += name.len() + 1;
+                length < libc::PATH_MAX as usize
+            };
+            let (now, later) = rest.split_at(rest.iter().take_while(fits).count().max(1));
+            let path: PathBuf = now.iter().collect();
+            fd = open_at(fd.as_raw_fd(), &name_of(path.as_os_str())?, DIRECTORY, 0)?;
+            rest = later;
+        }
+        Ok(Self { fd, device: self.device, above: Vec::new(), path: PathBuf::new() })
+    }
+
     /// Relative to the root; empty there.
     pub(crate) fn path(&self) -> &Path {
         &self.path

@@ -111,11 +111,7 @@ class ControllerConfig:
         if not 1 <= self.scheduler.queue_length_max <= QUEUED_MAX:
             raise InvalidRequest(f"the queue holds 1 to {QUEUED_MAX} actions", field="scheduler.queued_max")
         _check_slots(self.slots)
-        if self.cache_size_bytes is not None and self.cache_size_bytes < CACHE_SIZE_BYTES_MIN:
-            raise InvalidRequest(
-                f"a cache of {self.cache_size_bytes} bytes is too small to be one; give it 64 MiB or more",
-                field="cache.size",
-            )
+        _check_cache_size(self.cache_size_bytes)
         if len(self.witnesses) > WITNESSES_MAX or len({one.key.key_id for one in self.witnesses}) < len(self.witnesses):
             raise InvalidRequest(f"name at most {WITNESSES_MAX} witnesses, each once", field="ledger.witnesses")
         if len(self.ignored_properties) > IGNORED_PROPERTIES_MAX:
@@ -136,6 +132,8 @@ class ControllerConfig:
 class WorkerRunConfig:
     """One worker that dials the controller at `url`, by sessions when there is a `line`. Its actions find the
     directories `hidden` empty, and may read `toolchain` besides the usual paths.
+
+    `cache_size_bytes`: blobs and input trees that it keeps, together; None for blobs as the disk allows.
     """
 
     url: str
@@ -145,9 +143,19 @@ class WorkerRunConfig:
     toolchain: tuple[Path, ...] = ()
     credentials: Credentials = NONE
     line: JoinLine | None = None
+    cache_size_bytes: int | None = None
 
     def __post_init__(self) -> None:
         _check_slots(self.slots)
+        _check_cache_size(self.cache_size_bytes)
+
+
+def _check_cache_size(size_bytes: int | None) -> None:
+    if size_bytes is not None and size_bytes < CACHE_SIZE_BYTES_MIN:
+        raise InvalidRequest(
+            f"a cache of {size_bytes} bytes is too small to be one; give it 64 MiB or more",
+            field="cache.size",
+        )
 
 
 def _check_slots(slots: int) -> None:

@@ -109,6 +109,7 @@ async def run_controller(
                     renew_s=_WORKER_TOKEN_RENEWED_S,
                     monotonic_s=clock.monotonic_s,
                     descriptors=descriptors,
+                    cache_size_bytes=config.cache_size_bytes,
                 )
                 tasks.create_task(worker)
             # Others may read that file, and the line holds a secret.

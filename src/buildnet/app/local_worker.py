@@ -34,6 +34,7 @@ async def supervise(
     renew_s: float,
     monotonic_s: Callable[[], float],
     descriptors: tuple[int, int],
+    cache_size_bytes: int | None = None,
 ) -> None:
     """Run `buildnet join` as a child until `stop` is set, then let it drain and end it.
 
@@ -48,6 +49,7 @@ async def supervise(
         renew_s: how often, which is well before a token ends.
         monotonic_s: a clock.
         descriptors: the child's limits of open files, soft and hard.
+        cache_size_bytes: what the child keeps beside the controller's own cache; None: as the disk allows.
     """
     delay_s = _RESTART_DELAY_S
     while not stop.is_set():
@@ -66,6 +68,7 @@ async def supervise(
             "--hide",
             str(state),
             *(argument for path in toolchain for argument in ("--toolchain-path", str(path))),
+            *(() if cache_size_bytes is None else ("--cache-size", str(cache_size_bytes))),
             "--quiet",
             # The pipe closes with this process, however it ends: a killed controller leaves no worker behind.
             "--until-stdin-closes",

@@ -70,6 +70,7 @@ async def run(
             credentials=config.credentials,
             line=config.line,
             capacity=capacity_of(config.state),
+            cache_size_bytes=config.cache_size_bytes,
         ),
         clock=SystemClock(),
         rng=random.SystemRandom(),

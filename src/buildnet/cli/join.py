@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 @options.state
 @options.credentials
 @click.option("--slots", type=int, help="Actions to run at once.  [default: one a processor]")
+@click.option("--cache-size", help="What the worker keeps of blobs and input trees, as in '20 GiB'.")
 @click.option("--hide", multiple=True, type=click.Path(path_type=Path), help="A directory that no action may see.")
 @click.option(
     "--toolchain-path",
@@ -40,6 +41,7 @@ def command(
     line: str | None,
     state: Path | None,
     slots: int | None,
+    cache_size: str | None,
     hide: tuple[Path, ...],
     toolchain_path: tuple[Path, ...],
     quiet: bool,
@@ -56,6 +58,7 @@ def command(
     from buildnet.app import worker
     from buildnet.app.config import default_slots, default_state_dir
     from buildnet.cli.serving import StdinTokens, on_stdin_closed, serve
+    from buildnet.model.quantity import size_bytes_of
 
     directory = (state or default_state_dir() / "worker").absolute()
     config = replace(
@@ -63,6 +66,7 @@ def command(
         slots=slots or default_slots(),
         hidden=tuple(path.absolute() for path in hide),
         toolchain=tuple(path.absolute() for path in toolchain_path),
+        cache_size_bytes=None if cache_size is None else size_bytes_of(cache_size, "--cache-size"),
     )
     tokens = StdinTokens() if token_from_stdin else None
     if tokens is not None:

@@ -12,6 +12,8 @@ from buildnet.model.join_line import JoinLine
 from buildnet.sandbox.policy import SEARCH_PATH, Limits
 
 SLOTS_MAX = 1024
+TREES_SIZE_BYTES_DEFAULT = 4 << 30
+_TREES_SHARE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ class WorkerConfig:
         capacity: what its actions may use together; None to let the controller count slots alone.
         durability: of the worker's own CAS; a cache of the controller's, so never more than
             `process`.
+        cache_size_bytes: what the worker keeps of blobs and of input trees together; None: blobs as
+            the disk allows, and trees up to `TREES_SIZE_BYTES_DEFAULT`.
         settle_timeout_s: how long a draining worker without a session waits to hand over its last
             results.
         away_timeout_s: for how long attempts run on, and their transfers are tried again, without a session.
@@ -60,6 +64,7 @@ class WorkerConfig:
     line: JoinLine | None = None
     capacity: Amounts | None = None
     durability: str = "process"
+    cache_size_bytes: int | None = None
     settle_timeout_s: float = 10.0
     away_timeout_s: float = 600.0
     stop_timeout_s: float = 5.0
@@ -76,6 +81,16 @@ class WorkerConfig:
             )
         if self.line is None:
             _ = self.address
+
+    @property
+    def trees_size_bytes(self) -> int:
+        """What kept input trees take at most: a quarter of the cache."""
+        return TREES_SIZE_BYTES_DEFAULT if self.cache_size_bytes is None else self.cache_size_bytes // _TREES_SHARE
+
+    @property
+    def blobs_size_bytes(self) -> int | None:
+        """What the worker's own CAS holds at most."""
+        return None if self.cache_size_bytes is None else self.cache_size_bytes - self.trees_size_bytes
 
     @property
     def address(self) -> Address:

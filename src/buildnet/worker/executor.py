@@ -19,7 +19,17 @@ from typing import Final, TypeVar
 
 from google.protobuf.message import DecodeError
 
-from buildnet._native import NativeError, Store, collect, remove_tree, stage, undeclared_writes
+from buildnet._native import (
+    KeptTree,
+    NativeError,
+    StagedRoot,
+    Store,
+    Trees,
+    collect,
+    remove_tree,
+    stage,
+    undeclared_writes,
+)
 from buildnet.errors import (
     BlobsMissing,
     BuildNetError,
@@ -71,11 +81,12 @@ _LIMIT_REMEDIES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """An Action and its Command, decoded."""
+    """An Action and its Command, decoded. `kept` is in use when its input tree is on the disk already."""
 
     action: re.Action
     command: re.Command
     command_bytes: bytes
+    kept: KeptTree | None = None
 
     @property
     def properties(self) -> Properties:
@@ -89,6 +100,29 @@ class Described:
     def environment(self) -> list[tuple[str, str]]:
         """The Command's variables in their order."""
         return [(v.name, v.value) for v in self.command.environment_variables]
+
+
+@dataclass(slots=True)
+class _Root:
+    """An execution root: `path` is where this process finds it, `mount_fd` what the command sees
+    in its place, or -1. A Path would lose the dot at its end, by which a descriptor's name is followed.
+    """
+
+    path: str
+    staged: StagedRoot | None = None
+
+    @property
+    def mount_fd(self) -> int:
+        return -1 if self.staged is None else self.staged.mount_fd
+
+    @property
+    def is_layered(self) -> bool:
+        """Whether what the command writes goes to a layer of its own, `upper` beside it."""
+        return self.mount_fd >= 0
+
+    def close(self) -> None:
+        if self.staged is not None:
+            self.staged.close()
 
 
 @dataclass(slots=True)
@@ -120,6 +154,7 @@ class Executor:
         threads: where blocking native calls wait.
         clock: for timestamps.
         node: written into every result (REAPI ExecutedActionMetadata.worker).
+        trees: input trees that are kept, where `sandbox` can show a mount in the root's place.
     """
 
     def __init__(
@@ -134,6 +169,7 @@ class Executor:
         threads: Threads,
         clock: Clock,
         node: str,
+        trees: Trees | None = None,
     ) -> None:
         self._store = store
         self._link = link
@@ -145,6 +181,7 @@ class Executor:
         self._threads = threads
         self._clock = clock
         self._node = node
+        self._trees = trees
 
     def clear_scratch(self) -> None:
         """Remove what a killed worker left behind. Blocks."""
@@ -177,10 +214,18 @@ class Executor:
         times.mark("input_fetch_start")
         described = await self._in_thread(lambda: self._fetch(assignment.key.digest))
         _unless_stopped(handle)
-        root = place / "root"
-        await self._in_thread(lambda: self._stage(described, place))
+        root = await self._in_thread(lambda: self._stage(described, place))
         times.mark("input_fetch_completed")
-        _unless_stopped(handle)
+        try:
+            _unless_stopped(handle)
+            return await self._in_root(assignment, handle, place, described, root, times)
+        finally:
+            # Before the scratch is removed: what is mounted over it is in use.
+            root.close()
+
+    async def _in_root(
+        self, assignment: Assignment, handle: Handle, place: Path, described: Described, root: _Root, times: _Times
+    ) -> Outcome:
         command = described.command
         plan = plan_of(
             command.arguments,
@@ -190,15 +235,15 @@ class Executor:
             self._limits.reserving(assignment.cpu_milli, assignment.memory_bytes, assignment.disk_bytes),
             assignment.timeout_s,
         )
-        cwd = root / command.working_directory
-        check_program(plan, cwd)
+        check_program(plan, Path(root.path, command.working_directory))
         times.mark("execution_start")
-        ending = await self._execute(plan, self._place_of(place, cwd, assignment.fence), handle)
+        cwd = place / "root" / command.working_directory
+        ending = await self._execute(plan, self._place_of(place, cwd, assignment.fence, root), handle)
         times.mark("execution_completed")
         if handle.stop_reason is not None:
             raise Cancelled(f"stopped: {handle.stop_reason}")
         times.mark("output_upload_start")
-        result, failure, writes = await self._in_thread(lambda: self._collect(described, place, plan, ending))
+        result, failure, writes = await self._in_thread(lambda: self._collect(described, root, place, plan, ending))
         times.mark("output_upload_completed")
         times.mark("worker_completed")
         self._describe(result, ending, times)
@@ -216,10 +261,10 @@ class Executor:
         missing: list[str] = []
         command_digest = digest_of(action.command_digest)
         root = digest_of(action.input_root_digest).text
-        fetches: tuple[Callable[[], object], ...] = (
-            lambda: self._link.fetch_blobs(self._store, [command_digest.text]),
-            lambda: self._link.fetch_tree(self._store, root),
-        )
+        kept = None if self._trees is None else self._trees.find(root)
+        fetches: list[Callable[[], object]] = [lambda: self._link.fetch_blobs(self._store, [command_digest.text])]
+        if kept is None:
+            fetches.append(lambda: self._link.fetch_tree(self._store, root))
         for fetch in fetches:
             try:
                 fetch()
@@ -231,18 +276,25 @@ class Executor:
             unique = sorted(set(missing))
             raise BlobsMissing(f"{len(unique)} inputs are missing; upload them and ask again", digests=unique)
         command_bytes = self._read(command_digest)
-        return Described(action, _decoded(re.Command, command_bytes, "command_digest"), command_bytes)
+        return Described(action, _decoded(re.Command, command_bytes, "command_digest"), command_bytes, kept)
 
     def _read(self, digest: Digest) -> bytes:
         return self._store.get_bytes(digest.text, _MESSAGE_SIZE_BYTES_MAX)
 
-    def _stage(self, described: Described, place: Path) -> None:
+    def _stage(self, described: Described, place: Path) -> _Root:
         # A fence is used once; what is here was left by a worker that was killed while its scratch
         # was being cleared.
         remove_tree(str(place))
         (place / "tmp").mkdir(parents=True, mode=0o700)
         root = digest_of(described.action.input_root_digest).text
-        stage(self._store, root, str(place / "root"), described.command_bytes)
+        if self._trees is None:
+            stage(self._store, root, str(place / "root"), described.command_bytes)
+            return _Root(str(place / "root"))
+        staged = self._trees.stage(self._store, root, str(place), described.command_bytes)
+        if described.kept is not None:
+            # What was staged holds it now.
+            described.kept.release()
+        return _Root(staged.path, staged)
 
     async def _execute(self, plan: Plan, place: Place, handle: Handle) -> Ending:
         try:
@@ -260,15 +312,21 @@ class Executor:
             # nothing.
             running.kill("killed")
 
-    def _undeclared(self, described: Described, place: Path, ending: Ending) -> UndeclaredWrites:
-        root = digest_of(described.action.input_root_digest).text
+    def _undeclared(self, described: Described, root: _Root, place: Path, ending: Ending) -> UndeclaredWrites:
+        input_root = digest_of(described.action.input_root_digest).text
+        work = place / "upper" if root.is_layered else place / "root"
         paths, count, whole = undeclared_writes(
-            self._store, root, str(place / "root"), described.command_bytes, ending.begun_unix_ns
+            self._store,
+            input_root,
+            str(work),
+            described.command_bytes,
+            ending.begun_unix_ns,
+            upper=root.is_layered,
         )
         return UndeclaredWrites(tuple(paths), count, not whole)
 
     def _collect(
-        self, described: Described, place: Path, plan: Plan, ending: Ending
+        self, described: Described, root: _Root, place: Path, plan: Plan, ending: Ending
     ) -> tuple[re.ActionResult, BuildNetError | None, UndeclaredWrites]:
         """Store and push outputs and logs. An output that breaks the Command's rules still leaves
         the logs.
@@ -276,12 +334,12 @@ class Executor:
         result = re.ActionResult()
         digests: list[str] = []
         failure: BuildNetError | None = None
-        writes = self._undeclared(described, place, ending)
+        writes = self._undeclared(described, root, place, ending)
         if plan.writes_are_strict and not ending.reason:
             failure = _strict_failure(writes)
         if not ending.reason and failure is None:
             try:
-                collected, digests = collect(self._store, str(place / "root"), described.command_bytes)
+                collected, digests = collect(self._store, root.path, described.command_bytes)
                 result = re.ActionResult.FromString(collected)
             except NativeError as error:
                 failure = from_code(error.code, error.message, **error.fields)
@@ -303,9 +361,11 @@ class Executor:
         metadata.virtual_execution_duration.FromNanoseconds(round(ending.wall_s * 1e9))
         describe_usage(metadata, ending.user_s, ending.system_s, ending.max_rss_bytes)
 
-    def _place_of(self, place: Path, cwd: Path, fence: int) -> Place:
+    def _place_of(self, place: Path, cwd: Path, fence: int, root: _Root) -> Place:
         return Place(
             root=str(place / "root"),
+            root_mount=root.mount_fd,
+            counted=(str(place / "upper"), str(place / "tmp")) if root.is_layered else (),
             cwd=str(cwd),
             tmp=str(place / "tmp"),
             stdout_path=str(place / "stdout"),

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from buildnet._native import Link, Store, probe_isolation
+from buildnet._native import Link, Store, Trees, probe_isolation
 from buildnet.catalog.plugins import Setting, built_in, installed
 from buildnet.errors import BuildNetError
 from buildnet.model.credentials import Credentials
@@ -69,7 +69,7 @@ async def run_worker(
     with translated():
         probed = probe_isolation()
         means = means_of(probed, config.isolation, toolchain_of(config.toolchain))
-        store = Store(str(config.state / "cas"), config.durability)
+        store = Store(str(config.state / "cas"), config.durability, size_bytes_max=config.blobs_size_bytes)
     try:
         identity = identity_of(config.state, rng)
         uplink = uplink_of(config)
@@ -90,6 +90,7 @@ async def run_worker(
                 threads,
                 clock,
                 identity.node,
+                await asyncio.get_running_loop().run_in_executor(threads, _trees, config, means),
             )
             await asyncio.get_running_loop().run_in_executor(threads, executor.clear_scratch)
             properties = offered(means, config.properties)
@@ -159,6 +160,14 @@ def sandbox_resources(means: Means, probed: Mapping[str, bool]) -> list[Resource
 
 def _memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _trees(config: WorkerConfig, means: Means) -> Trees | None:
+    """Kept trees are out of every command's reach in namespaces alone; elsewhere inputs are copied."""
+    if means.isolation != "namespaces":
+        return None
+    with translated():
+        return Trees.open(str(config.state / "trees"), config.trees_size_bytes)
 
 
 def _sandbox(isolation: Isolation) -> Sandbox:
