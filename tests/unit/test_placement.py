@@ -292,6 +292,17 @@ def test_a_straggler_is_tried_twice_and_the_loser_is_stopped(winner: str) -> Non
     assert not any(worker.fences for worker in bench.core.workers.values())
 
 
+def test_a_loser_that_is_not_stopped_would_run_for_nobody() -> None:
+    bench = straggling()
+    bench.core._on = core.Mechanisms(stop_loser=False)
+    bench.do(ev.Tick(bench.core.next_deadline_s() or 0.0))
+    before = len(bench.effects)
+    bench.end(min(bench.running))
+    assert len(bench.running) == 1
+    assert not bench.core.entries
+    assert not any(isinstance(effect, ev.Stop) for effect in bench.effects[before:])
+
+
 def test_of_two_attempts_one_may_be_lost() -> None:
     bench = straggling()
     bench.do(ev.Tick(bench.core.next_deadline_s() or 0.0))
