@@ -16,6 +16,9 @@ from buildnet.wire.native import translated
 
 def channel_of(address: Address, credentials: Credentials, options: Sequence[tuple[str, Any]]) -> grpc.aio.Channel:
     """A channel that dials at the first call."""
+    if address.target.startswith("unix:"):
+        # grpc would name the path as the request's authority, escaped, which HTTP/2 servers refuse as malformed.
+        options = [*options, ("grpc.default_authority", "controller")]
     if not address.tls:
         return grpc.aio.insecure_channel(address.target, options=options)
     tls = grpc.ssl_channel_credentials(credentials.ca_pem, credentials.key_pem, credentials.certificate_pem)
