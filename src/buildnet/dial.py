@@ -16,6 +16,9 @@ from buildnet.wire.native import translated
 
 def channel_of(address: Address, credentials: Credentials, options: Sequence[tuple[str, Any]]) -> grpc.aio.Channel:
     """A channel that dials at the first call."""
+    if address.target.startswith("unix:"):
+        # grpc would name the path as the request's authority, escaped, which HTTP/2 servers refuse as malformed.
+        options = [*options, ("grpc.default_authority", "controller")]
     if not address.tls:
         if address.target.startswith("unix:"):
             # Else it is the path with its slashes escaped, which no server takes for a host (RFC 9113, 8.3.1).

@@ -147,5 +147,4 @@ class Sessions:
         """End every session of a node, by its id or its key."""
         key = self._members.key_of(node) or node
         if self._ender is not None and len(key) == 64:
-            self._told.pop(node, None)
             self._ender.end_sessions(key, error)
