@@ -78,8 +78,8 @@ async def test_a_node_joins_by_a_line_works_and_comes_back_without_it(fleet: Fle
             await until_state(client, "one", "active")
         await until_counted(fleet.listen, "opened", 3)
         await until_closed(fleet)
-    told = entries(fleet, "token.created", "token.used", "node.key_bound", "session.opened", "session.closed")
-    assert [entry["kind"] for entry in told][:3] == ["token.created", "token.used", "session.opened"]
+    told = entries(fleet, "join_token.created", "join_token.used", "node.key_bound", "session.opened", "session.closed")
+    assert [entry["kind"] for entry in told][:3] == ["join_token.created", "join_token.used", "session.opened"]
     assert [entry["key"] for entry in told if entry["kind"] == "node.key_bound"] == [node.key]
     opened = [entry for entry in told if entry["kind"] == "session.opened"]
     assert (opened[0]["pattern"], opened[-1]["pattern"]) == ("XX", "IK")
@@ -110,8 +110,8 @@ async def test_of_two_that_show_one_token_one_joins(fleet: FleetHouse) -> None:
             winner.stop_now.set()
             await asyncio.wait(running)
         assert await refusal(SessionWorker(fleet, "three", line)) != ""
-    assert [entry["reason"] for entry in entries(fleet, "token.refused")] == ["used"]
-    assert len(entries(fleet, "token.used")) == 1
+    assert [entry["reason"] for entry in entries(fleet, "join_token.refused")] == ["used"]
+    assert len(entries(fleet, "join_token.used")) == 1
 
 
 async def test_what_is_wrong_with_a_line_is_told(fleet: FleetHouse) -> None:
@@ -134,7 +134,7 @@ async def test_what_is_wrong_with_a_line_is_told(fleet: FleetHouse) -> None:
         # Whoever was named wrongly has shown nobody the token: it is still good.
         async with working(SessionWorker(fleet, "f", line)):
             pass
-    assert {entry["reason"] for entry in entries(fleet, "token.refused")} == {"revoked", "expired"}
+    assert {entry["reason"] for entry in entries(fleet, "join_token.refused")} == {"revoked", "expired"}
 
 
 PREAMBLE = b"\xb5BNET\n\x01"
@@ -161,7 +161,7 @@ async def test_what_strangers_send_is_refused_and_counted(fleet: FleetHouse, sen
         writer.close()
         await until_counted(fleet.listen, count, 1)
         assert await client.fleet.nodes() == []
-    assert entries(fleet, "session.opened", "session.refused", "token.refused") == []
+    assert entries(fleet, "session.opened", "session.refused", "join_token.refused") == []
 
 
 @asynccontextmanager

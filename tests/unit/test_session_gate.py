@@ -79,7 +79,7 @@ async def test_the_ledger_says_how_a_node_joined_before_it_is_let_in(bench: Benc
     # It is known now, and what was not written is written when it dials again, without the token.
     bench.ledger_fails = False
     await bench.gate.admit(greeted())
-    assert bench.kinds() == ["token.used", "session.opened"]
+    assert bench.kinds() == ["join_token.used", "session.opened"]
     await bench.gate.admit(greeted())
     bench.gate.ended(1, ONE, "", 3)
     assert bench.told[-1] == ("session.closed", {"session": 1, "key": ONE, "reason": "", "rekeys": 3})
@@ -95,7 +95,7 @@ async def test_a_token_that_is_of_no_use_is_told_once_and_counted(bench: Bench) 
             await bench.gate.admit(greeted(key, SECRET))
     with pytest.raises(TokenRefused):
         await bench.gate.admit(greeted(TWO))
-    assert bench.kinds() == ["token.refused"]
+    assert bench.kinds() == ["join_token.refused"]
     assert bench.gate.tokens_refused == 4
 
 

@@ -93,7 +93,7 @@ class JoinTokens:
 
         token = await asyncio.to_thread(make)
         facts: dict[str, Value] = {"token": token.id, "expires_at_unix_ms": token.expires_at_unix_ms}
-        await self._append("token.created", {**facts, "note": note, "by": by, "peer": peer})
+        await self._append("join_token.created", {**facts, "note": note, "by": by, "peer": peer})
         return token, base64.b32encode(secret).decode()
 
     async def ls(self, request: fleet_pb2.ListJoinTokensRequest, call: Call) -> fleet_pb2.ListJoinTokensResponse:
@@ -109,7 +109,7 @@ class JoinTokens:
         """
         token, fresh = await asyncio.to_thread(self._members.revoke, request.id, self._clock.now_unix_ms())
         if fresh:
-            await self._append("token.revoked", {"token": token.id, "by": call.caller.subject, "peer": call.peer})
+            await self._append("join_token.revoked", {"token": token.id, "by": call.caller.subject, "peer": call.peer})
         return _message(token)
 
 

@@ -88,7 +88,7 @@ class Sessions:
                 raise removed
             if not member.is_ledgered:
                 facts: dict[str, Value] = {"token": member.token_id, "key": member.key, "peer": greeted.peer}
-                await self._append("token.used", facts)
+                await self._append("join_token.used", facts)
                 await asyncio.to_thread(self._members.ledgered, member.key)
         said: dict[str, Value] = {"session": greeted.session, "key": greeted.key, "node": member.node}
         self._record("session.opened", {**said, "pattern": greeted.pattern, "peer": greeted.peer})
@@ -100,7 +100,7 @@ class Sessions:
         # that is not known names nothing, so it is only counted.
         if error.is_news:
             facts: dict[str, Value] = {"token": error.token_id, "reason": error.reason}
-            self._record("token.refused", {**facts, "key": greeted.key, "peer": greeted.peer})
+            self._record("join_token.refused", {**facts, "key": greeted.key, "peer": greeted.peer})
 
     def _tell_once(self, node: str, greeted: Greeted) -> None:
         if node in self._told:
