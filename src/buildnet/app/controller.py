@@ -248,6 +248,8 @@ async def _opened(config: ControllerConfig, *, clock: SystemClock) -> AsyncItera
             observed=observed(config, traces=traces_wanted()),
         )
         sessions.over(bridge)
+        # The bridge knows the gate and the gate the bridge: a circle would keep the store's lock until it is collected.
+        held.callback(sessions.over, None)
         counts = lambda: {**witnesses.counts(), "join_tokens_refused": sessions.tokens_refused}  # noqa: E731
         await held.enter_async_context(_running(report(bridge, ledger, counts)))
         yield bridge, join_tokens
