@@ -20,9 +20,6 @@ def channel_of(address: Address, credentials: Credentials, options: Sequence[tup
         # grpc would name the path as the request's authority, escaped, which HTTP/2 servers refuse as malformed.
         options = [*options, ("grpc.default_authority", "controller")]
     if not address.tls:
-        if address.target.startswith("unix:"):
-            # Else it is the path with its slashes escaped, which no server takes for a host (RFC 9113, 8.3.1).
-            options = (*options, ("grpc.default_authority", "localhost"))
         return grpc.aio.insecure_channel(address.target, options=options)
     tls = grpc.ssl_channel_credentials(credentials.ca_pem, credentials.key_pem, credentials.certificate_pem)
     return grpc.aio.secure_channel(address.target, tls, options=options)

@@ -213,6 +213,8 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
             observed=observed(config, traces=traces_wanted()),
         )
         sessions.over(bridge)
+        # The bridge knows the gate and the gate the bridge: a circle would keep the store's lock until it is collected.
+        held.callback(sessions.over, None)
 
         def counts() -> dict[str, int]:
             refused = {"join_tokens_refused": sessions.tokens_refused}

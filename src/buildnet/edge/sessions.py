@@ -62,8 +62,8 @@ class Sessions:
         self._ender: Ender | None = None
         self.tokens_refused = 0
 
-    def over(self, ender: Ender) -> None:
-        """Sessions are open there from now on."""
+    def over(self, ender: Ender | None) -> None:
+        """Sessions are open there from now on; None once they are no more, so that it is not held any longer."""
         self._ender = ender
 
     async def admit(self, greeted: Greeted) -> None:
