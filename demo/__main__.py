@@ -185,8 +185,8 @@ async def demo(scratch: Path, console: Console) -> int:
         altered = await asyncio.to_thread(flip_one_byte, state, scratch)
     show(phases, console)
     console.print(
-        f"  ledger entry {entry} (the linked program) is proven: {len(proof['hashes'])} hashes lead to the signed root "
-        f"of {proof['tree_size']} entries"
+        f"  ledger entry {entry} (the linked program) is proven: {len(proof.hashes)} hashes lead to the signed root "
+        f"of {proof.verify().size} entries"
     )
     console.print(f"  the whole ledger verifies: {report.size} entries, root {report.root[:16]}…")
     console.print(f"  one bit flipped in a copy of it: {altered}")
