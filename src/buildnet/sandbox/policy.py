@@ -20,6 +20,7 @@ from typing import Final, Literal
 
 from buildnet.errors import InvalidRequest, SandboxFailed
 from buildnet.model.action import Properties
+from buildnet.model.effect import EFFECT_PREFIX, Effect
 
 Isolation = Literal["namespaces", "process"]
 Assurance = Literal["enforced", "advisory"]
@@ -32,7 +33,7 @@ DEFAULTS: Final[Mapping[str, str]] = {
     "random": "ambient",
 }
 
-EFFECT_PREFIX: Final = "effect:"
+# Those that are built, of the vocabulary in `model/effect.py`.
 _LEVELS: Final[Mapping[str, frozenset[str]]] = {
     "network": frozenset({"none", "ambient"}),
     "read": frozenset({"declared", "ambient"}),
@@ -40,10 +41,6 @@ _LEVELS: Final[Mapping[str, frozenset[str]]] = {
     "clock": frozenset({"ambient"}),
     "random": frozenset({"ambient"}),
 }
-# The full vocabulary of the design; a level that exists and is not built is refused otherwise than
-# one that does not.
-_KNOWN_LEVELS: Final = frozenset({"none", "virtual", "declared", "budgeted", "ambient"})
-
 # Shown besides to a command that has the machine's network: how to find another machine by name.
 _NAMES: Final = ("/etc/gai.conf", "/etc/host.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/resolv.conf")
 
@@ -211,16 +208,10 @@ def _declared(properties: Properties) -> dict[str, str]:
     for key, level in sorted(properties):
         if not key.startswith(EFFECT_PREFIX):
             continue
-        name = key.removeprefix(EFFECT_PREFIX)
-        if name not in _LEVELS or level not in _KNOWN_LEVELS:
+        effect = Effect.parse(key, level)
+        if declared.setdefault(effect.name, effect.text) != effect.text:
             raise InvalidRequest(
-                f"{key}={level} is not an effect; effects are {', '.join(sorted(_LEVELS))} at one "
-                f"of {', '.join(sorted(_KNOWN_LEVELS))}",
-                field="platform.properties",
-            )
-        if declared.setdefault(name, level) != level:
-            raise InvalidRequest(
-                f"{key} is declared twice, as {declared[name]} and {level}; declare it once",
+                f"{key} is declared twice, as {declared[effect.name]} and {level}; declare it once",
                 field="platform.properties",
             )
     return declared
