@@ -14,14 +14,12 @@ from pathlib import Path
 import pytest
 
 from buildnet._native import NativeError, Store, collect, probe_isolation, undeclared_writes
-from buildnet.model.action import ActionKey, Outcome
+from buildnet.model.action import Outcome
 from buildnet.model.digest import Digest
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.buildnet.v1 import action_pb2
 from buildnet.wire.actions import digest_message, digest_of
 from buildnet.wire.usage import effects_of
-from buildnet.worker.attempt import Handle
-from buildnet.worker.lease_book import Assignment
 from tests.flow.test_worker import Bench, bench, result_of, sh  # noqa: F401 - `bench` is a fixture
 
 PYTHON = "/usr/bin/python3"
@@ -45,11 +43,7 @@ async def run(
     """One attempt whose lease counts `amounts`."""
     action = {} if platform is None else {"platform": platform}
     digest = await asyncio.to_thread(bench.push, command, files or {}, **action)
-    bench.fence += 1
-    assignment = Assignment(bench.fence, ActionKey("", digest), timeout_s, **amounts)
-    outcome = await asyncio.wait_for(bench.executor.run(assignment, Handle(bench.log)), timeout_s + 60)
-    assert list(bench.scratch.iterdir()) == [], "scratch is removed whatever happens"
-    return outcome
+    return await bench.attempt(digest, timeout_s=timeout_s, **amounts)
 
 
 def report_of(outcome: Outcome) -> action_pb2.EffectReport:

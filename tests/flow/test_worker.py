@@ -81,7 +81,9 @@ class Bench:
         *,
         timeout_s: float = 20.0,
         watch: Callable[[Handle], None] = lambda handle: None,
+        **amounts: int,
     ) -> Outcome:
+        """One attempt whose lease counts `amounts`."""
         self.fence += 1
 
         def news() -> None:
@@ -91,8 +93,8 @@ class Bench:
 
         log = AttemptLog(self.fence, Clock(), news)
         handle = Handle(log)
-        assignment = Assignment(self.fence, ActionKey("", digest), timeout_s)
-        outcome = await asyncio.wait_for(self.executor.run(assignment, handle), 60)
+        assignment = Assignment(self.fence, ActionKey("", digest), timeout_s, **amounts)
+        outcome = await asyncio.wait_for(self.executor.run(assignment, handle), timeout_s + 60)
         assert list(self.scratch.iterdir()) == [], "scratch is removed whatever happens"
         return outcome
 
