@@ -22,6 +22,7 @@ from typing import Any
 from buildnet.client import Client
 from buildnet.errors import BuildNetError, NotFound
 from buildnet.ledger import audit
+from buildnet.wire.request_metadata import Manner
 from tests.conftest import House, Role
 
 CHAINS = 24
@@ -40,9 +41,9 @@ class WatchingClient(Client):
         self.accepted: set[str] = set()
         self.forgotten: list[str] = []
 
-    async def _operations(self, request: Any, name: str) -> AsyncIterator[Any]:  # type: ignore[override]
+    async def _operations(self, request: Any, name: str, manner: Manner) -> AsyncIterator[Any]:  # type: ignore[override]
         try:
-            async for operation in super()._operations(request, name):
+            async for operation in super()._operations(request, name, manner):
                 self.accepted.add(operation.name)
                 yield operation
         except NotFound:
@@ -75,6 +76,7 @@ class EngineCampaign:
         self.roles: dict[str, Role] = {}
         self.controller: Role
         self._progress = asyncio.Event()
+        self._chains: list[asyncio.Task[None]] = []
 
     def run(self, kills: int) -> None:
         try:
@@ -92,6 +94,10 @@ class EngineCampaign:
         per_chain = -(-self.actions // CHAINS)
         async with WatchingClient(self.controller.url) as client:
             chains = [asyncio.ensure_future(self._chain(client, number, per_chain)) for number in range(CHAINS)]
+            for chain in chains:
+                # One that breaks ends the wait for progress.
+                chain.add_done_callback(lambda _: self._progress.set())
+            self._chains = chains
             resumed: list[asyncio.Task[None]] = []
             for number in range(kills):
                 await self._until(self.actions * (number + 1) // (kills + 1))
@@ -129,6 +135,9 @@ class EngineCampaign:
     async def _until(self, ended: int) -> None:
         async with asyncio.timeout(AWAY_S):
             while self.ended < ended and not self.lost:
+                for chain in self._chains:
+                    if chain.done():
+                        chain.result()
                 self._progress.clear()
                 await self._progress.wait()
 

@@ -497,13 +497,6 @@ def test_what_no_worker_offers_is_named(server: Server) -> None:
     assert "OSFamily=plan9" in response.status.message
 
 
-def test_endless_output_is_stopped_with_its_limit(server: Server) -> None:
-    command = re.Command(arguments=["/bin/sh", "-c", "exec head -c 1G /dev/zero"])
-    response = server.execute(server.action(command, salt=fresh()))
-    assert response.status.code == Code.RESOURCE_EXHAUSTED.value[0]
-    assert "output file" in response.status.message
-
-
 def test_an_unknown_operation_must_be_executed_anew(server: Server) -> None:
     call = server.channel.unary_stream(
         RE + "Execution/WaitExecution", re.WaitExecutionRequest.SerializeToString, operations_pb2.Operation.FromString
