@@ -14,6 +14,7 @@ from buildnet.client import Client
 from buildnet.sandbox import Ending, Place
 from buildnet.sandbox.namespaces import NamespaceSandbox
 from buildnet.sandbox.policy import Limits, Plan
+from buildnet.sandbox.toolchain import toolchain_of
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from tests.conftest import House
 
@@ -71,7 +72,8 @@ def run(script: str, scratch: Path, root: StagedRoot) -> Ending:
         name=scratch.name,
         root_mount=root.mount_fd,
     )
-    plan = Plan(("/bin/sh", "-ec", script), (("PATH", "/usr/bin:/bin"),), "namespaces", False, 20.0, Limits())
+    command = (("/bin/sh", "-ec", script), (("PATH", "/usr/bin:/bin"),))
+    plan = Plan(*command, "namespaces", False, 20.0, Limits(), shown=toolchain_of())
     running = NamespaceSandbox().start(plan, place)
     while (ending := running.poll()) is None:
         threading.Event().wait(0.005)

@@ -23,6 +23,8 @@ from buildnet.wire._gen.google.rpc import error_details_pb2, status_pb2
 from buildnet.wire.actions import digest_message
 from tests.conftest import House
 
+# The gate is in the home directory, which actions see when they say so.
+MACHINE = {"read": "ambient"}
 GATE = "while ! test -e {gate}; do sleep 0.05; done; echo through"
 ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
 
@@ -57,7 +59,13 @@ async def test_a_killed_controllers_running_action_is_adopted_and_its_client_hea
     async with Client(first.url) as client:
         script = GATE.format(gate=gate)
         running = asyncio.ensure_future(
-            client.run(["/bin/sh", "-c", script], env=ENVIRONMENT, do_not_cache=True, on_stage=stages.put_nowait)
+            client.run(
+                ["/bin/sh", "-c", script],
+                env=ENVIRONMENT,
+                effects=MACHINE,
+                do_not_cache=True,
+                on_stage=stages.put_nowait,
+            )
         )
         async with asyncio.timeout(AWAY_S):
             await executing(stages)
@@ -107,7 +115,7 @@ async def test_an_orderly_stop_refuses_what_is_new_and_lets_what_runs_end(house:
     async with Client(first.url, away_s=0.0) as client, asyncio.timeout(60):
         script = GATE.format(gate=gate)
         running = asyncio.ensure_future(
-            client.run(["/bin/sh", "-c", script], env=ENVIRONMENT, on_stage=stages.put_nowait)
+            client.run(["/bin/sh", "-c", script], env=ENVIRONMENT, effects=MACHINE, on_stage=stages.put_nowait)
         )
         await executing(stages)
         other = await client.run(["/bin/true"])

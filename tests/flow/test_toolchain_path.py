@@ -35,7 +35,7 @@ def test_a_tool_is_found_where_its_path_is_shown(house: House, tools: Path) -> N
         with pytest.raises(InvalidRequest, match="--toolchain-path") as refused:
             client.run([f"{tools}/tool"])
         assert "effect:read=ambient" in refused.value.message
-        ran = client.run([f"{tools}/tool"], platform={"effect:read": "ambient"})
+        ran = client.run([f"{tools}/tool"], effects={"read": "ambient"})
         assert ran.exit_code == 0
     with connect(shown.url) as client:
         assert client.run([f"{tools}/tool"]).exit_code == 0

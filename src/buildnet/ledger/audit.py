@@ -314,12 +314,26 @@ def iterate(state: Path) -> Iterator[tuple[int, bytes]]:
         raise NotFound(f"there is no ledger in {path.parent}", kind="ledger", name=str(path.parent))
     # The tail first: what leaves it meanwhile is in the database.
     waiting = tail.held(path.parent)
-    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     size = 0
-    try:
-        for seq, body in connection.execute("SELECT seq, body FROM leaf ORDER BY seq"):
-            size = seq + 1
-            yield seq, bytes(body)
-    finally:
-        connection.close()
+    with tempfile.TemporaryDirectory(prefix="buildnet-ledger-") as scratch:
+        connection = _readable(path, Path(scratch))
+        try:
+            for seq, body in connection.execute("SELECT seq, body FROM leaf ORDER BY seq"):
+                size = seq + 1
+                yield seq, bytes(body)
+        finally:
+            connection.close()
     yield from enumerate(tail.beyond(waiting, size), size)
+
+
+def _readable(path: Path, scratch: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    except sqlite3.OperationalError:
+        # A killed server left a transaction half written. Whoever only reads undoes it in a copy.
+        connection.close()
+        for source in (path, path.with_name(path.name + "-journal")):
+            shutil.copyfile(source, scratch / source.name)
+        return sqlite3.connect(scratch / path.name)
+    return connection
