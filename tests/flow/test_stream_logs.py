@@ -15,6 +15,8 @@ from buildnet.client import Client, LogPiece
 from buildnet.errors import InvalidRequest
 from tests.conftest import COMMAND, Role
 
+# The gates are in the home directory, which actions see when they say so.
+MACHINE = {"read": "ambient"}
 ENV = {"PATH": "/usr/bin:/bin"}
 
 
@@ -51,7 +53,7 @@ async def test_followers_see_both_streams_as_they_came_and_so_do_those_who_come_
     first, second, third = (until(gates / name) for name in "123")
     script = f"echo one; {first}; echo two >&2; {second}; echo three; {third}; echo four"
     async with Client(running.url) as client, asyncio.timeout(60):
-        run = asyncio.ensure_future(client.run(["/bin/sh", "-c", script], env=ENV, do_not_cache=True))
+        run = asyncio.ensure_future(client.run(["/bin/sh", "-c", script], env=ENV, effects=MACHINE, do_not_cache=True))
         operation = await executing(client, str(gates))
         follower = client.logs(operation, follow=True)
         live = await some(follower, 1, 4)
@@ -81,7 +83,7 @@ async def test_followers_see_both_streams_as_they_came_and_so_do_those_who_come_
 async def test_a_slow_reader_holds_up_neither_the_action_nor_others(running: Role, gates: Path) -> None:
     script = f"head -c 20000000 /dev/zero; {until(gates / 'go')}; echo end"
     async with Client(running.url) as client, asyncio.timeout(90):
-        run = asyncio.ensure_future(client.run(["/bin/sh", "-c", script], env=ENV, do_not_cache=True))
+        run = asyncio.ensure_future(client.run(["/bin/sh", "-c", script], env=ENV, effects=MACHINE, do_not_cache=True))
         operation = await executing(client, str(gates))
         slow = client.logs(operation, follow=True)
         taken = len((await anext(slow)).data)
