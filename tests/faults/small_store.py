@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from buildnet._native import Store
-from buildnet.app import controller
+from buildnet.app import grounds
 from buildnet.cli.main import main
 
 if __name__ == "__main__":
@@ -14,6 +14,6 @@ if __name__ == "__main__":
     def small(root: str, durability: str, **_: object) -> Store:
         return Store(root, durability, segment_bytes=segment_bytes, size_bytes_max=size_bytes_max, keep_s=keep_s)
 
-    vars(controller)["Store"] = small
+    vars(grounds)["Store"] = small
     sys.argv = ["buildnet", *sys.argv[4:]]
     main()
