@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from buildnet.errors import Forbidden, InvalidRequest, NotFound, Overloaded, StateCorrupt, StateNewer, Unauthenticated
+from buildnet.database import connected
+from buildnet.errors import Forbidden, InvalidRequest, NotFound, Overloaded, StateCorrupt, Unauthenticated
 
 LIFETIME_S: Final = 3600
 LIFETIME_S_MAX: Final = 30 * 86_400
@@ -87,27 +88,18 @@ class Members:
         self._lock = threading.Lock()
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._database, version = connected(path, _VERSION)
             self._database.execute("PRAGMA journal_mode = WAL")
             # A token that was taken must not come back with the power.
             self._database.execute("PRAGMA synchronous = FULL")
-            (version,) = self._database.execute("PRAGMA user_version").fetchone()
             if version == 0:
                 self._database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
             # So that a list of nodes costs no look into the file for each.
-            self._keys: dict[str, str] = {}
-            if version <= _VERSION:
-                self._keys.update(self._database.execute("SELECT node, key FROM node WHERE node IS NOT NULL"))
+            self._keys: dict[str, str] = dict(
+                self._database.execute("SELECT node, key FROM node WHERE node IS NOT NULL")
+            )
         except (OSError, sqlite3.Error) as error:
             raise self._corrupt(error) from error
-        if version > _VERSION:
-            self._database.close()
-            raise StateNewer(
-                f"{path} was written by a newer BuildNET (version {version}, this one reads {_VERSION}); upgrade",
-                path=str(path),
-                found=version,
-                supported=_VERSION,
-            )
 
     def close(self) -> None:
         """Close it."""

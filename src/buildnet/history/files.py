@@ -14,7 +14,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from buildnet.errors import StateCorrupt, StateNewer
+from buildnet.database import connected
+from buildnet.errors import StateCorrupt
 from buildnet.model.action import ActionKey
 from buildnet.model.caller import public_instance
 from buildnet.model.digest import Digest
@@ -91,16 +92,7 @@ def open_database(directory: Path) -> sqlite3.Connection:
 
 
 def _opened(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    found = connection.execute("PRAGMA user_version").fetchone()[0]
-    if found > SCHEMA_VERSION:
-        connection.close()
-        raise StateNewer(
-            f"{path} was written by a newer version (schema {found}, this one reads up to {SCHEMA_VERSION}); upgrade",
-            path=str(path),
-            found=found,
-            supported=SCHEMA_VERSION,
-        )
+    connection, found = connected(path, SCHEMA_VERSION)
     # Readers never wait for the writer. What the last moments before a loss of power recorded may be lost: it follows.
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
