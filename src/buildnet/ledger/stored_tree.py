@@ -34,10 +34,12 @@ def read(connection: sqlite3.Connection, work: Callable[[tree.NodeHash], T]) -> 
 
     work(noted)
     found = _rows(connection, places)
+    # It asks for them in the same order again.
+    again = iter(places)
 
     def node(level: int, index: int) -> bytes:
         try:
-            return found[tree.position(level, index)]
+            return found[next(again)]
         except KeyError:
             raise LedgerCorrupt(f"the tree's node {level}/{index} is absent", where=f"node {level}/{index}") from None
 
