@@ -1,8 +1,13 @@
-"""The one place that opens a database: it refuses a newer one. What is in it, and how it is kept, is its owner's."""
+"""The one place that opens a database and begins a transaction: it refuses a newer one, and leaves nothing half done.
+
+What is in it, and how it is kept, is its owner's.
+"""
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from buildnet.errors import StateNewer
@@ -25,3 +30,29 @@ def connected(path: Path, supported: int) -> tuple[sqlite3.Connection, int]:
             supported=supported,
         )
     return connection, found
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """All that the body writes, or none of it.
+
+    Raises:
+        sqlite3.OperationalError: it cannot be written; nothing of it is.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        # A full disk has ended the transaction already, and another error here would hide that.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def create(connection: sqlite3.Connection, statements: Iterable[str], version: int) -> None:
+    """Make tables and what else there is, whole or not at all, and say that this is the version."""
+    with transaction(connection):
+        for statement in statements:
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {version}")

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from buildnet.database import connected
+from buildnet.database import connected, create, transaction
 from buildnet.errors import Forbidden, InvalidRequest, NotFound, Overloaded, StateCorrupt, Unauthenticated
 
 LIFETIME_S: Final = 3600
@@ -27,17 +27,17 @@ TOKENS_MAX: Final = 10_000
 NODES_MAX: Final = 100_000
 _KEPT_MS: Final = 7 * 86_400_000
 _VERSION: Final = 1
-_SCHEMA: Final = """
-CREATE TABLE token (
+_SCHEMA: Final = (
+    """CREATE TABLE token (
   hash BLOB PRIMARY KEY, id TEXT NOT NULL UNIQUE, made_at_unix_ms INTEGER NOT NULL, expires_at_unix_ms INTEGER NOT NULL,
   made_by TEXT NOT NULL, note TEXT NOT NULL, used_at_unix_ms INTEGER, used_by TEXT, revoked_at_unix_ms INTEGER,
   refusals_told TEXT NOT NULL DEFAULT ''
-) STRICT;
-CREATE TABLE node (
+) STRICT""",
+    """CREATE TABLE node (
   key TEXT PRIMARY KEY, node TEXT UNIQUE, joined_at_unix_ms INTEGER NOT NULL, token_id TEXT NOT NULL,
   is_ledgered INTEGER NOT NULL DEFAULT 0
-) STRICT;
-"""
+) STRICT""",
+)
 
 TokenState = Literal["valid", "used", "expired", "revoked"]
 
@@ -93,7 +93,7 @@ class Members:
             # A token that was taken must not come back with the power.
             self._database.execute("PRAGMA synchronous = FULL")
             if version == 0:
-                self._database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
+                create(self._database, _SCHEMA, _VERSION)
             # So that a list of nodes costs no look into the file for each.
             self._keys: dict[str, str] = dict(
                 self._database.execute("SELECT node, key FROM node WHERE node IS NOT NULL")
@@ -238,13 +238,8 @@ class Members:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
             try:
-                self._database.execute("BEGIN IMMEDIATE")
-                try:
+                with transaction(self._database):
                     yield self._database
-                except BaseException:
-                    self._database.execute("ROLLBACK")
-                    raise
-                self._database.execute("COMMIT")
             except sqlite3.Error as error:
                 raise self._corrupt(error) from error
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from buildnet.database import connected
+from buildnet.database import connected, create
 from buildnet.errors import StateCorrupt
 from buildnet.model.action import ActionKey
 from buildnet.model.caller import public_instance
@@ -99,11 +99,7 @@ def _opened(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA busy_timeout = 10000")
     connection.execute("PRAGMA temp_store = MEMORY")
     if not found:
-        connection.execute("BEGIN IMMEDIATE")
-        for statement in _SCHEMA:
-            connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        connection.execute("COMMIT")
+        create(connection, _SCHEMA, SCHEMA_VERSION)
     connection.execute("SELECT count(*) FROM (SELECT 1 FROM operation LIMIT 1)").fetchone()
     return connection
 

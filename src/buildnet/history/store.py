@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
+from buildnet.database import transaction
 from buildnet.errors import StateCorrupt
 from buildnet.history import files
 from buildnet.history.files import pack_digest
@@ -136,15 +137,9 @@ class SqliteHistory:
             self._grown = asyncio.Event()
 
     def _commit(self, batch: Sequence[EndedOperation]) -> None:
-        connection = self._connection
-        connection.execute("BEGIN IMMEDIATE")
-        try:
+        with transaction(self._connection):
             for ended in batch:
                 self._keep(ended)
-            connection.execute("COMMIT")
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
         self._count += len(batch)
         self._make_room()
 
@@ -252,13 +247,8 @@ class SqliteHistory:
         aged = oldest is not None and oldest[0] < before - 86_400_000
         if not over and not aged:
             return
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
+        with transaction(self._connection):
             files.remove_oldest(self._connection, max(1, self._count // 10) if over else 0, before)
-            self._connection.execute("COMMIT")
-        except BaseException:
-            self._connection.execute("ROLLBACK")
-            raise
         self._count = self._connection.execute("SELECT count(*) FROM operation").fetchone()[0]
 
     # Reading.

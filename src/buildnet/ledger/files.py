@@ -10,7 +10,7 @@ import os
 import sqlite3
 from pathlib import Path
 
-from buildnet.database import connected
+from buildnet import database
 from buildnet.errors import StateCorrupt
 
 # 2: accounts. A ledger of 1 is opened as one of 2 without any account; one of 2 is not opened by what knows only 1.
@@ -67,7 +67,7 @@ def open_database(directory: Path, durability: str) -> sqlite3.Connection:
     """
     path = directory / DATABASE
     try:
-        connection, found = connected(path, SCHEMA_VERSION)
+        connection, found = database.connected(path, SCHEMA_VERSION)
         configure(connection, durability)
         if found < SCHEMA_VERSION:
             create(connection, found)
@@ -109,8 +109,4 @@ def configure(connection: sqlite3.Connection, durability: str) -> None:
 
 def create(connection: sqlite3.Connection, found: int = 0, version: int = SCHEMA_VERSION) -> None:
     """Make the tables and what guards them; of a database of version `found`, only those that it lacks."""
-    connection.execute("BEGIN IMMEDIATE")
-    for statement in STATEMENTS[version][len(STATEMENTS.get(found, ())) :]:
-        connection.execute(statement)
-    connection.execute(f"PRAGMA user_version = {version}")
-    connection.execute("COMMIT")
+    database.create(connection, STATEMENTS[version][len(STATEMENTS.get(found, ())) :], version)

@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
+from buildnet.database import transaction
 from buildnet.errors import (
     BuildNetError,
     InvalidRequest,
@@ -313,8 +314,7 @@ class LedgerLog:
         balances, pendings = kept.rows()
         note = self._sign(frontier)
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
+            with transaction(self._connection):
                 self._connection.executemany("INSERT INTO leaf (seq, body) VALUES (?, ?)", leaves)
                 self._connection.executemany("INSERT INTO node (position, hash) VALUES (?, ?)", nodes)
                 self._connection.executemany(UPSERT.format("balance"), balances)
@@ -322,10 +322,6 @@ class LedgerLog:
                 self._connection.execute(
                     "INSERT INTO checkpoint (size, note) VALUES (?, ?)", (frontier.size, note.encode())
                 )
-                self._connection.execute("COMMIT")
-            except BaseException:
-                self._connection.execute("ROLLBACK")
-                raise
         except sqlite3.OperationalError as error:
             if "full" in str(error):
                 raise StorageFull(f"the ledger cannot be written: {error}; make room") from error

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from buildnet.database import connected
+from buildnet.database import connected, create, transaction
 from buildnet.errors import StateCorrupt, StorageFull
 from buildnet.ledger import note as notes
 from buildnet.ledger.checkpoint import Verifier
@@ -53,10 +53,7 @@ class Witness:
             # A size that was cosigned and is forgotten would let a log fork: each one is on the disk first.
             connection.execute("PRAGMA synchronous = FULL")
             if found == 0:
-                connection.execute("BEGIN IMMEDIATE")
-                connection.execute(_SCHEMA)
-                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-                connection.execute("COMMIT")
+                create(connection, [_SCHEMA], SCHEMA_VERSION)
         except sqlite3.DatabaseError as error:
             raise StateCorrupt(
                 f"{path}: {error}; restore it from a copy: a witness that forgets lets logs fork", path=str(path)
@@ -76,15 +73,8 @@ class Witness:
         """
         with self._lock:
             try:
-                self._connection.execute("BEGIN IMMEDIATE")
-                try:
+                with transaction(self._connection):
                     answer = self._answer(request, at_unix_s)
-                    self._connection.execute("COMMIT")
-                except BaseException:
-                    # A full disk has ended the transaction already.
-                    if self._connection.in_transaction:
-                        self._connection.execute("ROLLBACK")
-                    raise
             except sqlite3.OperationalError as error:
                 if "full" in str(error):
                     raise StorageFull(f"the witness's state cannot be written: {error}; make room") from error

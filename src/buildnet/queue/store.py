@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
-from buildnet.database import connected
+from buildnet.database import connected, create, transaction
 from buildnet.errors import BuildNetError, InvariantBroken, Overloaded, StateCorrupt, StorageFull
 from buildnet.model.action import ActionKey, Lease
 from buildnet.model.digest import Digest
@@ -86,11 +86,7 @@ class SqliteOperations:
             # NORMAL loses nothing when a process dies; FULL nothing that was kept when power is lost.
             connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
             if found == 0:
-                connection.execute("BEGIN IMMEDIATE")
-                for statement in _SCHEMA:
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-                connection.execute("COMMIT")
+                create(connection, _SCHEMA, SCHEMA_VERSION)
         except sqlite3.DatabaseError as error:
             raise StateCorrupt(
                 f"{path}: {error}; restore it from a copy, or move it aside: what was queued is then asked for again",
@@ -189,15 +185,10 @@ class SqliteOperations:
 
     def _commit(self, rows: Rows) -> None:
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
+            with transaction(self._connection):
                 for kind, statement in _WRITES.items():
                     if rows[kind]:
                         self._connection.executemany(statement, rows[kind])
-                self._connection.execute("COMMIT")
-            except BaseException:
-                self._connection.execute("ROLLBACK")
-                raise
         except sqlite3.OperationalError as error:
             path = str(self._directory / DATABASE)
             if "full" in str(error):
