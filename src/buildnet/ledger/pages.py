@@ -6,7 +6,6 @@ writer leaves: zero, and the shortest form. Pure: bytes in, an error or nothing 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from struct import unpack_from
 
 from buildnet.errors import LedgerCorrupt
@@ -25,18 +24,20 @@ def check_pages(database: bytes, sqlite_version: str, version: int) -> None:
     if not database or len(database) % PAGE_BYTES:
         raise LedgerCorrupt("the database is not a whole number of pages", where="database")
     _check_header(database[:_HEADER_BYTES], len(database) // PAGE_BYTES, sqlite_version, version)
-    pages = [_Page(number, database[at : at + PAGE_BYTES]) for number, at in _places(database)]
-    split = any(page.kind == _INTERIOR and _is_interior(pages, page.first_child()) for page in pages)
-    for page in pages:
-        page.check(split=split)
+    split = _is_split(database)
+    for number in range(1, len(database) // PAGE_BYTES + 1):
+        _page(database, number).check(split=split)
 
 
-def _places(database: bytes) -> Iterator[tuple[int, int]]:
-    return enumerate(range(0, len(database), PAGE_BYTES), 1)
+def _page(database: bytes, number: int) -> _Page:
+    return _Page(number, database[(number - 1) * PAGE_BYTES : number * PAGE_BYTES])
 
 
-def _is_interior(pages: list[_Page], number: int) -> bool:
-    return 0 < number <= len(pages) and pages[number - 1].kind == _INTERIOR
+def _is_split(database: bytes) -> bool:
+    """Whether pages of pointers stand above pages of pointers: some of them were split to make room."""
+    kinds = database[_HEADER_BYTES : _HEADER_BYTES + 1] + database[PAGE_BYTES::PAGE_BYTES]
+    children = (_page(database, number).first_child() for number, kind in enumerate(kinds, 1) if kind == _INTERIOR)
+    return any(0 < child <= len(kinds) and kinds[child - 1] == _INTERIOR for child in children)
 
 
 def _check_header(header: bytes, pages: int, sqlite_version: str, version: int) -> None:
