@@ -144,16 +144,14 @@ class SchedulerCore:
         wanted, operation = event.wanted, event.operation
         if operation in self._by_operation:
             return
-        merged = not wanted.do_not_cache and self._on.join
-        if merged and (known := self._by_key.get(wanted.key)) is not None:
-            self._join(self.entries[known], event, effects)
+        if self._joined(event, effects):
             return
         share = self.dispatch.share_of(wanted)
         if (refusal := self._refusal(wanted, share)) is not None:
             self.dispatch.shares.forget(share)
             effects.append(Tell(operation, "completed", refusal))
             return
-        entry = self._enter(operation, wanted, share, merged=merged)
+        entry = self._enter(operation, wanted, share)
         effects.append(Record("action.submitted", None, wanted.key))
         effects.append(Tell(operation, "queued"))
         self._look(entry, effects)
@@ -163,11 +161,9 @@ class SchedulerCore:
         wanted, lease = event.wanted, event.lease
         if event.operation in self._by_operation:
             return
-        merged = not wanted.do_not_cache and self._on.join
-        if merged and (known := self._by_key.get(wanted.key)) is not None:
-            self._join(self.entries[known], Want(event.operation, wanted), effects)
+        if self._joined(event, effects):
             return
-        entry = self._enter(event.operation, wanted, self.dispatch.share_of(wanted), merged=merged)
+        entry = self._enter(event.operation, wanted, self.dispatch.share_of(wanted))
         if lease is None or not self._on.adopt:
             self._look(entry, effects)
             return
@@ -179,7 +175,17 @@ class SchedulerCore:
         self._await(entry, lease)
         self._returning[lease.fence] = self.now_s + self.limits.return_s
 
-    def _enter(self, operation: str, wanted: Wanted, share: Share, *, merged: bool) -> Entry:
+    def _may_join(self, wanted: Wanted) -> bool:
+        return not wanted.do_not_cache and self._on.join
+
+    def _joined(self, event: Want | Restore, effects: list[Effect]) -> bool:
+        """Whether somebody wants the same already, and it is shared."""
+        known = self._by_key.get(event.wanted.key) if self._may_join(event.wanted) else None
+        if known is not None:
+            self._join(self.entries[known], event, effects)
+        return known is not None
+
+    def _enter(self, operation: str, wanted: Wanted, share: Share) -> Entry:
         entry = Entry(self._entry_next, wanted, share, followers=[operation])
         entry.order = self.dispatch.ticket_of(wanted, self.now_s)
         self._entry_next += 1
@@ -187,7 +193,7 @@ class SchedulerCore:
         self.dispatch.shares.wait(share)
         self.entries[entry.id] = entry
         self._by_operation[operation] = entry.id
-        if merged:
+        if self._may_join(wanted):
             self._by_key[wanted.key] = entry.id
         return entry
 
@@ -206,7 +212,7 @@ class SchedulerCore:
             return Outcome("overloaded", None, f"{waiting} actions are queued already; try again later")
         return self.dispatch.refusal(wanted, share)
 
-    def _join(self, entry: Entry, event: Want, effects: list[Effect]) -> None:
+    def _join(self, entry: Entry, event: Want | Restore, effects: list[Effect]) -> None:
         entry.followers.append(event.operation)
         self._by_operation[event.operation] = entry.id
         # REAPI skip_cache_lookup: the result must be of an execution, which this one may share.

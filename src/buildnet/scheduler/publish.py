@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from buildnet.errors import BlobsMissing, BuildNetError
+from buildnet.errors import BlobsMissing
 from buildnet.model.action import Lease, Outcome
 from buildnet.model.entry import Entry, Value
 from buildnet.model.posting import Move, caller_account, node_account
@@ -86,9 +86,3 @@ def _used(lease: Lease, outcome: Outcome) -> Move:
     if outcome.cpu_from:
         amounts += (("cpu_ms", outcome.cpu_ms),)
     return Move(node_account(lease.worker), caller_account(lease.caller), amounts)
-
-
-def publication_error(error: BuildNetError) -> Outcome:
-    """The outcome to tell when publication failed: the client must not see an unaudited result."""
-    missing = tuple(error.fields.get("digests", ())) if isinstance(error, BlobsMissing) else ()
-    return Outcome(code=error.code, result=None, message=error.message, missing=missing)

@@ -59,11 +59,7 @@ def wanted_of(
         InvalidRequest: the timeout is over the server's maximum (REAPI Action.timeout: MUST reject).
     """
     digest = digest_of(request.action_digest)
-    try:
-        action = re.Action.FromString(read(digest.text))
-        command = re.Command.FromString(read(digest_of(action.command_digest).text))
-    except DecodeError as error:
-        raise InvalidRequest("the action cannot be decoded", field="action_digest") from error
+    action, command = _read(digest, read)
     properties = _properties(action, command)
     wanted = Wanted(
         key=ActionKey(instance, digest),
@@ -85,12 +81,16 @@ def described_of(digest: Digest, read: Callable[[str], bytes]) -> Described:
         NotFound: its blobs are here no more.
         InvalidRequest: they are not an Action and its Command.
     """
+    _, command = _read(digest, read)
+    return Described(tuple(command.arguments))
+
+
+def _read(digest: Digest, read: Callable[[str], bytes]) -> tuple[re.Action, re.Command]:
     try:
         action = re.Action.FromString(read(digest.text))
-        command = re.Command.FromString(read(digest_of(action.command_digest).text))
+        return action, re.Command.FromString(read(digest_of(action.command_digest).text))
     except DecodeError as error:
         raise InvalidRequest("the action cannot be decoded", field="action_digest") from error
-    return Described(tuple(command.arguments))
 
 
 def requirements_of(properties: Iterable[tuple[str, str]], ignored: Collection[str]) -> Properties:
