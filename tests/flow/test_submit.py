@@ -10,7 +10,8 @@ import pytest
 
 from buildnet.client import ActionFilter, SyncClient, connect
 from buildnet.errors import BlobsMissing, BuildNetError, InvalidRequest, NotFound
-from buildnet.model.action_spec import ActionSpec, FileInput, OutputInput, Resources, TreeInput, spec_of
+from buildnet.model.action_spec import ActionSpec, FileInput, OutputInput, TreeInput, spec_of
+from buildnet.model.amounts import Amounts
 from buildnet.model.digest import Digest
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.buildnet.v1 import action_pb2
@@ -226,7 +227,7 @@ def test_what_no_worker_offers_is_refused_by_name(net: SyncClient) -> None:
 
 
 def test_amounts_are_no_names_that_a_worker_offers(net: SyncClient) -> None:
-    spec = shell("echo amounts", resources=Resources(cpu_milli=500), platform=[("container-image", "docker://x")])
+    spec = shell("echo amounts", resources=Amounts(cpu_milli=500), platform=[("container-image", "docker://x")])
     assert net.result(net.submit(spec).id).exit_code == 0
 
 

@@ -15,16 +15,8 @@ from hypothesis import strategies as st
 
 from buildnet.errors import InvalidRequest, TooLarge
 from buildnet.model import action_spec
-from buildnet.model.action_spec import (
-    ActionSpec,
-    FileInput,
-    OutputInput,
-    Resources,
-    TreeInput,
-    decimal_of_milli,
-    is_ours,
-    spec_of,
-)
+from buildnet.model.action_spec import ActionSpec, FileInput, OutputInput, TreeInput, is_ours, spec_of
+from buildnet.model.amounts import Amounts, decimal_of_milli
 from buildnet.model.digest import Digest
 from buildnet.model.effect import EFFECTS, Effect
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
@@ -61,7 +53,7 @@ def specs(draw: st.DrawFn) -> ActionSpec:
         working_directory=draw(st.one_of(st.just(""), PATH)),
         outputs=draw(st.lists(PATH, max_size=3)),
         effects=effects,
-        resources=draw(st.builds(Resources, amounts, amounts, amounts, amounts)),
+        resources=draw(st.builds(Amounts, amounts, amounts, amounts, amounts)),
         constraints=draw(st.lists(NAME, max_size=2)),
         platform=draw(st.lists(st.tuples(st.sampled_from(["OSFamily", "ISA"]), NAME), max_size=2)),
         secrets=secrets,
@@ -123,7 +115,7 @@ BASE = spec_of(
     variables={"PATH": "/usr/bin", "LANG": "C"},
     outputs=["a.o"],
     effects={"network": "none"},
-    resources=Resources(cpu_milli=1500),
+    resources=Amounts(cpu_milli=1500),
     constraints=["gcc>=12"],
     platform=[("OSFamily", "linux")],
     secrets={"TOKEN": "ci/token"},
@@ -140,10 +132,10 @@ CHANGES: dict[str, dict[str, Any]] = {
     "effect": {"effects": (Effect("network", "ambient"),)},
     "budget": {"effects": (Effect("network", "budgeted", 10),)},
     "no effect": {"effects": ()},
-    "cpus": {"resources": Resources(cpu_milli=2000)},
-    "memory": {"resources": Resources(1500, memory_bytes=1 << 30)},
-    "disk": {"resources": Resources(1500, disk_bytes=1 << 30)},
-    "gpus": {"resources": Resources(1500, gpus=1)},
+    "cpus": {"resources": Amounts(cpu_milli=2000)},
+    "memory": {"resources": Amounts(1500, memory_bytes=1 << 30)},
+    "disk": {"resources": Amounts(1500, disk_bytes=1 << 30)},
+    "gpus": {"resources": Amounts(1500, gpus=1)},
     "constraint": {"constraints": ("gcc>=13",)},
     "platform": {"platform": (("OSFamily", "windows"),)},
     "secret's variable": {"secrets": (("KEY", "ci/token"),)},
@@ -184,7 +176,7 @@ def test_amounts_are_written_in_one_way() -> None:
         "1.05",
         "12",
     ]
-    asked = Resources(1500, 1 << 30, 5, 2).properties()
+    asked = Amounts(1500, 1 << 30, 5, 2).properties()
     assert asked == tuple(sorted(asked)), "as REAPI sorts them"
     assert dict(asked) == {
         "resource:cpus": "1.5",
@@ -223,7 +215,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a budget without an amount": ({"effects": {"network": "budgeted"}}, "effects"),
     "no timeout": ({"timeout_s": 0.0}, "timeout"),
     "too long": ({"timeout_s": 7201.0}, "timeout"),
-    "a negative amount": ({"resources": Resources(-1)}, "resources"),
+    "a negative amount": ({"resources": Amounts(-1)}, "resources"),
     "a pin that is a constraint": ({"pins": {"gcc": ">=12"}}, "pins"),
     "an effect as a property": ({"platform": [("effect:network", "ambient")]}, "platform"),
     "a resource as a property": ({"platform": [("resource:cpus", "1")]}, "platform"),

@@ -10,7 +10,8 @@ import pytest
 
 from buildnet.client import spec_file
 from buildnet.errors import InvalidRequest
-from buildnet.model.action_spec import FileInput, OutputInput, Resources, TreeInput, spec_of
+from buildnet.model.action_spec import FileInput, OutputInput, TreeInput, spec_of
+from buildnet.model.amounts import Amounts
 from buildnet.model.digest import EMPTY, Digest
 
 FULL: dict[str, Any] = {
@@ -61,7 +62,7 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
         working_directory="w",
         outputs=["out"],
         effects={"network": "none"},
-        resources=Resources(1500, 1 << 30, 2 << 30, 1),
+        resources=Amounts(1500, 1 << 30, 2 << 30, 1),
         constraints=["arch=x86_64"],
         platform=[("OSFamily", "linux")],
         timeout_s=120.0,

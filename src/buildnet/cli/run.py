@@ -17,7 +17,7 @@ from buildnet.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from buildnet.client import LogPiece, RunResult
-    from buildnet.model.action_spec import Resources
+    from buildnet.model.amounts import Amounts
     from buildnet.model.digest import Digest
 
 _COPY_BYTES = 1 << 20
@@ -48,11 +48,11 @@ def _inputs(values: Iterable[str]) -> dict[str, str | Path | bytes]:
     return inputs
 
 
-def _resources(cpus: str | None, memory: str | None, disk: str | None, gpus: int) -> Resources:
-    from buildnet.model.action_spec import Resources
+def _resources(cpus: str | None, memory: str | None, disk: str | None, gpus: int) -> Amounts:
+    from buildnet.model.amounts import Amounts
     from buildnet.model.quantity import milli_of, size_bytes_of
 
-    return Resources(
+    return Amounts(
         cpu_milli=milli_of(cpus, "--cpus") if cpus else 0,
         memory_bytes=size_bytes_of(memory, "--memory") if memory else 0,
         disk_bytes=size_bytes_of(disk, "--disk") if disk else 0,

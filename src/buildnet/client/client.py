@@ -26,7 +26,8 @@ from buildnet.dial import channel_of, link_of, metadata_of
 from buildnet.errors import BadSignature, BuildNetError, InvalidRequest, NodeDown, NotFound
 from buildnet.ledger.checkpoint import Verifier
 from buildnet.ledger.receipt import Receipt
-from buildnet.model.action_spec import NO_RESOURCES, ActionSpec, Resources, spec_of
+from buildnet.model.action_spec import ActionSpec, spec_of
+from buildnet.model.amounts import NOTHING, Amounts
 from buildnet.model.credentials import NONE, Address, Credentials
 from buildnet.model.digest import Digest
 from buildnet.model.resource import Resource
@@ -149,7 +150,7 @@ class Client:
         require: Sequence[str] = (),
         pins: Mapping[str, str] | None = None,
         effects: Mapping[str, str] | None = None,
-        resources: Resources = NO_RESOURCES,
+        resources: Amounts = NOTHING,
         secrets: Mapping[str, str] | None = None,
         working_directory: str = "",
         timeout_s: float | None = None,

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from buildnet.errors import InvalidRequest
-from buildnet.model.action_spec import ActionSpec, FileInput, Input, OutputInput, Resources, TreeInput, spec_of
+from buildnet.model.action_spec import ActionSpec, FileInput, Input, OutputInput, TreeInput, spec_of
+from buildnet.model.amounts import Amounts
 from buildnet.model.digest import Digest
 from buildnet.model.quantity import duration_s_of, milli_of, size_bytes_of
 
@@ -147,12 +148,12 @@ def _input(one: Any, base: Path, where: str) -> Input | tuple[str, Path]:
     return OutputInput(path, one["of"], value)
 
 
-def _resources(amounts: Mapping[str, Any], where: str) -> Resources:
+def _resources(amounts: Mapping[str, Any], where: str) -> Amounts:
     _only(amounts, _RESOURCES, f"{where}: resources")
     gpus = amounts.get("gpus", 0)
     if not isinstance(gpus, int) or isinstance(gpus, bool):
         raise InvalidRequest(f"{where}: gpus must be a whole number", field="resources")
-    return Resources(
+    return Amounts(
         cpu_milli=milli_of(str(amounts["cpus"]), "resources") if "cpus" in amounts else 0,
         memory_bytes=size_bytes_of(str(amounts["memory"]), "resources") if "memory" in amounts else 0,
         disk_bytes=size_bytes_of(str(amounts["disk"]), "resources") if "disk" in amounts else 0,

@@ -13,12 +13,11 @@ from typing import Final
 
 from buildnet.errors import InvalidRequest, TooLarge
 from buildnet.model.action import CONSTRAINT, TIER
+from buildnet.model.amounts import NOTHING, RESOURCE_PREFIX, Amounts
 from buildnet.model.digest import Digest
 from buildnet.model.effect import EFFECT_PREFIX, Effect
 
-RESOURCE_PREFIX: Final = "resource:"
 SECRET_PREFIX: Final = "secret:"
-CPUS, MEMORY, DISK, GPUS = (RESOURCE_PREFIX + name for name in ("cpus", "memory_bytes", "disk_bytes", "gpus"))
 
 TIMEOUT_MAX_S: Final = 7200.0
 SALT_BYTES_MAX: Final = 256
@@ -66,32 +65,6 @@ Input = TreeInput | FileInput | OutputInput
 
 
 @dataclass(frozen=True, slots=True)
-class Resources:
-    """What an action asks for; 0 is whatever the worker gives. `cpu_milli` counts thousandths of a processor."""
-
-    cpu_milli: int = 0
-    memory_bytes: int = 0
-    disk_bytes: int = 0
-    gpus: int = 0
-
-    def properties(self) -> Pairs:
-        """As platform properties; `resource:cpus` is a decimal number of at most three places."""
-        return tuple(
-            (name, text)
-            for name, amount, text in (
-                (CPUS, self.cpu_milli, decimal_of_milli(self.cpu_milli)),
-                (DISK, self.disk_bytes, str(self.disk_bytes)),
-                (GPUS, self.gpus, str(self.gpus)),
-                (MEMORY, self.memory_bytes, str(self.memory_bytes)),
-            )
-            if amount
-        )
-
-
-NO_RESOURCES: Final = Resources()
-
-
-@dataclass(frozen=True, slots=True)
 class ActionSpec:
     """One action, canonical: made by `spec_of`, which checks and sorts.
 
@@ -104,7 +77,7 @@ class ActionSpec:
     working_directory: str = ""
     outputs: tuple[str, ...] = ()
     effects: tuple[Effect, ...] = ()
-    resources: Resources = NO_RESOURCES
+    resources: Amounts = NOTHING
     constraints: tuple[str, ...] = ()
     platform: Pairs = ()
     secrets: Pairs = ()
@@ -142,7 +115,7 @@ def spec_of(
     working_directory: str = "",
     outputs: Iterable[str] = (),
     effects: Mapping[str, str] | None = None,
-    resources: Resources = NO_RESOURCES,
+    resources: Amounts = NOTHING,
     constraints: Iterable[str] = (),
     platform: Iterable[tuple[str, str]] = (),
     secrets: Mapping[str, str] | None = None,
@@ -219,12 +192,6 @@ def _is_text(text: str) -> bool:
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def decimal_of_milli(milli: int) -> str:
-    """Thousandths as the shortest decimal number: 1500 is 1.5, 2000 is 2."""
-    whole, rest = divmod(milli, 1000)
-    return f"{whole}.{rest:03}".rstrip("0") if rest else str(whole)
-
-
 def _inputs(inputs: Iterable[Input]) -> tuple[Input, ...]:
     found = set()
     for one in inputs:
@@ -279,8 +246,8 @@ def _pins(pins: Mapping[str, str]) -> Iterable[str]:
         yield f"tool:{name}={version}"
 
 
-def _resources(resources: Resources) -> Resources:
-    if resources is NO_RESOURCES:
+def _resources(resources: Amounts) -> Amounts:
+    if resources is NOTHING:
         return resources
     amounts = (resources.cpu_milli, resources.memory_bytes, resources.disk_bytes, resources.gpus)
     if any(not 0 <= amount <= _AMOUNT_MAX for amount in amounts):

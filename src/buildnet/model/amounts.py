@@ -8,6 +8,12 @@ from typing import Final
 AMOUNT_MAX: Final = 1 << 50
 """No single amount is above this: a million cpus, a pebibyte."""
 
+RESOURCE_PREFIX: Final = "resource:"
+"""What is asked is said by platform properties: `resource:cpus` is a decimal number of at most three places, the others
+are whole numbers.
+"""
+CPUS, MEMORY, DISK, GPUS = (RESOURCE_PREFIX + name for name in ("cpus", "memory_bytes", "disk_bytes", "gpus"))
+
 _UNITS: Final = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
 
@@ -35,6 +41,16 @@ class Amounts:
             and self.gpus <= whole.gpus
         )
 
+    def properties(self) -> tuple[tuple[str, str], ...]:
+        """As platform properties, sorted; what is zero is not there."""
+        told = (
+            (CPUS, self.cpu_milli, decimal_of_milli(self.cpu_milli)),
+            (DISK, self.disk_bytes, str(self.disk_bytes)),
+            (GPUS, self.gpus, str(self.gpus)),
+            (MEMORY, self.memory_bytes, str(self.memory_bytes)),
+        )
+        return tuple((name, text) for name, amount, text in told if amount)
+
     @property
     def text(self) -> str:
         """For people: `2 cpus, 4 GiB of memory`; empty when all is zero."""
@@ -51,6 +67,12 @@ class Amounts:
 
 
 NOTHING: Final = Amounts()
+
+
+def decimal_of_milli(milli: int) -> str:
+    """Thousandths as the shortest decimal number: 1500 is 1.5, 2000 is 2."""
+    whole, rest = divmod(milli, 1000)
+    return f"{whole}.{rest:03}".rstrip("0") if rest else str(whole)
 
 
 def _size(size_bytes: int) -> str:

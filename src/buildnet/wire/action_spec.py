@@ -8,16 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from buildnet.errors import InvalidRequest
-from buildnet.model.action_spec import (
-    NO_RESOURCES,
-    ActionSpec,
-    FileInput,
-    Input,
-    OutputInput,
-    Resources,
-    TreeInput,
-    spec_of,
-)
+from buildnet.model.action_spec import ActionSpec, FileInput, Input, OutputInput, TreeInput, spec_of
+from buildnet.model.amounts import NOTHING, Amounts
 from buildnet.model.digest import Digest
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.buildnet.v1 import action_pb2
@@ -66,10 +58,10 @@ def spec_of_message(message: action_pb2.ActionSpec) -> ActionSpec:
         TooLarge: there is too much of something.
     """
     timeout_s = message.timeout.ToNanoseconds() / 1e9 if message.HasField("timeout") else None
-    resources = NO_RESOURCES
+    resources = NOTHING
     if message.HasField("resources"):
         asked = message.resources
-        resources = Resources(asked.cpu_milli, asked.memory_bytes, asked.disk_bytes, asked.gpus)
+        resources = Amounts(asked.cpu_milli, asked.memory_bytes, asked.disk_bytes, asked.gpus)
     return spec_of(
         message.arguments,
         inputs=[_input_of(one) for one in message.inputs],
@@ -105,7 +97,7 @@ def message_of_spec(spec: ActionSpec) -> action_pb2.ActionSpec:
         salt=spec.salt,
         priority=spec.priority,
     )
-    if spec.resources != NO_RESOURCES:
+    if spec.resources != NOTHING:
         asked = spec.resources
         message.resources.CopyFrom(
             action_pb2.ActionResources(

@@ -10,10 +10,11 @@ from google.protobuf.message import DecodeError
 
 from buildnet.errors import InvalidRequest
 from buildnet.model.action import ActionKey, Properties, Wanted
+from buildnet.model.amounts import RESOURCE_PREFIX
 from buildnet.model.digest import Digest
 from buildnet.model.history import Requested
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
-from buildnet.wire.asked import PREFIX, asked_of
+from buildnet.wire.asked import asked_of
 
 TIMEOUT_DEFAULT_S = 3600.0
 TIMEOUT_MAX_S = 7200.0
@@ -95,7 +96,7 @@ def _read(digest: Digest, read: Callable[[str], bytes]) -> tuple[re.Action, re.C
 
 def requirements_of(properties: Iterable[tuple[str, str]], ignored: Collection[str]) -> Properties:
     """What a worker must offer, of all that an action says. What is ignored is in the action's digest all the same."""
-    return _same(frozenset(p for p in properties if p[0] not in ignored and not p[0].startswith(PREFIX)))
+    return _same(frozenset(p for p in properties if p[0] not in ignored and not p[0].startswith(RESOURCE_PREFIX)))
 
 
 def near_number(text: str) -> int:

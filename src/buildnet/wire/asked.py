@@ -7,15 +7,9 @@ from collections.abc import Iterable
 from typing import Final
 
 from buildnet.errors import InvalidRequest
-from buildnet.model.amounts import AMOUNT_MAX, NOTHING, Amounts
+from buildnet.model.amounts import AMOUNT_MAX, CPUS, DISK, GPUS, MEMORY, NOTHING, RESOURCE_PREFIX, Amounts
 
-PREFIX: Final = "resource:"
-_CPUS: Final = "resource:cpus"
-_WHOLE: Final = {
-    "resource:memory_bytes": "memory_bytes",
-    "resource:disk_bytes": "disk_bytes",
-    "resource:gpus": "gpus",
-}
+_WHOLE: Final = {MEMORY: "memory_bytes", DISK: "disk_bytes", GPUS: "gpus"}
 _CPUS_TEXT: Final = re.compile(r"[0-9]{1,6}(\.[0-9]{1,3})?")
 _WHOLE_TEXT: Final = re.compile(r"[0-9]{1,16}")
 GPUS_MAX: Final = 1024
@@ -29,30 +23,30 @@ def asked_of(properties: Iterable[tuple[str, str]]) -> Amounts:
     """
     amounts: dict[str, int] = {}
     for name, value in properties:
-        if not name.startswith(PREFIX):
+        if not name.startswith(RESOURCE_PREFIX):
             continue
-        field = "cpu_milli" if name == _CPUS else _WHOLE.get(name)
+        field = "cpu_milli" if name == CPUS else _WHOLE.get(name)
         if field is None:
-            known = ", ".join((_CPUS, *_WHOLE))
+            known = ", ".join((CPUS, *_WHOLE))
             raise InvalidRequest(f"{name[:64]!a} is no amount; ask by {known}", field=name[:64])
         if field in amounts:
             raise InvalidRequest(f"{name} is asked twice, with different amounts; ask once", field=name)
-        amounts[field] = _cpu_milli(value) if name == _CPUS else _whole(name, value)
+        amounts[field] = _cpu_milli(value) if name == CPUS else _whole(name, value)
     return Amounts(**amounts) if amounts else NOTHING
 
 
 def _cpu_milli(value: str) -> int:
     if _CPUS_TEXT.fullmatch(value) is None or not (milli := round(float(value) * 1000)):
         raise InvalidRequest(
-            f"{_CPUS} must be a number of processors above 0, at most three digits after the dot, as 2 or 0.5; "
+            f"{CPUS} must be a number of processors above 0, at most three digits after the dot, as 2 or 0.5; "
             f"not {value[:32]!a}",
-            field=_CPUS,
+            field=CPUS,
         )
     return milli
 
 
 def _whole(name: str, value: str) -> int:
-    most = GPUS_MAX if name == "resource:gpus" else AMOUNT_MAX
+    most = GPUS_MAX if name == GPUS else AMOUNT_MAX
     if _WHOLE_TEXT.fullmatch(value) is None or int(value) > most:
         raise InvalidRequest(f"{name} must be a whole number from 0 to {most}, not {value[:32]!a}", field=name)
     return int(value)
