@@ -1,12 +1,12 @@
 //! Actions that do nothing, each another one: what they are made of, and the answer that says that one really ran.
 
 use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
-use buildnet_formats::wire::google::longrunning::{Operation, operation};
 use bytes::Bytes;
 use prost::Message;
 use sha2::{Digest as _, Sha256};
 
 use crate::messages::{PREFIX_BYTES, framed};
+use crate::verify::response_of;
 
 /// What every action runs.
 const PROGRAM: &str = "/bin/true";
@@ -72,13 +72,7 @@ pub fn ran(body: &Bytes) -> Result<(), String> {
         last = Some(rest.slice(PREFIX_BYTES..PREFIX_BYTES + length));
         rest = rest.slice(PREFIX_BYTES + length..);
     }
-    let last = last.ok_or("a stream without an Operation")?;
-    let broken = |error: prost::DecodeError| format!("an answer that cannot be decoded: {error}");
-    let operation = Operation::decode(last).map_err(broken)?;
-    let Some(operation::Result::Response(response)) = operation.result.filter(|_| operation.done) else {
-        return Err(format!("{} ended before it was done", operation.name));
-    };
-    let response = re::ExecuteResponse::decode(response.value.as_slice()).map_err(broken)?;
+    let response = response_of(last.ok_or("a stream without an Operation")?)?;
     if let Some(status) = response.status.as_ref().filter(|status| status.code != 0) {
         return Err(format!("status {}: {}", status.code, status.message));
     }

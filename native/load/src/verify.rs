@@ -36,15 +36,23 @@ fn same(got: &re::ActionResult, want: &re::ActionResult) -> Result<(), String> {
 /// # Errors
 /// How it differs.
 pub fn executed(message: Bytes, want: &re::ActionResult) -> Result<(), String> {
-    let operation: Operation = decode(message)?;
-    let Some(operation::Result::Response(response)) = operation.result.filter(|_| operation.done) else {
-        return Err(format!("{} has no response", operation.name));
-    };
-    let response: re::ExecuteResponse = decode(Bytes::from(response.value))?;
+    let response = response_of(message)?;
     if !response.cached_result {
-        return Err(format!("{} was executed", operation.name));
+        return Err("it was executed".to_owned());
     }
     same(&response.result.unwrap_or_default(), want)
+}
+
+/// What an operation ended with.
+///
+/// # Errors
+/// It has not ended, or cannot be decoded.
+pub fn response_of(message: Bytes) -> Result<re::ExecuteResponse, String> {
+    let operation: Operation = decode(message)?;
+    let Some(operation::Result::Response(response)) = operation.result.filter(|_| operation.done) else {
+        return Err(format!("{} ended before it was done", operation.name));
+    };
+    decode(Bytes::from(response.value))
 }
 
 /// Check the missing digests, in whatever order.
