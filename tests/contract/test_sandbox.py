@@ -23,6 +23,7 @@ from buildnet.sandbox.namespaces import NamespaceSandbox
 from buildnet.sandbox.policy import Limits, Plan
 from buildnet.sandbox.process import ProcessSandbox
 from buildnet.sandbox.toolchain import toolchain_of
+from tests.processes import running_with
 
 BACKENDS: dict[str, type[NamespaceSandbox] | type[ProcessSandbox]] = {
     "namespaces": NamespaceSandbox,
@@ -396,14 +397,3 @@ def test_its_own_root_may_lie_below_what_is_hidden(confined: Bench) -> None:
 def test_it_sees_no_process_but_its_own(confined: Bench) -> None:
     ran = confined.sh("echo /proc/[0-9]*")
     assert len(ran.stdout.split()) <= 4
-
-
-def running_with(mark: str) -> Iterator[str]:
-    """Processes of this machine whose arguments hold `mark`."""
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            arguments = (process / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if mark.encode() in arguments:
-            yield process.name

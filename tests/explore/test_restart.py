@@ -7,7 +7,6 @@ appears.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -21,6 +20,7 @@ from buildnet.scheduler import events as ev
 from buildnet.scheduler.core import Mechanisms
 from buildnet.scheduler.recovery import decide
 from tests.explore.cloning import clone
+from tests.explore.search import search
 from tests.explore.test_scheduler import CLIENTS, NODES, WANTED
 
 STATES_MAX = 400_000
@@ -283,21 +283,7 @@ def broken(world: World) -> str:
 
 def explore(on: Without) -> tuple[str, int]:
     """Search breadth first; return what went wrong (empty when nothing can) and how many worlds were seen."""
-    first = start(on)
-    seen = {first.key()}
-    todo: deque[World] = deque([first])
-    while todo:
-        world = todo.popleft()
-        if why := broken(world):
-            return f"{why} after {list(world.path)}", len(seen)
-        for step, after in successors(world):
-            key = after.key()
-            if key not in seen:
-                assert len(seen) < STATES_MAX, "the world is too large to walk"
-                seen.add(key)
-                after.path = (*world.path, step)
-                todo.append(after)
-    return "", len(seen)
+    return search(start(on), broken, successors, STATES_MAX)
 
 
 @pytest.mark.timeout(300)

@@ -6,7 +6,6 @@ whose absence breaks nothing would be one too many, and a world that finds nothi
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,6 +19,7 @@ from buildnet.scheduler import core
 from buildnet.scheduler import events as ev
 from buildnet.scheduler.core import Mechanisms
 from tests.explore.cloning import SharedCore
+from tests.explore.search import search
 
 KEY = ActionKey("", EMPTY)
 WANTED = Wanted(KEY, frozenset(), 10.0)
@@ -244,22 +244,7 @@ def broken(world: World) -> str:
 
 def explore(mechanisms: Mechanisms, **changes: Any) -> tuple[str, int]:
     """Search breadth first; return what went wrong (empty when nothing can) and how many worlds were seen."""
-    first = replace(start(mechanisms), **changes)
-    seen = {first.key()}
-    todo = deque([first])
-    while todo:
-        world = todo.popleft()
-        why = broken(world)
-        if why:
-            return f"{why} after {list(world.path)}", len(seen)
-        for step, after in successors(world):
-            key = after.key()
-            if key not in seen:
-                assert len(seen) < STATES_MAX, "the world is too large to walk"
-                seen.add(key)
-                after.path = (*world.path, step)
-                todo.append(after)
-    return "", len(seen)
+    return search(replace(start(mechanisms), **changes), broken, successors, STATES_MAX)
 
 
 @pytest.mark.timeout(300)

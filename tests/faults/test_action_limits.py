@@ -8,7 +8,6 @@ import asyncio
 import os
 import stat
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from buildnet.wire._gen.buildnet.v1 import action_pb2
 from buildnet.wire.actions import digest_message, digest_of
 from buildnet.wire.usage import effects_of
 from tests.flow.test_worker import Bench, bench, result_of, sh  # noqa: F401 - `bench` is a fixture
+from tests.processes import running_with
 
 PYTHON = "/usr/bin/python3"
 needs_python = pytest.mark.skipif(not Path(PYTHON).exists(), reason=f"no {PYTHON} here")
@@ -273,14 +273,3 @@ def node(name: str, digest: str) -> re.FileNode:
 async def test_a_thousand_undeclared_writes_are_counted_and_a_hundred_named(bench: Bench) -> None:  # noqa: F811
     report = report_of(await run(bench, sh("seq 1000 | xargs touch")))
     assert (report.undeclared_write_count, len(report.undeclared_writes)) == (1000, 100)
-
-
-def running_with(mark: str) -> Iterator[str]:
-    """Processes of this machine whose arguments hold `mark`."""
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            arguments = (process / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if mark.encode() in arguments:
-            yield process.name

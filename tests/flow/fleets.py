@@ -24,6 +24,7 @@ from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_
 from buildnet.worker.config import WorkerConfig
 from buildnet.worker.identity import Identity
 from buildnet.worker.session import Session
+from buildnet.worker.uplink import Uplink
 
 PASSED = Outcome("ok", re.ActionResult(stdout_raw=b"done").SerializeToString())
 
@@ -103,7 +104,7 @@ class FleetWorker:
         self._clock = SkewedClock(skew_s)
         self.task: asyncio.Task[None]
 
-    async def run(self) -> None:
+    async def run(self, uplink: Uplink | None = None) -> None:
         session = Session(
             self.config,
             self.identity,
@@ -112,6 +113,7 @@ class FleetWorker:
             clock=self._clock,
             rng=random.Random(1),
             ready=lambda _: self.joined.set(),
+            uplink=uplink,
         )
         await session.run(self.stop, self.stop_now)
 

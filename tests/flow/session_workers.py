@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import re
 import urllib.request
 from dataclasses import replace
 
 from buildnet.model.credentials import NONE
 from buildnet.model.join_line import JoinLine
-from buildnet.worker.session import Session
 from buildnet.worker.uplink import Uplink, uplink_of
 from tests.flow.fleets import FleetHouse, FleetWorker
 
@@ -34,20 +32,10 @@ class SessionWorker(FleetWorker):
         self.config = replace(self.config, url=line.url, line=line, credentials=NONE, state=state)
         self.uplink: Uplink
 
-    async def run(self) -> None:
-        self.uplink = uplink_of(self.config)
-        session = Session(
-            self.config,
-            self.identity,
-            frozenset({("os", "linux"), ("name", self.name)}),
-            self.runner,
-            clock=self._clock,
-            rng=random.Random(1),
-            ready=lambda _: self.joined.set(),
-            uplink=self.uplink,
-        )
+    async def run(self, uplink: Uplink | None = None) -> None:
+        self.uplink = uplink or uplink_of(self.config)
         try:
-            await session.run(self.stop, self.stop_now)
+            await super().run(self.uplink)
         finally:
             await asyncio.to_thread(self.uplink.close)
 
