@@ -346,6 +346,10 @@ pub struct Assign {
     pub attempt: u32,
     #[prost(message, optional, tag = "6")]
     pub reserved: ::core::option::Option<Amounts>,
+    #[prost(bytes = "bytes", tag = "7")]
+    pub action: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "8")]
+    pub command: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Cancel {

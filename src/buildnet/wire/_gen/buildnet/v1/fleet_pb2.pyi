@@ -210,20 +210,24 @@ class Welcome(_message.Message):
     def __init__(self, controller_id: _Optional[str] = ..., version: _Optional[str] = ..., heartbeat_interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., lease_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., idle_heartbeat_interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Assign(_message.Message):
-    __slots__ = ("fence", "instance_name", "action_digest", "timeout", "attempt", "reserved")
+    __slots__ = ("fence", "instance_name", "action_digest", "timeout", "attempt", "reserved", "action", "command")
     FENCE_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_NAME_FIELD_NUMBER: _ClassVar[int]
     ACTION_DIGEST_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     RESERVED_FIELD_NUMBER: _ClassVar[int]
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    COMMAND_FIELD_NUMBER: _ClassVar[int]
     fence: int
     instance_name: str
     action_digest: _remote_execution_pb2.Digest
     timeout: _duration_pb2.Duration
     attempt: int
     reserved: Amounts
-    def __init__(self, fence: _Optional[int] = ..., instance_name: _Optional[str] = ..., action_digest: _Optional[_Union[_remote_execution_pb2.Digest, _Mapping]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., attempt: _Optional[int] = ..., reserved: _Optional[_Union[Amounts, _Mapping]] = ...) -> None: ...
+    action: bytes
+    command: bytes
+    def __init__(self, fence: _Optional[int] = ..., instance_name: _Optional[str] = ..., action_digest: _Optional[_Union[_remote_execution_pb2.Digest, _Mapping]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., attempt: _Optional[int] = ..., reserved: _Optional[_Union[Amounts, _Mapping]] = ..., action: _Optional[bytes] = ..., command: _Optional[bytes] = ...) -> None: ...
 
 class Cancel(_message.Message):
     __slots__ = ("fence", "reason")
