@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -140,21 +141,43 @@ async def test_a_large_result_is_kept_unless_the_cache_has_it(tmp_path: Path) ->
 
 
 async def test_a_store_that_cannot_be_written_says_so_and_loses_nothing(tmp_path: Path) -> None:
-    directory = tmp_path / "queue"
+    directory, away = tmp_path / "queue", tmp_path / "away"
     opened = SqliteOperations.open(directory, "process")
+    try:
+        directory.rename(away)
+        opened.begin(operation(1))
+        with pytest.raises(StateCorrupt, match="cannot be written"):
+            await opened.kept()
+        away.rename(directory)
+        await opened.kept()
+        assert (await opened.load()).operations == [operation(1)]
+    finally:
+        await opened.close()
+
+
+@pytest.mark.parametrize("durability", ["process", "power"])
+async def test_what_the_database_does_not_have_yet_is_found_after_a_kill(tmp_path: Path, durability: str) -> None:
+    directory, left = tmp_path / "queue", tmp_path / "left"
+    opened = SqliteOperations.open(directory, durability)
     other = sqlite3.connect(directory / stores.DATABASE, isolation_level=None)
     try:
         opened._connection.execute("PRAGMA busy_timeout = 0")
         other.execute("BEGIN IMMEDIATE")
-        opened.begin(operation(1))
-        with pytest.raises(StateCorrupt, match="cannot be written"):
-            await opened.kept()
-        other.execute("ROLLBACK")
+        for number in (1, 2):
+            opened.begin(operation(number))
+        opened.lease(LEASE, 1, alone=False)
         await opened.kept()
-        assert (await opened.load()).operations == [operation(1)]
+        opened.forget([2])
+        await opened.kept()
+        shutil.copytree(directory, left)
     finally:
         other.close()
         await opened.close()
+    for place in (left, directory):
+        again = SqliteOperations.open(place, durability)
+        found = await again.load()
+        await again.close()
+        assert (found.operations, found.leases) == ([operation(1)], [StoredLease(LEASE, 1, alone=False)])
 
 
 async def test_a_row_that_cannot_be_kept_keeps_no_other_from_the_disk(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ async def opened_engine(config: ControllerConfig, grounds: Grounds, held: AsyncE
 
     scheduler = Scheduler(
         cache=stores,
-        publisher=OrderedPublisher(stores, ledger, stores, clock, intend),
+        publisher=OrderedPublisher(stores, grounds.recorder, stores, clock, intend),
         record=grounds.recorder.record,
         clock=clock,
         new_id=random_id,

@@ -100,6 +100,9 @@ class ExecutionService:
         try:
             while True:
                 news = await progress.get()
+                while news.stage != "completed" and not progress.empty():
+                    # Where it stands now is enough.
+                    news = progress.get_nowait()
                 if (operation := self._scheduler.find_operation(operation_id)) is not None:
                     # One of a graph has its digest only once it is bound.
                     wanted = operation.wanted

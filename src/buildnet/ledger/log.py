@@ -46,7 +46,7 @@ WAITING_BYTES_MAX = 64 << 20
 _BATCH_MAX = 4096
 _READ_AT_ONCE = 500
 # How long entries gather before they share a transaction, by durability: one that syncs holds up the tail's own syncs.
-_LINGER_S = {"process": 0.05, "power": 0.5}
+_LINGER_S = {"process": 0.2, "power": 0.5}
 # After a transaction that failed.
 _RETRY_S = 1.0
 

@@ -6,10 +6,11 @@ A field that is not in a record has its default: what an older version wrote is 
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Iterable
-from dataclasses import astuple, fields, replace
+from dataclasses import astuple, fields
 from typing import Any, Final
+
+import orjson
 
 from buildnet.model.action import ActionKey, Lease, Outcome, Wanted
 from buildnet.model.amounts import Amounts
@@ -18,7 +19,6 @@ from buildnet.model.digest import Digest
 RESULT_BYTES_MAX: Final = 16 << 10
 """A larger result is kept only when no action cache has it."""
 
-_ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 _WANTED: Final = tuple((f.name, f.default) for f in fields(Wanted) if f.name != "key")
 _LEASE: Final = tuple((f.name, f.default) for f in fields(Lease) if f.name not in ("fence", "key"))
 _OUTCOME: Final = tuple((f.name, f.default) for f in fields(Outcome))
@@ -31,12 +31,12 @@ _SHARED_MAX: Final = 4096
 
 def wanted_text(wanted: Wanted) -> str:
     """All of a Wanted but its key; equal ones have one text."""
-    return _ENCODER.encode(_record(wanted, _WANTED))
+    return _text(_record(wanted, _WANTED))
 
 
 def lease_text(lease: Lease) -> str:
     """All of a Lease but its fence and key."""
-    return _ENCODER.encode(_record(lease, _LEASE))
+    return _text(_record(lease, _LEASE))
 
 
 def lease_of(fence: int, key: ActionKey, text: str) -> Lease:
@@ -62,10 +62,10 @@ class WantedReader:
 
 def outcome_text(outcome: Outcome, *, with_result: bool) -> str:
     """An outcome, with its result or without."""
-    record = _record(replace(outcome, result=None), _OUTCOME)
+    record = _record(outcome, _OUTCOME[:1] + _OUTCOME[2:])
     if outcome.result is not None and with_result:
         record["result"] = base64.b64encode(outcome.result).decode()
-    return _ENCODER.encode(record)
+    return _text(record)
 
 
 def outcome_of(text: str) -> Outcome:
@@ -76,20 +76,24 @@ def outcome_of(text: str) -> Outcome:
     return Outcome(**values)
 
 
+def _text(value: Any) -> str:
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+
+
 def _record(value: Any, names: _Fields) -> dict[str, Any]:
     told = ((name, getattr(value, name), default) for name, default in names)
     return {name: _plain(held) for name, held, default in told if held != default}
 
 
 def _values(text: str, names: _Fields) -> dict[str, Any]:
-    told = json.loads(text)
+    told = orjson.loads(text)
     return {name: _rich(told[name]) for name, _ in names if name in told}
 
 
 def _plain(value: Any) -> Any:
     """What JSON has words for; it knows no tuples and no sets, so they are named."""
     if isinstance(value, frozenset):
-        return {_SETS: sorted((_plain(item) for item in value), key=_ENCODER.encode)}
+        return {_SETS: sorted((_plain(item) for item in value), key=_text)}
     if isinstance(value, tuple):
         return {_TUPLES: [_plain(item) for item in value]}
     if isinstance(value, Amounts):
