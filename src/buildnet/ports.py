@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from buildnet.model.action import ActionKey, Lease, Outcome, Wanted
 from buildnet.model.action_spec import ActionSpec
@@ -49,6 +49,10 @@ class ActionCache(Protocol):
 
     async def get_each(self, keys: Sequence[ActionKey]) -> Sequence[bytes | None]:
         """`get` of many, in their order; one that cannot be read is absent, and is said in the log."""
+        ...
+
+    def peek(self, key: ActionKey) -> bytes | Literal[False] | None:
+        """As `get`, where that waits for nothing; False when only `get` can tell. What cannot be read is absent."""
         ...
 
     async def put(self, key: ActionKey, result: bytes, entry_index: int) -> None:
@@ -144,6 +148,14 @@ class OperationStore(Protocol):
 
     def forget(self, numbers: Sequence[int]) -> None:
         """Operations that ended are remembered no longer."""
+        ...
+
+    def keep(self) -> bool:
+        """As `kept`, where that waits for nothing: True when all that was written before survives, False to ask `kept`.
+
+        Raises:
+            StorageFull, StateCorrupt: as `kept`.
+        """
         ...
 
     async def kept(self) -> None:

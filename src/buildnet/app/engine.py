@@ -83,7 +83,8 @@ async def opened_engine(config: ControllerConfig, grounds: Grounds, held: AsyncE
 
     async def intend(lease: Lease, outcome: Outcome, cacheable: bool) -> None:
         operations.intend(lease.fence, Intended(outcome, cacheable, ledger.size))
-        await operations.kept()
+        if not operations.keep():
+            await operations.kept()
 
     async def published_since(start: int) -> Mapping[int, int]:
         return await ledger.look(queries.publications(start))

@@ -23,7 +23,6 @@ from buildnet.wire.native import translated
 
 log = logging.getLogger(__name__)
 
-_LOOKUPS_INLINE_MAX: Final = 16
 _RESULT_BYTES_INLINE_MAX: Final = 64 << 10
 
 
@@ -65,9 +64,11 @@ class NativeStores:
 
     async def get_each(self, keys: Sequence[ActionKey]) -> Sequence[bytes | None]:
         """See ActionCache."""
-        if len(keys) <= _LOOKUPS_INLINE_MAX:
-            return [self._found(key) for key in keys]
         return await asyncio.to_thread(lambda: [self._found(key) for key in keys])
+
+    def peek(self, key: ActionKey) -> bytes | None:
+        """See ActionCache."""
+        return self._found(key)
 
     def _found(self, key: ActionKey) -> bytes | None:
         try:

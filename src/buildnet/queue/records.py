@@ -22,6 +22,7 @@ RESULT_BYTES_MAX: Final = 16 << 10
 _WANTED: Final = tuple((f.name, f.default) for f in fields(Wanted) if f.name != "key")
 _LEASE: Final = tuple((f.name, f.default) for f in fields(Lease) if f.name not in ("fence", "key"))
 _OUTCOME: Final = tuple((f.name, f.default) for f in fields(Outcome))
+_PLAIN: Final = frozenset({str, int, float, bool, type(None)})
 _Fields = tuple[tuple[str, Any], ...]
 _TUPLES: Final = "tuple"
 _SETS: Final = "set"
@@ -92,14 +93,14 @@ def _values(text: str, names: _Fields) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """What JSON has words for; it knows no tuples and no sets, so they are named."""
+    if type(value) in _PLAIN:
+        return value
     if isinstance(value, frozenset):
         return {_SETS: sorted((_plain(item) for item in value), key=_text)}
     if isinstance(value, tuple):
         return {_TUPLES: [_plain(item) for item in value]}
     if isinstance(value, Amounts):
         return {_AMOUNTS: list(astuple(value))}
-    if value is None or isinstance(value, (str, int, float, bool)):
-        return value
     raise TypeError(f"the store has no form for {type(value).__name__}; give it one in queue/records.py")
 
 

@@ -156,16 +156,23 @@ class SqliteOperations:
         for number in numbers:
             self._write("forget", (number,))
 
-    async def kept(self) -> None:
+    def keep(self) -> bool:
         """See ports.OperationStore."""
         if self._syncs:
-            # What could not be written is tried again.
-            if self._waiting or self._waiter is not None or (self._writer is not None and not self._writer.done()):
-                await asyncio.shield(self._next())
-        elif self._waiting:
+            return False
+        if self._waiting:
             # Into the page cache: quicker than a hop to another thread.
             rows, self._waiting = self._waiting, []
             self._settle(rows, self._append(rows))
+        return True
+
+    async def kept(self) -> None:
+        """See ports.OperationStore."""
+        if self.keep():
+            return
+        # What could not be written is tried again.
+        if self._waiting or self._waiter is not None or (self._writer is not None and not self._writer.done()):
+            await asyncio.shield(self._next())
 
     def _write(self, kind: str, row: tuple[Any, ...]) -> None:
         self._waiting.append((kind, row))
@@ -174,13 +181,9 @@ class SqliteOperations:
 
     def _write_unasked(self) -> None:
         self._unasked = None
-        if self._syncs:
-            if self._waiting:
+        with suppress(BuildNetError):
+            if not self.keep() and self._waiting:
                 self._next()
-        elif self._waiting:
-            rows, self._waiting = self._waiting, []
-            with suppress(BuildNetError):
-                self._settle(rows, self._append(rows))
 
     def _append(self, rows: list[Row]) -> BuildNetError | None:
         """Have the journal hold them; what kept it from that."""

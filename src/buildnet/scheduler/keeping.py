@@ -63,6 +63,10 @@ class Keeping:
         """Operations that ended are remembered no longer."""
         self._store.forget(list(numbers))
 
+    def keep(self) -> bool:
+        """See ports.OperationStore."""
+        return self._store.keep()
+
     async def kept(self) -> None:
         """See ports.OperationStore."""
         await self._store.kept()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -42,6 +43,8 @@ OPERATIONS_KEPT_MAX = 10_000
 OPERATIONS_KEPT_S = 600.0
 # Lookups that share one turn of a thread: a graph of thousands asks for all of them at once.
 _LOOKUPS_AT_ONCE = 500
+# More of them are worth a thread.
+_LOOKUPS_INLINE_MAX = 16
 _RETRY_AFTER_S = 2.0
 
 _QUEUED = Progress("queued")
@@ -115,6 +118,7 @@ class Scheduler:
         self._lookups: deque[ev.Lookup] = deque()
         self._looking: asyncio.Task[None] | None = None
         self._when_kept: list[Callable[[BuildNetError | None], None]] = []
+        self._keeping_due = False
         self._keeping_task: asyncio.Task[None] | None = None
         self._core = core.SchedulerCore(limits, fence_first=fence_first, resources=resources)
         self._cache = cache
@@ -130,26 +134,35 @@ class Scheduler:
         self._ended: deque[Operation] = deque()
         self._tasks: asyncio.TaskGroup | None = None
         self._listeners: list[Callable[[str], None]] = []
-        self._deadline_changed = asyncio.Event()
+        self._tick_at_s = math.inf
+        self._ticking: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
         """Serve until cancelled: hold the tasks of lookups and publications, and tick when a deadline comes."""
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             self.serving.set()
-            while True:
-                self._deadline_changed.clear()
-                deadline_s = self._core.next_deadline_s()
-                now_s = self._clock.monotonic_s()
-                if deadline_s is not None and deadline_s <= now_s:
-                    self._step(ev.Tick(now_s))
-                    continue
-                timeout_s = None if deadline_s is None else deadline_s - now_s
-                try:
-                    async with asyncio.timeout(timeout_s):
-                        await self._deadline_changed.wait()
-                except TimeoutError:
-                    self._step(ev.Tick(self._clock.monotonic_s()))
+            self._await_deadline()
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                if self._ticking is not None:
+                    self._ticking.cancel()
+
+    def _await_deadline(self) -> None:
+        """Have a tick come at the core's next deadline, or before it."""
+        deadline_s = self._core.next_deadline_s()
+        if deadline_s is None or self._tasks is None or self._core.now_s < self._tick_at_s <= deadline_s:
+            return
+        if self._ticking is not None:
+            self._ticking.cancel()
+        self._tick_at_s = deadline_s
+        delay_s = max(0.0, deadline_s - self._clock.monotonic_s())
+        self._ticking = asyncio.get_running_loop().call_later(delay_s, self._tick)
+
+    def _tick(self) -> None:
+        self._tick_at_s, self._ticking = math.inf, None
+        self._step(ev.Tick(self._clock.monotonic_s()))
 
     def restore(self, recovered: Recovered) -> None:
         """Go on with what an earlier controller left, before the first client and worker come. `serving` is set."""
@@ -170,6 +183,7 @@ class Scheduler:
                 fresh.append(kept.wanted.key)
             for effect in self._core.step(ev.Restore(kept.id, kept.wanted, leases[kept.id])):
                 self._apply(effect)
+        self._look_now()
         self._ended = deque(sorted(self._ended, key=lambda operation: operation.completed_at_s))
         for lease, outcome in recovered.redo:
             # As if its worker said so now: it said so before, and will not again.
@@ -250,7 +264,10 @@ class Scheduler:
         if self._keeping is None:
             return
         try:
-            await self._keeping.kept()
+            if self._keeping.keep():
+                self._act_kept(None)
+            else:
+                await self._keeping.kept()
         except BuildNetError:
             for operation_id in operation_ids:
                 self.cancel(operation_id)
@@ -363,7 +380,9 @@ class Scheduler:
         self._publishing |= {effect.lease.fence for effect in effects if isinstance(effect, ev.Publish)}
         for effect in effects:
             self._apply(effect)
-        self._deadline_changed.set()
+        if self._lookups:
+            self._look_now()
+        self._await_deadline()
         self._quiet.set()
 
     def _apply(self, effect: ev.Effect) -> None:
@@ -372,8 +391,6 @@ class Scheduler:
                 self._tell(effect)
             case ev.Lookup():
                 self._lookups.append(effect)
-                if self._looking is None or self._looking.done():
-                    self._looking = self._spawn(self._look())
             case ev.Publish():
                 self._spawn(self._publish(effect))
             case ev.Assign():
@@ -393,6 +410,18 @@ class Scheduler:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         assert self._tasks is not None, "run() serves"
         return self._tasks.create_task(work)
+
+    def _look_now(self) -> None:
+        """Look up what waits for it: at once where the cache can, else a task does."""
+        if len(self._lookups) <= _LOOKUPS_INLINE_MAX:
+            while self._lookups:
+                result = self._cache.peek(self._lookups[0].key)
+                if result is False:
+                    break
+                effect = self._lookups.popleft()
+                self._step(ev.Found(effect.entry, None if result is None else Outcome("ok", result)))
+        if self._lookups and (self._looking is None or self._looking.done()):
+            self._looking = self._spawn(self._look())
 
     async def _look(self) -> None:
         while self._lookups:
@@ -442,8 +471,30 @@ class Scheduler:
     def _once_kept(self, act: Callable[[BuildNetError | None], None]) -> None:
         """Do it once all that was written by now outlives this process, or with what kept it from that."""
         self._when_kept.append(act)
-        if self._keeping_task is None or self._keeping_task.done():
+        if not self._keeping_due:
+            # At the end of this turn of the loop: more may come in it.
+            self._keeping_due = True
+            asyncio.get_running_loop().call_soon(self._keep_now)
+
+    def _keep_now(self) -> None:
+        self._keeping_due = False
+        if not self._when_kept:
+            return
+        assert self._keeping is not None
+        try:
+            kept = self._keeping.keep()
+        except BuildNetError as error:
+            self._act_kept(error)
+            return
+        if kept:
+            self._act_kept(None)
+        elif self._keeping_task is None or self._keeping_task.done():
             self._keeping_task = self._spawn(self._keep())
+
+    def _act_kept(self, failure: BuildNetError | None) -> None:
+        acts, self._when_kept = self._when_kept, []
+        for act in acts:
+            act(failure)
 
     async def _keep(self) -> None:
         assert self._keeping is not None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from buildnet.errors import BlobsMissing, BuildNetError
 from buildnet.model.action import ActionKey, Lease, Outcome
@@ -75,6 +76,10 @@ class MemoryCache:
     async def get_each(self, keys: Sequence[ActionKey]) -> Sequence[bytes | None]:
         """See ports.ActionCache."""
         return [await self.get(key) for key in keys]
+
+    def peek(self, key: ActionKey) -> bytes | Literal[False] | None:
+        """See ports.ActionCache: only `get` tells, so that what comes between is tried."""
+        return False
 
     async def put(self, key: ActionKey, result: bytes, entry_index: int) -> None:
         """See ports.ActionCache."""
@@ -170,6 +175,10 @@ class MemoryOperations:
         for number in numbers:
             self._operations.pop(number, None)
         self._keep()
+
+    def keep(self) -> bool:
+        """See ports.OperationStore: only `kept` tells, so that what comes between is tried."""
+        return False
 
     async def kept(self) -> None:
         """See ports.OperationStore."""
