@@ -17,7 +17,7 @@ from buildnet.model.action_spec import ActionSpec, Input
 from buildnet.model.caller import organisation_and_user_of
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire.action_spec import lower
-from buildnet.wire.actions import TIMEOUT_DEFAULT_S, near_number, requirements_of
+from buildnet.wire.actions import TIMEOUT_DEFAULT_S, near_root, requirements_of
 from buildnet.wire.asked import asked_of
 from buildnet.wire.input_tree import compose, needed
 
@@ -88,5 +88,5 @@ class StoreBinder:
             caller=caller,
             asked=asked_of(properties),
             share=(*organisation_and_user_of(caller), ""),
-            near=(near_number(f"root {composed.root.hash}"),),
+            near=(near_root(composed.root.hash),),
         )

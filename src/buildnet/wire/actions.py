@@ -78,7 +78,7 @@ def wanted_of(
     platform = action.platform if action.HasField("platform") else command.platform
     requirements, asked = _understood(platform.SerializeToString(), ignored)
     requested, manner = asker.requested, asker.manner
-    root = near_number(f"root {action.input_root_digest.hash}")
+    root = near_root(action.input_root_digest.hash)
     wanted = Wanted(
         key=ActionKey(instance, digest),
         requirements=requirements,
@@ -122,7 +122,12 @@ def requirements_of(properties: Iterable[tuple[str, str]], ignored: Collection[s
 
 def near_number(text: str) -> int:
     """A short number for what actions have in common: texts that meet cost a worse choice of worker."""
-    return int(Digest.of(text.encode()).hash[:14], 16)
+    return near_root(Digest.of(text.encode()).hash)
+
+
+def near_root(digest_hash: str) -> int:
+    """The number of actions with this input root."""
+    return int(digest_hash[:14], 16)
 
 
 @lru_cache(maxsize=4096)
