@@ -18,10 +18,12 @@ from buildnet.database import connected, create, transaction
 from buildnet.errors import BuildNetError, InvariantBroken, Overloaded, StateCorrupt, StorageFull
 from buildnet.model.action import ActionKey, Lease
 from buildnet.model.digest import Digest
-from buildnet.model.operation import Intended, Stored, StoredLease, StoredOperation
+from buildnet.model.operation import Intended, Stored, StoredGraph, StoredLease, StoredOperation
 from buildnet.queue.records import (
     RESULT_BYTES_MAX,
     WantedReader,
+    graph_of,
+    graph_row,
     lease_of,
     lease_text,
     outcome_of,
@@ -32,7 +34,7 @@ from buildnet.queue.records import (
 log = logging.getLogger(__name__)
 
 DATABASE: Final = "operations.sqlite"
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 ROWS_WAITING_MAX: Final = 1_000_000
 
 _SCHEMA: Final = (
@@ -45,14 +47,24 @@ _SCHEMA: Final = (
         hash TEXT NOT NULL, size_bytes INTEGER NOT NULL, lease TEXT NOT NULL, intended TEXT, cacheable INTEGER,
         ledger_size INTEGER)""",
 )
+# Since version 2: what version 1 left is read as it is.
+_SCHEMA_2: Final = (
+    """CREATE TABLE graph (
+        number INTEGER PRIMARY KEY, id TEXT NOT NULL, count INTEGER NOT NULL, terms TEXT NOT NULL,
+        submitted_at_unix_ms INTEGER NOT NULL, members BLOB NOT NULL, actions BLOB NOT NULL)""",
+)
 # In the order in which a batch does them: an operation begins before it ends, a lease is given before it is released.
 _WRITES: Final = {
+    "begin_graph": "INSERT OR REPLACE INTO graph VALUES (?, ?, ?, ?, ?, ?, ?)",
     "begin": "INSERT OR REPLACE INTO operation VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL)",
     "lease": "INSERT OR REPLACE INTO lease VALUES (?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL)",
     "intend": "UPDATE lease SET intended = ?, cacheable = ?, ledger_size = ? WHERE fence = ?",
     "end": "UPDATE operation SET outcome = ?, completed_at_unix_ms = ? WHERE number = ?",
+    "conclude": "INSERT OR REPLACE INTO operation VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     "release": "DELETE FROM lease WHERE fence = ?",
     "forget": "DELETE FROM operation WHERE number = ?",
+    "forget_members": "DELETE FROM operation WHERE number >= ? AND number < ?",
+    "forget_graph": "DELETE FROM graph WHERE number = ?",
 }
 Rows = dict[str, list[tuple[Any, ...]]]
 
@@ -85,8 +97,8 @@ class SqliteOperations:
             connection.execute("PRAGMA journal_mode = WAL")
             # NORMAL loses nothing when a process dies; FULL nothing that was kept when power is lost.
             connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
-            if found == 0:
-                create(connection, _SCHEMA, SCHEMA_VERSION)
+            if found < SCHEMA_VERSION:
+                create(connection, _SCHEMA_2 if found else (*_SCHEMA, *_SCHEMA_2), SCHEMA_VERSION)
         except sqlite3.DatabaseError as error:
             raise StateCorrupt(
                 f"{path}: {error}; restore it from a copy, or move it aside: what was queued is then asked for again",
@@ -102,11 +114,12 @@ class SqliteOperations:
         Raises:
             Overloaded: the disk cannot keep up; nothing was begun.
         """
+        self._check_room()
+        self._write("begin", _operation_row(operation))
+
+    def _check_room(self) -> None:
         if self._count >= ROWS_WAITING_MAX:
             raise Overloaded("the state store cannot keep up; try again later", limit=ROWS_WAITING_MAX)
-        wanted, digest = operation.wanted, operation.wanted.key.digest
-        identity = (operation.number, operation.id, wanted.key.instance, digest.hash, digest.size_bytes)
-        self._write("begin", (*identity, wanted_text(wanted), operation.submitted_at_unix_ms, operation.client_id))
 
     def lease(self, lease: Lease, number: int, *, alone: bool) -> None:
         """See ports.OperationStore."""
@@ -121,9 +134,7 @@ class SqliteOperations:
 
     def end(self, operation: StoredOperation) -> None:
         """See ports.OperationStore."""
-        assert operation.outcome is not None
-        text = outcome_text(operation.outcome, with_result=_keeps_result(operation))
-        self._write("end", (text, operation.completed_at_unix_ms, operation.number))
+        self._write("end", (*_end_of(operation), operation.number))
 
     def release(self, fence: int) -> None:
         """See ports.OperationStore."""
@@ -133,6 +144,20 @@ class SqliteOperations:
         """See ports.OperationStore."""
         for number in numbers:
             self._write("forget", (number,))
+
+    def begin_graph(self, graph: StoredGraph) -> None:
+        """See ports.OperationStore."""
+        self._check_room()
+        self._write("begin_graph", (graph,))
+
+    def conclude(self, operation: StoredOperation) -> None:
+        """See ports.OperationStore."""
+        self._write("conclude", (*_operation_row(operation), *_end_of(operation)))
+
+    def forget_graph(self, numbers: range) -> None:
+        """See ports.OperationStore."""
+        self._write("forget_members", (numbers.start, numbers.stop))
+        self._write("forget_graph", (numbers.start,))
 
     async def kept(self) -> None:
         """See ports.OperationStore."""
@@ -184,11 +209,13 @@ class SqliteOperations:
         self._rows, self._count = rows, sum(map(len, rows.values()))
 
     def _commit(self, rows: Rows) -> None:
+        # Packed here: a graph of thousands takes a while, and this is a thread.
+        graphs = [graph_row(graph) for (graph,) in rows["begin_graph"]]
         try:
             with transaction(self._connection):
                 for kind, statement in _WRITES.items():
                     if rows[kind]:
-                        self._connection.executemany(statement, rows[kind])
+                        self._connection.executemany(statement, graphs if kind == "begin_graph" else rows[kind])
         except sqlite3.OperationalError as error:
             path = str(self._directory / DATABASE)
             if "full" in str(error):
@@ -202,7 +229,8 @@ class SqliteOperations:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._load)
 
     def _load(self) -> Stored:
-        return Stored(list(self._operations()), list(self._leases()))
+        graphs = [graph_of(row) for row in self._connection.execute("SELECT * FROM graph ORDER BY number")]
+        return Stored(list(self._operations()), list(self._leases()), graphs)
 
     def _operations(self) -> Iterator[StoredOperation]:
         reader = WantedReader()
@@ -232,6 +260,18 @@ class SqliteOperations:
 
 def _empty() -> Rows:
     return {kind: [] for kind in _WRITES}
+
+
+def _operation_row(operation: StoredOperation) -> tuple[Any, ...]:
+    """An operation as it begins."""
+    wanted, digest = operation.wanted, operation.wanted.key.digest
+    identity = (operation.number, operation.id, wanted.key.instance, digest.hash, digest.size_bytes)
+    return (*identity, wanted_text(wanted), operation.submitted_at_unix_ms, operation.client_id)
+
+
+def _end_of(operation: StoredOperation) -> tuple[Any, ...]:
+    assert operation.outcome is not None
+    return outcome_text(operation.outcome, with_result=_keeps_result(operation)), operation.completed_at_unix_ms
 
 
 def _keeps_result(operation: StoredOperation) -> bool:
