@@ -15,7 +15,7 @@ from buildnet.model.action_spec import ActionSpec
 from buildnet.model.digest import Digest
 from buildnet.model.entry import Entry
 from buildnet.model.history import EndedOperation, Parts, PastOperation, Ran, TreeDirectory
-from buildnet.model.operation import Intended, Stored, StoredOperation
+from buildnet.model.operation import Intended, Stored, StoredGraph, StoredOperation
 from buildnet.model.resource import Resource
 
 
@@ -156,6 +156,22 @@ class OperationStore(Protocol):
         Raises:
             StorageFull, StateCorrupt: as `kept`.
         """
+        ...
+
+    def begin_graph(self, graph: StoredGraph) -> None:
+        """A graph is being accepted. Its numbers are fresh.
+
+        Raises:
+            Overloaded: the disk cannot keep up; nothing was begun.
+        """
+        ...
+
+    def conclude(self, operation: StoredOperation) -> None:
+        """An operation of a graph that was never begun ended, as its `outcome` says."""
+        ...
+
+    def forget_graph(self, numbers: range) -> None:
+        """The graph with these numbers, and its operations, are remembered no longer."""
         ...
 
     async def kept(self) -> None:

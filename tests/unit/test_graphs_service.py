@@ -13,6 +13,7 @@ from buildnet.model.action import ActionKey, Outcome, Wanted
 from buildnet.model.action_spec import ActionSpec, OutputInput, spec_of
 from buildnet.model.digest import UNKNOWN, Digest
 from buildnet.model.node import WorkerOffer
+from buildnet.model.operation import GraphTerms
 from buildnet.scheduler import graphs as graphs_module
 from buildnet.scheduler.graphs import Graph, Graphs
 from buildnet.scheduler.service import OPERATIONS_KEPT_S, Operation, Scheduler
@@ -67,7 +68,7 @@ class Bench:
             name: spec_of([name], inputs=[OutputInput(below, below, "o") for below in belows])
             for name, belows in needs.items()
         }
-        return self.graphs.submit(specs, "main", "ann")
+        return self.graphs.submit(specs, GraphTerms("main", "ann"))
 
     def operation(self, graph: Graph, name: str) -> Operation:
         found = self.scheduler.find_operation(graph.members[name].id)

@@ -13,7 +13,7 @@ from buildnet.errors import StateCorrupt
 from buildnet.queue import journal
 from buildnet.queue.journal import Journal, Row
 
-values = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.text(max_size=8)
+values = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.text(max_size=8) | st.binary(max_size=8)
 rows = st.tuples(st.sampled_from(["begin", "end"]), st.lists(values, max_size=4).map(tuple))
 writes = st.lists(st.lists(rows, min_size=1, max_size=3), min_size=1, max_size=4)
 

@@ -143,7 +143,7 @@ class ActionService:
             self._scheduler.cancel(operation.id)
         elif request.graph_id:
             graph = self._graphs.find(request.graph_id)
-            check_may_stop(call.caller, graph.instance)
+            check_may_stop(call.caller, graph.terms.instance)
             count = self._graphs.cancel(graph)
         else:
             count = self._cancel_invocation(request.invocation_id, call.caller)
@@ -192,10 +192,13 @@ class ActionService:
     def _described(self, operation: Operation) -> Described | None:
         described = self._descriptions.get(operation.id)
         if described is None and operation.wanted.key.digest != UNKNOWN:
-            # It was asked for before this controller started. Without its blobs, it is shown without its command.
+            # It was asked for before this controller started. Without its blobs it is shown without its command, and
+            # they are not looked for in each list again.
+            described = Described((), self._graphs.requested_of(operation.id))
             with suppress(BuildNetError):
-                described = described_of(operation.wanted.key.digest, self._read)
-                self._descriptions.add(operation.id, described)
+                arguments = described_of(operation.wanted.key.digest, self._read).arguments
+                described = replace(described, arguments=arguments)
+            self._descriptions.add(operation.id, described)
         return described
 
     def _summary(self, operation: Operation) -> action_pb2.ActionSummary:

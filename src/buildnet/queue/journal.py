@@ -5,8 +5,10 @@ Lines are written in the order of the calls. It knows nothing of what rows mean.
 
 from __future__ import annotations
 
+import base64
 import errno
 import os
+import threading
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,10 +23,11 @@ Row = tuple[str, tuple[Any, ...]]
 
 _PREFIX: Final = "journal."
 _SUM_DIGITS: Final = 8
+_BYTES: Final = "base64"
 
 
 class Journal:
-    """The newest file of a directory, to be written; those before it wait to be removed. One thread at a time."""
+    """The newest file of a directory, to be written; those before it wait to be removed."""
 
     def __init__(self, directory: Path, *, syncs: bool) -> None:
         """`syncs`: what is written is on the disk when `append` returns, and not in the page cache only."""
@@ -33,6 +36,7 @@ class Journal:
         self._number = max(map(_number_of, _files(directory)), default=0)
         self._file: int | None = None
         self._size_bytes = 0
+        self._lock = threading.Lock()
 
     def append(self, rows: Iterable[Row]) -> None:
         """Write rows: all of them or none.
@@ -41,8 +45,11 @@ class Journal:
             OSError: none of them was written.
             TypeError: a value has no form.
         """
-        data = orjson.dumps(list(rows))
-        line = b"%08x %b\n" % (zlib.crc32(data), data)
+        data = orjson.dumps(list(rows), default=_encoded)
+        with self._lock:
+            self._append(b"%08x %b\n" % (zlib.crc32(data), data))
+
+    def _append(self, line: bytes) -> None:
         if self._file is None:
             self._open()
         assert self._file is not None
@@ -58,11 +65,16 @@ class Journal:
 
     def turn(self) -> list[Path]:
         """Go on in a new file, and return those before it: to be removed once the database has what they hold."""
-        self.close()
-        return _files(self._directory)
+        with self._lock:
+            self._close()
+            return _files(self._directory)
 
     def close(self) -> None:
         """Close the file; what it holds stays."""
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -116,7 +128,17 @@ def _rows_of(line: bytes) -> list[Row] | None:
     data = line[_SUM_DIGITS + 1 :]
     if line[: _SUM_DIGITS + 1] != b"%08x " % zlib.crc32(data):
         return None
-    return [(kind, tuple(values)) for kind, values in orjson.loads(data)]
+    return [(kind, tuple(map(_decoded, values))) for kind, values in orjson.loads(data)]
+
+
+def _encoded(value: Any) -> dict[str, str]:
+    if isinstance(value, bytes):
+        return {_BYTES: base64.b64encode(value).decode()}
+    raise TypeError(f"the journal has no form for {type(value).__name__}")
+
+
+def _decoded(value: Any) -> Any:
+    return base64.b64decode(value[_BYTES]) if isinstance(value, dict) else value
 
 
 def _files(directory: Path) -> list[Path]:

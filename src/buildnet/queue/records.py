@@ -1,4 +1,5 @@
-"""Values of the model as texts of the store and back: every field of Wanted, Lease and Outcome survives. Opens nothing.
+"""Values of the model as rows of the store and back: every field of Wanted, Lease, Outcome and a graph survives.
+Opens nothing.
 
 A field that is not in a record has its default: what an older version wrote is read by this one.
 """
@@ -6,6 +7,7 @@ A field that is not in a record has its default: what an older version wrote is 
 from __future__ import annotations
 
 import base64
+import zlib
 from collections.abc import Iterable
 from dataclasses import astuple, fields
 from typing import Any, Final
@@ -15,6 +17,8 @@ import orjson
 from buildnet.model.action import ActionKey, Lease, Outcome, Wanted
 from buildnet.model.amounts import Amounts
 from buildnet.model.digest import Digest
+from buildnet.model.history import Requested
+from buildnet.model.operation import GraphTerms, StoredGraph
 
 RESULT_BYTES_MAX: Final = 16 << 10
 """A larger result is kept only when no action cache has it."""
@@ -79,6 +83,23 @@ def outcome_of(text: str) -> Outcome:
 
 def _text(value: Any) -> str:
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+
+
+def graph_row(graph: StoredGraph) -> tuple[Any, ...]:
+    """A graph as a row. What it is made of repeats itself: packed it is a small part of its size."""
+    terms = {f.name: getattr(graph.terms, f.name) for f in fields(GraphTerms)}
+    terms["requested"] = astuple(graph.terms.requested)
+    identity = (graph.number, graph.id, len(graph.members), _text(terms), graph.submitted_at_unix_ms)
+    return (*identity, zlib.compress(orjson.dumps(graph.members), 1), zlib.compress(graph.actions, 1))
+
+
+def graph_of(row: tuple[Any, ...]) -> StoredGraph:
+    """The graph of a row."""
+    number, name, _, terms, submitted, members, actions = row
+    told = orjson.loads(terms)
+    told["requested"] = Requested(*told["requested"])
+    names = tuple(map(tuple, orjson.loads(zlib.decompress(members))))
+    return StoredGraph(name, number, GraphTerms(**told), submitted, names, zlib.decompress(actions))
 
 
 def _record(value: Any, names: _Fields) -> dict[str, Any]:

@@ -19,12 +19,14 @@ from buildnet.database import connected, create, transaction
 from buildnet.errors import BuildNetError, InvariantBroken, Overloaded, StateCorrupt, StorageFull
 from buildnet.model.action import ActionKey, Lease
 from buildnet.model.digest import Digest
-from buildnet.model.operation import Intended, Stored, StoredLease, StoredOperation
+from buildnet.model.operation import Intended, Stored, StoredGraph, StoredLease, StoredOperation
 from buildnet.queue import journal
 from buildnet.queue.journal import Journal, Row
 from buildnet.queue.records import (
     RESULT_BYTES_MAX,
     WantedReader,
+    graph_of,
+    graph_row,
     lease_of,
     lease_text,
     outcome_of,
@@ -35,7 +37,7 @@ from buildnet.queue.records import (
 log = logging.getLogger(__name__)
 
 DATABASE: Final = "operations.sqlite"
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 ROWS_WAITING_MAX: Final = 1_000_000
 # How long rows gather before they share a transaction: most leases are given and released within it, and need none.
 _LINGER_S: Final = 0.5
@@ -55,14 +57,24 @@ _SCHEMA: Final = (
         hash TEXT NOT NULL, size_bytes INTEGER NOT NULL, lease TEXT NOT NULL, intended TEXT, cacheable INTEGER,
         ledger_size INTEGER)""",
 )
+# Since version 2: what version 1 left is read as it is.
+_SCHEMA_2: Final = (
+    """CREATE TABLE graph (
+        number INTEGER PRIMARY KEY, id TEXT NOT NULL, count INTEGER NOT NULL, terms TEXT NOT NULL,
+        submitted_at_unix_ms INTEGER NOT NULL, members BLOB NOT NULL, actions BLOB NOT NULL)""",
+)
 # In the order in which a batch does them: an operation begins before it ends, a lease is given before it is released.
 _WRITES: Final = {
+    "begin_graph": "INSERT OR REPLACE INTO graph VALUES (?, ?, ?, ?, ?, ?, ?)",
     "begin": "INSERT OR REPLACE INTO operation VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL)",
     "lease": "INSERT OR REPLACE INTO lease VALUES (?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL)",
     "intend": "UPDATE lease SET intended = ?, cacheable = ?, ledger_size = ? WHERE fence = ?",
     "end": "UPDATE operation SET outcome = ?, completed_at_unix_ms = ? WHERE number = ?",
+    "conclude": "INSERT OR REPLACE INTO operation VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     "release": "DELETE FROM lease WHERE fence = ?",
     "forget": "DELETE FROM operation WHERE number = ?",
+    "forget_members": "DELETE FROM operation WHERE number >= ? AND number < ?",
+    "forget_graph": "DELETE FROM graph WHERE number = ?",
 }
 
 
@@ -79,6 +91,7 @@ class SqliteOperations:
         # Not in the journal yet; in it, and not in the database; where those are.
         self._waiting: list[Row] = []
         self._kept: list[Row] = []
+        self._graph_waits = False
         self._unasked: asyncio.TimerHandle | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._writer: asyncio.Task[None] | None = None
@@ -102,8 +115,8 @@ class SqliteOperations:
             connection.execute("PRAGMA journal_mode = WAL")
             # NORMAL loses nothing when a process dies; FULL nothing that was kept when power is lost.
             connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
-            if found == 0:
-                create(connection, _SCHEMA, SCHEMA_VERSION)
+            if found < SCHEMA_VERSION:
+                create(connection, _SCHEMA_2 if found else (*_SCHEMA, *_SCHEMA_2), SCHEMA_VERSION)
             kept = journal.read(directory)
             with transaction(connection):
                 _execute(connection, kept)
@@ -124,11 +137,12 @@ class SqliteOperations:
         Raises:
             Overloaded: the disk cannot keep up; nothing was begun.
         """
+        self._check_room()
+        self._write("begin", _operation_row(operation))
+
+    def _check_room(self) -> None:
         if len(self._waiting) + len(self._kept) >= ROWS_WAITING_MAX:
             raise Overloaded("the state store cannot keep up; try again later", limit=ROWS_WAITING_MAX)
-        wanted, digest = operation.wanted, operation.wanted.key.digest
-        identity = (operation.number, operation.id, wanted.key.instance, digest.hash, digest.size_bytes)
-        self._write("begin", (*identity, wanted_text(wanted), operation.submitted_at_unix_ms, operation.client_id))
 
     def lease(self, lease: Lease, number: int, *, alone: bool) -> None:
         """See ports.OperationStore."""
@@ -143,9 +157,7 @@ class SqliteOperations:
 
     def end(self, operation: StoredOperation) -> None:
         """See ports.OperationStore."""
-        assert operation.outcome is not None
-        text = outcome_text(operation.outcome, with_result=_keeps_result(operation))
-        self._write("end", (text, operation.completed_at_unix_ms, operation.number))
+        self._write("end", (*_end_of(operation), operation.number))
 
     def release(self, fence: int) -> None:
         """See ports.OperationStore."""
@@ -156,9 +168,24 @@ class SqliteOperations:
         for number in numbers:
             self._write("forget", (number,))
 
+    def begin_graph(self, graph: StoredGraph) -> None:
+        """See ports.OperationStore."""
+        self._check_room()
+        self._write("begin_graph", (graph,))
+        self._graph_waits = True
+
+    def conclude(self, operation: StoredOperation) -> None:
+        """See ports.OperationStore."""
+        self._write("conclude", (*_operation_row(operation), *_end_of(operation)))
+
+    def forget_graph(self, numbers: range) -> None:
+        """See ports.OperationStore."""
+        self._write("forget_members", (numbers.start, numbers.stop))
+        self._write("forget_graph", (numbers.start,))
+
     def keep(self) -> bool:
         """See ports.OperationStore."""
-        if self._syncs:
+        if self._syncs or self._graph_waits or self._is_writing:
             return False
         if self._waiting:
             # Into the page cache: quicker than a hop to another thread.
@@ -166,12 +193,17 @@ class SqliteOperations:
             self._settle(rows, self._append(rows))
         return True
 
+    @property
+    def _is_writing(self) -> bool:
+        """Whether a thread writes the journal."""
+        return self._writer is not None and not self._writer.done()
+
     async def kept(self) -> None:
         """See ports.OperationStore."""
         if self.keep():
             return
         # What could not be written is tried again.
-        if self._waiting or self._waiter is not None or (self._writer is not None and not self._writer.done()):
+        if self._waiting or self._waiter is not None or self._is_writing:
             await asyncio.shield(self._next())
 
     def _write(self, kind: str, row: tuple[Any, ...]) -> None:
@@ -186,7 +218,11 @@ class SqliteOperations:
                 self._next()
 
     def _append(self, rows: list[Row]) -> BuildNetError | None:
-        """Have the journal hold them; what kept it from that."""
+        """Have the journal hold them; what kept it from that. What is packed here is packed among the rows too."""
+        for place, (kind, row) in enumerate(rows):
+            if kind == "begin_graph" and isinstance(row[0], StoredGraph):
+                # In a thread: one of thousands takes a while.
+                rows[place] = (kind, graph_row(row[0]))
         try:
             self._journal.append(rows)
         except OSError as error:
@@ -219,13 +255,13 @@ class SqliteOperations:
         raise failure
 
     def _next(self) -> asyncio.Future[None]:
-        """The end of the write that is to come, for a journal whose writes wait for the disk."""
+        """The end of the write that is to come, by a thread."""
         if self._waiter is None:
             loop = asyncio.get_running_loop()
             self._waiter = loop.create_future()
             # Nobody may be waiting; a failure is in the log all the same.
             self._waiter.add_done_callback(lambda done: done.exception())
-            if self._writer is None or self._writer.done():
+            if not self._is_writing:
                 self._writer = loop.create_task(self._flush())
         return self._waiter
 
@@ -233,7 +269,7 @@ class SqliteOperations:
         loop = asyncio.get_running_loop()
         while self._waiter is not None:
             written, self._waiter = self._waiter, None
-            rows, self._waiting = self._waiting, []
+            rows, self._waiting, self._graph_waits = self._waiting, [], False
             failure = await loop.run_in_executor(self._writing, self._append, rows) if rows else None
             try:
                 self._settle(rows, failure)
@@ -266,9 +302,9 @@ class SqliteOperations:
                 journal.remove(files)
 
     async def _turned(self) -> list[Path]:
-        if not self._syncs:
+        if not self._syncs and not self._is_writing:
             return self._journal.turn()
-        # One thread writes it: a file is closed between two writes.
+        # In the thread that writes: all that the file holds has been told to this loop before it is closed.
         return await asyncio.get_running_loop().run_in_executor(self._writing, self._journal.turn)
 
     def _commit(self, rows: list[Row]) -> None:
@@ -292,7 +328,8 @@ class SqliteOperations:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._load)
 
     def _load(self) -> Stored:
-        return Stored(list(self._operations()), list(self._leases()))
+        graphs = [graph_of(row) for row in self._connection.execute("SELECT * FROM graph ORDER BY number")]
+        return Stored(list(self._operations()), list(self._leases()), graphs)
 
     def _operations(self) -> Iterator[StoredOperation]:
         reader = WantedReader()
@@ -339,6 +376,18 @@ def _execute(connection: sqlite3.Connection, rows: Iterable[Row]) -> None:
     for kind, statement in _WRITES.items():
         if batch[kind]:
             connection.executemany(statement, batch[kind])
+
+
+def _operation_row(operation: StoredOperation) -> tuple[Any, ...]:
+    """An operation as it begins."""
+    wanted, digest = operation.wanted, operation.wanted.key.digest
+    identity = (operation.number, operation.id, wanted.key.instance, digest.hash, digest.size_bytes)
+    return (*identity, wanted_text(wanted), operation.submitted_at_unix_ms, operation.client_id)
+
+
+def _end_of(operation: StoredOperation) -> tuple[Any, ...]:
+    assert operation.outcome is not None
+    return outcome_text(operation.outcome, with_result=_keeps_result(operation)), operation.completed_at_unix_ms
 
 
 def _keeps_result(operation: StoredOperation) -> bool:

@@ -59,6 +59,10 @@ class Keeping:
         if (fence := self._newest.pop(subject, None)) is not None:
             self._store.release(fence)
 
+    def conclude(self, operation: StoredOperation) -> None:
+        """An operation of a graph ended that was never begun."""
+        self._store.conclude(operation)
+
     def forget(self, numbers: Iterable[int]) -> None:
         """Operations that ended are remembered no longer."""
         self._store.forget(list(numbers))

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -68,6 +68,8 @@ class Operation:
     followers: list[Follower] = field(default_factory=list)
     # Set while the action is announced and cannot be asked for yet: ends it unasked.
     withdraw: Callable[[], None] | None = None
+    # It is known for as long as its graph is.
+    is_member: bool = False
     # There is one while somebody waits for it: of a long queue hardly any has.
     changed: asyncio.Event | None = None
 
@@ -172,12 +174,15 @@ class Scheduler:
         self._number_next = recovered.number_next
         leases = {waiting.operation.id: waiting.lease for waiting in recovered.waiting}
         known = [*recovered.ended, *(waiting.operation for waiting in recovered.waiting)]
+        members = frozenset(number for held in recovered.graphs for number in held.operations)
         fresh: list[ActionKey] = []
         for kept in sorted(known, key=lambda operation: operation.number):
             operation = _operation_of(kept, self._clock)
+            operation.is_member = operation.number in members
             self._operations[operation.id] = operation
             if kept.outcome is not None:
-                self._ended.append(operation)
+                if not operation.is_member:
+                    self._ended.append(operation)
                 continue
             if self._live is not None and self._live.began(kept.wanted.key):
                 fresh.append(kept.wanted.key)
@@ -197,6 +202,20 @@ class Scheduler:
         for node in list(self._core.workers):
             self._step(ev.Drain(node))
 
+    @property
+    def accepting(self) -> bool:
+        """Whether operations are accepted."""
+        return self._accepting
+
+    def check_accepting(self) -> None:
+        """Refuse what is new, if this process is to end.
+
+        Raises:
+            NodeDown: it is.
+        """
+        if not self._accepting:
+            raise NodeDown("the controller is being stopped; ask again in a moment", retry_after_s=_RETRY_AFTER_S)
+
     async def quiet(self) -> None:
         """Return once no lease goes on and nothing is being published."""
         while self._core.busy or self._publishing:
@@ -205,16 +224,36 @@ class Scheduler:
 
     # Clients.
 
-    def announce(self, operation_id: str, instance: str, caller: str, withdraw: Callable[[], None]) -> None:
-        """Make an operation known whose action is not: it waits for others. `submit` or `conclude` follows.
+    def numbered(self, count: int) -> range:
+        """Numbers for so many operations that are being accepted."""
+        numbers = range(self._number_next, self._number_next + count)
+        self._number_next = numbers.stop
+        return numbers
 
-        `withdraw` is called when somebody cancels it before. Until `submit`, it does not outlive this process.
+    def announce(
+        self, operation_id: str, number: int, wanted: Wanted, submitted_at_unix_ms: int, withdraw: Callable[[], None]
+    ) -> None:
+        """Make an operation of a graph known whose action is not: it waits for others. `submit` or `conclude` follows.
+
+        Args:
+            operation_id: its id.
+            number: one of `numbered`.
+            wanted: stands in for what will be wanted; its digest is UNKNOWN.
+            submitted_at_unix_ms: when its graph was accepted.
+            withdraw: called when somebody cancels it before it is submitted.
+
+        It outlives this process by its graph, which is kept by whoever announces it.
         """
-        placeholder = Wanted(ActionKey(instance, UNKNOWN), frozenset(), 0.0, caller=caller)
-        operation = Operation(operation_id, placeholder, self._clock.now_unix_ms(), 0, "", Progress("waiting"))
+        progress = Progress("waiting")
+        operation = Operation(operation_id, wanted, submitted_at_unix_ms, number, progress=progress, is_member=True)
         operation.withdraw = withdraw
         self._operations[operation_id] = operation
         self._changed(operation_id)
+
+    def forget_members(self, operation_ids: Iterable[str]) -> None:
+        """A graph whose actions have all ended is remembered no longer."""
+        for operation_id in operation_ids:
+            del self._operations[operation_id]
 
     def conclude(self, operation_id: str, outcome: Outcome) -> None:
         """End an operation that was announced and will not be submitted."""
@@ -236,17 +275,15 @@ class Scheduler:
             NodeDown: this controller is stopping.
             Overloaded: the store cannot keep up.
         """
-        if not self._accepting:
-            raise NodeDown("the controller is being stopped; ask again in a moment", retry_after_s=_RETRY_AFTER_S)
-        number, now_unix_ms = self._number_next, self._clock.now_unix_ms()
+        self.check_accepting()
         operation = self._operations.get(operation_id) if operation_id else None
         if operation is None:
-            operation = Operation(operation_id or self._new_id(), wanted, now_unix_ms, number, client_id)
-        operation.wanted, operation.number = wanted, number
+            (number,) = self.numbered(1)
+            operation = Operation(operation_id or self._new_id(), wanted, self._clock.now_unix_ms(), number, client_id)
+        operation.wanted = wanted
         if self._keeping is not None:
             self._keeping.begin(operation.stored())
         operation.withdraw = None
-        self._number_next += 1
         operation.followers.append(follower)
         self._operations[operation.id] = operation
         self._forget_old()
@@ -544,10 +581,11 @@ class Scheduler:
         announced, operation.withdraw = operation.withdraw is not None, None
         if self._live is not None and not announced:
             self._live.ended(operation.wanted.key)
-        if self._keeping is None or announced:
+        if self._keeping is None:
             self._end(operation, progress)
             return
-        self._keeping.end(replace(operation.stored(), outcome=effect.outcome))
+        keep_end = self._keeping.conclude if announced else self._keeping.end
+        keep_end(replace(operation.stored(), outcome=effect.outcome))
         if effect.outcome is not None and effect.outcome.code == "ok":
             # It would end in the same way again: the result is in the ledger, or in the cache.
             self._end(operation, progress)
@@ -555,7 +593,8 @@ class Scheduler:
             self._once_kept(lambda error: self._end(operation, progress))
 
     def _end(self, operation: Operation, progress: Progress) -> None:
-        self._ended.append(operation)
+        if not operation.is_member:
+            self._ended.append(operation)
         operation.progress = progress
         if operation.wanted.key.digest != UNKNOWN:
             self._operation_ended(operation)

@@ -12,7 +12,7 @@ from typing import Literal
 
 from buildnet.errors import BlobsMissing, BuildNetError
 from buildnet.model.action import ActionKey, Lease, Outcome
-from buildnet.model.operation import Intended, Stored, StoredLease, StoredOperation
+from buildnet.model.operation import Intended, Stored, StoredGraph, StoredLease, StoredOperation
 from buildnet.ports import Progress
 
 
@@ -118,6 +118,7 @@ class MemoryOperations:
     def __init__(self, stored: Stored = Stored()) -> None:  # noqa: B008 - frozen
         self._operations = {operation.number: operation for operation in stored.operations}
         self._leases = {held.lease.fence: held for held in stored.leases}
+        self._graphs = {graph.number: graph for graph in stored.graphs}
         self._kept: Stored = stored
         self._going = asyncio.Event()
         self._going.set()
@@ -141,6 +142,7 @@ class MemoryOperations:
             self._kept = Stored(
                 [self._operations[number] for number in sorted(self._operations)],
                 [self._leases[fence] for fence in sorted(self._leases)],
+                [self._graphs[number] for number in sorted(self._graphs)],
             )
 
     def begin(self, operation: StoredOperation) -> None:
@@ -179,6 +181,23 @@ class MemoryOperations:
     def keep(self) -> bool:
         """See ports.OperationStore: only `kept` tells, so that what comes between is tried."""
         return False
+
+    def begin_graph(self, graph: StoredGraph) -> None:
+        """See ports.OperationStore."""
+        self._graphs[graph.number] = graph
+        self._keep()
+
+    def conclude(self, operation: StoredOperation) -> None:
+        """See ports.OperationStore."""
+        self._operations[operation.number] = operation
+        self._keep()
+
+    def forget_graph(self, numbers: range) -> None:
+        """See ports.OperationStore."""
+        self._graphs.pop(numbers.start, None)
+        for number in numbers:
+            self._operations.pop(number, None)
+        self._keep()
 
     async def kept(self) -> None:
         """See ports.OperationStore."""

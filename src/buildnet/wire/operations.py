@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from google.protobuf.message import DecodeError
 
-from buildnet.errors import BuildNetError, InvariantBroken
+from buildnet.errors import BuildNetError, InvariantBroken, NotFound
 from buildnet.model.action import Outcome
 from buildnet.model.digest import Digest
 from buildnet.ports import Progress
@@ -64,7 +64,13 @@ def operation_of(
 
 
 def response_of(outcome: Outcome, status_of: StatusOf) -> re.ExecuteResponse:
-    """What Execute tells in the end."""
+    """What Execute tells in the end.
+
+    Raises:
+        NotFound: it ended well, and its result was evicted since: the action cache alone had it.
+    """
+    if outcome.code == "ok" and outcome.result is None:
+        raise NotFound("the operation's result was evicted from the cache; submit it again", kind="result", name="")
     response = re.ExecuteResponse(cached_result=outcome.cached, status=status_of(outcome))
     if outcome.result is not None:
         try:
