@@ -93,6 +93,7 @@ async def opened_engine(config: ControllerConfig, grounds: Grounds, held: AsyncE
         cache=stores,
         publisher=OrderedPublisher(stores, grounds.recorder, stores, clock, intend),
         record=grounds.recorder.record,
+        recorded=grounds.recorder.recorded,
         clock=clock,
         new_id=random_id,
         attempt_ended=logs.end,

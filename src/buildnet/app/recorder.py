@@ -51,6 +51,12 @@ class LedgerRecorder:
             await self._append_now(waiting)
             return await self._ledger.append(entries)
 
+    async def recorded(self) -> None:
+        """Return once the ledger has all that was recorded by now, or the log says what it has not."""
+        waiting, self._waiting = self._waiting, []
+        if waiting:
+            await self._append_now(waiting)
+
     def _begin(self) -> None:
         self._due = None
         if self._writer is None or self._writer.done():

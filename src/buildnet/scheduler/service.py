@@ -10,7 +10,7 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -52,6 +52,10 @@ _QUEUED = Progress("queued")
 Recorder = Callable[[Entry], None]
 
 
+async def _nothing() -> None:
+    """Nobody records later what is recorded at once."""
+
+
 @dataclass(slots=True)
 class Operation:
     """One client's request, from Want until ten minutes after it completed."""
@@ -79,9 +83,8 @@ class Operation:
             self.changed = asyncio.Event()
         await self.changed.wait()
 
-    def stored(self) -> StoredOperation:
-        """As it outlives the controller."""
-        outcome = self.progress.outcome
+    def stored(self, outcome: Outcome | None = None) -> StoredOperation:
+        """As it outlives the controller; `outcome` is how it ended."""
         told = (self.number, self.id, self.wanted, self.submitted_at_unix_ms, self.client_id)
         return StoredOperation(*told, outcome, self.completed_at_unix_ms)
 
@@ -95,6 +98,7 @@ class Scheduler:
         cache: ActionCache,
         publisher: Publisher,
         record: Recorder,
+        recorded: Callable[[], Awaitable[None]] = _nothing,
         clock: Clock,
         new_id: Callable[[], str],
         attempt_ended: Callable[[int], None] = lambda fence: None,
@@ -106,7 +110,7 @@ class Scheduler:
         store: OperationStore | None = None,
         stamp: Callable[[bytes, int], bytes] = lambda result, queued_at_unix_ms: result,
     ) -> None:
-        """`store`: what outlives this process; without one nothing does. `stamp` writes into a result when it was asked
+        """`recorded` waits for what `record` took. `store`: what outlives this process; without one nothing does. `stamp` writes into a result when it was asked
         for, which its worker does not know.
         """
         self._stamp = stamp
@@ -126,6 +130,7 @@ class Scheduler:
         self._cache = cache
         self._publisher = publisher
         self._record = record
+        self._recorded = recorded
         self._clock = clock
         self._new_id = new_id
         self._attempt_ended = attempt_ended
@@ -305,6 +310,8 @@ class Scheduler:
                 self._act_kept(None)
             else:
                 await self._keeping.kept()
+            # Whoever is told that it was accepted can find it in the ledger.
+            await self._recorded()
         except BuildNetError:
             for operation_id in operation_ids:
                 self.cancel(operation_id)
@@ -585,7 +592,7 @@ class Scheduler:
             self._end(operation, progress)
             return
         keep_end = self._keeping.conclude if announced else self._keeping.end
-        keep_end(replace(operation.stored(), outcome=effect.outcome))
+        keep_end(operation.stored(effect.outcome))
         if effect.outcome is not None and effect.outcome.code == "ok":
             # It would end in the same way again: the result is in the ledger, or in the cache.
             self._end(operation, progress)

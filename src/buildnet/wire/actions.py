@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re as regex
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -18,6 +19,7 @@ from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_
 from buildnet.wire.asked import asked_of
 from buildnet.wire.request_metadata import Manner
 
+_HASH = regex.compile("[0-9a-f]{64}")
 TIMEOUT_DEFAULT_S = 3600.0
 TIMEOUT_MAX_S = 7200.0
 
@@ -28,7 +30,9 @@ def digest_of(message: re.Digest) -> Digest:
     Raises:
         InvalidRequest: not a SHA-256 digest.
     """
-    return Digest.parse(f"{message.hash}/{message.size_bytes}")
+    if message.size_bytes < 0 or _HASH.fullmatch(message.hash) is None:
+        return Digest.parse(f"{message.hash}/{message.size_bytes}")
+    return Digest(message.hash, message.size_bytes)
 
 
 def digest_message(digest: Digest) -> re.Digest:
