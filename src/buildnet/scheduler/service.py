@@ -110,8 +110,8 @@ class Scheduler:
         store: OperationStore | None = None,
         stamp: Callable[[bytes, int], bytes] = lambda result, queued_at_unix_ms: result,
     ) -> None:
-        """`recorded` waits for what `record` took. `store`: what outlives this process; without one nothing does. `stamp` writes into a result when it was asked
-        for, which its worker does not know.
+        """`recorded` waits for what `record` took. `store`: what outlives this process; without one nothing does.
+        `stamp` writes into a result when it was asked for, which its worker does not know.
         """
         self._stamp = stamp
         self._live = live
