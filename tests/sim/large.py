@@ -144,7 +144,9 @@ class Large:
 
     def check_turn(self, fence: int) -> None:
         """The organisation that a single decision was for had no more than any other that waits for the same."""
-        entry = next(e for e in (self.core._of_fence(fence),) if e is not None)
+        attempt = self.core.leases.of(fence)
+        assert attempt is not None
+        entry = attempt.entry
         assert entry.demand is not None
         chosen: Share = entry.share
         while chosen.depth > ORGANISATION:
@@ -182,9 +184,9 @@ class Large:
         for node in self.up:
             if self.running[node] and self.random.random() > 0.001:
                 self.step(ev.Heartbeat(node, tuple(self.running[node]), self.now_s))
-        before = self.core._fence_next
+        before = self.core.leases.fence_next
         self.step(ev.Tick(self.now_s))
-        self.seen.expired += self.core._fence_next - before
+        self.seen.expired += self.core.leases.fence_next - before
         for _ in range(max(1, len(self.running) // 200)):
             self.fault()
 

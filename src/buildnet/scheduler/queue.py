@@ -12,10 +12,14 @@ import heapq
 from collections.abc import Iterator, Mapping
 from typing import Final, Protocol
 
-from buildnet.scheduler.share import Share
+from buildnet.scheduler.share import INVOCATION, Share
 
 Ticket = tuple[float, int]
 """When its turn comes, and the entry's id: lower first."""
+
+
+Place = tuple[float, float, int, "Branch"]
+"""Where a share stands among its like: what it has by its weight, how far it was served, which came first."""
 
 
 class Waits(Protocol):
@@ -32,7 +36,7 @@ class Branch:
     """A share in one queue. `best` is its live place in its parent's heap; None while it stands in none.
 
     A place is never too high: what a share has running falls only when something ends, and then `lowered` gives it a
-    new one. It may be too low; `FairQueue` puts it right when it meets it.
+    new one. It may be too low; `first` puts it right when it meets it.
     """
 
     __slots__ = ("best", "heap", "parent", "parked", "queue", "share", "tickets", "waiting")
@@ -43,8 +47,8 @@ class Branch:
         self.parent = parent
         self.waiting = 0
         self.parked = False
-        self.best: tuple[float, float, int, Branch] | None = None
-        self.heap: list[tuple[float, float, int, Branch]] = []
+        self.best: Place | None = None
+        self.heap: list[Place] = []
         self.tickets: list[Ticket] = []
 
     def __lt__(self, other: Branch) -> bool:
@@ -57,33 +61,91 @@ class Branch:
         while branch.waiting and (parent := branch.parent) is not None:
             if branch.best is None:
                 share = branch.share
-                branch.best = (share.used / share.weight, share.virtual, share.rank, branch)
+                branch.best = (share.load, share.virtual, share.rank, branch)
                 heapq.heappush(parent.heap, branch.best)
             branch = parent
 
-    def lowered(self, used: float) -> None:
+    def lowered(self) -> None:
         """Less runs for the share, by its weight, than when it took its place."""
         share, parent = self.share, self.parent
         assert parent is not None
-        self.best = (used, share.virtual, share.rank, self)
+        self.best = place = (share.load, share.virtual, share.rank, self)
         heap = parent.heap
-        heapq.heappush(heap, self.best)
+        heapq.heappush(heap, place)
         if len(heap) > 2 * len(parent.share.children) + _STALE_MAX:
             heap[:] = [place for place in heap if place[3].best is place]
             heapq.heapify(heap)
 
+    def first(self) -> Branch | None:
+        """The child whose turn it is; None when nothing waits here that its quotas let."""
+        heap = self.heap
+        while heap:
+            top = heap[0]
+            child = top[3]
+            if child.best is not top:
+                heapq.heappop(heap)
+                continue
+            share = child.share
+            if share.limited and not share.admits(self.queue.cpu_milli):
+                heapq.heappop(heap)
+                child.best = None
+                if not child.parked:
+                    child.parked = True
+                    share.parked.append(child)
+                continue
+            load, virtual = share.load, share.virtual
+            if virtual == top[1] and load == top[0]:
+                return child
+            child.best = fresh = (load, virtual, share.rank, child)
+            if len(heap) == 1:
+                heap[0] = fresh
+                return child
+            heapq.heapreplace(heap, fresh)
+            if heap[0] is fresh:
+                return child
+        return None
 
-Turn = tuple[Branch, ...]
-"""Whose turn it is: an organisation's, in it a user's, in it an invocation's."""
+    def ticket(self) -> Ticket:
+        """The first of an invocation's that is good: one is, for `waiting` counts them."""
+        tickets, entries = self.tickets, self.queue.entries
+        while True:
+            order, number = tickets[0]
+            entry = entries.get(number)
+            if entry is not None and entry.branch is self and entry.order == order:
+                return tickets[0]
+            heapq.heappop(tickets)
 
 
-def is_before(turn: Turn, other: Turn) -> bool:
-    """Whether the turn of one queue comes before that of another."""
-    for mine, theirs in zip(turn, other, strict=True):
-        if mine.share is not theirs.share:
-            # Their ranks differ, so that the places do.
-            return mine.best is not None and theirs.best is not None and mine.best < theirs.best
-    return turn[-1].tickets[0] < other[-1].tickets[0]
+def fairest(roots: list[Branch]) -> Branch | None:
+    """The invocation's branch whose turn comes first in any of these queues; its first ticket is the entry's.
+
+    From the organisations down only those are looked into that share the best place. None when no quota lets anybody.
+    """
+    while level := roots:
+        for depth in range(INVOCATION):
+            best: Place | None = None
+            chosen: list[Branch] = []
+            for branch in level:
+                child = branch.first()
+                if child is None:
+                    # Nobody there may: out, until a quota has room again (`Branch.enter`).
+                    branch.best = None
+                    continue
+                place = child.best
+                assert place is not None
+                if best is None or (child.share is not best[3].share and place < best):
+                    best, chosen = place, [child]
+                elif child.share is best[3].share:
+                    chosen.append(child)
+            if not chosen and not depth:
+                return None
+            level = chosen
+        if len(level) == 1:
+            level[0].ticket()
+            return level[0]
+        if level:
+            return min(level, key=Branch.ticket)
+    return None
 
 
 class FairQueue:
@@ -116,8 +178,10 @@ class FairQueue:
         """One that waits has another ticket now."""
         heapq.heappush(branch.tickets, ticket)
 
-    def removed(self, branch: Branch) -> None:
-        """One waits no more; its ticket is passed over when it is met."""
+    def removed(self, branch: Branch, number: int) -> None:
+        """One waits no more; a ticket of its that is not the first is passed over when it is met."""
+        if branch.tickets[0][1] == number:
+            heapq.heappop(branch.tickets)
         at: Branch | None = branch
         while at is not None:
             at.waiting -= 1
@@ -134,28 +198,6 @@ class FairQueue:
         """Whether what holds this ticket waits here, and has no other."""
         entry = self.entries.get(ticket[1])
         return entry is not None and entry.branch is branch and entry.order == ticket[0]
-
-    def head(self) -> Turn | None:
-        """Whose turn it is; the first ticket of the last branch is the entry's. None when no quota lets anybody."""
-        root = self.root
-        while (organisation := self._first(root)) is not None:
-            user = self._first(organisation)
-            if user is None:
-                # Nobody there may: out, until a quota has room again (`Branch.enter`).
-                organisation.best = None
-                continue
-            invocation = self._first(user)
-            if invocation is None:
-                user.best = None
-                continue
-            tickets, entries = invocation.tickets, self.entries
-            while True:
-                order, number = tickets[0]
-                entry = entries.get(number)
-                if entry is not None and entry.branch is invocation and entry.order == order:
-                    return organisation, user, invocation
-                heapq.heappop(tickets)
-        return None
 
     def tickets(self) -> Iterator[Ticket]:
         """Every good ticket, each at least once."""
@@ -174,32 +216,3 @@ class FairQueue:
         if found is None:
             found = share.branches[self] = Branch(self, share, self._branch(share.parent))
         return found
-
-    def _first(self, branch: Branch) -> Branch | None:
-        heap = branch.heap
-        while heap:
-            top = heap[0]
-            child = top[3]
-            if child.best is not top:
-                heapq.heappop(heap)
-                continue
-            share = child.share
-            if share.limited and not share.admits(self.cpu_milli):
-                heapq.heappop(heap)
-                child.best = None
-                if not child.parked:
-                    child.parked = True
-                    share.parked.append(child)
-                continue
-            used = share.used / share.weight
-            virtual = share.virtual
-            if virtual == top[1] and used == top[0]:
-                return child
-            child.best = fresh = (used, virtual, share.rank, child)
-            if len(heap) == 1:
-                heap[0] = fresh
-                return child
-            heapq.heapreplace(heap, fresh)
-            if heap[0] is fresh:
-                return child
-        return None
