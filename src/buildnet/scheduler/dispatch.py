@@ -30,8 +30,8 @@ class DispatchLimits:
 
     An action that asks for no cpus counts `default_cpu_milli` in its share. One of priority p waits like one of
     priority 0 that came p times `age_s` later. What waits for `hold_after_s` with room nowhere has a worker kept free.
-    Who has waited for `near_wait_s` is not passed by for the sake of another's inputs. What a lost worker offered counts
-    as offered for `absent_worker_s` more: it may return.
+    Who has waited for `near_wait_s` is not passed by for the sake of another's inputs. What a lost worker offered
+    counts as offered for `absent_worker_s` more: it may return.
     """
 
     default_cpu_milli: int = 1000
@@ -160,7 +160,7 @@ class Dispatch:
         """Its turn comes sooner."""
         entry.order = order
         if entry.branch is not None:
-            entry.branch.queue.again(entry.branch, (order, entry.id))
+            entry.branch.add((order, entry.id))
 
     def leave(self, entry: Waiting) -> None:
         """It waits no more."""
@@ -257,12 +257,12 @@ class Dispatch:
 
     def next(self, now_s: float) -> tuple[Waiting, Worker] | None:
         """The entry that begins next, and where; None when nothing can begin now."""
-        passed: set[Demand] = set()
+        passed: tuple[Demand, ...] = ()
         while self.room.open:
             branch = fairest(self._candidates(now_s, passed))
             if branch is None:
                 return None
-            entry = self._entries[branch.tickets[0][1]]
+            entry = self._entries[branch.ticket()[1]]
             demand = entry.demand
             assert demand is not None
             near = entry.wanted.near
@@ -270,10 +270,10 @@ class Dispatch:
             if worker is not None:
                 return (self._nearer(branch, entry, worker, now_s) if near else entry), worker
             if not self._is_overdue(demand, now_s) or not self.room.hold(demand):
-                passed.add(demand)
+                passed += (demand,)
         return None
 
-    def _candidates(self, now_s: float, passed: set[Demand]) -> list[Branch]:
+    def _candidates(self, now_s: float, passed: tuple[Demand, ...]) -> list[Branch]:
         """The queues of demands that some worker may have room for, or that are to have one kept free."""
         room, overdue_s = self.room, now_s - self.limits.hold_after_s
         found = []
@@ -295,11 +295,11 @@ class Dispatch:
     def _nearer(self, branch: Branch, head: Waiting, worker: Worker, now_s: float) -> Waiting:
         """The head, or one just behind it of the same priority whose inputs the worker has, while the head can wait."""
         near = head.wanted.near
-        if len(branch.tickets) == 1 or self.room.is_near(worker, near):
+        if branch.waiting == 1 or self.room.is_near(worker, near):
             return head
         if now_s >= head.order - bounded(head.wanted.priority) * self.limits.age_s + self.limits.near_wait_s:
             return head
-        for ticket in branch.tickets[1:_NEAR_LOOKED_AT]:
+        for ticket in branch.next_tickets(_NEAR_LOOKED_AT):
             entry = self._entries.get(ticket[1])
             if (
                 entry is not None

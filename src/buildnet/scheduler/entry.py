@@ -21,8 +21,8 @@ class Limits(DispatchLimits):
     """What bounds the scheduler. `attempts_max` counts assignments of one entry, whoever ended them; `losses_max` those
     whose worker was lost, `faults_max` those that the worker could not carry out.
 
-    A lease of an earlier controller waits `return_s` for its worker. With `speculate`, what runs `straggler_factor` times
-    as long as its like, and `straggler_min_s` at least, is tried on a second worker too.
+    A lease of an earlier controller waits `return_s` for its worker. With `speculate`, what runs `straggler_factor`
+    times as long as its like, and `straggler_min_s` at least, is tried on a second worker too.
     """
 
     queue_length_max: int = 100_000

@@ -146,27 +146,6 @@ class Worker:
             and self.gpus + asked.gpus <= whole.gpus
         )
 
-    def count(self, reserved: Amounts, sign: int) -> None:
-        """Count it in (1), or out (-1)."""
-        self.cpu_milli += sign * reserved.cpu_milli
-        if reserved is not self.slot:
-            self.memory_bytes += sign * reserved.memory_bytes
-            self.disk_bytes += sign * reserved.disk_bytes
-            self.gpus += sign * reserved.gpus
-
-    def busyness(self) -> int:
-        """The level that it is on: 0 for idle, up to LEVELS - 1; -1 when it is to be given nothing."""
-        count, slots = len(self.fences), self.offer.slots
-        if count >= slots or self.draining or self.cordoned:
-            return -1
-        level = LEVELS * count // slots
-        whole = self.capacity
-        if self.cpu_milli and whole is not None and whole.cpu_milli:
-            by_cpu = LEVELS * self.cpu_milli // whole.cpu_milli
-            if by_cpu > level:
-                level = by_cpu
-        return level if level < LEVELS else LEVELS - 1
-
 
 class NoResources:
     """Workers that offer nothing beyond their properties."""
@@ -256,24 +235,37 @@ class Placement:
 
     def changed(self, worker: Worker) -> None:
         """How busy it is, or whether it is given work, is other than before."""
-        level, was, bit = worker.busyness(), worker.level, worker.bit
+        count, slots, was = len(worker.fences), worker.offer.slots, worker.level
+        if count >= slots or worker.draining or worker.cordoned:
+            level = -1
+        else:
+            level = LEVELS * count // slots
+            if worker.cpu_milli and (whole := worker.capacity) is not None and whole.cpu_milli:
+                by_cpu = LEVELS * worker.cpu_milli // whole.cpu_milli
+                level = by_cpu if by_cpu > level else level
+            if level >= LEVELS:
+                level = LEVELS - 1
         if level == was:
             return
         worker.level = level
         # Each bit is on one level at most, so that it goes by an exclusive or.
         if was >= 0:
-            self._levels[was] ^= bit
+            self._levels[was] ^= worker.bit
         else:
-            self.open |= bit
+            self.open |= worker.bit
         if level >= 0:
-            self._levels[level] |= bit
+            self._levels[level] |= worker.bit
         else:
-            self.open ^= bit
+            self.open ^= worker.bit
 
     def take(self, worker: Worker, fence: int, reserved: Amounts, near: tuple[int, ...] = ()) -> None:
         """An attempt begins there."""
         worker.fences.add(fence)
-        worker.count(reserved, 1)
+        worker.cpu_milli += reserved.cpu_milli
+        if reserved is not worker.slot:
+            worker.memory_bytes += reserved.memory_bytes
+            worker.disk_bytes += reserved.disk_bytes
+            worker.gpus += reserved.gpus
         self.changed(worker)
         for number in near:
             self._near[number] = worker.offer.node
@@ -284,7 +276,11 @@ class Placement:
     def give_back(self, worker: Worker, fence: int, reserved: Amounts) -> None:
         """An attempt ended there."""
         worker.fences.discard(fence)
-        worker.count(reserved, -1)
+        worker.cpu_milli -= reserved.cpu_milli
+        if reserved is not worker.slot:
+            worker.memory_bytes -= reserved.memory_bytes
+            worker.disk_bytes -= reserved.disk_bytes
+            worker.gpus -= reserved.gpus
         if worker.refused:
             for demand in worker.refused:
                 demand.roomy |= demand.able & worker.bit

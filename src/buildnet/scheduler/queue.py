@@ -9,6 +9,8 @@ an invocation it is first come, where a priority is worth so many seconds of wai
 from __future__ import annotations
 
 import heapq
+import itertools
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Final, Protocol
 
@@ -35,11 +37,14 @@ _STALE_MAX: Final = 64
 class Branch:
     """A share in one queue. `best` is its live place in its parent's heap; None while it stands in none.
 
+    An invocation's tickets are in `line`, in order; those that came after others whose turn is later are `ahead`, a heap.
+    Most come in order: the length of the line then costs nothing.
+
     A place is never too high: what a share has running falls only when something ends, and then `lowered` gives it a
     new one. It may be too low; `first` puts it right when it meets it.
     """
 
-    __slots__ = ("best", "heap", "parent", "parked", "queue", "share", "tickets", "waiting")
+    __slots__ = ("ahead", "best", "heap", "line", "parent", "parked", "queue", "share", "waiting")
 
     def __init__(self, queue: FairQueue, share: Share, parent: Branch | None) -> None:
         self.queue = queue
@@ -49,7 +54,8 @@ class Branch:
         self.parked = False
         self.best: Place | None = None
         self.heap: list[Place] = []
-        self.tickets: list[Ticket] = []
+        self.line: deque[Ticket] = deque()
+        self.ahead: list[Ticket] = []
 
     def __lt__(self, other: Branch) -> bool:
         # Asked by heapq alone, and only for two places of one share, of which at most one is live.
@@ -69,8 +75,12 @@ class Branch:
         """Less runs for the share, by its weight, than when it took its place."""
         share, parent = self.share, self.parent
         assert parent is not None
+        was, heap = self.best, parent.heap
         self.best = place = (share.load, share.virtual, share.rank, self)
-        heap = parent.heap
+        if heap[0] is was:
+            # It was the first, and is so all the more.
+            heap[0] = place
+            return
         heapq.heappush(heap, place)
         if len(heap) > 2 * len(parent.share.children) + _STALE_MAX:
             heap[:] = [place for place in heap if place[3].best is place]
@@ -105,15 +115,42 @@ class Branch:
                 return child
         return None
 
+    def add(self, ticket: Ticket) -> None:
+        """An entry waits here, or has another turn."""
+        line = self.line
+        if not line or ticket > line[-1]:
+            line.append(ticket)
+        else:
+            heapq.heappush(self.ahead, ticket)
+
+    def drop(self) -> None:
+        """The first ticket counts no more."""
+        line, ahead = self.line, self.ahead
+        if ahead and (not line or ahead[0] < line[0]):
+            heapq.heappop(ahead)
+        else:
+            line.popleft()
+
     def ticket(self) -> Ticket:
         """The first of an invocation's that is good: one is, for `waiting` counts them."""
-        tickets, entries = self.tickets, self.queue.entries
+        line, ahead, entries = self.line, self.ahead, self.queue.entries
         while True:
-            order, number = tickets[0]
-            entry = entries.get(number)
-            if entry is not None and entry.branch is self and entry.order == order:
-                return tickets[0]
-            heapq.heappop(tickets)
+            ticket = ahead[0] if ahead and (not line or ahead[0] < line[0]) else line[0]
+            entry = entries.get(ticket[1])
+            if entry is not None and entry.branch is self and entry.order == ticket[0]:
+                return ticket
+            self.drop()
+
+    def next_tickets(self, count: int) -> list[Ticket]:
+        """Some of those that come after the first, good or not, in no strict order."""
+        return [*itertools.islice(self.line, 1, count), *self.ahead[1:count]]
+
+    def clear_stale(self) -> None:
+        """Keep good tickets alone."""
+        is_good = self.queue.is_good
+        self.line = deque(ticket for ticket in self.line if is_good(ticket, self))
+        self.ahead = [ticket for ticket in self.ahead if is_good(ticket, self)]
+        heapq.heapify(self.ahead)
 
 
 def fairest(roots: list[Branch]) -> Branch | None:
@@ -123,29 +160,40 @@ def fairest(roots: list[Branch]) -> Branch | None:
     """
     while level := roots:
         for depth in range(INVOCATION):
-            best: Place | None = None
-            chosen: list[Branch] = []
-            for branch in level:
-                child = branch.first()
-                if child is None:
-                    # Nobody there may: out, until a quota has room again (`Branch.enter`).
-                    branch.best = None
+            if len(level) == 1:
+                child = level[0].first()
+                if child is not None:
+                    level = [child]
                     continue
-                place = child.best
-                assert place is not None
-                if best is None or (child.share is not best[3].share and place < best):
-                    best, chosen = place, [child]
-                elif child.share is best[3].share:
-                    chosen.append(child)
-            if not chosen and not depth:
-                return None
-            level = chosen
+            level = _best_of(level)
+            if not level:
+                if not depth:
+                    return None
+                break
         if len(level) == 1:
-            level[0].ticket()
             return level[0]
         if level:
             return min(level, key=Branch.ticket)
     return None
+
+
+def _best_of(level: list[Branch]) -> list[Branch]:
+    """Of the first children of each, those of the share that has the best place."""
+    best: Place | None = None
+    chosen: list[Branch] = []
+    for branch in level:
+        child = branch.first()
+        if child is None:
+            # Nobody there may: out, until a quota has room again (`Branch.enter`).
+            branch.best = None
+            continue
+        place = child.best
+        assert place is not None
+        if best is None or (child.share is not best[3].share and place < best):
+            best, chosen = place, [child]
+        elif child.share is best[3].share:
+            chosen.append(child)
+    return chosen
 
 
 class FairQueue:
@@ -166,7 +214,7 @@ class FairQueue:
     def push(self, leaf: Share, ticket: Ticket) -> Branch:
         """One more waits; returns where."""
         branch = leaf.branches.get(self) or self._branch(leaf)
-        heapq.heappush(branch.tickets, ticket)
+        branch.add(ticket)
         at: Branch | None = branch
         while at is not None:
             at.waiting += 1
@@ -174,14 +222,10 @@ class FairQueue:
         branch.enter()
         return branch
 
-    def again(self, branch: Branch, ticket: Ticket) -> None:
-        """One that waits has another ticket now."""
-        heapq.heappush(branch.tickets, ticket)
-
     def removed(self, branch: Branch, number: int) -> None:
-        """One waits no more; a ticket of its that is not the first is passed over when it is met."""
-        if branch.tickets[0][1] == number:
-            heapq.heappop(branch.tickets)
+        """One waits no more; a ticket of its that is not the first in line is passed over when it is met."""
+        if branch.line and branch.line[0][1] == number:
+            branch.line.popleft()
         at: Branch | None = branch
         while at is not None:
             at.waiting -= 1
@@ -190,9 +234,8 @@ class FairQueue:
                 del at.share.branches[self]
             at = at.parent
         # Tickets of those that left are met only when a worker is free: without one they would pile up.
-        if len(branch.tickets) > 2 * branch.waiting + _STALE_MAX:
-            branch.tickets[:] = [ticket for ticket in branch.tickets if self.is_good(ticket, branch)]
-            heapq.heapify(branch.tickets)
+        if len(branch.line) + len(branch.ahead) > 2 * branch.waiting + _STALE_MAX:
+            branch.clear_stale()
 
     def is_good(self, ticket: Ticket, branch: Branch) -> bool:
         """Whether what holds this ticket waits here, and has no other."""
@@ -204,7 +247,7 @@ class FairQueue:
         todo = [self.root]
         while todo:
             branch = todo.pop()
-            for ticket in branch.tickets:
+            for ticket in itertools.chain(branch.line, branch.ahead):
                 if self.is_good(ticket, branch):
                     yield ticket
             todo += [share.branches[self] for share in branch.share.children.values() if self in share.branches]
