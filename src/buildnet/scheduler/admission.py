@@ -26,6 +26,11 @@ class Admission:
         self._by_operation: dict[str, Entry] = {}
         self.looking = 0
 
+    @property
+    def following(self) -> int:
+        """How many operations there are that have not ended."""
+        return len(self._by_operation)
+
     def joined(self, event: Want | Restore, effects: list[Effect]) -> bool:
         """Whether nothing more is to be done: the operation is known, or it follows an entry that is there."""
         if event.operation in self._by_operation:

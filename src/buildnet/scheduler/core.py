@@ -57,6 +57,11 @@ class SchedulerCore:
         return self.dispatch.waiting
 
     @property
+    def following(self) -> int:
+        """Operations that wait for an end."""
+        return self._admission.following
+
+    @property
     def busy(self) -> int:
         """Leases that go on with workers that are here."""
         return sum(len(worker.fences) for worker in self.workers.values())

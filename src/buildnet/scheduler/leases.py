@@ -29,6 +29,10 @@ class Leases:
         self._deadlines: list[tuple[float, int]] = []
         self._stragglers: list[tuple[float, int]] = []
 
+    def __len__(self) -> int:
+        """How many are in force."""
+        return len(self._attempts)
+
     def of(self, fence: int) -> Attempt | None:
         """The attempt that goes on under this fence."""
         return self._attempts.get(fence)

@@ -37,8 +37,8 @@ _STALE_MAX: Final = 64
 class Branch:
     """A share in one queue. `best` is its live place in its parent's heap; None while it stands in none.
 
-    An invocation's tickets are in `line`, in order; those that came after others whose turn is later are `ahead`, a heap.
-    Most come in order: the length of the line then costs nothing.
+    An invocation's tickets are in `line`, in order; those that came after others whose turn is later are `ahead`, which
+    is a heap. Most come in order: the length of the line then costs nothing.
 
     A place is never too high: what a share has running falls only when something ends, and then `lowered` gives it a
     new one. It may be too low; `first` puts it right when it meets it.
