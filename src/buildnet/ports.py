@@ -16,6 +16,7 @@ from buildnet.model.digest import Digest
 from buildnet.model.entry import Entry
 from buildnet.model.history import EndedOperation, Parts, PastOperation, Ran, TreeDirectory
 from buildnet.model.operation import Intended, Stored, StoredGraph, StoredOperation
+from buildnet.model.quick import quick
 from buildnet.model.resource import Resource
 
 
@@ -232,6 +233,7 @@ class WorkerLink(Protocol):
         ...
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Progress:
     """What a follower of an operation is told. `stage` is queued, executing or completed (REAPI ExecutionStage), and

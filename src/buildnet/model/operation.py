@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 
 from buildnet.model.action import Lease, Outcome, Wanted
 from buildnet.model.history import Requested
+from buildnet.model.quick import quick
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class StoredOperation:
     """One accepted operation; `outcome` is there once it has ended.
@@ -26,6 +28,7 @@ class StoredOperation:
     completed_at_unix_ms: int | None = None
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Intended:
     """What a publication is about to make visible; the ledger held `ledger_size` entries before."""

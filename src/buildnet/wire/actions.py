@@ -15,6 +15,7 @@ from buildnet.model.amounts import RESOURCE_PREFIX, Amounts
 from buildnet.model.caller import Caller
 from buildnet.model.digest import Digest
 from buildnet.model.history import Requested
+from buildnet.model.quick import quick
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire.asked import asked_of
 from buildnet.wire.request_metadata import Manner
@@ -40,6 +41,7 @@ def digest_message(digest: Digest) -> re.Digest:
     return re.Digest(hash=digest.hash, size_bytes=digest.size_bytes)
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Described:
     """What a person would want to see of an action without reading its blobs again."""
@@ -48,6 +50,7 @@ class Described:
     requested: Requested = field(default_factory=Requested)
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Asker:
     """What a call says beside its ExecuteRequest: who asks, for whom, and where and how it is to run."""
