@@ -25,7 +25,6 @@ from tests.flow.test_process import (
     follow,
     needs_memory_group,
     plan_in,
-    python,
     shown_with_token,
     wait_for_end,
     with_token,
@@ -189,7 +188,8 @@ def test_a_command_that_is_too_long_is_refused_and_the_next_one_runs(tmp_path: P
 
 def test_a_worker_without_an_interpreter_says_so() -> None:
     code = "import sys; sys.executable = ''; from buildnet._native import start_launcher; start_launcher()"
-    done = subprocess.run(python(code), capture_output=True, text=True, env={"PYTHONPATH": SOURCE}, check=False)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": SOURCE}, check=False)
     assert done.returncode == 1
     assert "sys.executable names no interpreter" in done.stderr
 
