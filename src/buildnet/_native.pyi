@@ -5,7 +5,7 @@ Functions marked *blocks* do I/O with the interpreter lock released: call them i
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, final
+from typing import Any, Never, final
 
 __all__ = [
     "Dialler",
@@ -21,9 +21,12 @@ __all__ = [
     "Tiers",
     "Trees",
     "collect",
+    "launcher_main",
+    "launcher_pid",
     "probe_isolation",
     "remove_tree",
     "stage",
+    "start_launcher",
     "undeclared_writes",
 ]
 
@@ -213,6 +216,17 @@ class Splice:
 
     def __new__(cls, dialler: Dialler, path: str) -> Splice: ...
     def close(self) -> None: ...
+
+def start_launcher() -> None:
+    """*Blocks.* Start this process's launcher, from which all actions are forked; once it runs this does nothing."""
+
+def launcher_pid() -> int | None:
+    """The launcher's process id, for those who account for processor time."""
+
+def launcher_main(homes: Sequence[str]) -> Never:
+    """Be a launcher on the socket at standard input, which removes its worker's control groups below `homes` at the end.
+    Only for a process that was made for it.
+    """
 
 def probe_isolation() -> dict[str, bool]: ...
 def stage(store: Store, root: str, dest: str, command: bytes) -> dict[str, int]: ...
