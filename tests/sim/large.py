@@ -31,7 +31,7 @@ QUOTAS = Quotas({name: Quota(weight, 300 if name == "bounded" else None) for nam
 ASKED = (NOTHING, NOTHING, NOTHING, Amounts(1000, 2 << 30), Amounts(4000, 8 << 30), Amounts(1000, 1 << 30, gpus=1))
 RUN_S_MAX = 30.0
 SESSION_S = (3.0, 15.0)
-"""A session ends at once when its connection breaks, or once nothing was heard for long: sooner or later than a lease."""
+"""A session ends when its connection breaks, or when nothing was heard for long: sooner or later than a lease."""
 WAIT_OF_TRICKLE_S_MAX = 10 * RUN_S_MAX
 """One that waits has its turn at once; then room is kept free while what runs ends, and a fault may take that away."""
 

@@ -154,6 +154,7 @@ class SchedulerCore:
         entry.state = "queued"
         refusal = self.dispatch.enqueue(entry, self.now_s)
         if refusal is not None:
+            self.dispatch.shares.go(entry.share)
             self._finish(entry, refusal, effects)
 
     def _place(self, effects: list[ev.Effect]) -> None:
@@ -161,8 +162,6 @@ class SchedulerCore:
         dispatch = self.dispatch
         while (chosen := dispatch.next(self.now_s)) is not None:
             entry, worker = self.entries[chosen[0].id], chosen[1]
-            dispatch.leave(entry)
-            dispatch.shares.go(entry.share)
             entry.state, entry.attempt = "leased", self._begin(entry, worker, effects)
 
     def _begin(self, entry: Entry, worker: Worker, effects: list[ev.Effect]) -> Attempt:
@@ -277,9 +276,8 @@ class SchedulerCore:
         self._forget(entry)
 
     def _forget(self, entry: Entry) -> None:
-        if entry.state in ("looking", "queued"):
-            self.dispatch.shares.go(entry.share)
         if entry.state == "looking":
+            self.dispatch.shares.go(entry.share)
             self._admission.looking -= 1
         self.dispatch.leave(entry)
         self._returning.forget(entry)
@@ -318,7 +316,6 @@ class SchedulerCore:
             # It was counted as a loss when its session ended.
             entry.losses -= 1
             self.dispatch.leave(entry)
-            self.dispatch.shares.go(entry.share)
         self._returning.forget(entry)
         self.dispatch.known(entry)
         entry.state, entry.attempt = "leased", self.leases.hold(entry, worker, lease, self.now_s)

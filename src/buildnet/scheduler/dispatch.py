@@ -165,12 +165,16 @@ class Dispatch:
     def leave(self, entry: Waiting) -> None:
         """It waits no more."""
         branch, entry.branch = entry.branch, None
-        if branch is None:
-            return
-        queue = branch.queue
-        queue.removed(branch, entry.id)
+        if branch is not None:
+            branch.queue.removed(branch, entry.id)
+            self.shares.go(entry.share)
+            self._left(entry)
+
+    def _left(self, entry: Waiting) -> None:
         self.waiting -= 1
-        if not queue.root.waiting and (demand := entry.demand) is not None:
+        demand = entry.demand
+        assert demand is not None
+        if not demand.queue.root.waiting:
             self._active.pop(demand, None)
             self.room.let_go(demand)
 
@@ -257,36 +261,35 @@ class Dispatch:
 
     def next(self, now_s: float) -> tuple[Waiting, Worker] | None:
         """The entry that begins next, and where; None when nothing can begin now."""
+        room, overdue_s = self.room, now_s - self.limits.hold_after_s
         passed: tuple[Demand, ...] = ()
-        while self.room.open:
-            branch = fairest(self._candidates(now_s, passed))
+        while room.open:
+            roots = []
+            for demand in self._active:
+                if demand.dirty:
+                    room.refresh(demand)
+                # Placement.candidates, in place: this is asked of every demand for every decision.
+                mask = demand.roomy & room.open
+                if mask and room.held:
+                    mask &= demand.held | ~room.held
+                # One that fits nowhere and has waited long is to have a worker kept free.
+                if not mask and (overdue_s < demand.since_s or not self._is_overdue(demand, now_s)):
+                    continue
+                if demand not in passed:
+                    roots.append(demand.queue.root)
+            branch = fairest(roots)
             if branch is None:
                 return None
             entry = self._entries[branch.ticket()[1]]
-            demand = entry.demand
-            assert demand is not None
+            chosen = entry.demand
+            assert chosen is not None
             near = entry.wanted.near
-            worker = self.room.choose(demand, near)
+            worker = room.choose(chosen, near)
             if worker is not None:
                 return (self._nearer(branch, entry, worker, now_s) if near else entry), worker
-            if not self._is_overdue(demand, now_s) or not self.room.hold(demand):
-                passed += (demand,)
+            if not self._is_overdue(chosen, now_s) or not room.hold(chosen):
+                passed += (chosen,)
         return None
-
-    def _candidates(self, now_s: float, passed: tuple[Demand, ...]) -> list[Branch]:
-        """The queues of demands that some worker may have room for, or that are to have one kept free."""
-        room, overdue_s = self.room, now_s - self.limits.hold_after_s
-        found = []
-        for demand in self._active:
-            if demand.dirty:
-                room.refresh(demand)
-            # Placement.candidates, in place: this is asked of every demand for every decision.
-            mask = demand.roomy & room.open
-            if mask and room.held:
-                mask &= demand.held | ~room.held
-            if (mask or (overdue_s >= demand.since_s and self._is_overdue(demand, now_s))) and demand not in passed:
-                found.append(demand.queue.root)
-        return found
 
     def _is_overdue(self, demand: Demand, now_s: float) -> bool:
         waits = not demand.held and now_s - self.limits.hold_after_s >= demand.since_s
@@ -311,14 +314,20 @@ class Dispatch:
         return head
 
     def begun(self, entry: Waiting, worker: Worker, fence: int, reserved: Amounts, now_s: float) -> int:
-        """It runs there under this fence; returns its charge, which `ended` is given back."""
+        """It runs there under this fence, and waits no more; returns its charge, which `ended` is given back."""
         demand, wanted = entry.demand, entry.wanted
         assert demand is not None
+        cost = demand.cost
+        charge = weighed(cost, wanted.priority) if wanted.priority else cost
         demand.since_s = now_s
         if demand.held:
             self.room.let_go(demand)
-        charge = weighed(demand.cost, wanted.priority) if wanted.priority else demand.cost
-        self.shares.take(entry.share, demand.cost, charge, demand.cpu_milli)
+        branch, entry.branch = entry.branch, None
+        if branch is not None:
+            demand.queue.began(branch, entry.id, cost, charge)
+            self._left(entry)
+        else:
+            self.shares.take(entry.share, cost, charge, demand.cpu_milli)
         self.room.take(worker, fence, reserved, wanted.near)
         return charge
 

@@ -331,7 +331,7 @@ class Placement:
         the node `unlike`.
         """
         mask = self.candidates(demand)
-        if unlike in self.workers:
+        if unlike and unlike in self.workers:
             mask &= ~self.workers[unlike].bit
         alone = self._of_bit.get(mask)
         if alone is not None:
