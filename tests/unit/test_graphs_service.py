@@ -111,9 +111,9 @@ class Bench:
             for task in serving:
                 task.cancel()
 
-    def submit(self, **needs: tuple[str, ...]) -> Graph:
+    async def submit(self, **needs: tuple[str, ...]) -> Graph:
         packed = json.dumps(needs).encode()
-        return self.graphs.submit(unpacked(packed), TERMS, packed)
+        return await self.graphs.submit(unpacked(packed), TERMS, packed)
 
     def operation(self, graph: Graph, name: str) -> Operation:
         found = self.scheduler.find_operation(graph.members[name].id)
@@ -150,7 +150,7 @@ async def bench() -> AsyncIterator[Bench]:
 
 
 async def test_what_is_taken_is_bound_when_it_is_there(bench: Bench) -> None:
-    graph = bench.submit(a=(), b=("a",), c=("b",))
+    graph = await bench.submit(a=(), b=("a",), c=("b",))
     assert bench.stages(graph) == {"a": "waiting", "b": "waiting", "c": "waiting"}
     assert bench.operation(graph, "b").wanted.key == ActionKey("main", UNKNOWN)
     for result in (b"1", b"2", b"3"):
@@ -167,7 +167,7 @@ async def test_what_is_taken_is_bound_when_it_is_there(bench: Bench) -> None:
     "outcome", [Outcome("ok", b"r", exit_code=1), Outcome("deadline_passed", None)], ids=["exit code", "error"]
 )
 async def test_a_failure_goes_up_by_name(bench: Bench, outcome: Outcome) -> None:
-    graph = bench.submit(a=(), b=("a",), c=("b",), d=())
+    graph = await bench.submit(a=(), b=("a",), c=("b",), d=())
     await bench.finish(outcome)
     told = await bench.ended(graph, "c")
     assert told.code == "dependency_failed"
@@ -187,7 +187,7 @@ async def test_a_failure_goes_up_by_name(bench: Bench, outcome: Outcome) -> None
 )
 async def test_what_cannot_be_bound_ends_and_harms_no_other(bench: Bench, error: Exception, code: str) -> None:
     bench.binder.fails["a"] = error
-    graph = bench.submit(a=(), b=("a",), c=())
+    graph = await bench.submit(a=(), b=("a",), c=())
     told = await bench.ended(graph, "a")
     assert told.code == code
     assert told.missing == (("x/1",) if code == "blobs_missing" else ())
@@ -197,11 +197,11 @@ async def test_what_cannot_be_bound_ends_and_harms_no_other(bench: Bench, error:
 
 
 async def test_cancelled_at_every_point(bench: Bench) -> None:
-    graph = bench.submit(done=(), runs=("done",), waits=("runs",), binds=("done",))
+    graph = await bench.submit(done=(), runs=("done",), waits=("runs",), binds=("done",))
     await bench.finish()
     lease = await bench.link.assigned()
     bench.binder.gate.clear()
-    other = bench.submit(binds=(), waits=("binds",))
+    other = await bench.submit(binds=(), waits=("binds",))
     await asyncio.sleep(0)
     assert bench.graphs.cancel(other) == 2
     await bench.scheduler.told()
@@ -222,7 +222,7 @@ async def test_cancelled_at_every_point(bench: Bench) -> None:
 
 async def test_one_that_waits_is_cancelled_by_its_id(bench: Bench) -> None:
     bench.binder.gate.clear()
-    graph = bench.submit(a=(), b=("a",), c=("b",))
+    graph = await bench.submit(a=(), b=("a",), c=("b",))
     bench.scheduler.cancel(graph.members["b"].id)
     await bench.scheduler.told()
     assert bench.stages(graph) == {"a": "waiting", "b": "cancelled", "c": "dependency_failed"}
@@ -235,21 +235,21 @@ async def test_one_that_waits_is_cancelled_by_its_id(bench: Bench) -> None:
 async def test_a_full_scheduler_ends_what_it_refuses(bench: Bench) -> None:
     bench.scheduler.worker_lost("v", may_return=False)
     bench.scheduler._core.limits = type(bench.scheduler._core.limits)(queue_length_max=1)
-    graph = bench.submit(a=(), b=(), c=("b",))
+    graph = await bench.submit(a=(), b=(), c=("b",))
     assert (await bench.ended(graph, "b")).code == "overloaded"
     assert (await bench.ended(graph, "c")).code == "dependency_failed"
 
 
 async def test_old_graphs_are_forgotten_and_new_ones_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graphs_module, "MEMBERS_MAX", 3)
-    live = bench.submit(a=(), b=())
+    live = await bench.submit(a=(), b=())
     with pytest.raises(Overloaded):
-        bench.submit(c=(), d=())
+        await bench.submit(c=(), d=())
     assert bench.graphs.statistics() == {"graphs": 1, "graph_actions": 2}
     bench.graphs.cancel(live)
     for name in live.members:
         await bench.ended(live, name)
-    ended = bench.submit(c=(), d=())
+    ended = await bench.submit(c=(), d=())
     with pytest.raises(NotFound):
         bench.graphs.find(live.id)
     assert bench.graphs.name_of(live.members["a"].id) == ("", "")
@@ -257,14 +257,14 @@ async def test_old_graphs_are_forgotten_and_new_ones_refused(bench: Bench, monke
     for name in ended.members:
         await bench.ended(ended, name)
     bench.clock.now_s += OPERATIONS_KEPT_S + 1
-    bench.submit(e=())
+    await bench.submit(e=())
     assert not bench.graphs.knows(ended.id)
 
 
 async def test_the_next_controller_goes_on_where_the_last_was_killed() -> None:
     async with Bench().lived() as first:
         first.join()
-        graph = first.submit(done=(), runs=("done",), waits=("runs", "done"), bad=(), doomed=("bad",))
+        graph = await first.submit(done=(), runs=("done",), waits=("runs", "done"), bad=(), doomed=("bad",))
         await first.graphs.kept(graph)
         for _ in ("done", "bad"):
             lease = await first.link.assigned()
@@ -294,7 +294,7 @@ async def test_the_next_controller_goes_on_where_the_last_was_killed() -> None:
         assert third.graphs.cancel(third.graphs.find(graph.id)) == 0
         assert third.operation(third.graphs.find(graph.id), "waits").progress.outcome.result == b"3"  # type: ignore[union-attr]
         third.clock.now_s += OPERATIONS_KEPT_S + 1
-        third.submit(e=())
+        await third.submit(e=())
         assert third.scheduler.find_operation(graph.members["done"].id) is None
         left = await third.store.load()
         assert [held.members[0][1] for held in left.graphs] == ["e"]
@@ -303,7 +303,7 @@ async def test_the_next_controller_goes_on_where_the_last_was_killed() -> None:
 async def test_what_the_cache_lost_meanwhile_fails_what_takes_it() -> None:
     async with Bench().lived() as first:
         first.join()
-        graph = first.submit(a=(), b=("a",))
+        graph = await first.submit(a=(), b=("a",))
         first.binder.fails["b"] = NodeDown("held back")
         await first.finish()
         await first.ended(graph, "a")
@@ -325,12 +325,12 @@ async def test_what_the_cache_lost_meanwhile_fails_what_takes_it() -> None:
 async def test_what_is_not_bound_when_the_controller_stops_is_left_to_the_next() -> None:
     async with Bench().lived() as first:
         first.binder.gate.clear()
-        graph = first.submit(a=(), b=("a",))
+        graph = await first.submit(a=(), b=("a",))
         await asyncio.sleep(0)
         first.scheduler.stop_accepting()
         first.binder.gate.set()
         with pytest.raises(NodeDown):
-            first.submit(c=())
+            await first.submit(c=())
         await first.graphs.kept(graph)
     async with Bench(first).lived() as second:
         again = second.graphs.find(graph.id)
@@ -342,7 +342,7 @@ async def test_what_is_not_bound_when_the_controller_stops_is_left_to_the_next()
 
 async def test_a_graph_that_cannot_be_kept_is_refused_and_stopped(bench: Bench) -> None:
     bench.store.broken = StorageFull("no room")
-    graph = bench.submit(a=(), b=("a",))
+    graph = await bench.submit(a=(), b=("a",))
     with pytest.raises(StorageFull):
         await bench.graphs.kept(graph)
     assert (await bench.ended(graph, "b")).code == "cancelled"

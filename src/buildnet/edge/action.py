@@ -38,7 +38,9 @@ class Descriptions:
     def add(self, operation_id: str, described: Described) -> None:
         """Remember one."""
         # What is shown is kept: a command of a megabyte is not.
-        self._known[operation_id] = replace(described, arguments=described.arguments[:_ARGUMENTS_SHOWN])
+        if len(described.arguments) > _ARGUMENTS_SHOWN:
+            described = replace(described, arguments=described.arguments[:_ARGUMENTS_SHOWN])
+        self._known[operation_id] = described
         while len(self._known) > _DESCRIBED_MAX:
             self._known.popitem(last=False)
 
