@@ -71,7 +71,9 @@ def test_a_graph_goes_on_under_the_next_controller(house: House, how: str) -> No
         assert {info.state for info in outcome.actions.values()} == {"completed"}
         assert {info.exit_code for info in outcome.actions.values()} == {0}
         last = net.result(graph.ids["a199"])
-        assert net.read(last.outputs["o"].digest).endswith(b"\n199\n")
+        digest = last.outputs["o"].digest
+        assert digest is not None
+        assert net.read(digest).endswith(b"\n199\n")
         assert net.start_graph(specs, client_id="nightly") == graph, "asked for again, it is the same"
     counts = published(house.directory / "controller")
     assert len(counts) == 200
@@ -122,7 +124,7 @@ def test_what_was_cancelled_before_a_kill_is_cancelled_after_it(house: House) ->
 def test_an_invocation_is_cancelled_after_a_kill(house: House) -> None:
     first = house.up("--no-worker")
     said = re.RequestMetadata(tool_invocation_id="run-7", action_mnemonic="Link", target_id="//a")
-    header = [("build.bazel.remote.execution.v2.requestmetadata-bin", said.SerializeToString())]
+    header = (("build.bazel.remote.execution.v2.requestmetadata-bin", said.SerializeToString()),)
     request = action_pb2.SubmitActionsRequest()
     for name, inputs in (("a", []), ("b", [OutputInput("i", "a", "o")])):
         spec = spec_of(["sh", "-c", "echo > o"], inputs=inputs, variables=PATH, outputs=["o"])

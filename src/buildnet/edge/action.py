@@ -38,7 +38,9 @@ class Descriptions:
     def add(self, operation_id: str, described: Described) -> None:
         """Remember one."""
         # What is shown is kept: a command of a megabyte is not.
-        self._known[operation_id] = replace(described, arguments=described.arguments[:_ARGUMENTS_SHOWN])
+        if len(described.arguments) > _ARGUMENTS_SHOWN:
+            described = replace(described, arguments=described.arguments[:_ARGUMENTS_SHOWN])
+        self._known[operation_id] = described
         while len(self._known) > _DESCRIBED_MAX:
             self._known.popitem(last=False)
 
@@ -131,7 +133,9 @@ class ActionService:
         """One operation by its id or the beginning of it."""
         return self._summary(self.find(request.id, call.caller))
 
-    def cancel_action(self, request: action_pb2.CancelActionRequest, call: Call) -> action_pb2.CancelActionResponse:
+    async def cancel_action(
+        self, request: action_pb2.CancelActionRequest, call: Call
+    ) -> action_pb2.CancelActionResponse:
         """Stop one operation, what is left of a graph, or what an invocation asked for. Repeat: safe."""
         given = [request.id, request.graph_id, request.invocation_id]
         if sum(map(bool, given)) != 1:
@@ -147,6 +151,8 @@ class ActionService:
             count = self._graphs.cancel(graph)
         else:
             count = self._cancel_invocation(request.invocation_id, call.caller)
+        # What is answered stays so, whatever becomes of this controller.
+        await self._scheduler.told()
         return action_pb2.CancelActionResponse(cancelled_count=count)
 
     def _cancel_invocation(self, invocation_id: str, caller: Caller) -> int:

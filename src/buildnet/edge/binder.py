@@ -49,12 +49,8 @@ class StoreBinder:
             InvalidRequest: a constraint is none.
             BlobsMissing: inputs are absent; every one is named.
         """
-        inputs = set[Input]()
-        for constraints, given in {(spec.constraints, spec.inputs) for spec in specs}:
-            # The scheduler asks for nothing but what can be understood.
-            parse(constraints)
-            inputs.update(given)
-        absent = await self._missing(needed(inputs).SerializeToString())
+        # In a thread for its length: of a graph of thousands there is much to look through.
+        absent = await self._missing(await asyncio.to_thread(_needed_by, specs))
         if absent:
             raise BlobsMissing(
                 f"{len(absent)} inputs are not in the store; upload them and ask again", digests=list(absent)
@@ -90,3 +86,12 @@ class StoreBinder:
             share=(*organisation_and_user_of(caller), ""),
             near=(near_root(composed.root.hash),),
         )
+
+
+def _needed_by(specs: Iterable[ActionSpec]) -> bytes:
+    inputs = set[Input]()
+    for constraints, given in {(spec.constraints, spec.inputs) for spec in specs}:
+        # The scheduler asks for nothing but what can be understood.
+        parse(constraints)
+        inputs.update(given)
+    return needed(inputs).SerializeToString()

@@ -27,7 +27,7 @@ from buildnet.model.caller import Caller
 from buildnet.model.operation import GraphTerms
 from buildnet.ports import Progress
 from buildnet.scheduler.graph import ACTIONS_MAX, NAME_BYTES_MAX
-from buildnet.scheduler.graphs import Graph, Graphs
+from buildnet.scheduler.graphs import SLICE, Graph, Graphs
 from buildnet.scheduler.service import Scheduler
 from buildnet.wire._gen.buildnet.v1 import action_pb2
 from buildnet.wire.action_spec import spec_of_message
@@ -128,7 +128,10 @@ class SubmissionService:
                     field="actions",
                     limit=GRAPH_BYTES_MAX,
                 )
-            for action in request.actions:
+            for number, action in enumerate(request.actions, 1):
+                if not number % SLICE:
+                    # A graph of thousands takes its turns like everybody.
+                    await asyncio.sleep(0)
                 # However a request is cut into pieces, it is the same one.
                 hashed.update(hashlib.sha256(action.SerializeToString(deterministic=True)).digest())
                 _add(specs, action)
@@ -148,8 +151,8 @@ class SubmissionService:
 
         async def submit() -> str:
             await self._binder.require(specs.values())
-            graph = self._graphs.submit(specs, terms, bytes(pieces))
-            self._describe(graph, specs)
+            graph = await self._graphs.submit(specs, terms, bytes(pieces))
+            await self._describe(graph, specs)
             await self._graphs.kept(graph)
             return graph.id
 
@@ -166,10 +169,14 @@ class SubmissionService:
             told.set_result(answer)
             self._said[subject, namespace, client_id] = _Said(bytes.fromhex(fingerprint), told)
         for graph in self._graphs.graphs():
-            self._describe(graph, {name: m.spec for name, m in graph.members.items() if m.spec is not None})
+            for member in graph.members.values():
+                if member.spec is not None:
+                    self._descriptions.add(member.id, Described(member.spec.arguments, graph.terms.requested))
 
-    def _describe(self, graph: Graph, specs: Mapping[str, ActionSpec]) -> None:
-        for name, spec in specs.items():
+    async def _describe(self, graph: Graph, specs: Mapping[str, ActionSpec]) -> None:
+        for number, (name, spec) in enumerate(specs.items(), 1):
+            if not number % SLICE:
+                await asyncio.sleep(0)
             self._descriptions.add(graph.members[name].id, Described(spec.arguments, graph.terms.requested))
 
     async def _once(
@@ -187,7 +194,10 @@ class SubmissionService:
             BuildNetError: it cannot be submitted; nothing is remembered of it.
         """
         if not client_id:
-            return await submit()
+            # A task of its own here too: what has begun to be accepted is accepted whole.
+            answer = asyncio.ensure_future(submit())
+            answer.add_done_callback(_seen)
+            return await asyncio.shield(answer)
         if len(client_id) > _CLIENT_ID_CHARACTERS_MAX:
             raise InvalidRequest(f"a client id has at most {_CLIENT_ID_CHARACTERS_MAX} characters", field="client_id")
         key = (caller.subject, caller.namespace, client_id)
@@ -281,6 +291,12 @@ def _instance(name: str, caller: Caller) -> str:
     if not caller.may_see(name):
         raise Forbidden(f"{caller.subject!r} may not execute actions in {name!r}")
     return caller.written(name)
+
+
+def _seen(answer: asyncio.Future[str]) -> None:
+    """Whoever asked may be gone: then nobody is left to hear why it was refused."""
+    if not answer.cancelled():
+        answer.exception()
 
 
 def _nobody(progress: Progress) -> None:

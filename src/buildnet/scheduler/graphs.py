@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 MEMBERS_MAX: Final = 200_000
 BYTES_MAX: Final = 512 << 20
+SLICE: Final = 250
+"""So many actions of a graph are dealt with at a time, while nothing else is: some milliseconds."""
 _CANCELLED: Final = Outcome("cancelled", None, "the operation was cancelled")
 
 
@@ -58,6 +60,7 @@ class Graph:
     results: dict[str, bytes] = field(default_factory=dict)
     asked: deque[str] = field(default_factory=deque)
     is_binding: bool = False
+    is_announced: bool = False
     ended_at_s: float | None = None
 
 
@@ -80,6 +83,7 @@ class Graphs:
         self._store = store
         self._graphs: dict[str, Graph] = {}
         self._names: dict[str, tuple[str, str]] = {}
+        self._count = 0
         self._size_bytes = 0
         self._tasks: asyncio.TaskGroup | None = None
         self.serving = asyncio.Event()
@@ -91,8 +95,10 @@ class Graphs:
             self.serving.set()
             await asyncio.Event().wait()
 
-    def submit(self, specs: Mapping[str, ActionSpec], terms: GraphTerms, actions: bytes = b"") -> Graph:
+    async def submit(self, specs: Mapping[str, ActionSpec], terms: GraphTerms, actions: bytes = b"") -> Graph:
         """Accept a graph, whole or not at all. Its first actions are bound at once; `kept` comes before it is told.
+
+        Not to be cancelled.
 
         Args:
             specs: its actions by name.
@@ -105,19 +111,28 @@ class Graphs:
             Overloaded: as many actions of graphs are known as may, or as many bytes, or the store cannot keep up.
             NodeDown: this controller is stopping.
         """
+        # The loop goes on meanwhile: it touches nothing that anybody else has.
+        graph_core, members = await asyncio.to_thread(self._made, specs)
         self._scheduler.check_accepting()
-        graph_core = core.GraphCore({name: spec.references for name, spec in specs.items()})
         self._forget_old(len(specs), len(actions))
-        members = {name: _Member(self._new_id(), spec) for name, spec in specs.items()}
         numbers = self._scheduler.numbered(len(members))
         now_unix_ms = self._clock.now_unix_ms()
         graph = Graph(self._new_id(), terms, now_unix_ms, numbers, members, graph_core, len(actions))
         if self._store is not None:
             called = tuple((member.id, name) for name, member in members.items())
             self._store.begin_graph(StoredGraph(graph.id, numbers[0], terms, now_unix_ms, called, actions))
-        self._know(graph, ())
+        for _ in self._announced(graph, ()):
+            await asyncio.sleep(0)
         self._apply(graph, graph_core.start())
+        for name, member in graph.members.items():
+            # Somebody found it in a list meanwhile.
+            if member.stopping:
+                self._withdraw(graph, name)
         return graph
+
+    def _made(self, specs: Mapping[str, ActionSpec]) -> tuple[core.GraphCore, dict[str, _Member]]:
+        graph_core = core.GraphCore({name: spec.references for name, spec in specs.items()})
+        return graph_core, {name: _Member(self._new_id(), spec) for name, spec in specs.items()}
 
     async def kept(self, graph: Graph) -> None:
         """Return once a graph outlives this process. Else it is cancelled.
@@ -211,7 +226,8 @@ class Graphs:
             for name, outcome in ended.items()
             if outcome.result is not None and graph_core.is_taken(name)
         }
-        self._know(graph, outcomes)
+        for _ in self._announced(graph, outcomes):
+            pass
         if not is_live:
             known = (self._scheduler.find_operation(member.id) for member in members.values())
             graph.ended_at_s = max(operation.completed_at_s for operation in known if operation is not None)
@@ -219,22 +235,27 @@ class Graphs:
             self._scheduler.follow(members[name].id, partial(self._heard, graph, name))
         self._apply(graph, [*effects, *graph_core.start()])
 
-    def _know(self, graph: Graph, begun: Container[str]) -> None:
+    def _announced(self, graph: Graph, begun: Container[str]) -> Iterator[None]:
+        """Make its operations known, those that were begun apart, some at a time."""
         terms = graph.terms
         placeholder = Wanted(
             ActionKey(terms.instance, UNKNOWN), frozenset(), 0.0, caller=terms.caller, share=_share_of(terms)
         )
-        self._graphs[graph.id] = graph
+        self._count += len(graph.members)
         self._size_bytes += graph.size_bytes
         for number, (name, member) in zip(graph.numbers, graph.members.items(), strict=True):
             self._names[member.id] = (graph.id, name)
             if name not in begun:
                 withdraw = partial(self._withdraw, graph, name)
                 self._scheduler.announce(member.id, number, placeholder, graph.submitted_at_unix_ms, withdraw)
+            if not number % SLICE:
+                yield
+        self._graphs[graph.id] = graph
+        graph.is_announced = True
 
     def _withdraw(self, graph: Graph, name: str) -> None:
         """Somebody cancels one action that the scheduler does not have yet."""
-        if graph.core.state(name) == "asked":
+        if graph.core.state(name) == "asked" or not graph.is_announced:
             graph.members[name].stopping = True
             return
         self._apply(graph, graph.core.withdraw(name))
@@ -329,19 +350,20 @@ class Graphs:
         horizon_s = self._clock.monotonic_s() - OPERATIONS_KEPT_S
 
         def is_full() -> bool:
-            return len(self._names) + more > MEMBERS_MAX or self._size_bytes + more_bytes > BYTES_MAX
+            return self._count + more > MEMBERS_MAX or self._size_bytes + more_bytes > BYTES_MAX
 
         for graph in list(self._graphs.values()):
             if graph.ended_at_s is not None and (graph.ended_at_s <= horizon_s or is_full()):
                 self._forget(graph)
         if is_full():
             raise Overloaded(
-                f"{len(self._names)} actions of graphs are known already, of {self._size_bytes} bytes; try again later",
+                f"{self._count} actions of graphs are known already, of {self._size_bytes} bytes; try again later",
                 limit=MEMBERS_MAX,
             )
 
     def _forget(self, graph: Graph) -> None:
         del self._graphs[graph.id]
+        self._count -= len(graph.members)
         self._size_bytes -= graph.size_bytes
         ids = [member.id for member in graph.members.values()]
         for operation_id in ids:

@@ -317,6 +317,27 @@ class Scheduler:
                 self.cancel(operation_id)
             raise
 
+    async def told(self) -> None:
+        """Return once all that was decided by now outlives this process, and those who follow know it.
+
+        Raises:
+            StorageFull, StateCorrupt: it cannot be kept.
+        """
+        if self._keeping is None:
+            return
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def tell(error: BuildNetError | None) -> None:
+            if done.done():
+                return
+            if error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(error)
+
+        self._once_kept(tell)
+        await done
+
     def follow(self, operation_id: str, follower: Follower) -> None:
         """Hear of an operation's present state at once and of its changes later. Unknown ids are a bug."""
         operation = self._operations[operation_id]
