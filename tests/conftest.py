@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,9 +61,9 @@ class House:
     directory: Path
     roles: list[Role] = field(default_factory=list)
 
-    def _start(self, *arguments: str) -> Role:
+    def _start(self, *arguments: str, within: Sequence[str] = ()) -> Role:
         process = subprocess.Popen(
-            [*COMMAND, *arguments, "--json"],
+            [*within, *COMMAND, *arguments, "--json"],
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "BUILDNET_STATE": str(self.directory / "nowhere")},
@@ -82,9 +82,10 @@ class House:
         state = self.directory / name
         return self._start("up", "--state", str(state), "--listen", listen, *arguments)
 
-    def join(self, url: str, *arguments: str, name: str = "worker") -> Role:
-        """Start a worker and wait until it has joined."""
-        return self._start("join", url, "--state", str(self.directory / name), *arguments)
+    def join(self, url: str, *arguments: str, name: str = "worker", within: Sequence[str] = ()) -> Role:
+        """Start a worker and wait until it has joined. `url` "" is where it was before; `within` runs the command."""
+        where = [url] if url else []
+        return self._start("join", *where, "--state", str(self.directory / name), *arguments, within=within)
 
     def close(self) -> None:
         """Stop all of them, workers first."""
