@@ -37,7 +37,7 @@ from tests.faults.graph_load import GraphLoad, graph_of
 
 WORKERS: Final = ("v", "w", "x")
 # Beside the graph, through the other face: actions each of which needs what the one before it printed.
-RUNS: Final = 4
+RUNS: Final = 2
 RUN_SCRIPT: Final = "echo $STEP; cat before"
 AWAY_S: Final = 240.0
 # Shorter than a lease, and longer: what such a worker ran is given to another before it comes back.
@@ -298,7 +298,8 @@ class EngineCampaign:
             f"{seen.workers_killed} workers killed, {seen.workers_stopped} stopped; "
             f"{len(graph.ended)} actions of a graph and {seen.runs} others ended: {len(seen.lost)} lost, "
             f"{len(seen.twice)} twice, {len(seen.stale)} stale, {len(seen.wrong)} wrong "
-            f"({graph.submissions} submissions, {seen.operations} operations, {seen.adopted} attempts adopted, "
+            f"({graph.submissions} submissions, {graph.forgotten} forgotten, {seen.operations} operations, "
+            f"{seen.adopted} attempts adopted, "
             f"{seen.reassigned} actions reassigned, "
             f"{len(graph.followed)} logs followed, {graph.log_bytes} bytes of logs compared)"
         )

@@ -77,6 +77,9 @@ class GraphLoad:
     changed: Callable[[], None]
     ended: set[str] = field(default_factory=set)
     followed: set[str] = field(default_factory=set)
+    stored: set[str] = field(default_factory=set)
+    # Operations that had ended, or executed, and of which a later controller knew nothing.
+    forgotten: int = 0
     submissions: int = 0
     log_bytes: int = 0
     wrong: list[str] = field(default_factory=list)
@@ -85,6 +88,7 @@ class GraphLoad:
         # Results are compared a few at a time: the campaign is about the server, not about this process.
         self._comparing = asyncio.Semaphore(8)
         self._tasks: asyncio.TaskGroup
+        self._looks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Have the whole graph done, and every log looked at.
@@ -93,11 +97,16 @@ class GraphLoad:
             BuildNetError: the controller refused what it must accept, or stayed away.
         """
         async with asyncio.TaskGroup() as self._tasks:
-            while len(self.ended) < len(self.specs):
+            while len(self.stored) < len(self.specs):
                 graph = await self._borne(self._submit)
                 # What nobody knows any more is submitted again, under the same id.
                 with suppress(NotFound):
                     await self._borne(partial(self.client.submissions.follow_graph, graph, on_change=self._told))
+                if self._looks:
+                    await asyncio.wait(self._looks)
+                if self.forgotten > len(self.specs):
+                    self.wrong.append(f"{self.forgotten} operations were forgotten")
+                    return
 
     async def _submit(self) -> SubmittedGraph:
         graph = await self.client.submissions.start_graph(self.specs, client_id=f"campaign-{self.seed}")
@@ -118,34 +127,53 @@ class GraphLoad:
     def _told(self, info: ActionInfo) -> None:
         name = info.graph_name
         if info.state == "executing" and name not in self.followed:
-            self.followed.add(name)
-            self._tasks.create_task(self._compared(name, self._follow(info.id, name)))
+            self._look(self.followed, name, self._follow(info.id, name))
         if info.state in ENDED and name not in self.ended:
             self.ended.add(name)
             self.changed()
             if info.state != "completed" or info.exit_code:
                 self.wrong.append(f"{name} ended {info.state}, exit code {info.exit_code}: {info.message}")
-            else:
-                self._tasks.create_task(self._compared(name, self._stored(info.id)))
+        if info.state in ENDED and name not in self.stored:
+            self._look(self.stored, name, self._stored(info.id))
 
-    async def _compared(self, name: str, log: Awaitable[tuple[str, list[bytes]]]) -> None:
-        whose, streams = await log
-        for said, expected, stream in zip(streams, printed(f"{self.seed}-{name}"), ("stdout", "stderr"), strict=True):
-            self.log_bytes += len(said)
-            if said != expected:
-                self.wrong.append(f"{name}: the {whose} {stream} has {len(said)} bytes, not these {len(expected)}")
+    def _look(self, done: set[str], name: str, log: Awaitable[tuple[str, list[bytes]]]) -> None:
+        """Compare one log with what was printed, once."""
+
+        async def compare() -> None:
+            try:
+                whose, streams = await log
+            except NotFound:
+                self.forgotten += 1
+                done.discard(name)
+                return
+            wanted = printed(f"{self.seed}-{name}")
+            for said, expected, stream in zip(streams, wanted, ("stdout", "stderr"), strict=True):
+                self.log_bytes += len(said)
+                if said != expected:
+                    self.wrong.append(f"{name}: the {whose} {stream} has {len(said)} bytes, not these {len(expected)}")
+
+        done.add(name)
+        task = self._tasks.create_task(compare())
+        self._looks.add(task)
+        task.add_done_callback(self._looks.discard)
 
     async def _follow(self, operation_id: str, name: str) -> tuple[str, list[bytes]]:
         """What a follower has seen at the end: of the last attempt, however many there were."""
         fence, streams = 0, [bytearray(), bytearray()]
-        async for piece in self.client.logs(operation_id, follow=True):
-            if piece.fence != fence:
-                fence, streams = piece.fence, [bytearray(), bytearray()]
-            if piece.gap:
-                self.wrong.append(f"{name}: a follower was told of a gap before byte {piece.offset}")
-            if piece.offset != len(streams[piece.stream - 1]):
-                self.wrong.append(f"{name}: a follower came from {len(streams[piece.stream - 1])} to {piece.offset}")
-            streams[piece.stream - 1] += piece.data
+
+        async def read_on() -> None:
+            nonlocal fence, streams
+            offsets = (len(streams[0]), len(streams[1]))
+            async for piece in self.client.logs(operation_id, follow=True, offsets=offsets, fence=fence):
+                if piece.fence != fence:
+                    fence, streams = piece.fence, [bytearray(), bytearray()]
+                stream = streams[piece.stream - 1]
+                if piece.gap or piece.offset != len(stream):
+                    self.wrong.append(f"{name}: a follower came from byte {len(stream)} to byte {piece.offset}")
+                stream += piece.data
+
+        # The client tries again by itself, but counts what it hears: several deaths may pass before an action speaks.
+        await self._borne(read_on)
         return "followed", [bytes(stream) for stream in streams]
 
     async def _stored(self, operation_id: str) -> tuple[str, list[bytes]]:
