@@ -224,7 +224,7 @@ def launcher_pid() -> int | None:
     """The launcher's process id, for those who account for processor time."""
 
 def launcher_main(homes: Sequence[str]) -> Never:
-    """Be a launcher on the socket at standard input, which removes its worker's control groups below `homes` at the end.
+    """Be a launcher on the socket at standard input; at the end it removes its worker's control groups below `homes`.
     Only for a process that was made for it.
     """
 
