@@ -40,7 +40,7 @@ def specs(draw: st.DrawFn) -> ActionSpec:
     effects = draw(st.dictionaries(st.sampled_from(sorted(EFFECTS)), st.just("ambient"), max_size=3))
     if draw(st.booleans()):
         effects["network"] = f"budgeted:{draw(st.integers(1, 10**15))}"
-    amounts = st.integers(0, 10**6)
+    amounts = st.integers(0, 1024)
     inputs = st.one_of(
         st.builds(TreeInput, PATH, DIGESTS),
         st.builds(FileInput, PATH, DIGESTS, st.booleans()),

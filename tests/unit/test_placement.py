@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from buildnet.model.action import ActionKey, Outcome, Wanted
+from buildnet.model.action import CONSTRAINT, ActionKey, Outcome, Wanted
 from buildnet.model.amounts import NOTHING, Amounts
 from buildnet.model.digest import Digest
 from buildnet.model.node import WorkerOffer
@@ -108,6 +108,54 @@ def test_what_can_fit_nowhere_is_refused_with_what_there_is() -> None:
     assert outcome.code == "no_capable_worker"
     for words in ("8 cpus, 1 GiB of memory, 1 gpu", "v has 4 cpus, 8 GiB of memory", "w has 2 cpus", "ask for less"):
         assert words in outcome.message
+
+
+def test_a_decision_matches_nobody_anew_for_what_failed_somewhere() -> None:
+    class Counting:
+        """Everybody meets everything; how often that was asked."""
+
+        asked = 0
+
+        def meets(self, node: str, constraints: tuple[str, ...]) -> bool:
+            self.asked += 1
+            return True
+
+        def why_not(self, constraints: tuple[str, ...]) -> str:
+            return ""
+
+    resources = Counting()
+    bench = Bench()
+    bench.core = core.SchedulerCore(core.Limits(), resources=resources)
+    for node in ("v", "w"):
+        bench.do(ev.WorkerUp(offer(node)))
+    for _ in range(9):
+        bench.want(requirements=frozenset({(CONSTRAINT, "gcc")}))
+    bench.end(1, Outcome("sandbox_failed", None))
+    asked = resources.asked
+    while bench.running:
+        bench.end_oldest()
+    assert len(bench.order()) == 10, "one was tried again, on the other worker"
+    assert resources.asked == asked
+
+
+def test_those_that_failed_are_asked_again_when_nobody_else_is_there() -> None:
+    bench = Bench(offer("v"), offer("w"))
+    first = bench.want()
+    bench.want()
+    bench.end(1, Outcome("sandbox_failed", None))
+    assert bench.order() == [1, 2], "v is free, and failed at it: it waits for w"
+    bench.do(ev.WorkerLost("w", may_return=False))
+    assert bench.order()[2] == first
+    assert bench.running[3] == ("v", first)
+
+
+def test_equal_values_of_what_waits_are_held_once() -> None:
+    bench = Bench(offer("v"))
+    for _ in range(3):
+        bench.want(("o" * 2, "u" * 2, "i" * 2), Amounts(1, 1 << 20), requirements=frozenset({("a", "b" * 2)}))
+    waiting = [entry.wanted for entry in bench.core.entries.values()]
+    for values in zip(*((w.requirements, w.asked, w.share) for w in waiting), strict=True):
+        assert len({id(value) for value in values}) == 1
 
 
 def test_gpus_are_left_to_those_that_ask_for_them() -> None:
