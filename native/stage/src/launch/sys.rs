@@ -253,6 +253,18 @@ pub(crate) fn drop_capabilities() -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) }).map(drop)
 }
 
+/// Step into a new network, which has nothing but a loopback that is down.
+pub(crate) fn leave_network() -> Result<(), Errno> {
+    // SAFETY: plain number.
+    check_int(unsafe { libc::unshare(libc::CLONE_NEWNET) }).map(drop)
+}
+
+/// Step into the network that this descriptor names.
+pub(crate) fn enter_network(fd: RawFd) -> Result<(), Errno> {
+    // SAFETY: plain numbers.
+    check_int(unsafe { libc::setns(fd, libc::CLONE_NEWNET) }).map(drop)
+}
+
 /// The loopback of a new network namespace starts down.
 pub(crate) fn raise_loopback() -> Result<(), Errno> {
     // SAFETY: plain numbers.
@@ -409,9 +421,14 @@ pub(crate) fn leave_out_of_forks() {
         let range = words.next().and_then(|range| range.split_once('-'));
         let number = |text| usize::from_str_radix(text, 16).ok();
         let Some((start, end)) = range.and_then(|(start, end)| Some((number(start)?, number(end)?))) else { continue };
-        let (inode, name) = (words.nth(3).unwrap_or_default(), words.next().unwrap_or_default());
+        let permissions = words.next().unwrap_or_default();
+        let (inode, name) = (words.nth(2).unwrap_or_default(), words.next().unwrap_or_default());
         if inode != "0" {
             file_end = end;
+            if permissions.starts_with("rw") && name.contains("/libpython") {
+                // SAFETY: as below.
+                unsafe { libc::madvise(start as *mut c_void, end - start, libc::MADV_DONTFORK) };
+            }
         } else if name.is_empty() && start != file_end && !own.iter().any(|address| (start..end).contains(address)) {
             // SAFETY: the range is mapped; this changes nothing for this process itself.
             unsafe { libc::madvise(start as *mut c_void, end - start, libc::MADV_DONTFORK) };
@@ -419,15 +436,24 @@ pub(crate) fn leave_out_of_forks() {
     }
 }
 
+/// A child that was reaped. The usage is its own and that of all that it had reaped itself.
+pub(crate) struct Reaped {
+    pub(crate) pid: libc::pid_t,
+    pub(crate) wait_status: c_int,
+    pub(crate) usage: libc::rusage,
+}
+
 /// One reaped child, or None when none has ended (`block` false) or none exists.
-pub(crate) fn wait_any(block: bool) -> Option<(libc::pid_t, c_int)> {
-    let mut status = 0;
+pub(crate) fn wait_any(block: bool) -> Option<Reaped> {
+    let mut wait_status = 0;
+    // SAFETY: rusage is plain data; all zeroes is a valid value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     let flags = if block { 0 } else { libc::WNOHANG };
     loop {
-        // SAFETY: `status` is valid for the call.
-        let pid = unsafe { libc::wait4(-1, &raw mut status, flags | libc::__WALL, std::ptr::null_mut()) };
+        // SAFETY: both are valid for the call.
+        let pid = unsafe { libc::wait4(-1, &raw mut wait_status, flags | libc::__WALL, &raw mut usage) };
         if pid > 0 {
-            return Some((pid, status));
+            return Some(Reaped { pid, wait_status, usage });
         }
         if pid == 0 || errno() != libc::EINTR {
             return None;
