@@ -75,9 +75,10 @@ def family_cpu_s(pid: int) -> tuple[float, float]:
     """Of a worker; and of its launcher, what that keeps, and the commands that have ended."""
     below, unseen = 0.0, [pid]
     while unseen:
-        for task in Path(f"/proc/{unseen.pop()}/task").iterdir():
-            for child in (task / "children").read_text().split():
-                with suppress(FileNotFoundError, ProcessLookupError):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            # One that ends meanwhile is counted by whoever waits for it.
+            for task in Path(f"/proc/{unseen.pop()}/task").iterdir():
+                for child in (task / "children").read_text().split():
                     below += cpu_s(int(child))
                     unseen.append(int(child))
     return cpu_s(pid), below
@@ -129,8 +130,9 @@ def measure(isolation: str, slots: int, seconds: float, peer: str, peer_per_s: f
     line(f"no-op, {name}, alone, p50", alone["p50_us"] / 1e3, "ms", f"{peer}, ms", 1e3 / peer_per_s)
     shares = [(after[i] - before[i]) / busy["calls"] * 1e3 for i in (0, 1, 2)]
     print(
-        f"    CPU an action: controller {shares[0]:.2f} ms, worker {shares[1]:.2f} ms, launcher and commands {shares[2]:.2f} ms, "
-        f"client {busy['load_cpu_us_per_call'] / 1e3:.2f} ms; p99 with 64 clients {busy['p99_us'] / 1e3:.1f} ms"
+        f"    CPU an action: controller {shares[0]:.2f} ms, worker {shares[1]:.2f} ms, launcher and commands "
+        f"{shares[2]:.2f} ms, client {busy['load_cpu_us_per_call'] / 1e3:.2f} ms; "
+        f"p99 with 64 clients {busy['p99_us'] / 1e3:.1f} ms"
     )
 
 

@@ -1,10 +1,10 @@
 """What the start of a command costs in the default sandbox, in processor time of this process and of all it started.
 
-Back of the envelope: a copy of the launcher's address space is some 500 page table entries and their faults, 0.3 ms, but
-without namespaces its copy is used again; each of four namespaces 50 us, and the one of the network is used again; a
-mount is attached and taken away for 10 us, and the view has about thirty; the messages and the watching thread 0.2 ms.
-That is 1 ms, beside 0.5-0.9 ms for fork and exec of /bin/true from a small process. Issue 6 asks for 300 actions a second
-on two processors with all that is around them: 6.6 ms an action, of which half may be the sandbox's.
+Back of the envelope: a copy of the launcher's address space is some 500 page table entries and their faults, 0.3 ms,
+but without namespaces its copy is used again; each of four namespaces 50 us, and that of the network is used again; a
+mount is attached and taken away for 10 us, and the view has about thirty; messages and the watching thread 0.2 ms. That
+is 1 ms, beside 0.5-0.9 ms for fork and exec of /bin/true from a small process. Issue 6 asks for 300 actions a second on
+two processors with all that is around them: 6.6 ms an action, of which half may be the sandbox's.
 
 It refuses to call a figure good that is over its limit: the exit code says so.
 """
@@ -83,7 +83,7 @@ def spawned() -> None:
 
 
 def cpu_ms() -> float:
-    """Of this process and of those that it has waited for; of its launcher, of what that keeps, and of their commands."""
+    """Of this process and those that it has waited for; of its launcher, of what that keeps, and of their commands."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return (sum(one.ru_utime + one.ru_stime for one in used) + family_cpu_s(os.getpid())[1]) * 1000
 

@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock};
 
 use crate::error::{self, Result};
@@ -29,11 +30,14 @@ const ENVIRONMENT: [&str; 2] = ["LD_LIBRARY_PATH", "PYTHONHOME"];
 const ANSWER_WAIT_S: i64 = 30;
 
 static INTERPRETER: OnceLock<PathBuf> = OnceLock::new();
+/// Launchers so far; the last has this number.
+static STARTED: AtomicU64 = AtomicU64::new(0);
 static LAUNCHER: Mutex<Option<Running>> = Mutex::new(None);
 
 struct Running {
     link: OwnedFd,
     child: Child,
+    number: u64,
 }
 
 /// Supervisors without namespaces, which wait for their next action.
@@ -47,6 +51,8 @@ pub(crate) struct Supervisor {
     process: OwnedFd,
     /// Where it takes further orders; None for the first process of a namespace, which ends with it.
     link: Option<OwnedFd>,
+    /// Of the launcher that is to kill what it leaves, should it be killed.
+    launcher: u64,
 }
 
 impl Supervisor {
@@ -58,7 +64,7 @@ impl Supervisor {
     pub(crate) fn finish(self, answered: bool) {
         if answered && self.link.is_some() {
             let mut idle = lock_idle();
-            if idle.len() < IDLE_MAX {
+            if idle.len() < IDLE_MAX && self.launcher == STARTED.load(Ordering::SeqCst) {
                 idle.push(self);
             }
             return;
@@ -71,8 +77,8 @@ impl Supervisor {
         let broken = |failed: std::io::Error| error::sandbox(format!("cannot make a socket: {failed}"));
         let (ours, theirs) = letters::pair().map_err(broken)?;
         sys::limit_wait(&ours, ANSWER_WAIT_S).map_err(broken)?;
-        let process = ask(&[], &[theirs.as_raw_fd()])?;
-        Ok(Self { process, link: Some(ours) })
+        let (process, launcher) = ask(&[], &[theirs.as_raw_fd()])?;
+        Ok(Self { process, link: Some(ours), launcher })
     }
 }
 
@@ -105,8 +111,10 @@ pub(crate) fn launch(orders: &Orders) -> Result<Supervisor> {
         )));
     }
     if orders.namespaces != 0 {
-        return ask(&body, &fds).map(|process| Supervisor { process, link: None });
+        return ask(&body, &fds).map(|(process, launcher)| Supervisor { process, link: None, launcher });
     }
+    // One that has died took those that wait for it out of use.
+    running(&mut lock())?;
     loop {
         // The lock is not held while it is written to.
         let waiting = lock_idle().pop();
@@ -121,12 +129,12 @@ pub(crate) fn launch(orders: &Orders) -> Result<Supervisor> {
     }
 }
 
-/// Have the launcher make a process.
-fn ask(body: &[u8], fds: &[RawFd]) -> Result<OwnedFd> {
+/// Have the launcher make a process; which launcher it was comes with it.
+fn ask(body: &[u8], fds: &[RawFd]) -> Result<(OwnedFd, u64)> {
     let mut slot = lock();
-    let link = &running(&mut slot)?.link;
+    let Running { link, number, .. } = running(&mut slot)?;
     match letters::send(link, body, fds).and_then(|()| letters::answered(link)) {
-        Ok((answer, Some(process))) if answer.errno == 0 => Ok(process),
+        Ok((answer, Some(process))) if answer.errno == 0 => Ok((process, *number)),
         Ok((answer, _)) => {
             Err(error::sandbox(format!("the sandbox could not make its processes: {}", said(answer.errno))))
         }
@@ -166,6 +174,8 @@ fn end(slot: &mut Option<Running>) {
         // It may have ended by itself; either way nothing of it may stay.
         let _ = running.child.kill();
         let _ = running.child.wait();
+        // Those that it started serve on, but what a killed one leaves would have nobody.
+        lock_idle().clear();
     }
 }
 
@@ -190,7 +200,7 @@ fn start() -> Result<Running> {
         .stdout(Stdio::null())
         .spawn()
         .map_err(broken)?;
-    Ok(Running { link: ours, child })
+    Ok(Running { link: ours, child, number: STARTED.fetch_add(1, Ordering::SeqCst) + 1 })
 }
 
 /// Where this library was loaded from.
