@@ -55,7 +55,7 @@ fn set_up() -> Result<(OwnedFd, RawFd), Errno> {
     unsafe { libc::setsid() };
     sys::prctl(libc::PR_SET_NAME, c"buildnet-launch".as_ptr() as libc::c_ulong)?;
     sys::prctl(libc::PR_SET_CHILD_SUBREAPER, 1)?;
-    sys::leave_out_of_forks();
+    leave_out_of_forks();
     Ok((link, sys::child_signal_fd()?))
 }
 
@@ -162,6 +162,35 @@ impl Launcher {
         while let Some(reaped) = sys::wait_any(true) {
             self.ended(&reaped);
             self.kill_strays();
+        }
+    }
+}
+
+/// Keep the interpreter's own memory out of children: what no native code uses need not be copied.
+///
+/// Kept are libc's heap, this thread's stack and what it holds for itself, and what belongs to a library. A child that
+/// touched the rest would die of it, and be told of as a sandbox that failed.
+fn leave_out_of_forks() {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let own = [(&raw const maps) as usize, sys::errno_address(), maps.as_ptr() as usize];
+    let mut file_end = 0;
+    for line in maps.lines() {
+        // proc_pid_maps(5): start-end permissions offset device inode [name]
+        let mut words = line.split_ascii_whitespace();
+        let range = words.next().and_then(|range| range.split_once('-'));
+        let number = |text| usize::from_str_radix(text, 16).ok();
+        let Some((start, end)) = range.and_then(|(start, end)| Some((number(start)?, number(end)?))) else { continue };
+        let permissions = words.next().unwrap_or_default();
+        let (inode, name) = (words.nth(2).unwrap_or_default(), words.next().unwrap_or_default());
+        if inode != "0" {
+            file_end = end;
+            if permissions.starts_with("rw") && name.contains("/libpython") {
+                // SAFETY: as below.
+                unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTFORK) };
+            }
+        } else if name.is_empty() && start != file_end && !own.iter().any(|address| (start..end).contains(address)) {
+            // SAFETY: the range is mapped; this changes nothing for this process itself.
+            unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTFORK) };
         }
     }
 }

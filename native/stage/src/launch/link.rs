@@ -76,7 +76,7 @@ impl Supervisor {
     fn new() -> Result<Self> {
         let broken = |failed: std::io::Error| error::sandbox(format!("cannot make a socket: {failed}"));
         let (ours, theirs) = letters::pair().map_err(broken)?;
-        sys::limit_wait(&ours, ANSWER_WAIT_S).map_err(broken)?;
+        letters::limit_wait(&ours, ANSWER_WAIT_S).map_err(broken)?;
         let (process, launcher) = ask(&[], &[theirs.as_raw_fd()])?;
         Ok(Self { process, link: Some(ours), launcher })
     }
@@ -187,7 +187,7 @@ fn start() -> Result<Running> {
     })?;
     let library = own_path().ok_or_else(|| error::sandbox("cannot start the launcher: this library has no path"))?;
     let (ours, theirs) = letters::pair().map_err(broken)?;
-    sys::limit_wait(&ours, ANSWER_WAIT_S).map_err(broken)?;
+    letters::limit_wait(&ours, ANSWER_WAIT_S).map_err(broken)?;
     let kept = ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
     let child = Command::new(interpreter)
         .args(["-I", "-S", "-c", CODE])

@@ -54,6 +54,12 @@ pub(crate) fn errno() -> Errno {
     unsafe { *libc::__errno_location() }
 }
 
+/// Where this thread keeps its errno, so what it has for itself.
+pub(crate) fn errno_address() -> usize {
+    // SAFETY: as in `errno`.
+    unsafe { libc::__errno_location() as usize }
+}
+
 fn check(result: c_long) -> Result<c_long, Errno> {
     if result < 0 { Err(errno()) } else { Ok(result) }
 }
@@ -360,22 +366,6 @@ pub(crate) fn wait_readable(fd: &OwnedFd) {
     while unsafe { libc::poll(&raw mut polled, 1, -1) } < 0 && errno() == libc::EINTR {}
 }
 
-/// Reading from this socket, or writing to it, fails after so long.
-pub(crate) fn limit_wait(socket: &OwnedFd, seconds: i64) -> io::Result<()> {
-    let time = libc::timeval { tv_sec: seconds, tv_usec: 0 };
-    for option in [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO] {
-        let size = size_of::<libc::timeval>() as libc::socklen_t;
-        // SAFETY: `time` lives through the call and its size is given.
-        let set = unsafe {
-            libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, (&raw const time).cast::<c_void>(), size)
-        };
-        if set < 0 {
-            return Err(io::Error::last_os_error());
-        }
-    }
-    Ok(())
-}
-
 /// Each child of this thread that the kernel lists. False when it keeps no list.
 pub(crate) fn for_each_child(mut each: impl FnMut(libc::pid_t)) -> bool {
     let Ok(fd) = open(c"/proc/thread-self/children", libc::O_RDONLY, 0) else {
@@ -405,35 +395,6 @@ pub(crate) fn take_standard(fd: RawFd) -> Result<OwnedFd, Errno> {
     let moved = check_int(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) })?;
     // SAFETY: as above.
     Ok(unsafe { OwnedFd::from_raw_fd(moved) })
-}
-
-/// Keep the interpreter's own memory out of children: what no native code uses need not be copied.
-///
-/// Kept are libc's heap, this thread's stack and what it holds for itself, and what belongs to a library. A child that
-/// touched the rest would die of it, and be told of as a sandbox that failed.
-pub(crate) fn leave_out_of_forks() {
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    let own = [(&raw const maps) as usize, unsafe { libc::__errno_location() } as usize, maps.as_ptr() as usize];
-    let mut file_end = 0;
-    for line in maps.lines() {
-        // proc_pid_maps(5): start-end permissions offset device inode [name]
-        let mut words = line.split_ascii_whitespace();
-        let range = words.next().and_then(|range| range.split_once('-'));
-        let number = |text| usize::from_str_radix(text, 16).ok();
-        let Some((start, end)) = range.and_then(|(start, end)| Some((number(start)?, number(end)?))) else { continue };
-        let permissions = words.next().unwrap_or_default();
-        let (inode, name) = (words.nth(2).unwrap_or_default(), words.next().unwrap_or_default());
-        if inode != "0" {
-            file_end = end;
-            if permissions.starts_with("rw") && name.contains("/libpython") {
-                // SAFETY: as below.
-                unsafe { libc::madvise(start as *mut c_void, end - start, libc::MADV_DONTFORK) };
-            }
-        } else if name.is_empty() && start != file_end && !own.iter().any(|address| (start..end).contains(address)) {
-            // SAFETY: the range is mapped; this changes nothing for this process itself.
-            unsafe { libc::madvise(start as *mut c_void, end - start, libc::MADV_DONTFORK) };
-        }
-    }
 }
 
 /// A child that was reaped. The usage is its own and that of all that it had reaped itself.
