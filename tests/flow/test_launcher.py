@@ -8,6 +8,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,7 +25,9 @@ from tests.flow.test_process import (
     SOURCE,
     follow,
     needs_memory_group,
+    needs_network_namespace,
     plan_in,
+    python,
     shown_with_token,
     wait_for_end,
     with_token,
@@ -120,8 +123,11 @@ def test_it_removes_the_control_groups_of_a_worker_that_is_killed(held: Holder, 
 def test_it_holds_nothing_of_the_workers(held: Holder) -> None:
     seen = Path(f"/proc/{held.launcher}")
     assert b"a-secret" not in (seen / "environ").read_bytes()
-    # Standard streams, the socket, and what tells of ended children.
-    assert len(list((seen / "fd").iterdir())) == 5
+    # Beside standard error, which is the worker's: the socket, what tells of ended children, and networks.
+    held_open = [os.readlink(fd) for fd in (seen / "fd").iterdir() if fd.name != "2"]
+    kinds = sorted({name.partition("[")[0] for name in held_open if name != "/dev/null"})
+    assert kinds in (["anon_inode:", "socket:"], ["anon_inode:", "net:", "socket:"])
+    assert sum(name.startswith("socket:") for name in held_open) == 1
     assert len(list((seen / "task").iterdir())) == 1
 
 
@@ -200,3 +206,27 @@ def test_the_end_is_told_where_it_is_waited_for(tmp_path: Path, isolation: str) 
         assert select.select([process.fd], [], [], END_WITHIN_S)[0]
         ended = follow(process)
         assert (ended.exit_code, ended.reason) == (0, "")
+
+
+@needs_network_namespace
+def test_a_network_is_used_again_only_when_nothing_was_sent_in_it(tmp_path: Path) -> None:
+    # SO_NETNS_COOKIE (Linux 5.14): inode numbers of namespaces are given again.
+    cookie = """
+        import socket
+        one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        print(int.from_bytes(one.getsockopt(socket.SOL_SOCKET, 71, 8), "little"))
+    """
+    send = """
+        one.bind(("127.0.0.1", 0))
+        one.sendto(b"x", one.getsockname())
+    """
+
+    def seen(code: str) -> list[int]:
+        plans = [plan_in(tmp_path, list(python(code))) for _ in range(6)]
+        return [int(follow(Process.start(plan)).stdout) for plan in plans]
+
+    # The launcher may learn of an end a moment after this process does, so there may be a few in turn.
+    assert len(set(seen(cookie))) < 6
+    assert len(set(seen(cookie + send))) == 6
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+        assert int.from_bytes(own.getsockopt(socket.SOL_SOCKET, 71, 8), "little") not in seen(cookie)

@@ -13,7 +13,7 @@ import pytest
 
 from buildnet._native import Door, InputTree, Link, Store, probe_isolation
 from buildnet.model.action import ActionKey, Outcome
-from buildnet.model.digest import Digest
+from buildnet.model.digest import EMPTY, Digest
 from buildnet.sandbox.namespaces import NamespaceSandbox
 from buildnet.sandbox.policy import Limits, means_of
 from buildnet.sandbox.process import ProcessSandbox
@@ -81,9 +81,11 @@ class Bench:
         *,
         timeout_s: float = 20.0,
         watch: Callable[[Handle], None] = lambda handle: None,
+        action: bytes = b"",
+        command: bytes = b"",
         **amounts: int,
     ) -> Outcome:
-        """One attempt whose lease counts `amounts`."""
+        """One attempt whose lease counts `amounts`, and that may bring its Action and its Command."""
         self.fence += 1
 
         def news() -> None:
@@ -93,7 +95,8 @@ class Bench:
 
         log = AttemptLog(self.fence, Clock(), news)
         handle = Handle(log)
-        assignment = Assignment(self.fence, ActionKey("", digest), timeout_s, **amounts)
+        key = ActionKey("", digest)
+        assignment = Assignment(self.fence, key, timeout_s, **amounts, action=action, command=command)
         outcome = await asyncio.wait_for(self.executor.run(assignment, handle), timeout_s + 60)
         assert list(self.scratch.iterdir()) == [], "scratch is removed whatever happens"
         return outcome
@@ -347,3 +350,32 @@ async def test_a_controller_that_is_gone_is_told_as_such(bench: Bench) -> None:
     outcome = await bench.attempt(digest)
     assert outcome.code == "node_down"
     assert outcome.message
+
+
+def described(*arguments: str) -> tuple[Digest, bytes, bytes]:
+    """An action without inputs that no CAS has: its digest, its own bytes, its Command's."""
+    command = re.Command(arguments=arguments).SerializeToString(deterministic=True)
+    action = re.Action(
+        command_digest=digest_message(Digest.of(command)), input_root_digest=digest_message(EMPTY)
+    ).SerializeToString(deterministic=True)
+    return Digest.of(action), action, command
+
+
+async def test_what_comes_with_an_assignment_is_not_asked_for(bench: Bench) -> None:
+    digest, action, command = described("/bin/sh", "-c", "echo along")
+    outcome = await bench.attempt(digest, action=action, command=command)
+    assert (outcome.code, outcome.exit_code) == ("ok", 0)
+    assert bench.blob(re.ActionResult.FromString(outcome.result or b"").stdout_digest) == b"along\n"
+    assert (await bench.attempt(digest)).code == "blobs_missing"
+
+
+async def test_what_comes_with_an_assignment_is_believed_only_as_far_as_its_digest(bench: Bench) -> None:
+    digest, action, command = described("/bin/true")
+    _, other_action, other_command = described("/bin/false")
+    for false in ({"action": other_action, "command": command}, {"action": action, "command": other_command}):
+        outcome = await bench.attempt(digest, **false)
+        assert outcome.code == "blobs_missing", "what was not believed is fetched, and it is nowhere"
+    for data in (action, command):
+        await asyncio.to_thread(bench.link.put_bytes, data)
+    outcome = await bench.attempt(digest, action=other_action, command=other_command)
+    assert (outcome.code, outcome.exit_code) == ("ok", 0)

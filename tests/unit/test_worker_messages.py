@@ -28,11 +28,13 @@ def test_an_assign_says_all_of_the_lease() -> None:
     message.assign.action_digest.CopyFrom(digest_message(DIGEST))
     message.assign.timeout.FromMilliseconds(1500)
     message.assign.attempt = 2
+    message.assign.action, message.assign.command = b"action", b"command"
     event = event_of(message)
     assert isinstance(event, Assigned)
     assignment = event.assignment
     assert (assignment.fence, assignment.attempt, assignment.timeout_s) == (1 << 32 | 5, 2, 1.5)
     assert (assignment.key.instance, assignment.key.digest) == ("a/b", DIGEST)
+    assert (assignment.action, assignment.command) == (b"action", b"command")
 
 
 def test_the_other_messages() -> None:

@@ -3,19 +3,20 @@
 //! Runs in a copy of the launcher, which has one thread: no panics. It holds none of the worker's descriptors, and none of
 //! its memory. Nothing that the command started outlives it.
 
-use std::os::fd::AsRawFd;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 use libc::{c_int, c_void};
 
+use super::letters;
 use super::mounts;
+use super::networks;
 use super::orders::Orders;
-use super::report::{Failure, Report, Stage};
+use super::report::{Failure, Report, Stage, Used};
 use super::sys::{self, Errno};
 
 const EXEC_BUSY_TRIES: u32 = 200;
-const COMMAND_STACK_BYTES: usize = 128 << 10;
+const COMMAND_STACK_BYTES: usize = 64 << 10;
 
 /// What the command's first steps leave for the supervisor: they share memory until exec.
 struct Start<'a> {
@@ -24,22 +25,57 @@ struct Start<'a> {
     errno: AtomicI32,
 }
 
-/// Never returns: sets the sandbox up, runs the command, reports.
-pub(crate) fn supervise(orders: &Orders) -> ! {
-    let status = orders.fds.status.as_raw_fd();
-    let report = match prepare(orders).and_then(|signals| run(orders, signals)) {
-        Ok(wait_status) => Report::ended(wait_status),
+/// Never returns: sets the sandbox up, runs the command, reports. `network` is one that was made before, if the orders ask
+/// for one without anything outside.
+pub(crate) fn supervise(orders: &Orders, network: Option<&OwnedFd>) -> ! {
+    report(orders, prepare(orders, network).and_then(|signals| run(orders, signals)));
+    sys::exit(if network.is_some() && networks::is_unused() { networks::UNUSED } else { 0 })
+}
+
+/// Never returns: runs one command after the other as the letters of this socket order, without namespaces.
+pub(crate) fn supervise_all(link: &OwnedFd) -> ! {
+    let errno = match ready(link) {
+        Ok(signals) => loop {
+            match letters::receive(link) {
+                Ok(Some((body, fds))) => match Orders::decode(&body, fds).filter(|orders| orders.namespaces == 0) {
+                    Some(orders) => report(&orders, run(&orders, signals)),
+                    None => break libc::EBADMSG,
+                },
+                Ok(None) => break 0,
+                Err(errno) => break errno,
+            }
+        },
+        Err((_, errno)) => errno,
+    };
+    sys::exit(errno)
+}
+
+/// The end of status closes with the orders; the worker may then send others.
+fn report(orders: &Orders, ended: Result<(c_int, Used), Failure>) {
+    let report = match ended {
+        Ok((wait_status, used)) => Report::ended(wait_status, used),
         Err(failure) => Report::failed(failure),
     };
     // When the worker is gone there is nobody to tell.
-    let _ = sys::write(status, report.as_bytes());
-    sys::exit(0)
+    let _ = sys::write(orders.fds.status.as_raw_fd(), report.as_bytes());
+}
+
+/// As `prepare`, for many orders that change nothing of this process.
+fn ready(link: &OwnedFd) -> Result<RawFd, Failure> {
+    adopt(false).map_err(|errno| (Stage::Session, errno))?;
+    sys::dup_to(0, 2)
+        .and_then(|()| sys::close_all_but(3, &[link.as_raw_fd()]))
+        .map_err(|errno| (Stage::Descriptors, errno))?;
+    sys::prctl(libc::PR_SET_DUMPABLE, 0).map_err(|errno| (Stage::Privileges, errno))?;
+    sys::child_signal_fd().map_err(|errno| (Stage::Signals, errno))
 }
 
 /// Returns the descriptor that tells of ended children.
-fn prepare(orders: &Orders) -> Result<RawFd, Failure> {
-    sys::set_signal_mask(true);
-    adopt(orders).map_err(|errno| (Stage::Session, errno))?;
+fn prepare(orders: &Orders, network: Option<&OwnedFd>) -> Result<RawFd, Failure> {
+    if let Some(network) = network {
+        networks::enter(network).map_err(|errno| (Stage::Loopback, errno))?;
+    }
+    adopt(in_pid_namespace(orders)).map_err(|errno| (Stage::Session, errno))?;
     stdio_only(orders).map_err(|errno| (Stage::Descriptors, errno))?;
     if let Some(identity) = &orders.identity {
         identity.write().map_err(|errno| (Stage::Identity, errno))?;
@@ -51,7 +87,7 @@ fn prepare(orders: &Orders) -> Result<RawFd, Failure> {
         unsafe { libc::umask(0) };
         mounts::enter(mounts)?;
     }
-    if orders.namespaces & libc::CLONE_NEWNET != 0 {
+    if network.is_none() && orders.namespaces & libc::CLONE_NEWNET != 0 {
         sys::raise_loopback().map_err(|errno| (Stage::Loopback, errno))?;
     }
     if orders.namespaces & libc::CLONE_NEWUTS != 0 {
@@ -62,10 +98,10 @@ fn prepare(orders: &Orders) -> Result<RawFd, Failure> {
 }
 
 /// Leave the terminal and tie the lifetimes together.
-fn adopt(orders: &Orders) -> Result<(), Errno> {
+fn adopt(first_of_namespace: bool) -> Result<(), Errno> {
     // SAFETY: no arguments; EPERM would mean that it already leads a group.
     unsafe { libc::setsid() };
-    if in_pid_namespace(orders) {
+    if first_of_namespace {
         return sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong);
     }
     // Without a pid namespace a killed supervisor would leave orphans: it stays, sees the control pipe close and
@@ -87,27 +123,26 @@ fn stdio_only(orders: &Orders) -> Result<(), Errno> {
     sys::close_all_but(3, &keep)
 }
 
-/// Returns the command's wait status once it and all that it started are gone.
-fn run(orders: &Orders, signals: RawFd) -> Result<c_int, Failure> {
+/// Returns the command's wait status, and what was used, once it and all that it started are gone.
+fn run(orders: &Orders, signals: RawFd) -> Result<(c_int, Used), Failure> {
     let command = spawn(orders)?;
-    for fd in [&orders.fds.stdin, &orders.fds.stdout, &orders.fds.stderr] {
-        // Else the pipes would never end.
-        sys::close(fd.as_raw_fd());
+    let fds = &orders.fds;
+    for fd in [&fds.stdout, &fds.stderr].into_iter().chain(&fds.groups) {
+        // Else the pipes would never end. The numbers stay taken: they are closed with the orders.
+        sys::dup_to(fds.stdin.as_raw_fd(), fd.as_raw_fd()).map_err(|errno| (Stage::Descriptors, errno))?;
     }
-    for group in &orders.fds.groups {
-        sys::close(group.as_raw_fd());
-    }
-    let _ = sys::write(orders.fds.status.as_raw_fd(), Report::started().as_bytes());
-    let wait_status = watch(orders, signals, command);
-    kill_all(orders, command);
-    Ok(wait_status)
+    let _ = sys::write(fds.status.as_raw_fd(), Report::started().as_bytes());
+    let mut used = Used::default();
+    let wait_status = watch(orders, signals, command, &mut used);
+    kill_all(orders, command, &mut used);
+    Ok((wait_status, used))
 }
 
 /// Start the command as vfork would, on a stack of its own: no second copy of its page tables.
 fn spawn(orders: &Orders) -> Result<libc::pid_t, Failure> {
-    let stack = vec![0u8; COMMAND_STACK_BYTES];
+    let stack = Vec::<u8>::with_capacity(COMMAND_STACK_BYTES);
     // The highest aligned address: stacks grow down.
-    let top = (stack.as_ptr() as usize + stack.len()) & !0xF;
+    let top = (stack.as_ptr() as usize + COMMAND_STACK_BYTES) & !0xF;
     let start = Start { orders, stage: AtomicU32::new(0), errno: AtomicI32::new(0) };
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
     let argument = (&raw const start).cast_mut().cast::<c_void>();
@@ -194,13 +229,14 @@ fn exec(orders: &Orders) -> Errno {
 }
 
 /// Reap until the command itself has ended; kill everything when the worker says so or is gone.
-fn watch(orders: &Orders, signals: RawFd, command: libc::pid_t) -> c_int {
+fn watch(orders: &Orders, signals: RawFd, command: libc::pid_t, used: &mut Used) -> c_int {
     let mut polled =
         [orders.fds.control.as_raw_fd(), signals].map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
     loop {
-        while let Some((pid, wait_status)) = sys::wait_any(false) {
-            if pid == command {
-                return wait_status;
+        while let Some(reaped) = sys::wait_any(false) {
+            used.add(&reaped.usage);
+            if reaped.pid == command {
+                return reaped.wait_status;
             }
         }
         // SAFETY: the array has two entries.
@@ -218,13 +254,14 @@ fn watch(orders: &Orders, signals: RawFd, command: libc::pid_t) -> c_int {
 }
 
 /// After the command: whatever it left behind.
-fn kill_all(orders: &Orders, command: libc::pid_t) {
+fn kill_all(orders: &Orders, command: libc::pid_t, used: &mut Used) {
     sys::kill(-command, libc::SIGKILL);
     loop {
         let known = kill_others(orders);
         // Without a list of children, waiting could be for ever; what is dead already is still reaped.
-        if sys::wait_any(known).is_none() {
-            return;
+        match sys::wait_any(known) {
+            Some(reaped) => used.add(&reaped.usage),
+            None => return,
         }
     }
 }

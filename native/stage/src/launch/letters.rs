@@ -90,6 +90,28 @@ pub(crate) fn pair() -> std::io::Result<(OwnedFd, OwnedFd)> {
     Ok((sys::above_stdio(ours)?, sys::above_stdio(theirs)?))
 }
 
+/// Reading from this socket, or writing to it, fails after so long.
+pub(crate) fn limit_wait(socket: &OwnedFd, seconds: i64) -> std::io::Result<()> {
+    let time = libc::timeval { tv_sec: seconds, tv_usec: 0 };
+    for option in [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO] {
+        let size = size_of::<libc::timeval>() as libc::socklen_t;
+        // SAFETY: `time` lives through the call and its size is given.
+        let set = unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                option,
+                (&raw const time).cast::<libc::c_void>(),
+                size,
+            )
+        };
+        if set < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
 fn send_with_fds(link: &OwnedFd, data: &[u8], fds: &[RawFd]) -> Result<(), Errno> {
     let mut control = Control([0; 256]);
     let mut part = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };

@@ -12,6 +12,7 @@ mod letters;
 mod link;
 mod logs;
 mod mounts;
+mod networks;
 mod order_form;
 mod orders;
 mod plan;

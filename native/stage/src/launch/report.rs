@@ -97,22 +97,9 @@ impl Report {
         Self { kind: FAILED, stage: stage as u32, errno, ..Self::default() }
     }
 
-    /// The usage is that of every process the supervisor reaped, so the whole action.
-    pub(crate) fn ended(wait_status: i32) -> Self {
-        // SAFETY: rusage is plain data and getrusage fills it.
-        let usage = unsafe {
-            let mut usage: libc::rusage = std::mem::zeroed();
-            libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage);
-            usage
-        };
-        Self {
-            kind: ENDED,
-            wait_status,
-            user_us: micros(usage.ru_utime),
-            system_us: micros(usage.ru_stime),
-            max_rss_kib: usage.ru_maxrss.unsigned_abs(),
-            ..Self::default()
-        }
+    pub(crate) fn ended(wait_status: i32, used: Used) -> Self {
+        let Used { user_us, system_us, max_rss_kib } = used;
+        Self { kind: ENDED, wait_status, user_us, system_us, max_rss_kib, ..Self::default() }
     }
 
     /// The supervisor ended without a word; what the action used went with it.
@@ -128,6 +115,22 @@ impl Report {
     pub(crate) fn from_bytes(bytes: &[u8; REPORT_SIZE]) -> Self {
         // SAFETY: every bit pattern is a valid Report; the read does not need alignment.
         unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast()) }
+    }
+}
+
+/// What every process that a supervisor reaped for one action has used, so the whole action.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Used {
+    user_us: u64,
+    system_us: u64,
+    max_rss_kib: u64,
+}
+
+impl Used {
+    pub(crate) fn add(&mut self, usage: &libc::rusage) {
+        self.user_us += micros(usage.ru_utime);
+        self.system_us += micros(usage.ru_stime);
+        self.max_rss_kib = self.max_rss_kib.max(usage.ru_maxrss.unsigned_abs());
     }
 }
 

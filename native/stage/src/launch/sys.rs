@@ -54,6 +54,12 @@ pub(crate) fn errno() -> Errno {
     unsafe { *libc::__errno_location() }
 }
 
+/// Where this thread keeps its errno, so what it has for itself.
+pub(crate) fn errno_address() -> usize {
+    // SAFETY: as in `errno`.
+    unsafe { libc::__errno_location() as usize }
+}
+
 fn check(result: c_long) -> Result<c_long, Errno> {
     if result < 0 { Err(errno()) } else { Ok(result) }
 }
@@ -253,6 +259,18 @@ pub(crate) fn drop_capabilities() -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) }).map(drop)
 }
 
+/// Step into a new network, which has nothing but a loopback that is down.
+pub(crate) fn leave_network() -> Result<(), Errno> {
+    // SAFETY: plain number.
+    check_int(unsafe { libc::unshare(libc::CLONE_NEWNET) }).map(drop)
+}
+
+/// Step into the network that this descriptor names.
+pub(crate) fn enter_network(fd: RawFd) -> Result<(), Errno> {
+    // SAFETY: plain numbers.
+    check_int(unsafe { libc::setns(fd, libc::CLONE_NEWNET) }).map(drop)
+}
+
 /// The loopback of a new network namespace starts down.
 pub(crate) fn raise_loopback() -> Result<(), Errno> {
     // SAFETY: plain numbers.
@@ -348,22 +366,6 @@ pub(crate) fn wait_readable(fd: &OwnedFd) {
     while unsafe { libc::poll(&raw mut polled, 1, -1) } < 0 && errno() == libc::EINTR {}
 }
 
-/// Reading from this socket, or writing to it, fails after so long.
-pub(crate) fn limit_wait(socket: &OwnedFd, seconds: i64) -> io::Result<()> {
-    let time = libc::timeval { tv_sec: seconds, tv_usec: 0 };
-    for option in [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO] {
-        let size = size_of::<libc::timeval>() as libc::socklen_t;
-        // SAFETY: `time` lives through the call and its size is given.
-        let set = unsafe {
-            libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, (&raw const time).cast::<c_void>(), size)
-        };
-        if set < 0 {
-            return Err(io::Error::last_os_error());
-        }
-    }
-    Ok(())
-}
-
 /// Each child of this thread that the kernel lists. False when it keeps no list.
 pub(crate) fn for_each_child(mut each: impl FnMut(libc::pid_t)) -> bool {
     let Ok(fd) = open(c"/proc/thread-self/children", libc::O_RDONLY, 0) else {
@@ -395,39 +397,24 @@ pub(crate) fn take_standard(fd: RawFd) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(moved) })
 }
 
-/// Keep the interpreter's own memory out of children: what no native code uses need not be copied.
-///
-/// Kept are libc's heap, this thread's stack and what it holds for itself, and what belongs to a library. A child that
-/// touched the rest would die of it, and be told of as a sandbox that failed.
-pub(crate) fn leave_out_of_forks() {
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    let own = [(&raw const maps) as usize, unsafe { libc::__errno_location() } as usize, maps.as_ptr() as usize];
-    let mut file_end = 0;
-    for line in maps.lines() {
-        // proc_pid_maps(5): start-end permissions offset device inode [name]
-        let mut words = line.split_ascii_whitespace();
-        let range = words.next().and_then(|range| range.split_once('-'));
-        let number = |text| usize::from_str_radix(text, 16).ok();
-        let Some((start, end)) = range.and_then(|(start, end)| Some((number(start)?, number(end)?))) else { continue };
-        let (inode, name) = (words.nth(3).unwrap_or_default(), words.next().unwrap_or_default());
-        if inode != "0" {
-            file_end = end;
-        } else if name.is_empty() && start != file_end && !own.iter().any(|address| (start..end).contains(address)) {
-            // SAFETY: the range is mapped; this changes nothing for this process itself.
-            unsafe { libc::madvise(start as *mut c_void, end - start, libc::MADV_DONTFORK) };
-        }
-    }
+/// A child that was reaped. The usage is its own and that of all that it had reaped itself.
+pub(crate) struct Reaped {
+    pub(crate) pid: libc::pid_t,
+    pub(crate) wait_status: c_int,
+    pub(crate) usage: libc::rusage,
 }
 
 /// One reaped child, or None when none has ended (`block` false) or none exists.
-pub(crate) fn wait_any(block: bool) -> Option<(libc::pid_t, c_int)> {
-    let mut status = 0;
+pub(crate) fn wait_any(block: bool) -> Option<Reaped> {
+    let mut wait_status = 0;
+    // SAFETY: rusage is plain data; all zeroes is a valid value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     let flags = if block { 0 } else { libc::WNOHANG };
     loop {
-        // SAFETY: `status` is valid for the call.
-        let pid = unsafe { libc::wait4(-1, &raw mut status, flags | libc::__WALL, std::ptr::null_mut()) };
+        // SAFETY: both are valid for the call.
+        let pid = unsafe { libc::wait4(-1, &raw mut wait_status, flags | libc::__WALL, &raw mut usage) };
         if pid > 0 {
-            return Some((pid, status));
+            return Some(Reaped { pid, wait_status, usage });
         }
         if pid == 0 || errno() != libc::EINTR {
             return None;

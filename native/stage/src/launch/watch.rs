@@ -94,6 +94,8 @@ pub(crate) struct Watch {
     begun_unix_ns: u64,
     started: Option<Instant>,
     ended: Option<(Report, Instant)>,
+    /// Whether the supervisor said how it ended, or that it did not begin.
+    answered: bool,
     reason: String,
     /// When to give up waiting: for the start, for the command, or for the supervisor.
     deadline: Instant,
@@ -119,6 +121,7 @@ impl Watch {
             begun_unix_ns: 0,
             started: None,
             ended: None,
+            answered: false,
             reason: String::new(),
             deadline: Instant::now() + START_WAIT,
             buffer: vec![0; CHUNK_BYTES],
@@ -142,7 +145,7 @@ impl Watch {
             }
         };
         while self.step(&supervisor) {}
-        supervisor.wait();
+        supervisor.finish(self.answered);
         self.drain();
         if self.started.is_some() {
             // What came after the last look counts too.
@@ -243,8 +246,14 @@ impl Watch {
                 }
                 self.tell(Ok(()));
             }
-            FAILED => self.fail(report),
-            ENDED => self.ended = Some((report, Instant::now())),
+            FAILED => {
+                self.answered = true;
+                self.fail(report);
+            }
+            ENDED => {
+                self.answered = true;
+                self.ended = Some((report, Instant::now()));
+            }
             _ => {}
         }
         true
