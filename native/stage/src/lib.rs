@@ -19,7 +19,7 @@ mod written;
 
 pub use collect::{CollectLimits, Collected, collect};
 pub use error::Result;
-pub use launch::{Isolation, LogPiece, Outcome, Plan, Process, probe_isolation};
+pub use launch::{Isolation, LogPiece, MASKED_BYTES_MIN, Outcome, Plan, Process, probe_isolation};
 pub use remove::remove_tree;
 pub use stage::{Root, Staged, stage, stage_kept};
 pub use trees::{KeptTree, Trees};

@@ -56,12 +56,13 @@ from buildnet.worker.attempt import Handle
 from buildnet.worker.lease_book import Assignment
 from buildnet.worker.patience import Transfers
 from buildnet.worker.program import check_program
+from buildnet.worker.secrets import NO_SECRETS, Secrets
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 _MESSAGE_SIZE_BYTES_MAX: Final = 4 << 20
 _FLOOD_BYTES: Final = 32 << 10
-_FLOOD_PAUSE_S: Final = 0.002
+_FLOOD_PAUSE_S: Final = 0.005
 # Undeclared writes that an error names.
 _NAMED_MAX: Final = 10
 
@@ -155,6 +156,7 @@ class Executor:
         clock: for timestamps.
         node: written into every result (REAPI ExecutedActionMetadata.worker).
         trees: input trees that are kept, where `sandbox` can show a mount in the root's place.
+        secrets: those that commands may name.
     """
 
     def __init__(
@@ -170,6 +172,7 @@ class Executor:
         clock: Clock,
         node: str,
         trees: Trees | None = None,
+        secrets: Secrets = NO_SECRETS,
     ) -> None:
         self._store = store
         self._link = link
@@ -182,6 +185,7 @@ class Executor:
         self._clock = clock
         self._node = node
         self._trees = trees
+        self._secrets = secrets
 
     def clear_scratch(self) -> None:
         """Remove what a killed worker left behind. Blocks."""
@@ -227,6 +231,7 @@ class Executor:
         self, assignment: Assignment, handle: Handle, place: Path, described: Described, root: _Root, times: _Times
     ) -> Outcome:
         command = described.command
+        secrets = await self._in_thread(lambda: self._secrets.given(described.properties, described.environment))
         plan = plan_of(
             command.arguments,
             described.environment,
@@ -234,6 +239,7 @@ class Executor:
             self._means,
             self._limits.reserving(assignment.cpu_milli, assignment.memory_bytes, assignment.disk_bytes),
             assignment.timeout_s,
+            secrets,
         )
         check_program(plan, Path(root.path, command.working_directory))
         times.mark("execution_start")
