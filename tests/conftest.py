@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,17 @@ settings.register_profile("buildnet", deadline=None)
 settings.load_profile("buildnet")
 
 COMMAND = [sys.executable, "-m", "buildnet.cli.main"]
-READY_TIMEOUT_S = 30
 STOP_TIMEOUT_S = 20
+# What tools told earlier workers, as a worker keeps it over its restarts: to ask every compiler of a machine anew would
+# cost each worker of a session a second of processor time.
+TOLD = "versions.json"
+_told = b""
+
+
+def _environment(directory: Path) -> dict[str, str]:
+    """Of a role: its state is nowhere else, and no version manager's scripts are among its tools: they start slowly."""
+    path = [place for place in os.environ.get("PATH", os.defpath).split(os.pathsep) if Path(place).name != "shims"]
+    return {**os.environ, "PATH": os.pathsep.join(path), "BUILDNET_STATE": str(directory / "nowhere")}
 
 
 @dataclass
@@ -30,6 +40,7 @@ class Role:
 
     process: subprocess.Popen[str]
     ready: dict[str, Any]
+    worker_state: Path
 
     @property
     def url(self) -> str:
@@ -47,11 +58,18 @@ class Role:
                 self.process.wait()
             if self.process.stdout is not None:
                 self.process.stdout.close()
+            _remember(self.worker_state / TOLD)
 
     def kill(self) -> None:
         """End it as a power switch would."""
         self.process.kill()
         self.process.wait()
+
+
+def _remember(told: Path) -> None:
+    global _told
+    with suppress(FileNotFoundError):
+        _told = _told or told.read_bytes()
 
 
 @dataclass
@@ -61,30 +79,36 @@ class House:
     directory: Path
     roles: list[Role] = field(default_factory=list)
 
-    def _start(self, *arguments: str) -> Role:
+    def _start(self, *arguments: str, worker_state: Path, within: Sequence[str] = ()) -> Role:
+        if _told and "--no-worker" not in arguments and not worker_state.exists():
+            for place in (worker_state.parent, worker_state):
+                place.mkdir(mode=0o700, exist_ok=True)
+            (worker_state / TOLD).write_bytes(_told)
         process = subprocess.Popen(
-            [*COMMAND, *arguments, "--json"],
+            [*within, *COMMAND, *arguments, "--json"],
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "BUILDNET_STATE": str(self.directory / "nowhere")},
+            env=_environment(self.directory),
             start_new_session=True,
         )
         assert process.stdout is not None
         line = process.stdout.readline()
         if not line:
             raise AssertionError(f"{arguments} ended with {process.wait()} before it was ready")
-        role = Role(process, json.loads(line))
+        role = Role(process, json.loads(line), worker_state)
         self.roles.append(role)
         return role
 
     def up(self, *arguments: str, name: str = "controller", listen: str = "127.0.0.1:0") -> Role:
         """Start a controller and wait for its ready line."""
         state = self.directory / name
-        return self._start("up", "--state", str(state), "--listen", listen, *arguments)
+        return self._start("up", "--state", str(state), "--listen", listen, *arguments, worker_state=state / "worker")
 
-    def join(self, url: str, *arguments: str, name: str = "worker") -> Role:
-        """Start a worker and wait until it has joined."""
-        return self._start("join", url, "--state", str(self.directory / name), *arguments)
+    def join(self, url: str, *arguments: str, name: str = "worker", within: Sequence[str] = ()) -> Role:
+        """Start a worker and wait until it has joined. `url` "" is where it was before; `within` runs the command."""
+        where = [url] if url else []
+        state = self.directory / name
+        return self._start("join", *where, "--state", str(state), *arguments, worker_state=state, within=within)
 
     def close(self) -> None:
         """Stop all of them, workers first."""

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from buildnet.model.action import ActionKey, Lease, Outcome, Wanted
 from buildnet.model.action_spec import ActionSpec
 from buildnet.model.digest import Digest
 from buildnet.model.entry import Entry
 from buildnet.model.history import EndedOperation, Parts, PastOperation, Ran, TreeDirectory
-from buildnet.model.operation import Intended, Stored, StoredOperation
+from buildnet.model.operation import Intended, Stored, StoredGraph, StoredOperation
+from buildnet.model.quick import quick
 from buildnet.model.resource import Resource
 
 
@@ -49,6 +50,10 @@ class ActionCache(Protocol):
 
     async def get_each(self, keys: Sequence[ActionKey]) -> Sequence[bytes | None]:
         """`get` of many, in their order; one that cannot be read is absent, and is said in the log."""
+        ...
+
+    def peek(self, key: ActionKey) -> bytes | Literal[False] | None:
+        """As `get`, where that waits for nothing; False when only `get` can tell. What cannot be read is absent."""
         ...
 
     async def put(self, key: ActionKey, result: bytes, entry_index: int) -> None:
@@ -146,6 +151,30 @@ class OperationStore(Protocol):
         """Operations that ended are remembered no longer."""
         ...
 
+    def keep(self) -> bool:
+        """As `kept`, where that waits for nothing: True when all that was written before survives, False to ask `kept`.
+
+        Raises:
+            StorageFull, StateCorrupt: as `kept`.
+        """
+        ...
+
+    def begin_graph(self, graph: StoredGraph) -> None:
+        """A graph is being accepted. Its numbers are fresh.
+
+        Raises:
+            Overloaded: the disk cannot keep up; nothing was begun.
+        """
+        ...
+
+    def conclude(self, operation: StoredOperation) -> None:
+        """An operation of a graph that was never begun ended, as its `outcome` says."""
+        ...
+
+    def forget_graph(self, numbers: range) -> None:
+        """The graph with these numbers, and its operations, are remembered no longer."""
+        ...
+
     async def kept(self) -> None:
         """Return once all that was written before this call survives the end of the process.
 
@@ -204,6 +233,7 @@ class WorkerLink(Protocol):
         ...
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Progress:
     """What a follower of an operation is told. `stage` is queued, executing or completed (REAPI ExecutionStage), and

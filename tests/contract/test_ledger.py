@@ -86,6 +86,16 @@ async def test_a_body_over_the_limit_is_refused_whole(log: LedgerLog) -> None:
     assert log.size == 20
 
 
+async def test_rows_are_the_same_however_many_a_transaction_writes(tmp_path: Path) -> None:
+    log = open_log(tmp_path)
+    for count in (1, 63, 64, 65, 200):
+        await log.append([entry(log.size + i) for i in range(count)])
+        assert await log.signed_size() == log.size
+    assert await log.read(0, 1000) == [entry(i).encode() for i in range(log.size)]
+    await log.close()
+    assert audit.verify(tmp_path).size == 393
+
+
 async def test_it_is_the_same_ledger_after_reopening(log: LedgerLog, tmp_path: Path) -> None:
     older = log.verifier.open(await log.checkpoint())
     await log.close()

@@ -1,8 +1,12 @@
 """A thousand workers and a hundred thousand actions under faults from a seed: `python -m tests.sim.large [SEED]`.
 
-Time is simulated. Every step is checked for what it touched: fences rise, one publication of an action at a time, an
-operation is told its end once, no worker holds more than it has, and whom a decision was for had least of the fleet
-for its weight. All books are checked every so many steps and at the end, when every action has ended exactly once.
+Time is simulated. Workers are killed and return; they are cut off for a while, so that what they say comes late, what
+they are told is lost, and long enough that their session ends; messages are lost; actions fail by their worker.
+
+Every step is checked for what it touched: fences rise, one publication of an action at a time and of a fence in force
+alone, an operation is told its end once, no worker holds more than it has, the counts of leases, of what waits and of
+who follows agree, and whom a decision was for had least of the fleet for its weight. All books are checked in full
+every so many steps and at the end, when every action has ended exactly once.
 """
 
 from __future__ import annotations
@@ -26,6 +30,8 @@ ORGANISATIONS = {"flood": 1, "heavy": 3, "bounded": 1, "trickle": 1}
 QUOTAS = Quotas({name: Quota(weight, 300 if name == "bounded" else None) for name, weight in ORGANISATIONS.items()})
 ASKED = (NOTHING, NOTHING, NOTHING, Amounts(1000, 2 << 30), Amounts(4000, 8 << 30), Amounts(1000, 1 << 30, gpus=1))
 RUN_S_MAX = 30.0
+SESSION_S = (3.0, 15.0)
+"""A session ends when its connection breaks, or when nothing was heard for long: sooner or later than a lease."""
 WAIT_OF_TRICKLE_S_MAX = 10 * RUN_S_MAX
 """One that waits has its turn at once; then room is kept free while what runs ends, and a fault may take that away."""
 
@@ -37,12 +43,36 @@ class Summary:
     steps: int = 0
     assigned: int = 0
     told: dict[str, str] = field(default_factory=dict)
-    lost: int = 0
-    expired: int = 0
+    killed: int = 0
+    cut: int = 0
+    broken: int = 0
+    late: int = 0
+    adopted: int = 0
     faults: int = 0
     checked: int = 0
     simulated_s: float = 0.0
     waits_s: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Back:
+    """A worker that was killed is there again."""
+
+    node: str
+
+
+@dataclass(frozen=True)
+class Broken:
+    """The controller has heard nothing for so long that the session of a worker that is cut off ends."""
+
+    node: str
+
+
+@dataclass(frozen=True)
+class Healed:
+    """A worker that was cut off is heard again, with all that it has to say."""
+
+    node: str
 
 
 class Large:
@@ -64,13 +94,20 @@ class Large:
         self.actions, self.check_every = actions, check_every
         self.now_s = 0.0
         self.serial = itertools.count()
-        self.todo: list[tuple[float, int, ev.Event]] = []
+        self.todo: list[tuple[float, int, ev.Event | Back | Broken | Healed]] = []
         self.running: dict[str, dict[int, None]] = {f"w{n}": {} for n in range(workers)}
+        # Workers that live, those of them that are cut off with what they would say, and those that have a session.
         self.up: set[str] = set()
+        self.unsaid: dict[str, list[ev.Done]] = {}
+        self.session: set[str] = set()
+        # How many leases each worker held when it was last touched, and all together.
+        self.held: dict[str, int] = {}
+        self.held_sum = 0
         self.asked_at_s: dict[str, tuple[str, float]] = {}
         self.publishing: set[int] = set()
         self.fence = 0
-        for node in self.running:
+        self.nodes = tuple(self.running)
+        for node in self.nodes:
             self.join(node)
 
     def offer(self, node: str) -> WorkerOffer:
@@ -79,12 +116,15 @@ class Large:
         capacity = Amounts(1000 * cpus, cpus << 31, 1 << 40, 2 if number % 10 == 0 else 0)
         return WorkerOffer(node, "boot", cpus, frozenset({("os", "linux")}), capacity=capacity)
 
-    def at(self, after_s: float, event: ev.Event) -> None:
+    def at(self, after_s: float, event: ev.Event | Back | Broken | Healed) -> None:
         heapq.heappush(self.todo, (self.now_s + after_s, next(self.serial), event))
 
     def join(self, node: str) -> None:
+        """It has a session, and tells of what it runs and of what it has to say."""
         self.up.add(node)
-        self.step(ev.WorkerUp(self.offer(node)))
+        self.session.add(node)
+        told = [*self.running[node], *(done.fence for done in self.unsaid.get(node, ()))]
+        self.step(ev.WorkerUp(self.offer(node), tuple(told)))
 
     def want(self, number: int) -> None:
         # The trickle comes all along, one at a time; the others come as floods.
@@ -104,14 +144,43 @@ class Large:
     def step(self, event: ev.Event) -> None:
         self.core.now_s = max(self.core.now_s, self.now_s)
         self.seen.steps += 1
+        ended = self.core.leases.of(event.fence) if isinstance(event, ev.Done) else None
         effects = self.core.step(event)
         assigned = [effect for effect in effects if isinstance(effect, ev.Assign)]
         for effect in effects:
+            if isinstance(effect, ev.Publish):
+                assert ended is not None, "nothing is published of a fence that is stale"
+                assert effect.lease is ended.lease
             self.apply(effect)
-        if len(assigned) == 1 and isinstance(event, ev.Done):
-            self.check_turn(assigned[0].lease.fence)
+        if isinstance(event, ev.Done):
+            self.seen.late += ended is None
+            if len(assigned) == 1:
+                self.check_turn(assigned[0].lease.fence)
+        self.check_counts(event, assigned)
         if self.seen.steps % self.check_every == 0:
             self.check_books()
+
+    def check_counts(self, event: ev.Event, assigned: list[ev.Assign]) -> None:
+        """What the step touched, and the sums over everything that follow from it."""
+        touched = {effect.lease.worker for effect in assigned}
+        match event:
+            case ev.Done() | ev.WorkerLost():
+                touched.add(event.worker)
+            case ev.WorkerUp():
+                touched.add(event.offer.node)
+            case ev.Tick():
+                # A lease that ran out may have been anybody's.
+                touched.update(self.held)
+        for node in touched:
+            worker = self.core.workers.get(node)
+            now = 0 if worker is None else len(worker.fences)
+            self.held_sum += now - self.held.get(node, 0)
+            self.held[node] = now
+        shares = self.core.dispatch.shares.root.children.values()
+        assert self.held_sum == len(self.core.leases), "every slot is held for a lease"
+        assert sum(share.running for share in shares) == self.held_sum
+        assert sum(share.queued for share in shares) == self.core.queue_length
+        assert self.core.following == len(self.asked_at_s), "nobody is stranded, and nobody is told twice"
 
     def apply(self, effect: ev.Effect) -> None:
         match effect:
@@ -123,7 +192,7 @@ class Large:
                 assert len(worker.fences) <= worker.offer.slots
                 assert worker.offer.capacity is not None
                 assert worker.used.within(worker.offer.capacity), "no worker holds more than it has"
-                if self.random.random() < 0.001:
+                if lease.worker in self.unsaid or self.random.random() < 0.001:
                     return  # the message is lost: the lease runs out
                 self.running[lease.worker][lease.fence] = None
                 ran_s = self.random.expovariate(1 / 4.0)
@@ -133,8 +202,10 @@ class Large:
                 assert entry not in self.publishing, "one publication at a time"
                 self.publishing.add(entry)
                 self.at(0.01, ev.Published(entry, outcome))
-            case ev.Stop(worker=worker_name, fence=fence):
-                self.running[worker_name].pop(fence, None)
+            case ev.Stop(worker=node, fence=fence) if node not in self.unsaid:
+                self.running[node].pop(fence, None)
+            case ev.Record(kind="action.adopted"):
+                self.seen.adopted += 1
             case ev.Tell(operation=operation, stage="completed", outcome=outcome) if outcome is not None:
                 assert operation not in self.seen.told, "told once"
                 self.seen.told[operation] = outcome.code
@@ -144,7 +215,9 @@ class Large:
 
     def check_turn(self, fence: int) -> None:
         """The organisation that a single decision was for had no more than any other that waits for the same."""
-        entry = next(e for e in (self.core._of_fence(fence),) if e is not None)
+        attempt = self.core.leases.of(fence)
+        assert attempt is not None
+        entry = attempt.entry
         assert entry.demand is not None
         chosen: Share = entry.share
         while chosen.depth > ORGANISATION:
@@ -168,25 +241,63 @@ class Large:
         assert following == set(self.asked_at_s), "nobody is stranded, and nobody is told twice"
 
     def fault(self) -> None:
-        node = self.random.choice(tuple(self.running))
-        if node in self.up:
+        """A machine dies, or nobody hears it for a while, which is longer or shorter than its session lasts."""
+        node = self.random.choice(self.nodes)
+        if node not in self.up or node in self.unsaid:
+            return
+        after_s = self.random.uniform(2.0, 40.0)
+        if self.random.random() < 0.5:
             self.up.discard(node)
+            self.session.discard(node)
             self.running[node].clear()
-            self.seen.lost += 1
+            self.seen.killed += 1
+            self.at(after_s, Back(node))
             self.step(ev.WorkerLost(node))
-        else:
-            self.join(node)
+            return
+        self.unsaid[node] = []
+        self.seen.cut += 1
+        self.at(after_s, Healed(node))
+        broken_s = self.random.uniform(*SESSION_S)
+        if after_s > broken_s:
+            self.at(broken_s, Broken(node))
 
     def beat(self) -> None:
-        """A second passed: workers renew their leases, some do not; a machine may fail or return."""
-        for node in self.up:
-            if self.running[node] and self.random.random() > 0.001:
+        """A second passed: workers renew their leases, some do not; machines fail."""
+        for node in self.nodes:
+            if node not in self.session or node in self.unsaid or not self.running[node]:
+                continue
+            if self.random.random() > 0.001:
                 self.step(ev.Heartbeat(node, tuple(self.running[node]), self.now_s))
-        before = self.core._fence_next
         self.step(ev.Tick(self.now_s))
-        self.seen.expired += self.core._fence_next - before
         for _ in range(max(1, len(self.running) // 200)):
             self.fault()
+
+    def happen(self, event: ev.Event | Back | Broken | Healed) -> None:
+        """What was due."""
+        match event:
+            case Back(node):
+                self.join(node)
+            case Broken(node):
+                self.seen.broken += 1
+                self.session.discard(node)
+                self.step(ev.WorkerLost(node))
+            case Healed(node):
+                if node not in self.session:
+                    self.join(node)
+                for done in self.unsaid.pop(node):
+                    self.step(done)
+            case ev.Done(worker=node, fence=fence):
+                if node not in self.up or fence not in self.running[node]:
+                    return  # it died with its worker, or was stopped
+                self.running[node].pop(fence)
+                self.seen.faults += event.outcome.code != "ok"
+                if node in self.unsaid:
+                    self.unsaid[node].append(event)
+                else:
+                    self.step(event)
+            case ev.Published(entry=entry):
+                self.publishing.discard(entry)
+                self.step(event)
 
     def run(self) -> Summary:
         """Until every action has ended."""
@@ -198,14 +309,7 @@ class Large:
                 asked += 1
             if self.todo and self.todo[0][0] < beat_at_s:
                 self.now_s, _, event = heapq.heappop(self.todo)
-                if isinstance(event, ev.Done):
-                    if event.worker not in self.up or event.fence not in self.running[event.worker]:
-                        continue  # it died with its worker, or was stopped
-                    self.running[event.worker].pop(event.fence)
-                    self.seen.faults += event.outcome.code != "ok"
-                elif isinstance(event, ev.Published):
-                    self.publishing.discard(event.entry)
-                self.step(event)
+                self.happen(event)
             else:
                 self.now_s, beat_at_s = beat_at_s, beat_at_s + 1.0
                 self.beat()
@@ -226,7 +330,9 @@ def summary(seed: int, workers: int, actions: int, check_every: int) -> str:
     waits = ", ".join(f"{name} {seen.waits_s[name]:.0f} s" for name in sorted(seen.waits_s))
     return (
         f"seed {seed}: {workers} workers, {actions} actions, {seen.steps} steps, {seen.assigned} leases, "
-        f"{seen.lost} workers lost, {seen.faults} faults, 0 twice, 0 lost, 0 over capacity, {seen.checked} turns fair, "
+        f"{seen.killed} workers killed, {seen.cut} cut off ({seen.broken} until their session ended), "
+        f"{seen.adopted} leases adopted, {seen.late} ends too late, {seen.faults} faults, "
+        f"0 twice, 0 lost, 0 over capacity, {seen.checked} turns fair, "
         f"longest waits: {waits}; {seen.simulated_s:.0f} s in {time.process_time() - began_s:.1f} s of processor time"
     )
 

@@ -46,7 +46,7 @@ def test_a_capacity_is_taken_as_it_was_said_and_bounded() -> None:
 async def test_what_is_reserved_is_told_to_the_worker() -> None:
     session = Session(1, greeting_of(hello(), "0.1.0", 0), (), 0.0, lambda node: None)
     session.assign(Lease(7, ActionKey("", EMPTY), "n", 1, 10.0, reserved=Amounts(1500, 1 << 30)))
-    reserved = session.outbox.get_nowait().assign.reserved
+    reserved = session.outbox.popleft().assign.reserved
     assert (reserved.cpu_milli, reserved.memory_bytes, reserved.gpus) == (1500, 1 << 30, 0)
 
 

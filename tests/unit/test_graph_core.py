@@ -91,6 +91,19 @@ class Play:
         self.take(self.core.ended(name, well=well))
         self.take(self.core.ended(name, well=not well))
 
+    def restart(self, more: Sequence[str]) -> None:
+        """The next controller goes on: of what was asked for it knows what was bound, and how what ended did."""
+        bound = [name for name in self.going if name in self.bound or name in more]
+        needs, ended = self.naive.needs, self.naive.ended
+        self.core = GraphCore(needs, self.max)
+        self.bound |= set(bound)
+        self.asked = [name for name in self.asked if name in ended or name in self.bound]
+        effects = self.core.restore(bound, ended)
+        taken = {below for name, belows in needs.items() if name not in ended and name not in bound for below in belows}
+        assert {name for name in needs if self.core.is_taken(name)} == taken
+        self.held = {name for name, well in ended.items() if well and name in taken}
+        self.take([*effects, *self.core.start()])
+
 
 @st.composite
 def graphs(draw: st.DrawFn) -> dict[str, list[str]]:
@@ -108,15 +121,19 @@ def graphs(draw: st.DrawFn) -> dict[str, list[str]]:
 def test_any_history_of_any_graph(needs: dict[str, list[str]], in_flight_max: int, data: st.DataObject) -> None:
     play = Play(needs, in_flight_max)
     play.take(play.core.start())
+    restarts = 2
     while play.core.left:
         assert play.going, "something goes on while something is left"
-        what = data.draw(st.sampled_from(["well", "well", "badly", "cancel", "withdraw"]))
+        what = data.draw(st.sampled_from(["well", "well", "badly", "cancel", "withdraw", "restart"]))
         name = data.draw(st.sampled_from(play.going))
         if what == "cancel":
             effects = play.core.cancel()
             play.cancelled = True
             play.take(effects)
             assert play.stopped >= set(play.going)
+        elif what == "restart" and not play.cancelled and restarts:
+            restarts -= 1
+            play.restart(data.draw(st.lists(st.sampled_from(play.going), unique=True)))
         elif what == "withdraw":
             other = data.draw(st.sampled_from(sorted(needs)))
             play.take(play.core.withdraw(other))
@@ -131,6 +148,13 @@ def test_what_depends_on_a_failure_names_it() -> None:
     core = GraphCore({"a": [], "b": ["a"], "c": ["b"], "d": []})
     assert core.start() == [Ask("a"), Ask("d")]
     assert core.ended("a", well=False) == [Fail("b", "a"), Fail("c", "a")]
+
+
+def test_a_failure_that_was_kept_alone_goes_up_after_a_restart() -> None:
+    core = GraphCore({"a": [], "b": ["a"], "c": ["b"], "d": []})
+    assert core.restore(["d"], {"a": False}) == [Fail("b", "a"), Fail("c", "a")]
+    assert core.start() == []
+    assert (core.left, core.in_flight) == (1, 1)
 
 
 def test_a_result_is_kept_until_its_last_taker_is_bound() -> None:

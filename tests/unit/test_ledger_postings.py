@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from buildnet.errors import InvalidRequest, TransferRefused
 from buildnet.ledger import book
+from buildnet.ledger.accounts import Account, Sums
 from buildnet.model.posting import (
     AMOUNT_MAX,
     CREDIT_LIMIT,
@@ -160,7 +161,8 @@ def test_rows_are_read_as_they_were_written_and_keep_their_length() -> None:
     lengths = set()
     for index in range(3):
         kept.apply(index, 0, postings(f"node:a caller:b cpu_ms {10**index}", "hold 5 node:a caller:b cpu_ms 3"))
-        accounts, _ = kept.changed()
+        accounts: dict[Account, Sums] = {}
+        kept.tell_changed(accounts, {})
         kept.settle()
         for account, sums in accounts.items():
             number, record = book.account_row(account, sums)

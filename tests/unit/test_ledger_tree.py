@@ -84,6 +84,14 @@ def test_consistency_is_proven_and_nothing_else_is(newer: int, data: st.DataObje
     assert not tree.verify_consistency(older, newer, path, forged, after)
 
 
+@given(st.lists(st.binary(max_size=8), max_size=40), st.integers(0, 40))
+def test_many_leaves_at_once_are_the_same_as_one_by_one(leaves: list[bytes], cut: int) -> None:
+    one_by_one, at_once = tree.Frontier(), tree.Frontier()
+    expected = [node for leaf in leaves for node in one_by_one.append(tree.leaf_hash(leaf))]
+    assert at_once.extend(leaves[:cut]) + at_once.extend(leaves[cut:]) == expected
+    assert (at_once.size, at_once.root()) == (one_by_one.size, one_by_one.root())
+
+
 def test_there_are_no_proofs_of_what_is_not_there() -> None:
     nodes = Nodes(LEAVES)
     with pytest.raises(ValueError, match="no leaf"):

@@ -30,8 +30,8 @@ fn feed(end: &mut Handshake, input: &[u8]) -> Result<usize, SessionError> {
 }
 
 fn open_all(frames: &mut Frames, input: &[u8]) -> Result<(), String> {
-    let (mut plain, mut at) = (Vec::new(), 0);
-    while let Ok(opened) = frames.open(&input[at..], Duration::ZERO, &mut plain) {
+    let (mut input, mut at) = (input.to_vec(), 0);
+    while let Ok(opened) = frames.open(&mut input[at..], Duration::ZERO) {
         if opened.event.is_none() {
             break;
         }

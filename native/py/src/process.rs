@@ -57,6 +57,24 @@ impl Process {
     }
 }
 
+/// Start this worker's launcher, so that the first action need not wait for it.
+#[pyfunction]
+fn start_launcher(py: Python<'_>) -> PyResult<()> {
+    py.detach(stage::start_launcher).map_err(raise)
+}
+
+/// The launcher's pid while one runs.
+#[pyfunction]
+fn launcher_pid() -> Option<u32> {
+    stage::launcher_pid()
+}
+
+/// Be a launcher on the socket at standard input; never returns. For a process that was made for it alone.
+#[pyfunction]
+fn launcher_main(homes: Vec<PathBuf>) {
+    stage::launcher_main(&homes)
+}
+
 /// Each facility of the sandbox and whether it works here, found by trying, once.
 #[pyfunction]
 fn probe_isolation(py: Python<'_>) -> BTreeMap<&'static str, bool> {
@@ -162,6 +180,12 @@ fn invalid(name: &str, message: &str) -> PyErr {
 /// Add the class and the probe to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Process>()?;
+    if let Ok(interpreter) = module.py().import("sys")?.getattr("executable")?.extract::<PathBuf>() {
+        stage::set_interpreter(interpreter);
+    }
+    module.add_function(wrap_pyfunction!(start_launcher, module)?)?;
+    module.add_function(wrap_pyfunction!(launcher_pid, module)?)?;
+    module.add_function(wrap_pyfunction!(launcher_main, module)?)?;
     module.add_function(wrap_pyfunction!(undeclared_writes, module)?)?;
     module.add_function(wrap_pyfunction!(probe_isolation, module)?)
 }

@@ -16,11 +16,15 @@ type Row = (String, String, u64, u64);
 type Rows = (Vec<Row>, Option<(u32, u32)>);
 
 const READ_BYTES_MAX: u64 = 64 << 20;
+/// Read with the interpreter held: to give it away and have it back takes longer than a copy from the page cache.
+const QUICK_BYTES_MAX: u64 = 64 << 10;
 
 /// Blobs and action results below one directory, opened by one process.
 #[pyclass(name = "Store", module = "buildnet._native", frozen)]
 pub struct PyStore {
     root: String,
+    /// Whether what is written waits for the disk.
+    syncs: bool,
     store: Mutex<Option<Held>>,
 }
 
@@ -92,7 +96,7 @@ impl PyStore {
             let store = Arc::new(Store::open(&path, options)?);
             Ok(Held { _background: Background::start(&store)?, store })
         });
-        Ok(Self { root, store: Mutex::new(Some(held.map_err(raise)?)) })
+        Ok(Self { root, syncs: durability == Durability::Power, store: Mutex::new(Some(held.map_err(raise)?)) })
     }
 
     #[getter]
@@ -114,7 +118,8 @@ impl PyStore {
     fn get_bytes<'py>(&self, py: Python<'py>, digest: &str, size_bytes_max: u64) -> PyResult<Bound<'py, PyBytes>> {
         let store = self.open().map_err(raise)?;
         let digest: Digest = digest.parse().map_err(raise)?;
-        let data = py.detach(|| store.get_bytes(&digest, size_bytes_max)).map_err(raise)?;
+        let read = || store.get_bytes(&digest, size_bytes_max);
+        let data = if digest.size_bytes() <= QUICK_BYTES_MAX { read() } else { py.detach(read) }.map_err(raise)?;
         Ok(PyBytes::new(py, &data))
     }
 
@@ -142,6 +147,12 @@ impl PyStore {
         py.detach(|| store.missing_of_result(None, result)).map(|m| texts(&m)).map_err(raise)
     }
 
+    fn missing_of_flat_result(&self, result: &[u8]) -> PyResult<Option<Vec<String>>> {
+        // Microseconds: to give the interpreter away and have it back would take longer.
+        let missing = self.open().map_err(raise)?.missing_of_flat_result(result).map_err(raise)?;
+        Ok(missing.map(|missing| texts(&missing)))
+    }
+
     fn get_action_result<'py>(
         &self,
         py: Python<'py>,
@@ -150,7 +161,7 @@ impl PyStore {
     ) -> PyResult<Option<Bound<'py, PyBytes>>> {
         let store = self.open().map_err(raise)?;
         let action: Digest = action.parse().map_err(raise)?;
-        let result = py.detach(|| store.get_action_result(instance, &action)).map_err(raise)?;
+        let result = store.get_action_result(instance, &action).map_err(raise)?;
         Ok(result.map(|hit| PyBytes::new(py, &hit.bytes)))
     }
 
@@ -165,7 +176,8 @@ impl PyStore {
         let store = self.open().map_err(raise)?;
         let action: Digest = action.parse().map_err(raise)?;
         let origin = entry_index.map_or(Origin::Client(None), Origin::Published);
-        py.detach(|| store.put_action_result(instance, &action, result, origin)).map_err(raise)
+        let put = || store.put_action_result(instance, &action, result, origin);
+        if self.syncs { py.detach(put) } else { put() }.map_err(raise)
     }
 
     fn statistics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
@@ -188,6 +200,11 @@ impl PyStore {
         let store = self.open().map_err(raise)?;
         let action: Digest = action.parse().map_err(raise)?;
         py.detach(|| store.hold_action(name, &action)).map_err(raise)
+    }
+
+    fn hold_flat_action(&self, name: &str, action: &str) -> PyResult<bool> {
+        let action: Digest = action.parse().map_err(raise)?;
+        self.open().map_err(raise)?.hold_flat_action(name, &action).map_err(raise)
     }
 
     fn release(&self, py: Python<'_>, name: &str) -> PyResult<()> {

@@ -137,8 +137,7 @@ async fn hear<S: AsyncRead + Unpin>(
     began: Instant,
 ) -> Result<(), SessionError> {
     loop {
-        let mut plain = Vec::new();
-        let opened = frames.open(waiting, began.elapsed(), &mut plain)?;
+        let opened = frames.open(waiting, began.elapsed())?;
         waiting.drain(..opened.consumed);
         match opened.event {
             Some(Event::Ping) => return Ok(()),

@@ -6,12 +6,11 @@
 
 use std::fmt;
 use std::io::IoSlice;
+use std::ops::Range;
 use std::time::Duration;
 
-use snow::TransportState;
-use zeroize::Zeroizing;
-
 use crate::SessionError;
+use crate::cipher::{Cipher, TAG_BYTES};
 
 /// Of a Noise message (Noise section 3).
 pub const MESSAGE_BYTES_MAX: usize = 65_535;
@@ -19,7 +18,6 @@ pub const MESSAGE_BYTES_MAX: usize = 65_535;
 pub const DATA_BYTES_MAX: usize = MESSAGE_BYTES_MAX - TAG_BYTES - 1;
 /// Of the text of a farewell; more is cut.
 pub const CLOSE_TEXT_BYTES_MAX: usize = 512;
-const TAG_BYTES: usize = 16;
 const LENGTH_BYTES: usize = 2;
 /// How many frames a peer may send under one key, whatever its own limits are: 2^20 is when this end changes keys.
 const FRAMES_PER_KEY_MAX: u64 = 1 << 21;
@@ -59,8 +57,8 @@ impl Default for Limits {
 /// What a frame was.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// So many bytes were appended to the plain text.
-    Data(usize),
+    /// Data, which lie here in the input now.
+    Data(Range<usize>),
     /// The peer is there.
     Ping,
     /// The peer's next frames are under a new key.
@@ -96,7 +94,8 @@ pub enum Due {
 
 /// Seals and opens frames.
 pub struct Frames {
-    transport: TransportState,
+    sealing: Cipher,
+    opening: Cipher,
     limits: Limits,
     /// Under the present key.
     sent: u64,
@@ -109,7 +108,6 @@ pub struct Frames {
     is_closed: bool,
     peer_closed: bool,
     is_broken: bool,
-    scratch: Zeroizing<Vec<u8>>,
 }
 
 impl fmt::Debug for Frames {
@@ -119,10 +117,16 @@ impl fmt::Debug for Frames {
 }
 
 impl Frames {
-    pub(crate) fn new(transport: TransportState, mut limits: Limits, is_confirmed: bool, now: Duration) -> Self {
+    pub(crate) fn new(
+        (sealing, opening): (Cipher, Cipher),
+        mut limits: Limits,
+        is_confirmed: bool,
+        now: Duration,
+    ) -> Self {
         limits.rekey_frames = limits.rekey_frames.clamp(1, FRAMES_PER_KEY_MAX - 1);
         Self {
-            transport,
+            sealing,
+            opening,
             limits,
             sent: 0,
             received: 0,
@@ -134,7 +138,6 @@ impl Frames {
             is_closed: false,
             peer_closed: false,
             is_broken: false,
-            scratch: Zeroizing::default(),
         }
     }
 
@@ -144,17 +147,11 @@ impl Frames {
     /// # Errors
     /// This end has said farewell.
     pub fn seal(&mut self, parts: &[IoSlice<'_>], now: Duration, out: &mut Vec<u8>) -> Result<usize, SessionError> {
-        let mut scratch = std::mem::take(&mut *self.scratch);
-        scratch.clear();
-        scratch.push(DATA);
-        for part in parts {
-            let room = DATA_BYTES_MAX + 1 - scratch.len();
-            scratch.extend_from_slice(&part[..part.len().min(room)]);
+        let size = parts.iter().map(|part| part.len()).sum::<usize>().min(DATA_BYTES_MAX);
+        if size > 0 {
+            self.send(DATA, parts, size, now, out)?;
         }
-        let taken = scratch.len() - 1;
-        let done = if taken == 0 { Ok(()) } else { self.send(&scratch, now, out) };
-        *self.scratch = scratch;
-        done.map(|()| taken)
+        Ok(size)
     }
 
     /// Append a frame that says only that this end is there.
@@ -162,7 +159,7 @@ impl Frames {
     /// # Errors
     /// This end has said farewell.
     pub fn ping(&mut self, now: Duration, out: &mut Vec<u8>) -> Result<(), SessionError> {
-        self.send(&[PING], now, out)
+        self.send(PING, &[], 0, now, out)
     }
 
     /// Append a farewell: this end sends nothing after it. Without one the peer reports a truncated session. A second one
@@ -178,98 +175,108 @@ impl Frames {
         while !text.is_char_boundary(end) {
             end -= 1;
         }
-        self.send(&[&[CLOSE, code], &text.as_bytes()[..end]].concat(), now, out)?;
+        let text = &text.as_bytes()[..end];
+        self.send(CLOSE, &[IoSlice::new(&[code]), IoSlice::new(text)], 1 + text.len(), now, out)?;
         self.is_closed = true;
         Ok(())
     }
 
-    fn send(&mut self, plain: &[u8], now: Duration, out: &mut Vec<u8>) -> Result<(), SessionError> {
+    fn send(
+        &mut self,
+        kind: u8,
+        parts: &[IoSlice<'_>],
+        size: usize,
+        now: Duration,
+        out: &mut Vec<u8>,
+    ) -> Result<(), SessionError> {
         if self.is_broken || self.is_closed {
             return Err(SessionError::Protocol("the session is over"));
         }
         let age = now.saturating_sub(self.keyed_at);
         // The frame that announces a key is the last under the old one.
         if self.sent + 1 >= self.limits.rekey_frames || age >= self.limits.rekey_interval {
-            self.put(&[REKEY], out)?;
-            self.transport.rekey_outgoing();
+            self.put(REKEY, &[], 0, out)?;
+            self.sealing.rekey().map_err(|_| self.broken())?;
             (self.sent, self.keyed_at) = (0, now);
             self.rekeys += 1;
         }
-        self.put(plain, out)?;
+        self.put(kind, parts, size, out)?;
         self.sent_at = now;
         Ok(())
     }
 
-    fn put(&mut self, plain: &[u8], out: &mut Vec<u8>) -> Result<(), SessionError> {
+    /// A frame of this kind with the first `size` bytes of `parts`, copied once, to where they are sealed.
+    fn put(&mut self, kind: u8, parts: &[IoSlice<'_>], size: usize, out: &mut Vec<u8>) -> Result<(), SessionError> {
         let begin = out.len();
-        let length = plain.len() + TAG_BYTES;
+        let length = 1 + size + TAG_BYTES;
         let prefix = u16::try_from(length).map_err(|_| SessionError::Oversize(length))?;
+        out.reserve(LENGTH_BYTES + length);
         out.extend_from_slice(&prefix.to_be_bytes());
-        out.resize(begin + LENGTH_BYTES + length, 0);
-        let sealed = self.transport.write_message(plain, &mut out[begin + LENGTH_BYTES..]);
-        if sealed.is_err() {
-            out.truncate(begin);
-            self.is_broken = true;
-            return Err(SessionError::Frame);
+        out.push(kind);
+        let mut left = size;
+        for part in parts {
+            let piece = &part[..part.len().min(left)];
+            out.extend_from_slice(piece);
+            left -= piece.len();
         }
+        let Ok(tag) = self.sealing.seal(&mut out[begin + LENGTH_BYTES..]) else {
+            out.truncate(begin);
+            return Err(self.broken());
+        };
+        out.extend_from_slice(tag.as_ref());
         self.sent += 1;
         Ok(())
     }
 
-    /// Open the frame that `input` begins with, if all of it is there, and append its data to `plain`.
+    fn broken(&mut self) -> SessionError {
+        self.is_broken = true;
+        SessionError::Frame
+    }
+
+    /// Open the frame that `input` begins with, where it lies, if all of it is there.
     ///
     /// # Errors
-    /// The frame is not the next of the peer's, or says what none may; the session is over then.
-    pub fn open(&mut self, input: &[u8], now: Duration, plain: &mut Vec<u8>) -> Result<Opened, SessionError> {
+    /// The frame is not the next of the peer's, or says what none may; the session is over then, and there is nothing to be
+    /// read in `input`.
+    pub fn open(&mut self, input: &mut [u8], now: Duration) -> Result<Opened, SessionError> {
         if self.is_broken {
             return Err(SessionError::Frame);
         }
-        let before = plain.len();
-        let opened = self.take(input, now, plain);
-        if opened.is_err() {
-            self.is_broken = true;
-            plain.truncate(before);
-        }
+        let opened = self.take(input, now);
+        self.is_broken = opened.is_err();
         opened
     }
 
-    fn take(&mut self, input: &[u8], now: Duration, plain: &mut Vec<u8>) -> Result<Opened, SessionError> {
+    fn take(&mut self, input: &mut [u8], now: Duration) -> Result<Opened, SessionError> {
         const NOTHING_YET: Opened = Opened { consumed: 0, event: None };
-        let Some((prefix, rest)) = input.split_first_chunk::<LENGTH_BYTES>() else { return Ok(NOTHING_YET) };
-        let length = usize::from(u16::from_be_bytes(*prefix));
-        if length <= TAG_BYTES {
+        let Some(end) = end_of_frame(input) else { return Ok(NOTHING_YET) };
+        if end <= LENGTH_BYTES + TAG_BYTES {
             return Err(SessionError::Frame);
         }
-        let Some(message) = rest.get(..length) else { return Ok(NOTHING_YET) };
+        let Some(sealed) = input.get_mut(LENGTH_BYTES..end) else { return Ok(NOTHING_YET) };
         if self.peer_closed {
             return Err(SessionError::Protocol("a frame after the farewell"));
         }
         if self.received >= FRAMES_PER_KEY_MAX {
             return Err(SessionError::Protocol("too many frames under one key"));
         }
-        let begin = plain.len();
-        plain.resize(begin + length, 0);
-        let size = self.transport.read_message(message, &mut plain[begin..]).map_err(|_| SessionError::Frame)?;
+        let size = self.opening.open(sealed).map_err(|_| SessionError::Frame)?;
         self.received += 1;
         self.heard_at = now;
         self.is_confirmed = true;
-        let event = self.sort(&plain[begin..begin + size])?;
-        if let Event::Data(size) = event {
-            // The kind makes room for what came before: one move of at most 64 KiB.
-            plain.copy_within(begin + 1..begin + 1 + size, begin);
-            plain.truncate(begin + size);
-        } else {
-            plain.truncate(begin);
-        }
-        Ok(Opened { consumed: LENGTH_BYTES + length, event: Some(event) })
+        let event = self.sort(&input[LENGTH_BYTES..LENGTH_BYTES + size])?;
+        Ok(Opened { consumed: end, event: Some(event) })
     }
 
     fn sort(&mut self, opened: &[u8]) -> Result<Event, SessionError> {
         match opened {
-            [DATA, data @ ..] if !data.is_empty() => Ok(Event::Data(data.len())),
+            [DATA, data @ ..] if !data.is_empty() => {
+                let begin = LENGTH_BYTES + 1;
+                Ok(Event::Data(begin..begin + data.len()))
+            }
             [PING] => Ok(Event::Ping),
             [REKEY] => {
-                self.transport.rekey_incoming();
+                self.opening.rekey().map_err(|_| SessionError::Frame)?;
                 self.received = 0;
                 Ok(Event::Rekeyed)
             }
@@ -314,6 +321,12 @@ impl Frames {
     }
 }
 
+/// How many bytes the frame that `input` begins with takes, its length included; none before its length is there.
+pub(crate) fn end_of_frame(input: &[u8]) -> Option<usize> {
+    let prefix = input.first_chunk::<LENGTH_BYTES>()?;
+    Some(LENGTH_BYTES + usize::from(u16::from_be_bytes(*prefix)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -340,14 +353,15 @@ mod tests {
         fn a_proven_peer_may_send_anything(inside in proptest::collection::vec(any::<u8>(), 0..600), kind in 0u8..6) {
             for inside in [inside.clone(), [&[kind][..], &inside].concat()] {
                 let (mut a, mut b) = pair();
-                let (mut wire, mut plain) = (Vec::new(), Vec::new());
-                a.put(&inside, &mut wire).unwrap();
-                match b.open(&wire, Duration::ZERO, &mut plain) {
-                    Ok(Opened { event: Some(Event::Data(size)), .. }) => {
-                        prop_assert_eq!((inside[0], &inside[1..], size), (DATA, &plain[..], plain.len()));
+                let mut wire = Vec::new();
+                let Some((kind, rest)) = inside.split_first() else { continue };
+                a.put(*kind, &[IoSlice::new(rest)], rest.len(), &mut wire).unwrap();
+                match b.open(&mut wire, Duration::ZERO) {
+                    Ok(Opened { event: Some(Event::Data(place)), .. }) => {
+                        prop_assert_eq!((*kind, rest), (DATA, &wire[place]));
                     }
-                    Ok(opened) => prop_assert!(opened.event.is_some() && plain.is_empty()),
-                    Err(_) => prop_assert!(plain.is_empty() && b.is_broken),
+                    Ok(opened) => prop_assert!(opened.event.is_some()),
+                    Err(_) => prop_assert!(b.is_broken),
                 }
             }
         }
@@ -359,6 +373,6 @@ mod tests {
         b.received = FRAMES_PER_KEY_MAX;
         let mut wire = Vec::new();
         a.ping(Duration::ZERO, &mut wire).unwrap();
-        assert!(matches!(b.open(&wire, Duration::ZERO, &mut Vec::new()), Err(SessionError::Protocol(_))));
+        assert!(matches!(b.open(&mut wire, Duration::ZERO), Err(SessionError::Protocol(_))));
     }
 }

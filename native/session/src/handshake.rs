@@ -348,10 +348,10 @@ impl Handshake {
         let noise = self.noise.filter(HandshakeState::is_handshake_finished).ok_or(SessionError::Handshake)?;
         let (node_key, session_key) = self.met.ok_or(SessionError::Handshake)?;
         let handshake_hash = array(noise.get_handshake_hash())?;
-        let transport = noise.into_transport_mode().map_err(|_| SessionError::Handshake)?;
+        let ciphers = suite::split(noise, self.is_initiator);
         let peer = Peer { node_key, session_key, pattern: self.pattern, token: self.shown, handshake_hash };
         // Only in IK does the responder send last.
         let is_confirmed = self.is_initiator || self.pattern == Pattern::Xx;
-        Ok((peer, Frames::new(transport, limits, is_confirmed, now)))
+        Ok((peer, Frames::new(ciphers, limits, is_confirmed, now)))
     }
 }

@@ -8,12 +8,14 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod certificate;
+mod cipher;
 mod closer;
 mod error;
 mod establish;
 mod frames;
 mod handshake;
 mod identity;
+mod inbox;
 mod preamble;
 mod stream;
 mod suite;

@@ -14,14 +14,12 @@ use tokio::time::{Instant, Sleep};
 
 use crate::SessionError;
 use crate::closer::Closer;
-use crate::frames::{Due, Event, Frames, Limits, MESSAGE_BYTES_MAX};
+use crate::frames::{Due, Event, Frames, Limits};
 use crate::handshake::Peer;
+use crate::inbox::Inbox;
 
 /// Sealed bytes that wait are handed down from here on; while so many still wait, the writer waits too.
 const WAITING_BYTES: usize = 64 << 10;
-/// One read of the stream below: two of the largest frames.
-const INBOX_BYTES: usize = 2 * (MESSAGE_BYTES_MAX + 2);
-const INBOX_SMALL_BYTES: usize = 4 << 10;
 
 /// Bytes that are added at the end and taken from the front.
 #[derive(Default)]
@@ -55,49 +53,6 @@ impl Queue {
     }
 }
 
-/// Bytes as they came.
-struct Inbox {
-    buffer: Box<[u8]>,
-    begin: usize,
-    end: usize,
-}
-
-impl Inbox {
-    fn waiting(&self) -> &[u8] {
-        &self.buffer[self.begin..self.end]
-    }
-
-    fn poll_fill<S: AsyncRead + Unpin>(&mut self, inner: &mut S, waking: &mut Waking<'_>) -> Poll<io::Result<usize>> {
-        self.buffer.copy_within(self.begin..self.end, 0);
-        (self.begin, self.end) = (0, self.end - self.begin);
-        if self.end == self.buffer.len() {
-            self.grow();
-        }
-        let mut read = ReadBuf::new(&mut self.buffer[self.end..]);
-        ready!(Pin::new(inner).poll_read(waking, &mut read))?;
-        let count = read.filled().len();
-        self.end += count;
-        if self.end == self.buffer.len() && self.end < INBOX_BYTES {
-            self.grow();
-        }
-        Poll::Ready(Ok(count))
-    }
-
-    /// Little at first: a session that only says that it is there needs no more.
-    fn grow(&mut self) {
-        let size = if self.buffer.len() < INBOX_SMALL_BYTES { INBOX_SMALL_BYTES } else { INBOX_BYTES };
-        let mut larger = vec![0; size];
-        larger[..self.end].copy_from_slice(&self.buffer[..self.end]);
-        self.buffer = larger.into();
-    }
-
-    fn rest(&mut self) {
-        if self.begin == self.end {
-            (self.buffer, self.begin, self.end) = (Box::default(), 0, 0);
-        }
-    }
-}
-
 /// The plain text of a session over the stream `S`.
 pub struct SessionStream<S> {
     inner: S,
@@ -105,7 +60,6 @@ pub struct SessionStream<S> {
     peer: Arc<Peer>,
     closer: Closer,
     inbox: Inbox,
-    plain: Queue,
     outbox: Queue,
     began: Instant,
     timer: Pin<Box<Sleep>>,
@@ -142,8 +96,7 @@ impl<S> SessionStream<S> {
             frames,
             peer,
             closer,
-            inbox: Inbox { buffer: early.into(), begin: 0, end: early.len() },
-            plain: Queue::default(),
+            inbox: Inbox::new(early),
             outbox: Queue::default(),
             began,
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
@@ -229,7 +182,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> SessionStream<S> {
             let (now, stall_timeout) = (self.now(), self.stall_timeout);
             // A thousand sessions of which few move bytes hold buffers for a few.
             self.inbox.rest();
-            self.plain.rest();
             self.outbox.rest();
             let stalled_at = self.waits_since + stall_timeout;
             if !self.outbox.is_empty() && Instant::now() >= stalled_at {
@@ -257,9 +209,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> SessionStream<S> {
     fn open(&mut self) -> Result<bool, SessionError> {
         let now = self.now();
         loop {
-            let opened = self.frames.open(self.inbox.waiting(), now, &mut self.plain.bytes)?;
-            self.inbox.begin += opened.consumed;
-            match opened.event {
+            match self.inbox.open(&mut self.frames, now)? {
                 None => return Ok(false),
                 Some(Event::Data(_)) => return Ok(true),
                 Some(Event::Closed { code, text }) => {
@@ -277,10 +227,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> SessionStream<S> {
 
     fn take_in(&mut self, waking: &mut Waking<'_>, wanted: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
-            if !self.plain.is_empty() {
-                let count = self.plain.waiting().len().min(wanted.remaining());
-                wanted.put_slice(&self.plain.waiting()[..count]);
-                self.plain.take(count);
+            if self.inbox.give(wanted) {
                 return Poll::Ready(Ok(()));
             }
             match &self.farewell {

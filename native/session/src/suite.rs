@@ -3,8 +3,10 @@
 
 use snow::params::NoiseParams;
 use snow::{Builder, HandshakeState};
+use zeroize::Zeroizing;
 
 use crate::SessionError;
+use crate::cipher::Cipher;
 use crate::preamble::Pattern;
 
 /// AES-GCM and SHA-256, since the machines that this is for have instructions for both.
@@ -35,6 +37,15 @@ pub(crate) fn build(
         builder = builder.remote_public_key(remote).map_err(refused)?;
     }
     if initiator { builder.build_initiator() } else { builder.build_responder() }.map_err(refused)
+}
+
+/// What seals and what opens after a finished handshake (Noise section 5.2: the initiator sends under the first key).
+/// The keys leave `snow`, since it seals and opens from one buffer into another only.
+pub(crate) fn split(mut noise: HandshakeState, is_initiator: bool) -> (Cipher, Cipher) {
+    let (first, second) = noise.dangerously_get_raw_split();
+    let (first, second) = (Zeroizing::new(first), Zeroizing::new(second));
+    let (first, second) = (Cipher::new(&first), Cipher::new(&second));
+    if is_initiator { (first, second) } else { (second, first) }
 }
 
 #[cfg(test)]
@@ -87,16 +98,43 @@ mod tests {
             if let Some(hash) = bytes(vector, "handshake_hash") {
                 assert_eq!(one.get_handshake_hash(), hash, "{name}");
             }
-            let (mut one, mut two) = (one.into_transport_mode().unwrap(), two.into_transport_mode().unwrap());
+            let (mut one, mut two) = (split(one, true), split(two, false));
             for message in messages {
                 let (payload, expected) = (bytes(message, "payload").unwrap(), bytes(message, "ciphertext").unwrap());
                 let (from, to) = if initiator_writes { (&mut one, &mut two) } else { (&mut two, &mut one) };
-                let length = from.write_message(&payload, &mut out).unwrap();
-                assert_eq!(out[..length], expected, "{name}");
-                let read = to.read_message(&out[..length], &mut back).unwrap();
-                assert_eq!(back[..read], payload, "{name}");
+                let mut sealed = payload.clone();
+                let tag = from.0.seal(&mut sealed).unwrap();
+                sealed.extend_from_slice(tag.as_ref());
+                assert_eq!(sealed, expected, "{name}");
+                let open = to.1.open(&mut sealed).unwrap();
+                assert_eq!(sealed[..open], payload, "{name}");
                 initiator_writes = !initiator_writes;
             }
+        }
+    }
+
+    /// A new key and what is sealed under it are those of `snow`, which follows Noise section 4.2.
+    #[test]
+    fn keys_change_as_noise_says() {
+        let vectors: Value = serde_json::from_str(VECTORS).unwrap();
+        let vector = vectors.as_array().unwrap().iter().find(|vector| vector["protocol_name"] == IK).unwrap();
+        let shaken = || {
+            let (mut one, mut two) = (end(vector, "init", Pattern::Ik), end(vector, "resp", Pattern::Ik));
+            let (mut there, mut back) = ([0; 1024], [0; 1024]);
+            let length = one.write_message(b"", &mut there).unwrap();
+            two.read_message(&there[..length], &mut back).unwrap();
+            let length = two.write_message(b"", &mut there).unwrap();
+            one.read_message(&there[..length], &mut back).unwrap();
+            one
+        };
+        let (mut ours, mut theirs) = (split(shaken(), true).0, shaken().into_transport_mode().unwrap());
+        for _ in 0..3 {
+            let (mut sealed, mut expected) = (*b"some bytes", [0; 10 + 16]);
+            let tag = ours.seal(&mut sealed).unwrap();
+            theirs.write_message(b"some bytes", &mut expected).unwrap();
+            assert_eq!([&sealed[..], tag.as_ref()].concat(), expected);
+            ours.rekey().unwrap();
+            theirs.rekey_outgoing();
         }
     }
 }

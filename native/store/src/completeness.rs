@@ -18,6 +18,8 @@ use crate::{Draft, Origin, Store};
 /// Files and directories of one tree with every path counted, so that a small tree cannot unfold into a huge one.
 const PATHS_MAX: u64 = 2_000_000;
 const PAGE_DIRECTORIES_MAX: usize = 10_000;
+/// Of a directory that is read at once.
+const FLAT_BYTES_MAX: u64 = 16 << 10;
 
 /// One reply of GetTree.
 pub struct TreePage {
@@ -227,6 +229,17 @@ impl Store {
         self.missing_of(function, &result)
     }
 
+    /// As [`Store::missing_of_result`], of a result that refers to no directory: a look into the index for each output,
+    /// and nothing is read. None when it refers to some.
+    ///
+    /// # Errors
+    /// As [`Store::missing_of_result`].
+    pub fn missing_of_flat_result(&self, result: &[u8]) -> Result<Option<Vec<Digest>>, NativeError> {
+        let result = re::ActionResult::decode(result)
+            .map_err(|e| NativeError::invalid("action_result", format!("the bytes are not an ActionResult: {e}")))?;
+        if result.output_directories.is_empty() { self.missing_of(None, &result).map(Some) } else { Ok(None) }
+    }
+
     fn missing_of(&self, function: Option<Function>, result: &re::ActionResult) -> Result<Vec<Digest>, NativeError> {
         let mut plain = Vec::with_capacity(result.output_files.len() + 2);
         for file in &result.output_files {
@@ -306,16 +319,44 @@ impl Store {
     /// # Errors
     /// As [`Store::missing_of_action`], `not_found`, and as [`Store::hold`].
     pub fn hold_action(&self, name: &str, action: &Digest) -> Result<(), NativeError> {
-        let decoded = decode_action(&self.get_bytes(action, MESSAGE_BYTES_MAX)?)?;
-        let function = Some(action.function());
-        let command = Digest::required_by(function, decoded.command_digest.as_ref(), "command_digest")?;
-        let root = Digest::required_by(function, decoded.input_root_digest.as_ref(), "input_root_digest")?;
-        let mut wanted = Wanted::by(function);
+        let (command, root) = self.parts_of_action(action)?;
+        let mut wanted = Wanted::by(Some(action.function()));
         let walked = self.walk(root, &mut wanted, &mut Vec::new())?;
         let mut needed = wanted.order;
         needed.extend([*action, command]);
         needed.extend(walked);
         self.hold(name, &needed)
+    }
+
+    /// As [`Store::hold_action`], of an action whose inputs are one directory: three small messages are read, and no
+    /// more. False, with nothing held, when there are more.
+    ///
+    /// # Errors
+    /// As [`Store::hold_action`].
+    pub fn hold_flat_action(&self, name: &str, action: &Digest) -> Result<bool, NativeError> {
+        let (command, root) = self.parts_of_action(action)?;
+        if root.size_bytes() > FLAT_BYTES_MAX {
+            return Ok(false);
+        }
+        let directory = decode_directory(&self.get_bytes(&root, MESSAGE_BYTES_MAX)?)?;
+        if !directory.directories.is_empty() {
+            return Ok(false);
+        }
+        let mut wanted = Wanted::by(Some(action.function()));
+        for file in &directory.files {
+            wanted.add_message(file.digest.as_ref(), "files.digest")?;
+        }
+        let mut needed = wanted.order;
+        needed.extend([*action, command, root]);
+        self.hold(name, &needed).map(|()| true)
+    }
+
+    fn parts_of_action(&self, action: &Digest) -> Result<(Digest, Digest), NativeError> {
+        let decoded = decode_action(&self.get_bytes(action, MESSAGE_BYTES_MAX)?)?;
+        let function = Some(action.function());
+        let command = Digest::required_by(function, decoded.command_digest.as_ref(), "command_digest")?;
+        let root = Digest::required_by(function, decoded.input_root_digest.as_ref(), "input_root_digest")?;
+        Ok((command, root))
     }
 
     /// Walk the Directories below `root`, breadth first: files go to `wanted`, absent Directories to `missing`.

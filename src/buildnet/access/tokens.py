@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from buildnet.errors import BadSignature, InvalidRequest
@@ -101,6 +100,9 @@ def sign(key: Ed25519PrivateKey, token: Token) -> str:
         claims["instances"] = list(token.instances)
     if token.namespace:
         claims["namespace"] = token.namespace
+    # A controller whose callers bring no tokens never needs it, and it takes more than 2 MiB.
+    import jwt
+
     return jwt.encode(claims, key, algorithm="EdDSA", headers={"kid": key_id(key.public_key())})
 
 
@@ -111,6 +113,8 @@ def read(text: str, keys: Iterable[Ed25519PublicKey]) -> tuple[Token, bool]:
         InvalidRequest: it is not a token.
         BadSignature: it names one of the keys, which did not sign it.
     """
+    import jwt
+
     known = {key_id(key): key for key in keys}
     try:
         name = str(jwt.get_unverified_header(text).get("kid", ""))

@@ -169,6 +169,7 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
             policies=fleet_file.load(directory),
             keep=partial(fleet_file.keep, directory),
             sessions=sessions,
+            read=stores.read,
         )
         await held.enter_async_context(running(fleet.run()))
         actions = ActionService(engine.scheduler, engine.descriptions, engine.graphs, stores.read)

@@ -24,7 +24,7 @@ from buildnet.edge.explain import ExplainService
 from buildnet.edge.fleet import LEASE_DURATION_S
 from buildnet.edge.history import teller
 from buildnet.edge.logs import LogBook
-from buildnet.edge.submission import SubmissionService
+from buildnet.edge.submission import SubmissionService, specs_of_pieces
 from buildnet.history.store import SqliteHistory
 from buildnet.ledger import queries
 from buildnet.model.action import Lease, Outcome
@@ -83,15 +83,17 @@ async def opened_engine(config: ControllerConfig, grounds: Grounds, held: AsyncE
 
     async def intend(lease: Lease, outcome: Outcome, cacheable: bool) -> None:
         operations.intend(lease.fence, Intended(outcome, cacheable, ledger.size))
-        await operations.kept()
+        if not operations.keep():
+            await operations.kept()
 
     async def published_since(start: int) -> Mapping[int, int]:
         return await ledger.look(queries.publications(start))
 
     scheduler = Scheduler(
         cache=stores,
-        publisher=OrderedPublisher(stores, ledger, stores, clock, intend),
+        publisher=OrderedPublisher(stores, grounds.recorder, stores, clock, intend),
         record=grounds.recorder.record,
+        recorded=grounds.recorder.recorded,
         clock=clock,
         new_id=random_id,
         attempt_ended=logs.end,
@@ -106,12 +108,15 @@ async def opened_engine(config: ControllerConfig, grounds: Grounds, held: AsyncE
     announcements.follow(scheduler.resources_changed)
     await held.enter_async_context(running(scheduler.run()))
     await scheduler.serving.wait()
-    with _collecting_later():
-        scheduler.restore(await recover(operations, stores, published_since, clock.now_unix_ms()))
-    await held.enter_async_context(running(announcements.run()))
     binder = StoreBinder(stores.read, stores.write, stores.missing_of_result, config.ignored_properties)
-    graphs = Graphs(scheduler, binder, clock, random_id)
+    graphs = Graphs(scheduler, binder, clock, random_id, operations)
     await held.enter_async_context(running(graphs.run()))
+    await graphs.serving.wait()
+    with _collecting_later():
+        recovered = await recover(operations, stores, published_since, clock.now_unix_ms())
+        scheduler.restore(recovered)
+        graphs.restore(recovered.graphs, specs_of_pieces)
+    await held.enter_async_context(running(announcements.run()))
     return Engine(scheduler, graphs, binder, logs, history, messages, descriptions, pins, announcements)
 
 

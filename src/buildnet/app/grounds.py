@@ -76,7 +76,7 @@ async def opened_grounds(config: ControllerConfig, clock: SystemClock, held: Asy
         directory,
         clock,
         store,
-        NativeStores(store, tiers),
+        NativeStores(store, tiers, syncs=config.durability == "power"),
         ledger,
         cosigned,
         witnesses,

@@ -1,4 +1,8 @@
-"""The native store behind the ports of the rooms, and the tiers behind it; its blocking calls run in threads."""
+"""The native store behind the ports of the rooms, and the tiers behind it.
+
+What may wait for a disk or a network runs in threads. What only looks into the index and the page cache does not: a hop
+to a thread and back takes longer than that.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,9 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
+from typing import Final
 
 from buildnet._native import Store, Tiers
 from buildnet.app.tiers import TierConfig
@@ -17,18 +23,24 @@ from buildnet.wire.native import translated
 
 log = logging.getLogger(__name__)
 
+_RESULT_BYTES_INLINE_MAX: Final = 64 << 10
+
 
 class NativeStores:
     """BlobStore and ActionCache over one native Store and what stands behind it."""
 
-    def __init__(self, store: Store, tiers: Tiers | None = None) -> None:
+    def __init__(self, store: Store, tiers: Tiers | None = None, *, syncs: bool = False) -> None:
+        """`syncs`: a write waits for the disk."""
         self._store = store
+        self._syncs = syncs
         self.tiers = tiers
 
     async def missing_of_result(self, result: bytes) -> Sequence[str]:
         """See BlobStore. A worker does not send what a tier has, so what is absent here is brought from there."""
         with translated():
-            missing = await asyncio.to_thread(self._store.missing_of_result, result)
+            missing = self._store.missing_of_flat_result(result)
+            if missing is None:
+                missing = await asyncio.to_thread(self._store.missing_of_result, result)
             if missing and self.tiers is not None:
                 await asyncio.to_thread(self.tiers.pull_result, result)
                 missing = await asyncio.to_thread(self._store.missing_of_result, result)
@@ -36,8 +48,10 @@ class NativeStores:
 
     async def hold_action(self, key: ActionKey) -> None:
         """See BlobStore."""
+        name, action = _held_name(key), key.digest.text
         with translated():
-            await asyncio.to_thread(self._store.hold_action, _held_name(key), key.digest.text)
+            if not self._store.hold_flat_action(name, action):
+                await asyncio.to_thread(self._store.hold_action, name, action)
 
     def release_action(self, key: ActionKey) -> None:
         """See BlobStore."""
@@ -52,6 +66,10 @@ class NativeStores:
         """See ActionCache."""
         return await asyncio.to_thread(lambda: [self._found(key) for key in keys])
 
+    def peek(self, key: ActionKey) -> bytes | None:
+        """See ActionCache."""
+        return self._found(key)
+
     def _found(self, key: ActionKey) -> bytes | None:
         try:
             with translated():
@@ -65,8 +83,12 @@ class NativeStores:
 
     async def put(self, key: ActionKey, result: bytes, entry_index: int) -> None:
         """See ActionCache. What is published is published: a tier that does not take it is told of, and no more."""
+        put = partial(self._store.put_action_result, key.instance, key.digest.text, result, entry_index)
         with translated():
-            await asyncio.to_thread(self._store.put_action_result, key.instance, key.digest.text, result, entry_index)
+            if self._syncs or len(result) > _RESULT_BYTES_INLINE_MAX:
+                await asyncio.to_thread(put)
+            else:
+                put()
         if self.tiers is not None:
             try:
                 with translated():

@@ -51,6 +51,8 @@ _LEDGER: Final = "/buildnet.v1.LedgerService/"
 _RESOURCES: Final = "/buildnet.v1.ResourceService/"
 # How long a server may be away at a time, as when it is started anew, before that is an error.
 AWAY_S: Final = 60.0
+# How long one who gives up waits to hear what it has asked for.
+_NAMED_TIMEOUT_S: Final = 5.0
 _BLOB_BYTES_MAX: Final = 64 << 20
 _CALL_TIMEOUT_S: Final = 60.0
 _STAGES: Final = {2: "queued", 3: "executing", 4: "completed"}
@@ -274,7 +276,8 @@ class Client:
         try:
             while True:
                 try:
-                    async for operation in self._operations(request, name, manner):
+                    operations = self._operations(request, name, manner)
+                    async for operation in operations if name else self._heard(operations):
                         absence.over()
                         name = operation.name
                         if operation.done:
@@ -306,6 +309,26 @@ class Client:
         finally:
             if printing is not None:
                 printing.cancel()
+
+    async def _heard(
+        self, operations: AsyncIterator[operations_pb2.Operation]
+    ) -> AsyncIterator[operations_pb2.Operation]:
+        """The same. Whoever is cancelled before the server has named the operation hears the name first, and cancels
+        it: nobody else could.
+        """
+        first = asyncio.ensure_future(anext(operations, None))
+        try:
+            operation = await asyncio.shield(first)
+        except asyncio.CancelledError:
+            heard, _ = await asyncio.wait({first}, timeout=_NAMED_TIMEOUT_S)
+            first.cancel()
+            if heard and first.exception() is None and (named := first.result()) is not None:
+                await self._give_up(named.name)
+            raise
+        if operation is not None:
+            yield operation
+            async for operation in operations:
+                yield operation
 
     async def _entry_of(self, response: re.ExecuteResponse, operation_id: str) -> int | None:
         # The answer says so itself; a server that does not is asked.

@@ -38,7 +38,9 @@ class Descriptions:
     def add(self, operation_id: str, described: Described) -> None:
         """Remember one."""
         # What is shown is kept: a command of a megabyte is not.
-        self._known[operation_id] = replace(described, arguments=described.arguments[:_ARGUMENTS_SHOWN])
+        if len(described.arguments) > _ARGUMENTS_SHOWN:
+            described = replace(described, arguments=described.arguments[:_ARGUMENTS_SHOWN])
+        self._known[operation_id] = described
         while len(self._known) > _DESCRIBED_MAX:
             self._known.popitem(last=False)
 
@@ -131,7 +133,9 @@ class ActionService:
         """One operation by its id or the beginning of it."""
         return self._summary(self.find(request.id, call.caller))
 
-    def cancel_action(self, request: action_pb2.CancelActionRequest, call: Call) -> action_pb2.CancelActionResponse:
+    async def cancel_action(
+        self, request: action_pb2.CancelActionRequest, call: Call
+    ) -> action_pb2.CancelActionResponse:
         """Stop one operation, what is left of a graph, or what an invocation asked for. Repeat: safe."""
         given = [request.id, request.graph_id, request.invocation_id]
         if sum(map(bool, given)) != 1:
@@ -143,10 +147,12 @@ class ActionService:
             self._scheduler.cancel(operation.id)
         elif request.graph_id:
             graph = self._graphs.find(request.graph_id)
-            check_may_stop(call.caller, graph.instance)
+            check_may_stop(call.caller, graph.terms.instance)
             count = self._graphs.cancel(graph)
         else:
             count = self._cancel_invocation(request.invocation_id, call.caller)
+        # What is answered stays so, whatever becomes of this controller.
+        await self._scheduler.told()
         return action_pb2.CancelActionResponse(cancelled_count=count)
 
     def _cancel_invocation(self, invocation_id: str, caller: Caller) -> int:
@@ -192,10 +198,13 @@ class ActionService:
     def _described(self, operation: Operation) -> Described | None:
         described = self._descriptions.get(operation.id)
         if described is None and operation.wanted.key.digest != UNKNOWN:
-            # It was asked for before this controller started. Without its blobs, it is shown without its command.
+            # It was asked for before this controller started. Without its blobs it is shown without its command, and
+            # they are not looked for in each list again.
+            described = Described((), self._graphs.requested_of(operation.id))
             with suppress(BuildNetError):
-                described = described_of(operation.wanted.key.digest, self._read)
-                self._descriptions.add(operation.id, described)
+                arguments = described_of(operation.wanted.key.digest, self._read).arguments
+                described = replace(described, arguments=arguments)
+            self._descriptions.add(operation.id, described)
         return described
 
     def _summary(self, operation: Operation) -> action_pb2.ActionSummary:

@@ -58,7 +58,9 @@ def fitting(
             return False
         if any(by_tool):
             said = described(operation.id) or _NOTHING
-            found = (said.requested.mnemonic, said.requested.target, said.requested.invocation)
+            # What it is counted for is kept with it: an invocation is known, and cancelled, after a restart too.
+            invocation = said.requested.invocation or operation.wanted.share[2]
+            found = (said.requested.mnemonic, said.requested.target, invocation)
             if any(asked and asked != has for asked, has in zip(by_tool, found, strict=True)):
                 return False
         return caller.may_see(instance)

@@ -17,7 +17,7 @@ from buildnet.model.action_spec import ActionSpec, Input
 from buildnet.model.caller import organisation_and_user_of
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire.action_spec import lower
-from buildnet.wire.actions import TIMEOUT_DEFAULT_S, near_number, requirements_of
+from buildnet.wire.actions import TIMEOUT_DEFAULT_S, near_root, requirements_of
 from buildnet.wire.asked import asked_of
 from buildnet.wire.input_tree import compose, needed
 
@@ -49,12 +49,8 @@ class StoreBinder:
             InvalidRequest: a constraint is none.
             BlobsMissing: inputs are absent; every one is named.
         """
-        inputs = set[Input]()
-        for constraints, given in {(spec.constraints, spec.inputs) for spec in specs}:
-            # The scheduler asks for nothing but what can be understood.
-            parse(constraints)
-            inputs.update(given)
-        absent = await self._missing(needed(inputs).SerializeToString())
+        # In a thread for its length: of a graph of thousands there is much to look through.
+        absent = await self._missing(await asyncio.to_thread(_needed_by, specs))
         if absent:
             raise BlobsMissing(
                 f"{len(absent)} inputs are not in the store; upload them and ask again", digests=list(absent)
@@ -88,5 +84,14 @@ class StoreBinder:
             caller=caller,
             asked=asked_of(properties),
             share=(*organisation_and_user_of(caller), ""),
-            near=(near_number(f"root {composed.root.hash}"),),
+            near=(near_root(composed.root.hash),),
         )
+
+
+def _needed_by(specs: Iterable[ActionSpec]) -> bytes:
+    inputs = set[Input]()
+    for constraints, given in {(spec.constraints, spec.inputs) for spec in specs}:
+        # The scheduler asks for nothing but what can be understood.
+        parse(constraints)
+        inputs.update(given)
+    return needed(inputs).SerializeToString()

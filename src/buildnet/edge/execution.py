@@ -18,7 +18,7 @@ from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_
 from buildnet.wire._gen.google.longrunning import operations_pb2
 from buildnet.wire._gen.google.protobuf import empty_pb2
 from buildnet.wire._gen.google.rpc import status_pb2
-from buildnet.wire.actions import Described, near_number, wanted_of
+from buildnet.wire.actions import Asker, Described, near_number, wanted_of
 from buildnet.wire.operations import operation_of
 from buildnet.wire.request_metadata import manner_of, requested_of
 
@@ -63,19 +63,14 @@ class ExecutionService:
     async def execute(self, request: re.ExecuteRequest, call: Call) -> AsyncIterator[operations_pb2.Operation]:
         """Queue or join the action and follow it until it is completed."""
         instance = call.caller.written(request.instance_name)
-        wanted, described = wanted_of(instance, request, self._read, self._ignored)
-        # Refused here: the scheduler asks for nothing but what can be understood.
-        parse(wanted.constraints)
-        manner = manner_of(call.metadata)
-        wanted = replace(
-            for_caller(wanted, call),
-            pinned=manner.pinned,
-            # Of two that may be cached one at a time is published: what cannot join is apart.
-            do_not_cache=wanted.do_not_cache or manner.apart or manner.pinned != "",
-        )
+        asker = Asker(call.caller, requested_of(call.metadata), manner_of(call.metadata))
+        wanted, described = wanted_of(instance, request, asker, self._read, self._ignored)
+        if constraints := wanted.constraints:
+            # Refused here: the scheduler asks for nothing but what can be understood.
+            parse(constraints)
         progress: asyncio.Queue[Progress] = asyncio.Queue()
         operation_id = self._scheduler.submit(wanted, progress.put_nowait)
-        self._describe(operation_id, replace(described, requested=requested_of(call.metadata)))
+        self._describe(operation_id, described)
         # Whoever knows its name may come back with it, to this controller or to the next.
         await self._scheduler.kept(operation_id)
         async for message in self._follow(operation_id, wanted, progress, request):
@@ -100,6 +95,9 @@ class ExecutionService:
         try:
             while True:
                 news = await progress.get()
+                while news.stage != "completed" and not progress.empty():
+                    # Where it stands now is enough.
+                    news = progress.get_nowait()
                 if (operation := self._scheduler.find_operation(operation_id)) is not None:
                     # One of a graph has its digest only once it is bound.
                     wanted = operation.wanted

@@ -62,7 +62,10 @@ class FleetService:
         keep: Callable[[Policies], Awaitable[None]],
         announcements: Announcements,
         sessions: Sessions | None = None,
+        read: Callable[[str], bytes] | None = None,
     ) -> None:
+        """`read` returns a small blob of the store by its digest text: what a worker is to run goes with the asking."""
+        self._read_blob = read
         self._keys = sessions
         self._announcements = announcements
         self._scheduler = scheduler
@@ -134,7 +137,7 @@ class FleetService:
         session = Session(number, greeting, running_of(first.hello), self._clock.monotonic_s(), self._watchers.changed)
         task = asyncio.current_task()
         assert task is not None
-        session.abort = task.cancel
+        session.abort, session.read = task.cancel, self._read_blob
         self._sessions[number] = session
         reader: asyncio.Future[Any] | None = None
         clean = False
@@ -155,28 +158,20 @@ class FleetService:
             self._apply(fleet.Ended(number, clean, self._last_seen_unix_ms(session)))
 
     async def _outgoing(self, session: Session, reader: asyncio.Future[Any]) -> AsyncIterator[fleet_pb2.JoinResponse]:
-        getter: asyncio.Future[Any] = asyncio.ensure_future(session.outbox.get())
-        ended = asyncio.ensure_future(session.ended.wait())
-        try:
-            while True:
-                done, _ = await asyncio.wait({getter, reader, ended}, return_when=asyncio.FIRST_COMPLETED)
-                if getter in done:
-                    yield getter.result()
-                    getter = asyncio.ensure_future(session.outbox.get())
-                    continue
-                if reader in done:
-                    # What the worker sent wrongly becomes the status of its session.
-                    reader.result()
-                    return
-                getter.cancel()
-                while not session.outbox.empty():
-                    yield session.outbox.get_nowait()
-                if session.error is not None:
-                    raise session.error
+        reader.add_done_callback(lambda _: session.news.set())
+        while True:
+            while session.outbox:
+                yield session.outbox.popleft()
+            if session.ended:
+                break
+            if reader.done():
+                # What the worker sent wrongly becomes the status of its session.
+                reader.result()
                 return
-        finally:
-            getter.cancel()
-            ended.cancel()
+            session.news.clear()
+            await session.news.wait()
+        if session.error is not None:
+            raise session.error
 
     async def _read(self, session: Session, requests: AsyncIterator[fleet_pb2.JoinRequest]) -> None:
         node = session.node

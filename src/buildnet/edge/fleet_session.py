@@ -6,9 +6,13 @@ What a node says of itself is bounded and printable before anything keeps it: na
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
+
+from google.protobuf.message import DecodeError
 
 from buildnet.edge.log_spool import RECORD_BYTES_MAX, LogPiece
 from buildnet.errors import BuildNetError, InvalidRequest
@@ -29,6 +33,8 @@ _HOSTNAME_CHARACTERS_MAX: Final = 255
 _VERSION_CHARACTERS_MAX: Final = 64
 _QUEUED_MAX: Final = 4096
 _LOG_OFFSET_MAX: Final = 1 << 62
+# Of an Action or a Command that goes with its Assign.
+_MESSAGE_BYTES_MAX: Final = 64 << 10
 
 STATES: Final = {
     "joining": fleet_pb2.NODE_STATE_JOINING,
@@ -44,7 +50,8 @@ STATES: Final = {
 class Session:
     """The controller's end of one worker's session; a WorkerLink. `changed` hears of every lease given or ended.
 
-    `ended` is set once nothing more is to be said; what is queued until then is still sent, and then `error`.
+    `ended` says that nothing more is to be said; what is queued until then is still sent, and then `error`. `news` is
+    set when there is something to send, or that.
     """
 
     number: int
@@ -52,9 +59,11 @@ class Session:
     running: tuple[int, ...]
     last_heard_s: float
     changed: Callable[[str], None]
-    outbox: asyncio.Queue[fleet_pb2.JoinResponse] = field(default_factory=lambda: asyncio.Queue(_QUEUED_MAX))
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    outbox: deque[fleet_pb2.JoinResponse] = field(default_factory=deque)
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: bool = False
     error: BuildNetError | None = None
+    read: Callable[[str], bytes] | None = None
     # Ends the call when its peer takes nothing any more.
     abort: Callable[[], object] = lambda: None
 
@@ -64,13 +73,14 @@ class Session:
         return self.greeting.offer.node
 
     def _send(self, message: fleet_pb2.JoinResponse) -> None:
-        if self.ended.is_set():
+        if self.ended:
             return
-        try:
-            self.outbox.put_nowait(message)
-        except asyncio.QueueFull:
+        if len(self.outbox) < _QUEUED_MAX:
+            self.outbox.append(message)
+        else:
             # A worker that reads nothing is lost; its leases go elsewhere.
-            self.ended.set()
+            self.ended = True
+        self.news.set()
 
     def assign(self, lease: Lease) -> None:
         """Send an Assign."""
@@ -80,11 +90,22 @@ class Session:
         message.assign.action_digest.CopyFrom(digest_message(lease.key.digest))
         message.assign.timeout.FromNanoseconds(round(lease.timeout_s * 1e9))
         message.assign.attempt = lease.attempt
+        self._add_messages(message.assign, lease)
         reserved, told = lease.reserved, message.assign.reserved
         told.cpu_milli, told.memory_bytes = reserved.cpu_milli, reserved.memory_bytes
         told.disk_bytes, told.gpus = reserved.disk_bytes, reserved.gpus
         self._send(message)
         self.changed(self.node)
+
+    def _add_messages(self, assign: fleet_pb2.Assign, lease: Lease) -> None:
+        if self.read is None or lease.key.digest.size_bytes > _MESSAGE_BYTES_MAX:
+            return
+        # What cannot be read here the worker asks for itself, and says what is wrong with it.
+        with suppress(BuildNetError, DecodeError):
+            assign.action = self.read(lease.key.digest.text)
+            command = re.Action.FromString(assign.action).command_digest
+            if command.size_bytes <= _MESSAGE_BYTES_MAX:
+                assign.command = self.read(digest_of(command).text)
 
     def cancel(self, fence: int, reason: str) -> None:
         """Send a Cancel."""
@@ -121,7 +142,8 @@ class Session:
     def end(self, error: BuildNetError | None) -> None:
         """Say nothing more than what is queued, then this."""
         self.error = error
-        self.ended.set()
+        self.ended = True
+        self.news.set()
 
 
 def check_version(theirs: str, ours: str) -> None:

@@ -1,28 +1,33 @@
 """SubmitAction and SubmitActions: a spec, or a graph of them, is accepted whole or refused with the wrong field named.
 
-A request that is repeated under its client id is answered as the first time; another one under the same id is refused.
+A request that is repeated under its client id is answered as the first time, by a later controller too; another one
+under the same id is refused.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
+
+from google.protobuf.message import DecodeError
 
 from buildnet.edge.action import Descriptions
 from buildnet.edge.binder import StoreBinder
 from buildnet.edge.bridge import Call, Method
 from buildnet.edge.execution import for_caller
-from buildnet.errors import BuildNetError, Forbidden, InvalidRequest, TooLarge
+from buildnet.errors import BuildNetError, Forbidden, InvalidRequest, StateCorrupt, TooLarge
 from buildnet.model.action_spec import ActionSpec
 from buildnet.model.caller import Caller
+from buildnet.model.operation import GraphTerms
 from buildnet.ports import Progress
 from buildnet.scheduler.graph import ACTIONS_MAX, NAME_BYTES_MAX
-from buildnet.scheduler.graphs import Graph, Graphs
+from buildnet.scheduler.graphs import SLICE, Graph, Graphs
 from buildnet.scheduler.service import Scheduler
 from buildnet.wire._gen.buildnet.v1 import action_pb2
 from buildnet.wire.action_spec import spec_of_message
@@ -41,7 +46,11 @@ class _Said:
     """What was asked under a client id, and the answer, which may still be on its way."""
 
     fingerprint: bytes
-    answer: asyncio.Task[str]
+    answer: asyncio.Future[str]
+
+
+_Key = tuple[str, str, str]
+"""Caller, namespace and client id."""
 
 
 class SubmissionService:
@@ -60,8 +69,9 @@ class SubmissionService:
         self._binder = binder
         self._descriptions = descriptions
         self._summary = summary
-        # By caller and client id, the oldest forgotten first.
-        self._said: OrderedDict[tuple[str, str, str], _Said] = OrderedDict()
+        # The oldest forgotten first.
+        self._said: OrderedDict[_Key, _Said] = OrderedDict()
+        self._restore()
 
     def methods(self) -> dict[str, Method]:
         """What this service answers, by path."""
@@ -85,16 +95,18 @@ class SubmissionService:
                 field="spec.inputs",
             )
 
+        fingerprint = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
+        said = _said_text(request.client_id, call.caller, fingerprint)
+
         async def submit() -> str:
             await self._binder.require([spec])
             wanted = await self._binder.bind(spec, instance, call.caller.subject, {})
             wanted = replace(for_caller(wanted, call), skip_cache_lookup=request.skip_cache_lookup)
-            operation_id = self._scheduler.submit(wanted, _nobody)
-            self._descriptions.add(operation_id, _described(spec, call))
+            operation_id = self._scheduler.submit(wanted, _nobody, client_id=said)
+            self._descriptions.add(operation_id, Described(spec.arguments, requested_of(call.metadata)))
             await self._scheduler.kept(operation_id)
             return operation_id
 
-        fingerprint = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
         operation_id = await self._once(request.client_id, call.caller, fingerprint, submit, self._knows_operation)
         return self._summary(operation_id)
 
@@ -105,17 +117,21 @@ class SubmissionService:
         first: action_pb2.SubmitActionsRequest | None = None
         specs: dict[str, ActionSpec] = {}
         hashed = hashlib.sha256()
-        size_bytes = 0
+        pieces = bytearray()
         async for request in requests:
             first = first or request
-            size_bytes += request.ByteSize()
-            if size_bytes > GRAPH_BYTES_MAX:
+            # Messages one after the other are one message: their repeated fields are joined (protobuf encoding).
+            pieces += request.SerializeToString()
+            if len(pieces) > GRAPH_BYTES_MAX:
                 raise TooLarge(
                     f"a graph has at most {GRAPH_BYTES_MAX} bytes; submit it in parts",
                     field="actions",
                     limit=GRAPH_BYTES_MAX,
                 )
-            for action in request.actions:
+            for number, action in enumerate(request.actions, 1):
+                if not number % SLICE:
+                    # A graph of thousands takes its turns like everybody.
+                    await asyncio.sleep(0)
                 # However a request is cut into pieces, it is the same one.
                 hashed.update(hashlib.sha256(action.SerializeToString(deterministic=True)).digest())
                 _add(specs, action)
@@ -124,15 +140,44 @@ class SubmissionService:
         instance = _instance(first.instance_name, call.caller)
         hashed.update(repr((instance, first.skip_cache_lookup)).encode())
 
+        fingerprint = hashed.digest()
+        terms = GraphTerms(
+            instance=instance,
+            caller=call.caller.subject,
+            skip_cache_lookup=first.skip_cache_lookup,
+            requested=requested_of(call.metadata),
+            client_id=_said_text(first.client_id, call.caller, fingerprint),
+        )
+
         async def submit() -> str:
             await self._binder.require(specs.values())
-            graph = self._graphs.submit(specs, instance, call.caller.subject, skip_cache_lookup=first.skip_cache_lookup)
-            for name, member in graph.members.items():
-                self._descriptions.add(member.id, _described(specs[name], call))
+            graph = await self._graphs.submit(specs, terms, bytes(pieces))
+            await self._describe(graph, specs)
+            await self._graphs.kept(graph)
             return graph.id
 
-        graph_id = await self._once(first.client_id, call.caller, hashed.digest(), submit, self._knows_graph)
+        graph_id = await self._once(first.client_id, call.caller, fingerprint, submit, self._knows_graph)
         yield _answer(self._graphs.find(graph_id))
+
+    def _restore(self) -> None:
+        """Know what an earlier controller was asked for under a client id."""
+        answered = [(known.client_id, known.id) for known in self._scheduler.operations() if known.client_id]
+        answered += [(graph.terms.client_id, graph.id) for graph in self._graphs.graphs() if graph.terms.client_id]
+        for text, answer in answered:
+            subject, namespace, client_id, fingerprint = json.loads(text)
+            told = asyncio.get_running_loop().create_future()
+            told.set_result(answer)
+            self._said[subject, namespace, client_id] = _Said(bytes.fromhex(fingerprint), told)
+        for graph in self._graphs.graphs():
+            for member in graph.members.values():
+                if member.spec is not None:
+                    self._descriptions.add(member.id, Described(member.spec.arguments, graph.terms.requested))
+
+    async def _describe(self, graph: Graph, specs: Mapping[str, ActionSpec]) -> None:
+        for number, (name, spec) in enumerate(specs.items(), 1):
+            if not number % SLICE:
+                await asyncio.sleep(0)
+            self._descriptions.add(graph.members[name].id, Described(spec.arguments, graph.terms.requested))
 
     async def _once(
         self,
@@ -149,7 +194,10 @@ class SubmissionService:
             BuildNetError: it cannot be submitted; nothing is remembered of it.
         """
         if not client_id:
-            return await submit()
+            # A task of its own here too: what has begun to be accepted is accepted whole.
+            answer = asyncio.ensure_future(submit())
+            answer.add_done_callback(_seen)
+            return await asyncio.shield(answer)
         if len(client_id) > _CLIENT_ID_CHARACTERS_MAX:
             raise InvalidRequest(f"a client id has at most {_CLIENT_ID_CHARACTERS_MAX} characters", field="client_id")
         key = (caller.subject, caller.namespace, client_id)
@@ -169,7 +217,7 @@ class SubmissionService:
             self._said.popitem(last=False)
         return await asyncio.shield(answer)
 
-    def _ended(self, key: tuple[str, str, str], answer: asyncio.Task[str]) -> None:
+    def _ended(self, key: _Key, answer: asyncio.Future[str]) -> None:
         if answer.cancelled() or answer.exception() is not None:
             # What was refused may be asked for again, mended.
             self._said.pop(key, None)
@@ -208,8 +256,25 @@ def _answer(graph: Graph) -> action_pb2.SubmitActionsResponse:
     return answer
 
 
-def _described(spec: ActionSpec, call: Call) -> Described:
-    return Described(spec.arguments, requested_of(call.metadata))
+def specs_of_pieces(pieces: bytes) -> dict[str, ActionSpec]:
+    """The specs of a graph as it was kept.
+
+    Raises:
+        StateCorrupt: they cannot be read.
+    """
+    specs: dict[str, ActionSpec] = {}
+    try:
+        for action in action_pb2.SubmitActionsRequest.FromString(pieces).actions:
+            _add(specs, action)
+    except (DecodeError, BuildNetError) as error:
+        raise StateCorrupt(f"a graph that was accepted cannot be read: {error}", path="") from error
+    return specs
+
+
+def _said_text(client_id: str, caller: Caller, fingerprint: bytes) -> str:
+    """What a repetition is known by, as it outlives the controller."""
+    key = (caller.subject, caller.namespace, client_id, fingerprint.hex())
+    return json.dumps(key, ensure_ascii=False) if client_id else ""
 
 
 def _instance(name: str, caller: Caller) -> str:
@@ -226,6 +291,12 @@ def _instance(name: str, caller: Caller) -> str:
     if not caller.may_see(name):
         raise Forbidden(f"{caller.subject!r} may not execute actions in {name!r}")
     return caller.written(name)
+
+
+def _seen(answer: asyncio.Future[str]) -> None:
+    """Whoever asked may be gone: then nobody is left to hear why it was refused."""
+    if not answer.cancelled():
+        answer.exception()
 
 
 def _nobody(progress: Progress) -> None:

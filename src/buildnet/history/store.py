@@ -11,6 +11,7 @@ import logging
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -35,6 +36,8 @@ WAITING_BYTES_MAX: Final = 64 << 20
 DIRECTORIES_MAX: Final = 5_000
 MESSAGE_BYTES_MAX: Final = 1 << 20
 _BATCH_MAX: Final = 256
+# How long operations gather before they share a transaction, unless somebody waits to read.
+_LINGER_S: Final = 0.25
 _CLOSE_S: Final = 5.0
 # Parameters of one statement.
 _ASKED_MAX: Final = 500
@@ -81,6 +84,7 @@ class SqliteHistory:
         self._dropped = 0
         self._lost = 0
         self._grown = asyncio.Event()
+        self._hurry = asyncio.Event()
 
     @classmethod
     def open(
@@ -123,6 +127,9 @@ class SqliteHistory:
     async def _write(self) -> None:
         loop = asyncio.get_running_loop()
         while self._waiting:
+            if len(self._waiting) < _BATCH_MAX:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._hurry.wait(), _LINGER_S)
             batch, self._waiting = self._waiting[:_BATCH_MAX], self._waiting[_BATCH_MAX:]
             self._waiting_bytes -= sum(len(ended.result or b"") for ended in batch)
             try:
@@ -257,7 +264,9 @@ class SqliteHistory:
         """See ports.History."""
         accepted = self._accepted
         while self._recorded + self._lost < accepted:
+            self._hurry.set()
             await self._grown.wait()
+        self._hurry.clear()
         return await asyncio.get_running_loop().run_in_executor(self._reading, self._look, work)
 
     def _look(self, work: Callable[[HistoryReader], T]) -> T:
@@ -280,6 +289,7 @@ class SqliteHistory:
 
     async def close(self) -> None:
         """Write what waits, for as long as that takes at most five seconds; what is left is dropped and said."""
+        self._hurry.set()
         if self._writer is not None and not self._writer.done():
             try:
                 async with asyncio.timeout(_CLOSE_S):

@@ -92,12 +92,8 @@ class Pending:
         self.status: Status = "pending"
 
 
-class Mark(NamedTuple):
-    """A moment to come back to."""
-
-    touched: int
-    ended: int
-    remembered: int
+# A moment to come back to: how many were touched, ended, remembered.
+Mark = tuple[int, int, int]
 
 
 class Accounts:
@@ -139,14 +135,14 @@ class Accounts:
 
     def mark(self) -> Mark:
         """The present moment, for `rollback`."""
-        return Mark(len(self._touched), len(self._ended), len(self._remembered))
+        return len(self._touched), len(self._ended), len(self._remembered)
 
-    def changed(self) -> tuple[dict[Account, Sums], dict[Pending, Status]]:
-        """What changed since the last `settle`, as it is now."""
-        return (
-            {account: account.sums for account, _ in self._touched},
-            {pending: pending.status for pending, _ in self._ended},
-        )
+    def tell_changed(self, accounts: dict[Account, Sums], pendings: dict[Pending, Status]) -> None:
+        """Put what changed since the last `settle`, as it is now, in the place of what stood there."""
+        for account, _ in self._touched:
+            accounts[account] = account.sums
+        for pending, _ in self._ended:
+            pendings[pending] = pending.status
 
     def settle(self, *, forget_ended: bool = False) -> None:
         """What was done stays: earlier marks are void."""
@@ -160,13 +156,14 @@ class Accounts:
 
     def rollback(self, mark: Mark) -> None:
         """Undo what was done since a moment."""
-        while len(self._touched) > mark.touched:
+        touched, ended, remembered = mark
+        while len(self._touched) > touched:
             account, sums = self._touched.pop()
             if sums is None:
                 del self._accounts[account.name, account.unit]
             else:
                 account.sums = sums
-        while len(self._ended) > mark.ended:
+        while len(self._ended) > ended:
             pending, status = self._ended.pop()
             if status is None:
                 del self._pending[pending.id]
@@ -174,7 +171,7 @@ class Accounts:
                 pending.status = status
                 if pending.deadline_ms:
                     heapq.heappush(self._deadlines, (pending.deadline_ms, pending.id))
-        while len(self._remembered) > mark.remembered:
+        while len(self._remembered) > remembered:
             del self._transfers[self._remembered.pop()]
 
     def restore(self, name: str, unit: str, limit: str, sums: Sums) -> Account:
@@ -222,10 +219,14 @@ class Accounts:
             if (result := self.open(credit_name, unit)) != OK:
                 return result
             credit = self._accounts[credit_name, unit]
-        refusal = _refusal(debit, credit, amount)
-        if refusal == OK:
-            self._add(debit, credit, 0, amount)
-        return refusal
+        if (refusal := _refusal(debit, credit, amount)) != OK:
+            return refusal
+        # As `_add`, without the call.
+        (a, posted, b, c), (d, e, f, taken) = before, other = debit.sums, credit.sums
+        self._touched += ((debit, before), (credit, other))
+        debit.sums = (a, posted + amount, b, c)
+        credit.sums = (d, e, f, taken + amount)
+        return OK
 
     def _add(self, debit: Account, credit: Account, pending: int, posted: int) -> None:
         before, other = debit.sums, credit.sums
@@ -377,8 +378,8 @@ def _refusal(debit: Account, credit: Account, amount: int) -> str:
         return "overflows_debits"
     if credited > AMOUNT_MAX:
         return "overflows_credits"
-    if debit.limit == DEBIT_LIMIT and debited > sums[3]:
+    if debit.limit and debit.limit == DEBIT_LIMIT and debited > sums[3]:
         return "exceeds_credits"
-    if credit.limit == CREDIT_LIMIT and credited > other[1]:
+    if credit.limit and credit.limit == CREDIT_LIMIT and credited > other[1]:
         return "exceeds_debits"
     return OK

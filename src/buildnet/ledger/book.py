@@ -50,6 +50,8 @@ def postings_of(fields: Mapping[str, object]) -> Postings | None:
     transfers, openings = fields.get("transfers"), fields.get("accounts")
     if transfers is None and openings is None:
         return None
+    if openings is None and type(transfers) is list and len(transfers) == 1 and type(transfers[0]) is str:
+        return Postings((), (parse_line(transfers[0]),))
     lines = tuple([parse_line(text) for text in _texts(transfers, "transfers")])
     opened = () if openings is None else tuple([parse_opening(text) for text in _texts(openings, "accounts")])
     return Postings(opened, lines)
@@ -139,9 +141,9 @@ class Book:
         """See Accounts.rollback."""
         self.accounts.rollback(mark)
 
-    def changed(self) -> tuple[dict[Account, Sums], dict[Pending, Status]]:
-        """See Accounts.changed."""
-        return self.accounts.changed()
+    def tell_changed(self, accounts: dict[Account, Sums], pendings: dict[Pending, Status]) -> None:
+        """See Accounts.tell_changed."""
+        self.accounts.tell_changed(accounts, pendings)
 
     def settle(self) -> None:
         """What was applied stays."""

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from buildnet.ledger import leaf
 from buildnet.ledger.accounts import Account, Pending, Status, Sums
-from buildnet.ledger.book import Postings, account_row, pending_row, postings_of
+from buildnet.ledger.book import Book, Postings, account_row, pending_row, postings_of
 
 UPSERT: Final = (
     "INSERT INTO {} (number, record) VALUES (?, ?) ON CONFLICT (number) DO UPDATE SET record = excluded.record"
@@ -34,11 +34,11 @@ class Kept:
         self.accounts: dict[Account, Sums] = {}
         self.pendings: dict[Pending, Status] = {}
 
-    def add(self, bodies: Iterable[bytes], changed: tuple[dict[Account, Sums], dict[Pending, Status]]) -> None:
-        """More entries, which follow those before."""
+    def add(self, bodies: Iterable[bytes], book: Book) -> None:
+        """More entries, which follow those before, and what they changed in the book; that is settled with it."""
         self.bodies += bodies
-        self.accounts |= changed[0]
-        self.pendings |= changed[1]
+        book.tell_changed(self.accounts, self.pendings)
+        book.settle()
 
     def rows(self) -> tuple[list[Row], list[Row]]:
         """Rows of `balance` and of `pending` as they are after the last entry, in order."""

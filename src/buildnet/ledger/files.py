@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
+from typing import Final
 
 from buildnet import database
 from buildnet.errors import StateCorrupt
@@ -18,6 +21,8 @@ SCHEMA_VERSION = 2
 PAGE_BYTES = 16384
 # A body fits its page: no overflow chains, whose tails would be bytes without a meaning.
 BODY_BYTES_MAX = 8192
+
+_ROWS_AT_ONCE: Final = 64
 
 DATABASE = "ledger.sqlite"
 CHECKPOINT = "checkpoint"
@@ -77,6 +82,19 @@ def open_database(directory: Path, durability: str) -> sqlite3.Connection:
             f"{path}: {error}; restore the directory from a copy, or move it aside to begin a new ledger",
             path=str(path),
         ) from error
+
+
+def insert(connection: sqlite3.Connection, table: str, first: int, values: Sequence[bytes]) -> None:
+    """Add rows to `leaf` or `node`, numbered from `first` on.
+
+    Many with one statement: for each statement the interpreter lock is given away and asked for again.
+    """
+    whole = len(values) - len(values) % _ROWS_AT_ONCE
+    if whole:
+        query = f"INSERT INTO {table} VALUES {', '.join(['(?, ?)'] * _ROWS_AT_ONCE)}"
+        numbered = chain.from_iterable(enumerate(values[:whole], first))
+        connection.executemany(query, zip(*[numbered] * (2 * _ROWS_AT_ONCE), strict=True))
+    connection.executemany(f"INSERT INTO {table} VALUES (?, ?)", enumerate(values[whole:], first + whole))
 
 
 def replace(path: Path, text: str, *, synced: bool, mode: int = 0o666) -> None:

@@ -46,7 +46,7 @@ WAITING_BYTES_MAX = 64 << 20
 _BATCH_MAX = 4096
 _READ_AT_ONCE = 500
 # How long entries gather before they share a transaction, by durability: one that syncs holds up the tail's own syncs.
-_LINGER_S = {"process": 0.05, "power": 0.5}
+_LINGER_S = {"process": 0.2, "power": 0.5}
 # After a transaction that failed.
 _RETRY_S = 1.0
 
@@ -147,12 +147,11 @@ class LedgerLog:
             try:
                 self._post(self.size, [draft_of(body) for body in bodies])
                 kept = Kept()
-                kept.add(bodies, self._book.changed())
+                kept.add(bodies, self._book)
                 self._commit(kept)
             except (ValueError, KeyError, TypeError, InvalidRequest, TransferRefused) as error:
                 message = f"the ledger's tail holds what was never acknowledged: {error}; restore it from a copy"
                 raise LedgerCorrupt(message, where="tail") from error
-            self._book.settle()
             self.size = self._frontier.size
         self._tail.empty()
 
@@ -223,8 +222,7 @@ class LedgerLog:
         if last is None or last is self._committing or len(last.bodies) >= _BATCH_MAX:
             last = Kept()
             self._accepted.append(last)
-        last.add(bodies, self._book.changed())
-        self._book.settle()
+        last.add(bodies, self._book)
         self._accepted_count += len(bodies)
         self._accepted_bytes += sum(map(len, bodies))
         if self._committer is None or self._committer.done():
@@ -305,18 +303,13 @@ class LedgerLog:
         first = self._frontier.size
         frontier = self._frontier.copy()
         place = 2 * first - first.bit_count()
-        leaves, nodes = [], []
-        for body in kept.bodies:
-            leaves.append((frontier.size, body))
-            for complete in frontier.append(tree.leaf_hash(body)):
-                nodes.append((place, complete))
-                place += 1
+        nodes = frontier.extend(kept.bodies)
         balances, pendings = kept.rows()
         note = self._sign(frontier)
         try:
             with transaction(self._connection):
-                self._connection.executemany("INSERT INTO leaf (seq, body) VALUES (?, ?)", leaves)
-                self._connection.executemany("INSERT INTO node (position, hash) VALUES (?, ?)", nodes)
+                files.insert(self._connection, "leaf", first, kept.bodies)
+                files.insert(self._connection, "node", place, nodes)
                 self._connection.executemany(UPSERT.format("balance"), balances)
                 self._connection.executemany(UPSERT.format("pending"), pendings)
                 self._connection.execute(

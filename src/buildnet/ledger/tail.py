@@ -20,6 +20,7 @@ FILES: Final = ("tail.0", "tail.1")
 # Index of the entry, bytes of its body, CRC-32 of both and the body.
 _HEADER: Final = Struct("<QII")
 _SUMMED: Final = Struct("<QI")
+_SUM: Final = Struct("<I")
 
 
 class Tail:
@@ -29,6 +30,8 @@ class Tail:
         self._power = power
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._files = [os.open(directory / name, flags, 0o644) for name in FILES]
+        # How long each is: asking the file system at every append would cost as much as the writing.
+        self._sizes = [os.fstat(file).st_size for file in self._files]
         self._ends = [0, 0]
         self._current = 0
         self._lock = threading.Lock()
@@ -41,11 +44,12 @@ class Tail:
         """
         parts: list[bytes] = []
         for index, body in enumerate(bodies, first):
-            parts += (_HEADER.pack(index, len(body), _sum(index, body)), body)
+            summed = _SUMMED.pack(index, len(body))
+            parts += (summed, _SUM.pack(zlib.crc32(body, zlib.crc32(summed))), body)
         data = b"".join(parts)
         with self._lock:
-            file = self._files[self._current]
-            before = os.fstat(file).st_size
+            current = self._current
+            file, before = self._files[current], self._sizes[current]
             try:
                 if os.write(file, data) != len(data):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -54,7 +58,8 @@ class Tail:
             except OSError:
                 os.ftruncate(file, before)
                 raise
-            self._ends[self._current] = first + len(bodies)
+            self._sizes[current] = before + len(data)
+            self._ends[current] = first + len(bodies)
 
     def turn(self) -> None:
         """Go on in the other file, if that is empty."""
@@ -68,15 +73,17 @@ class Tail:
         with self._lock:
             for number, end in enumerate(self._ends):
                 if 0 < end <= committed:
-                    os.ftruncate(self._files[number], 0)
-                    self._ends[number] = 0
+                    self._empty(number)
 
     def empty(self) -> None:
         """Forget all of it: the database holds it."""
         with self._lock:
-            for number, file in enumerate(self._files):
-                os.ftruncate(file, 0)
-                self._ends[number] = 0
+            for number in range(len(self._files)):
+                self._empty(number)
+
+    def _empty(self, number: int) -> None:
+        os.ftruncate(self._files[number], 0)
+        self._sizes[number] = self._ends[number] = 0
 
     def close(self) -> None:
         """Close the files; what they hold stays."""

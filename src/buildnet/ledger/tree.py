@@ -68,6 +68,21 @@ class Frontier:
         self.size += 1
         return complete
 
+    def extend(self, bodies: Sequence[bytes]) -> list[bytes]:
+        """Add leaves by their bodies; return what `append` would of each, one after the other."""
+        sha256, hashes, complete = hashlib.sha256, self._hashes, []
+        for index, body in enumerate(bodies, self.size):
+            node = sha256(b"\x00" + body).digest()
+            complete.append(node)
+            # Each trailing one of the index is a subtree on the left that is complete with this leaf.
+            while index & 1:
+                node = sha256(b"\x01" + hashes.pop() + node).digest()
+                complete.append(node)
+                index >>= 1
+            hashes.append(node)
+        self.size += len(bodies)
+        return complete
+
     def root(self) -> bytes:
         """The root of the tree (RFC 6962 section 2.1, MTH)."""
         if not self._hashes:

@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 from buildnet.model.amounts import NOTHING, Amounts
 from buildnet.model.digest import Digest
+from buildnet.model.quick import quick
 
 Properties = frozenset[tuple[str, str]]
 
@@ -20,6 +21,7 @@ SECRET: Final = "secret"
 """The property by which a worker offers a secret; its value is the secret's name."""
 
 
+@quick
 @dataclass(frozen=True, slots=True, order=True)
 class ActionKey:
     """Identity of one action's result: the instance name and the digest of the Action's exact bytes."""
@@ -27,7 +29,12 @@ class ActionKey:
     instance: str
     digest: Digest
 
+    def __hash__(self) -> int:
+        # Of one action in two instances the hashes are equal, and the keys are not.
+        return hash(self.digest.hash)
 
+
+@quick
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """One request to have an action's result.
@@ -57,7 +64,17 @@ class Wanted:
         """What is required of resources, in order."""
         return tuple(sorted(value for name, value in self.requirements if name == CONSTRAINT))
 
+    def hold_equal(self, requirements: Properties, asked: Amounts, share: tuple[str, str, str]) -> None:
+        """Hold these, which equal its own and are held by many, so that of a long queue not each has its own copies."""
+        if self.requirements is not requirements:
+            object.__setattr__(self, "requirements", requirements)
+        if self.asked is not asked:
+            object.__setattr__(self, "asked", asked)
+        if self.share is not share:
+            object.__setattr__(self, "share", share)
 
+
+@quick
 @dataclass(frozen=True, slots=True)
 class Lease:
     """A fenced assignment of one action to one worker; a fence that is not one of the action's own may not publish.
@@ -92,6 +109,7 @@ Code = Literal[
 ]
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How an attempt ended.

@@ -24,7 +24,6 @@ SALT_BYTES_MAX: Final = 256
 PATH_BYTES_MAX: Final = 4096
 NAME_BYTES_MAX: Final = 255
 ITEMS_MAX: Final = 100_000
-_AMOUNT_MAX: Final = 1 << 60
 
 _PATH: Final = re.compile(r"(?!\.\.?(?:/|\Z))[^/\0]+(?:/(?!\.\.?(?:/|\Z))[^/\0]+)*")
 _VARIABLE: Final = re.compile(r"[^=\0]+")
@@ -256,9 +255,8 @@ def _pins(pins: Mapping[str, str]) -> Iterable[str]:
 def _resources(resources: Amounts) -> Amounts:
     if resources is NOTHING:
         return resources
-    amounts = (resources.cpu_milli, resources.memory_bytes, resources.disk_bytes, resources.gpus)
-    if any(not 0 <= amount <= _AMOUNT_MAX for amount in amounts):
-        raise InvalidRequest("an amount of a resource is below 0 or over 2^60", field="resources")
+    if wrong := resources.out_of_bounds():
+        raise InvalidRequest(f"{wrong}; ask for less", field="resources")
     return resources
 
 

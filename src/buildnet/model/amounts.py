@@ -6,7 +6,12 @@ from dataclasses import dataclass
 from typing import Final
 
 AMOUNT_MAX: Final = 1 << 50
-"""No single amount is above this: a million cpus, a pebibyte."""
+"""No amount of bytes is above this: a pebibyte."""
+
+CPU_MILLI_MAX: Final = 999_999_999
+"""A million cpus, less a thousandth: six digits before the dot of `resource:cpus`, three behind."""
+
+GPUS_MAX: Final = 1024
 
 RESOURCE_PREFIX: Final = "resource:"
 """What is asked is said by platform properties: `resource:cpus` is a decimal number of at most three places, the others
@@ -40,6 +45,19 @@ class Amounts:
             and (not whole.disk_bytes or self.disk_bytes <= whole.disk_bytes)
             and self.gpus <= whole.gpus
         )
+
+    def out_of_bounds(self) -> str:
+        """For people: the first amount that nobody may ask for, and what it may be; empty when all may be."""
+        bounds = (
+            (CPUS, self.cpu_milli, CPU_MILLI_MAX, "thousandths"),
+            (MEMORY, self.memory_bytes, AMOUNT_MAX, "bytes"),
+            (DISK, self.disk_bytes, AMOUNT_MAX, "bytes"),
+            (GPUS, self.gpus, GPUS_MAX, "gpus"),
+        )
+        for name, amount, most, unit in bounds:
+            if not 0 <= amount <= most:
+                return f"{name} is {amount}; it must be 0 to {most} {unit}"
+        return ""
 
     def properties(self) -> tuple[tuple[str, str], ...]:
         """As platform properties, sorted; what is zero is not there."""

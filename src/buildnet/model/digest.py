@@ -7,10 +7,12 @@ import re
 from dataclasses import dataclass
 
 from buildnet.errors import InvalidRequest
+from buildnet.model.quick import quick
 
 _TEXT = re.compile(r"([0-9a-f]{64})/(0|[1-9][0-9]{0,18})")
 
 
+@quick
 @dataclass(frozen=True, slots=True, order=True)
 class Digest:
     """A REAPI Digest (build.bazel.remote.execution.v2.Digest) under SHA-256.
@@ -49,6 +51,10 @@ class Digest:
 
     def __str__(self) -> str:
         return self.text
+
+    def __hash__(self) -> int:
+        # A text remembers its own hash: a tuple of both fields would be made and hashed at every look into a map.
+        return hash(self.hash)
 
 
 EMPTY = Digest.of(b"")

@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from buildnet.model.quick import quick
+
 # Made once: `json.dumps` would make one for every entry.
 ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 Value = str | int | bool | list[str]
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A significant event: `kind` is dotted (`action.published`), `at_unix_ms` is the controller's clock.

@@ -7,8 +7,10 @@ from typing import Literal
 
 from buildnet.model.action import ActionKey
 from buildnet.model.digest import Digest
+from buildnet.model.quick import quick
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Requested:
     """For whom a call was made, in its caller's own words (REAPI RequestMetadata); "" for what it did not say."""
@@ -43,6 +45,7 @@ class Ran:
     output_count: int = 0
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class EndedOperation:
     """One operation that has ended, as the scheduler knows it. `result` holds the exact bytes of its ActionResult.

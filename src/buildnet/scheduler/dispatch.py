@@ -15,7 +15,7 @@ from buildnet.model.amounts import Amounts
 from buildnet.model.node import WorkerOffer
 from buildnet.ports import ResourceMatcher
 from buildnet.scheduler.placement import Demand, Placement, Worker, matches
-from buildnet.scheduler.queue import Branch, FairQueue, Turn, is_before
+from buildnet.scheduler.queue import Branch, FairQueue, fairest
 from buildnet.scheduler.share import Quotas, Share, Shares, bounded, weighed
 
 DEMANDS_MAX: Final = 1024
@@ -30,13 +30,15 @@ class DispatchLimits:
 
     An action that asks for no cpus counts `default_cpu_milli` in its share. One of priority p waits like one of
     priority 0 that came p times `age_s` later. What waits for `hold_after_s` with room nowhere has a worker kept free.
-    Who has waited for `near_wait_s` is not passed by for the sake of another's inputs.
+    Who has waited for `near_wait_s` is not passed by for the sake of another's inputs. What a lost worker offered
+    counts as offered for `absent_worker_s` more: it may return.
     """
 
     default_cpu_milli: int = 1000
     age_s: float = 10.0
     hold_after_s: float = 10.0
     near_wait_s: float = 2.0
+    absent_worker_s: float = 60.0
     quotas: Quotas = field(default_factory=Quotas)
 
 
@@ -52,7 +54,7 @@ class DispatchMechanisms:
     elsewhere: bool = True
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Waiting:
     """The part of an entry that waits and takes room. `branch` is where it waits, None while it does not.
 
@@ -84,7 +86,7 @@ class Dispatch:
         self._resources = resources
         self.shares = Shares(limits.quotas if on.quota else Quotas())
         self.room = Placement(resources, fits=on.fits)
-        self.absent: dict[str, tuple[WorkerOffer, float]] = {}
+        self._absent: dict[str, tuple[WorkerOffer, float]] = {}
         self._demands: dict[object, Demand] = {}
         self._active: dict[Demand, None] = {}
         self.waiting = 0
@@ -142,6 +144,8 @@ class Dispatch:
             demand.since_s = now_s
             self._active[demand] = None
         entry.demand = demand
+        wanted = entry.wanted
+        wanted.hold_equal(demand.wanted.requirements, demand.asked, entry.share.path if self._on.fair else wanted.share)
         entry.branch = demand.queue.push(entry.share, (entry.order, entry.id))
         self.waiting += 1
         return None
@@ -156,18 +160,21 @@ class Dispatch:
         """Its turn comes sooner."""
         entry.order = order
         if entry.branch is not None:
-            entry.branch.queue.again(entry.branch, (order, entry.id))
+            entry.branch.add((order, entry.id))
 
     def leave(self, entry: Waiting) -> None:
         """It waits no more."""
         branch, entry.branch = entry.branch, None
-        if branch is None:
-            return
-        queue = branch.queue
-        queue.removed(branch)
+        if branch is not None:
+            branch.queue.removed(branch, entry.id)
+            self.shares.go(entry.share)
+            self._left(entry)
+
+    def _left(self, entry: Waiting) -> None:
         self.waiting -= 1
         demand = entry.demand
-        if demand is not None and not queue.waiting:
+        assert demand is not None
+        if not demand.queue.root.waiting:
             self._active.pop(demand, None)
             self.room.let_go(demand)
 
@@ -183,6 +190,9 @@ class Dispatch:
             elif not avoid:
                 return None
         found = self._demands[key] = self._demand_of(wanted, avoid)
+        if avoid:
+            # Each loss makes one: who offers what it requires is known of those of its like.
+            self.room.refresh(found, self._demands.get((wanted.requirements, wanted.asked, wanted.pinned, ())))
         return found
 
     def _demand_of(self, wanted: Wanted, avoid: tuple[str, ...]) -> Demand:
@@ -194,13 +204,28 @@ class Dispatch:
 
     def joined(self, offer: WorkerOffer, *, cordoned: bool) -> Worker:
         """A worker is there."""
-        self.absent.pop(offer.node, None)
+        self._absent.pop(offer.node, None)
         self.resources_changed()
         return self.room.join(offer, cordoned=cordoned, demands=self._demands.values())
 
-    def left(self, worker: Worker) -> None:
-        """A worker is gone."""
+    def left(self, worker: Worker, now_s: float, *, may_return: bool) -> None:
+        """A worker is gone; what it offered counts as offered for a while, if it may return."""
         self.room.leave(worker, self._demands.values())
+        if may_return:
+            # At the end: they are in the order in which they are given up.
+            self._absent.pop(worker.offer.node, None)
+            self._absent[worker.offer.node] = (worker.offer, now_s + self.limits.absent_worker_s)
+
+    def first_gone_s(self) -> float | None:
+        """When the next absent worker is given up."""
+        return next((until_s for _, until_s in self._absent.values()), None)
+
+    def give_up(self, now_s: float) -> bool:
+        """Forget absent workers that did not return in time; whether there were any."""
+        gone = [node for node, (_, until_s) in self._absent.items() if until_s <= now_s]
+        for node in gone:
+            del self._absent[node]
+        return bool(gone)
 
     def closed_or_opened(self, worker: Worker) -> None:
         """A worker is given work, or none, from now on."""
@@ -229,58 +254,55 @@ class Dispatch:
         if demand.able or demand.unknown or not self.room.workers:
             return False
         # What cannot be told yet may turn out to be met.
-        absent = (offer for offer, _ in self.absent.values())
+        absent = (offer for offer, _ in self._absent.values())
         return all(matches(demand.wanted, offer, self._resources) is False for offer in absent)
 
     # Decisions.
 
-    def next(self, now_s: float) -> tuple[int, Worker] | None:
+    def next(self, now_s: float) -> tuple[Waiting, Worker] | None:
         """The entry that begins next, and where; None when nothing can begin now."""
-        passed: set[Demand] = set()
-        while self.room.open:
-            chosen = self._fairest(now_s, passed)
-            if chosen is None:
+        room, overdue_s = self.room, now_s - self.limits.hold_after_s
+        passed: tuple[Demand, ...] = ()
+        while room.open:
+            roots = []
+            for demand in self._active:
+                if demand.dirty:
+                    room.refresh(demand)
+                # Placement.candidates, in place: this is asked of every demand for every decision.
+                mask = demand.roomy & room.open
+                if mask and room.held:
+                    mask &= demand.held | ~room.held
+                # One that fits nowhere and has waited long is to have a worker kept free.
+                if not mask and (overdue_s < demand.since_s or not self._is_overdue(demand, now_s)):
+                    continue
+                if demand not in passed:
+                    roots.append(demand.queue.root)
+            branch = fairest(roots)
+            if branch is None:
                 return None
-            demand, turn = chosen
-            entry = self._entries[turn[-1].tickets[0][1]]
-            worker = self.room.choose(demand, entry.wanted.near)
+            entry = self._entries[branch.ticket()[1]]
+            chosen = entry.demand
+            assert chosen is not None
+            near = entry.wanted.near
+            worker = room.choose(chosen, near)
             if worker is not None:
-                return self._nearer(turn[-1], entry, worker, now_s), worker
-            if not self._is_overdue(demand, now_s) or not self.room.hold(demand):
-                passed.add(demand)
+                return (self._nearer(branch, entry, worker, now_s) if near else entry), worker
+            if not self._is_overdue(chosen, now_s) or not room.hold(chosen):
+                passed += (chosen,)
         return None
 
-    def _fairest(self, now_s: float, passed: set[Demand]) -> tuple[Demand, Turn] | None:
-        room = self.room
-        best: Turn | None = None
-        chosen: Demand | None = None
-        for demand in self._active:
-            if demand.dirty:
-                room.refresh(demand)
-            # Placement.candidates, in place: this is asked of every demand for every decision.
-            if not demand.able & ~demand.full & room.open & (demand.held | ~room.held) and not (
-                now_s >= demand.since_s + self.limits.hold_after_s and self._is_overdue(demand, now_s)
-            ):
-                continue
-            if passed and demand in passed:
-                continue
-            turn = demand.queue.head()
-            if turn is not None and (best is None or is_before(turn, best)):
-                best, chosen = turn, demand
-        return None if chosen is None or best is None else (chosen, best)
-
     def _is_overdue(self, demand: Demand, now_s: float) -> bool:
-        waits = not demand.held and now_s >= demand.since_s + self.limits.hold_after_s
+        waits = not demand.held and now_s - self.limits.hold_after_s >= demand.since_s
         return waits and self._on.hold and bool(demand.able)
 
-    def _nearer(self, branch: Branch, head: Waiting, worker: Worker, now_s: float) -> int:
+    def _nearer(self, branch: Branch, head: Waiting, worker: Worker, now_s: float) -> Waiting:
         """The head, or one just behind it of the same priority whose inputs the worker has, while the head can wait."""
         near = head.wanted.near
-        if not near or len(branch.tickets) == 1 or self.room.is_near(worker, near):
-            return head.id
+        if branch.waiting == 1 or self.room.is_near(worker, near):
+            return head
         if now_s >= head.order - bounded(head.wanted.priority) * self.limits.age_s + self.limits.near_wait_s:
-            return head.id
-        for ticket in branch.tickets[1:_NEAR_LOOKED_AT]:
+            return head
+        for ticket in branch.next_tickets(_NEAR_LOOKED_AT):
             entry = self._entries.get(ticket[1])
             if (
                 entry is not None
@@ -288,18 +310,24 @@ class Dispatch:
                 and entry.wanted.priority == head.wanted.priority
                 and self.room.is_near(worker, entry.wanted.near)
             ):
-                return entry.id
-        return head.id
+                return entry
+        return head
 
     def begun(self, entry: Waiting, worker: Worker, fence: int, reserved: Amounts, now_s: float) -> int:
-        """It runs there under this fence; returns its charge, which `ended` is given back."""
+        """It runs there under this fence, and waits no more; returns its charge, which `ended` is given back."""
         demand, wanted = entry.demand, entry.wanted
         assert demand is not None
+        cost = demand.cost
+        charge = weighed(cost, wanted.priority) if wanted.priority else cost
         demand.since_s = now_s
         if demand.held:
             self.room.let_go(demand)
-        charge = weighed(demand.cost, wanted.priority)
-        self.shares.take(entry.share, demand.cost, charge, demand.cpu_milli)
+        branch, entry.branch = entry.branch, None
+        if branch is not None:
+            demand.queue.began(branch, entry.id, cost, charge)
+            self._left(entry)
+        else:
+            self.shares.take(entry.share, cost, charge, demand.cpu_milli)
         self.room.take(worker, fence, reserved, wanted.near)
         return charge
 

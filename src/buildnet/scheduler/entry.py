@@ -1,12 +1,17 @@
-"""What the core keeps of one wanted action, and what bounds it. Values and their names only."""
+"""What the core keeps of one wanted action, how often it failed, and what bounds it. It knows nothing of others."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from buildnet.model.action import Lease
 from buildnet.scheduler.dispatch import DispatchLimits, DispatchMechanisms, Waiting
+
+# Failures that say more about the node than about the action: tried again on another one.
+_FAULTS: Final = frozenset({"sandbox_failed", "storage_full", "internal"})
+# The worker itself was ended.
+_LOSSES: Final = frozenset({"node_down", "cancelled"})
 
 EntryState = Literal["looking", "queued", "returning", "leased", "publishing"]
 
@@ -16,9 +21,8 @@ class Limits(DispatchLimits):
     """What bounds the scheduler. `attempts_max` counts assignments of one entry, whoever ended them; `losses_max` those
     whose worker was lost, `faults_max` those that the worker could not carry out.
 
-    What a lost worker offered counts as offered for `absent_worker_s` more: it may return. A lease of an earlier
-    controller waits `return_s` for its worker. With `speculate`, what runs
-    `straggler_factor` times as long as its like, and `straggler_min_s` at least, is tried on a second worker too.
+    A lease of an earlier controller waits `return_s` for its worker. With `speculate`, what runs `straggler_factor`
+    times as long as its like, and `straggler_min_s` at least, is tried on a second worker too.
     """
 
     queue_length_max: int = 100_000
@@ -27,7 +31,6 @@ class Limits(DispatchLimits):
     faults_max: int = 3
     lease_s: float = 4.0
     publications_max: int = 2
-    absent_worker_s: float = 60.0
     return_s: float = 15.0
     speculate: bool = False
     straggler_factor: float = 3.0
@@ -47,17 +50,18 @@ class Mechanisms(DispatchMechanisms):
     stop_loser: bool = True
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Attempt:
     """A lease in force. `charge` is what its share is given back."""
 
+    entry: Entry
     lease: Lease
     charge: int
     began_s: float
     deadline_s: float
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Entry(Waiting):
     """One wanted action and everybody who waits for it. `second` is the attempt that runs beside a straggler."""
 
@@ -78,3 +82,21 @@ class Entry(Waiting):
     def lease(self) -> Lease | None:
         """The lease in force, or the one whose result is being published."""
         return self.published if self.attempt is None else self.attempt.lease
+
+    def count(self, code: str) -> None:
+        """An attempt failed so: whose failure it was is counted apart."""
+        self.losses += code in _LOSSES
+        self.faults += code in _FAULTS
+
+    def may_again(self, code: str, limits: Limits) -> bool:
+        """Count it; whether it is the worker's or the node's fault, and may be repeated elsewhere."""
+        if code not in _LOSSES and code not in _FAULTS:
+            return False
+        self.count(code)
+        spent = self.attempts >= limits.attempts_max
+        return not spent and self.losses < limits.losses_max and self.faults < limits.faults_max
+
+    def avoid_too(self, node: str) -> None:
+        """It is tried again there only if there is nobody else."""
+        if node not in self.avoid:
+            self.avoid = tuple(sorted((*self.avoid, node)))

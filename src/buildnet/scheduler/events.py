@@ -7,10 +7,12 @@ from typing import Literal
 
 from buildnet.model.action import ActionKey, Lease, Outcome, Wanted
 from buildnet.model.node import WorkerOffer
+from buildnet.model.quick import quick
 
 # Events.
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Want:
     """A client asks for an action's result under a fresh operation id."""
@@ -19,6 +21,7 @@ class Want:
     wanted: Wanted
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Restore:
     """An operation that an earlier controller accepted and did not end.
@@ -31,6 +34,7 @@ class Restore:
     lease: Lease | None = None
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Found:
     """The answer to Lookup; `outcome` is None for a miss."""
@@ -39,6 +43,7 @@ class Found:
     outcome: Outcome | None
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class WorkerUp:
     """A worker's session began; it still runs the attempts of these fences. A cordoned one is given no work."""
@@ -48,6 +53,7 @@ class WorkerUp:
     cordoned: bool = False
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class WorkerLost:
     """A worker's session ended; it may still be running. Nobody waits for one that may not return."""
@@ -56,6 +62,7 @@ class WorkerLost:
     may_return: bool = True
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Drain:
     """A worker takes no more."""
@@ -63,6 +70,7 @@ class Drain:
     worker: str
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Cordon:
     """A worker is given no more work, or work again."""
@@ -71,6 +79,7 @@ class Cordon:
     cordoned: bool
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
     """A worker lives and runs these fences."""
@@ -80,6 +89,7 @@ class Heartbeat:
     now_s: float
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Accepted:
     """Execution has begun."""
@@ -88,6 +98,7 @@ class Accepted:
     fence: int
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Done:
     """An attempt ended."""
@@ -97,6 +108,7 @@ class Done:
     outcome: Outcome
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Published:
     """The answer to Publish: what to tell."""
@@ -105,11 +117,13 @@ class Published:
     outcome: Outcome
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class ResourcesChanged:
     """What workers offer beyond their properties is other than it was."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Cancel:
     """A client wants its operation to stop."""
@@ -117,6 +131,7 @@ class Cancel:
     operation: str
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Tick:
     """Time passed."""
@@ -145,6 +160,7 @@ Event = (
 # Effects.
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Lookup:
     """Ask the action cache, then send Found."""
@@ -153,6 +169,7 @@ class Lookup:
     key: ActionKey
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Assign:
     """Give the lease to its worker; `operation` is one of those that wait for it."""
@@ -161,6 +178,7 @@ class Assign:
     operation: str = ""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Stop:
     """Tell a worker that an attempt is not wanted."""
@@ -170,6 +188,7 @@ class Stop:
     reason: str
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Settle:
     """Tell a worker that its Done need not be repeated."""
@@ -178,6 +197,7 @@ class Settle:
     fence: int
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Publish:
     """Make a result visible, then send Published."""
@@ -188,6 +208,7 @@ class Publish:
     cacheable: bool
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Tell:
     """Tell a follower where its operation stands; completed exactly once."""
@@ -199,6 +220,7 @@ class Tell:
     fence: int | None = None
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Record:
     """Write an entry to the ledger; nobody waits for it."""

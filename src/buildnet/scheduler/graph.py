@@ -9,7 +9,7 @@ once, so that a graph of any width fits into the scheduler's queue.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -105,6 +105,37 @@ class GraphCore:
         effects: list[Effect] = []
         self._fill(effects)
         return effects
+
+    def restore(self, asked: Iterable[str], ended: Mapping[str, bool]) -> list[Effect]:
+        """Go on from what an earlier controller left, before `start`: what was asked for and bound, and what ended how.
+
+        What takes an output of one that did not end well fails, as it would have: its end may not have been kept.
+        """
+        for name in asked:
+            node = self._nodes[name]
+            node.state = "asked"
+            self.in_flight += 1
+            self._untake(node, [])
+        for name, well in ended.items():
+            node = self._nodes[name]
+            self._end(name, node, well=well)
+            self._untake(node, [])
+            for above in self._above.get(name, ()) if well else ():
+                self._nodes[above].unmet -= 1
+        effects: list[Effect] = []
+        for name, well in ended.items():
+            if not well:
+                self._fail_above(name, effects)
+        self._ready.clear()
+        for name, node in self._nodes.items():
+            if node.state in ("waiting", "ready") and not node.unmet:
+                node.state = "ready"
+                self._ready.append(name)
+        return effects
+
+    def is_taken(self, name: str) -> bool:
+        """Whether somebody waits to take this action's outputs."""
+        return self._nodes[name].takers > 0
 
     def ended(self, name: str, *, well: bool) -> list[Effect]:
         """An action that was asked for has ended, well if its outputs may be taken."""

@@ -59,9 +59,17 @@ class Keeping:
         if (fence := self._newest.pop(subject, None)) is not None:
             self._store.release(fence)
 
+    def conclude(self, operation: StoredOperation) -> None:
+        """An operation of a graph ended that was never begun."""
+        self._store.conclude(operation)
+
     def forget(self, numbers: Iterable[int]) -> None:
         """Operations that ended are remembered no longer."""
         self._store.forget(list(numbers))
+
+    def keep(self) -> bool:
+        """See ports.OperationStore."""
+        return self._store.keep()
 
     async def kept(self) -> None:
         """See ports.OperationStore."""

@@ -33,8 +33,9 @@ DemandKey = tuple[Properties, Amounts, str, tuple[str, ...]]
 class Demand:
     """Entries that any of the same workers may run, and the queue in which they wait.
 
-    `able` are the workers that may, `unknown` those of which nobody can tell yet, `full` those found to lack room since
-    they last ended something; `held` is the worker that is kept free until there is room for one of these.
+    `matching` are the workers that offer what is required, `able` those of them that are not avoided (all, if there is
+    nobody else), `unknown` those of which nobody can tell yet. `roomy` are those of `able` that were not found to lack
+    room since they last ended something; `held` is the worker that is kept free until there is room for one of these.
     """
 
     __slots__ = (
@@ -44,10 +45,11 @@ class Demand:
         "cost",
         "cpu_milli",
         "dirty",
-        "full",
         "held",
         "key",
+        "matching",
         "queue",
+        "roomy",
         "runs",
         "since_s",
         "typical_s",
@@ -65,7 +67,7 @@ class Demand:
         memory = self.asked.memory_bytes * 1000 // _MEMORY_OF_CPU_BYTES
         self.cost = max(1, cpu_milli, memory, 1000 * _CPUS_OF_GPU * self.asked.gpus)
         self.queue = queue
-        self.able = self.unknown = self.full = self.held = 0
+        self.matching = self.able = self.unknown = self.roomy = self.held = 0
         self.dirty = True
         self.since_s = 0.0
         self.typical_s = 0.0
@@ -74,14 +76,18 @@ class Demand:
     def took(self, run_s: float) -> None:
         """One of these has run so long."""
         self.runs += 1
-        self.typical_s += (run_s - self.typical_s) / min(self.runs, 16)
+        self.typical_s += (run_s - self.typical_s) / (self.runs if self.runs < 16 else 16)
 
 
 class Worker:
-    """A worker whose session is open, and what its attempts use."""
+    """A worker whose session is open, and what its attempts use.
+
+    `level` is how busy it is, -1 while it is given no work or has no free slot.
+    """
 
     __slots__ = (
         "bit",
+        "capacity",
         "cordoned",
         "cpu_milli",
         "disk_bytes",
@@ -102,9 +108,9 @@ class Worker:
         self.draining = False
         self.fences: set[int] = set()
         self.cpu_milli = self.memory_bytes = self.disk_bytes = self.gpus = 0
-        self.level = 0
+        self.level = -1
         self.refused: list[Demand] = []
-        capacity = offer.capacity
+        self.capacity = capacity = offer.capacity
         known = capacity is not None and capacity.cpu_milli
         # What is counted for an action that asks for no cpus: a slot's worth of them, and never more than one.
         self.slot = Amounts(min(1000, known // offer.slots)) if known else NOTHING
@@ -123,30 +129,22 @@ class Worker:
         """What is counted here for an action that asks so."""
         if asked.cpu_milli:
             return asked
-        if asked == NOTHING:
-            return self.slot
-        return Amounts(self.slot.cpu_milli, asked.memory_bytes, asked.disk_bytes, asked.gpus)
+        if asked.memory_bytes or asked.disk_bytes or asked.gpus:
+            return Amounts(self.slot.cpu_milli, asked.memory_bytes, asked.disk_bytes, asked.gpus)
+        return self.slot
 
     def has_room(self, asked: Amounts) -> bool:
         """Whether the amounts fit beside what runs."""
-        capacity = self.offer.capacity
-        if capacity is None:
+        whole = self.capacity
+        if whole is None:
             return True
         cpu_milli = asked.cpu_milli or self.slot.cpu_milli
         return (
-            (not capacity.cpu_milli or self.cpu_milli + cpu_milli <= capacity.cpu_milli)
-            and (not capacity.memory_bytes or self.memory_bytes + asked.memory_bytes <= capacity.memory_bytes)
-            and (not capacity.disk_bytes or self.disk_bytes + asked.disk_bytes <= capacity.disk_bytes)
-            and self.gpus + asked.gpus <= capacity.gpus
+            (self.cpu_milli + cpu_milli <= whole.cpu_milli or not whole.cpu_milli)
+            and (self.memory_bytes + asked.memory_bytes <= whole.memory_bytes or not whole.memory_bytes)
+            and (self.disk_bytes + asked.disk_bytes <= whole.disk_bytes or not whole.disk_bytes)
+            and self.gpus + asked.gpus <= whole.gpus
         )
-
-    def count(self, reserved: Amounts, sign: int) -> None:
-        """Count it in (1), or out (-1)."""
-        self.cpu_milli += sign * reserved.cpu_milli
-        if reserved is not self.slot:
-            self.memory_bytes += sign * reserved.memory_bytes
-            self.disk_bytes += sign * reserved.disk_bytes
-            self.gpus += sign * reserved.gpus
 
 
 class NoResources:
@@ -217,42 +215,57 @@ class Placement:
         for demand in demands:
             if not demand.dirty:
                 self._match(demand, worker)
+                self._avoid(demand)
         self.changed(worker)
         return worker
 
     def leave(self, worker: Worker, demands: Iterable[Demand]) -> None:
         """A worker is gone."""
-        del self.workers[worker.offer.node], self._of_bit[worker.bit]
-        self._free_bits.append(worker.bit.bit_length() - 1)
-        self._levels[worker.level] &= ~worker.bit
-        self.open &= ~worker.bit
-        self._with_gpus &= ~worker.bit
-        self.held &= ~worker.bit
+        bit = worker.bit
+        del self.workers[worker.offer.node], self._of_bit[bit]
+        self._free_bits.append(bit.bit_length() - 1)
+        worker.draining = True
+        self.changed(worker)
+        self._with_gpus &= ~bit
+        self.held &= ~bit
         for demand in demands:
-            # Which demands avoid it may have left them nobody else: matched anew.
-            demand.dirty |= bool(demand.avoid)
-            for name in ("able", "unknown", "full", "held"):
-                setattr(demand, name, getattr(demand, name) & ~worker.bit)
+            for name in ("matching", "unknown", "roomy", "held"):
+                setattr(demand, name, getattr(demand, name) & ~bit)
+            self._avoid(demand)
 
     def changed(self, worker: Worker) -> None:
         """How busy it is, or whether it is given work, is other than before."""
-        slots, capacity = worker.offer.slots, worker.offer.capacity
-        bit, count = worker.bit, len(worker.fences)
-        self._levels[worker.level] &= ~bit
-        if count >= slots or not worker.is_open:
-            self.open &= ~bit
+        count, slots, was = len(worker.fences), worker.offer.slots, worker.level
+        if count >= slots or worker.draining or worker.cordoned:
+            level = -1
+        else:
+            level = LEVELS * count // slots
+            if worker.cpu_milli and (whole := worker.capacity) is not None and whole.cpu_milli:
+                by_cpu = LEVELS * worker.cpu_milli // whole.cpu_milli
+                level = by_cpu if by_cpu > level else level
+            if level >= LEVELS:
+                level = LEVELS - 1
+        if level == was:
             return
-        level = LEVELS * count // slots
-        if capacity is not None and capacity.cpu_milli:
-            level = max(level, LEVELS * worker.cpu_milli // capacity.cpu_milli)
-        worker.level = level if level < LEVELS else LEVELS - 1
-        self._levels[worker.level] |= bit
-        self.open |= bit
+        worker.level = level
+        # Each bit is on one level at most, so that it goes by an exclusive or.
+        if was >= 0:
+            self._levels[was] ^= worker.bit
+        else:
+            self.open |= worker.bit
+        if level >= 0:
+            self._levels[level] |= worker.bit
+        else:
+            self.open ^= worker.bit
 
     def take(self, worker: Worker, fence: int, reserved: Amounts, near: tuple[int, ...] = ()) -> None:
         """An attempt begins there."""
         worker.fences.add(fence)
-        worker.count(reserved, 1)
+        worker.cpu_milli += reserved.cpu_milli
+        if reserved is not worker.slot:
+            worker.memory_bytes += reserved.memory_bytes
+            worker.disk_bytes += reserved.disk_bytes
+            worker.gpus += reserved.gpus
         self.changed(worker)
         for number in near:
             self._near[number] = worker.offer.node
@@ -263,45 +276,67 @@ class Placement:
     def give_back(self, worker: Worker, fence: int, reserved: Amounts) -> None:
         """An attempt ended there."""
         worker.fences.discard(fence)
-        worker.count(reserved, -1)
-        for demand in worker.refused:
-            demand.full &= ~worker.bit
-        worker.refused.clear()
+        worker.cpu_milli -= reserved.cpu_milli
+        if reserved is not worker.slot:
+            worker.memory_bytes -= reserved.memory_bytes
+            worker.disk_bytes -= reserved.disk_bytes
+            worker.gpus -= reserved.gpus
+        if worker.refused:
+            for demand in worker.refused:
+                demand.roomy |= demand.able & worker.bit
+            worker.refused.clear()
         self.changed(worker)
 
     # Demands.
 
-    def refresh(self, demand: Demand) -> None:
-        """Match it with every worker."""
+    def refresh(self, demand: Demand, like: Demand | None = None) -> None:
+        """Match it with every worker, or take that from one that differs in whom it avoids alone."""
         demand.dirty = False
-        demand.able = demand.unknown = 0
-        for worker in self.workers.values():
-            self._match(demand, worker)
-        if demand.avoid:
-            avoided = sum(self.workers[node].bit for node in demand.avoid if node in self.workers)
-            # Those that failed at it are asked again only if there is nobody else.
-            demand.able = demand.able & ~avoided or demand.able
+        demand.matching = demand.unknown = 0
+        if like is not None and not like.dirty:
+            demand.matching, demand.unknown = like.matching, like.unknown
+        else:
+            for worker in self.workers.values():
+                self._match(demand, worker)
+        self._avoid(demand)
 
     def _match(self, demand: Demand, worker: Worker) -> None:
         told = matches(demand.wanted, worker.offer, self._resources)
         if told:
-            demand.able |= worker.bit
-            if demand.avoid:
-                demand.dirty = True
+            demand.matching |= worker.bit
         elif told is None:
             demand.unknown |= worker.bit
 
+    def _avoid(self, demand: Demand) -> None:
+        """Those that failed at it are asked again only if there is nobody else."""
+        able = demand.matching
+        if demand.avoid:
+            avoided = 0
+            for node in demand.avoid:
+                if (worker := self.workers.get(node)) is not None:
+                    avoided |= worker.bit
+            able = able & ~avoided or able
+        if able != demand.able:
+            # Whether it lacks room is found out anew of one that is able again.
+            demand.roomy = (demand.roomy | ~demand.able) & able
+            demand.able = able
+
     def candidates(self, demand: Demand) -> int:
         """Workers that may run it and are not known to lack room."""
-        return demand.able & ~demand.full & self.open & (demand.held | ~self.held)
+        mask = demand.roomy & self.open
+        return mask & (demand.held | ~self.held) if self.held else mask
 
     def choose(self, demand: Demand, near: tuple[int, ...] = (), *, unlike: str = "") -> Worker | None:
         """The worker for one of these: one that ran something near it, else the least busy, those with gpus last; never
         the node `unlike`.
         """
         mask = self.candidates(demand)
-        if unlike in self.workers:
+        if unlike and unlike in self.workers:
             mask &= ~self.workers[unlike].bit
+        alone = self._of_bit.get(mask)
+        if alone is not None:
+            # The usual case where all are busy: one has just ended something.
+            return alone if self._has_room(alone, demand) else None
         for number in near:
             node = self._near.get(number)
             worker = self.workers.get(node) if node is not None else None
@@ -321,8 +356,8 @@ class Placement:
     def _has_room(self, worker: Worker, demand: Demand) -> bool:
         if not self._fits or worker.has_room(demand.asked):
             return True
-        if not demand.full & worker.bit:
-            demand.full |= worker.bit
+        if demand.roomy & worker.bit:
+            demand.roomy ^= worker.bit
             worker.refused.append(demand)
         return False
 

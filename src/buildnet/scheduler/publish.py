@@ -6,7 +6,6 @@ not hold, and to log a result whose blobs are not there.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -44,23 +43,18 @@ class OrderedPublisher:
             BuildNetError: the ledger or the cache refused; nothing is visible.
         """
         assert outcome.result is not None
-        # Both at once: what is intended counts only if the ledger has it too.
-        missing, _ = await asyncio.gather(
-            self._blobs.missing_of_result(outcome.result), self._keep(lease, outcome, cacheable=cacheable)
-        )
+        missing = await self._blobs.missing_of_result(outcome.result)
         if missing:
             raise BlobsMissing(
                 f"the result of {lease.key.digest} lacks {len(missing)} of its blobs", digests=list(missing)
             )
+        if self._intend is not None:
+            await self._intend(lease, outcome, cacheable)
         cached = cacheable and outcome.exit_code == 0
         index = await self._ledger.append([self._entry(lease, outcome, cached=cached)])
         if cached:
             await self._cache.put(lease.key, outcome.result, index)
         return replace(outcome, entry_index=index)
-
-    async def _keep(self, lease: Lease, outcome: Outcome, *, cacheable: bool) -> None:
-        if self._intend is not None:
-            await self._intend(lease, outcome, cacheable)
 
     def _entry(self, lease: Lease, outcome: Outcome, *, cached: bool) -> Entry:
         assert outcome.result is not None

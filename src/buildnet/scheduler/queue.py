@@ -9,13 +9,19 @@ an invocation it is first come, where a priority is worth so many seconds of wai
 from __future__ import annotations
 
 import heapq
+import itertools
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Final, Protocol
 
-from buildnet.scheduler.share import Share
+from buildnet.scheduler.share import INVOCATION, Share
 
 Ticket = tuple[float, int]
 """When its turn comes, and the entry's id: lower first."""
+
+
+Place = tuple[float, float, int, "Branch"]
+"""Where a share stands among its like: what it has by its weight, how far it was served, which came first."""
 
 
 class Waits(Protocol):
@@ -31,11 +37,14 @@ _STALE_MAX: Final = 64
 class Branch:
     """A share in one queue. `best` is its live place in its parent's heap; None while it stands in none.
 
+    An invocation's tickets are in `line`, in order; those that came after others whose turn is later are `ahead`, which
+    is a heap. Most come in order: the length of the line then costs nothing.
+
     A place is never too high: what a share has running falls only when something ends, and then `lowered` gives it a
-    new one. It may be too low; `FairQueue` puts it right when it meets it.
+    new one. It may be too low; `first` puts it right when it meets it.
     """
 
-    __slots__ = ("best", "heap", "parent", "parked", "queue", "share", "tickets", "waiting")
+    __slots__ = ("ahead", "best", "heap", "line", "parent", "parked", "queue", "share", "waiting")
 
     def __init__(self, queue: FairQueue, share: Share, parent: Branch | None) -> None:
         self.queue = queue
@@ -43,9 +52,10 @@ class Branch:
         self.parent = parent
         self.waiting = 0
         self.parked = False
-        self.best: tuple[float, float, int, Branch] | None = None
-        self.heap: list[tuple[float, float, int, Branch]] = []
-        self.tickets: list[Ticket] = []
+        self.best: Place | None = None
+        self.heap: list[Place] = []
+        self.line: deque[Ticket] = deque()
+        self.ahead: list[Ticket] = []
 
     def __lt__(self, other: Branch) -> bool:
         # Asked by heapq alone, and only for two places of one share, of which at most one is live.
@@ -57,33 +67,148 @@ class Branch:
         while branch.waiting and (parent := branch.parent) is not None:
             if branch.best is None:
                 share = branch.share
-                branch.best = (share.used / share.weight, share.virtual, share.rank, branch)
+                branch.best = (share.load, share.virtual, share.rank, branch)
                 heapq.heappush(parent.heap, branch.best)
             branch = parent
 
-    def lowered(self, used: float) -> None:
+    def lowered(self) -> None:
         """Less runs for the share, by its weight, than when it took its place."""
         share, parent = self.share, self.parent
         assert parent is not None
-        self.best = (used, share.virtual, share.rank, self)
-        heap = parent.heap
-        heapq.heappush(heap, self.best)
+        was, heap = self.best, parent.heap
+        self.best = place = (share.load, share.virtual, share.rank, self)
+        if heap[0] is was:
+            # It was the first, and is so all the more.
+            heap[0] = place
+            return
+        heapq.heappush(heap, place)
         if len(heap) > 2 * len(parent.share.children) + _STALE_MAX:
             heap[:] = [place for place in heap if place[3].best is place]
             heapq.heapify(heap)
 
+    def first(self) -> Branch | None:
+        """The child whose turn it is; None when nothing waits here that its quotas let."""
+        heap = self.heap
+        while heap:
+            top = heap[0]
+            child = top[3]
+            if child.best is not top:
+                heapq.heappop(heap)
+                continue
+            share = child.share
+            if share.limited and not share.admits(self.queue.cpu_milli):
+                heapq.heappop(heap)
+                child.best = None
+                if not child.parked:
+                    child.parked = True
+                    share.parked.append(child)
+                continue
+            load, virtual = share.load, share.virtual
+            if virtual == top[1] and load == top[0]:
+                return child
+            child.best = fresh = (load, virtual, share.rank, child)
+            if len(heap) == 1:
+                heap[0] = fresh
+                return child
+            heapq.heapreplace(heap, fresh)
+            if heap[0] is fresh:
+                return child
+        return None
 
-Turn = tuple[Branch, ...]
-"""Whose turn it is: an organisation's, in it a user's, in it an invocation's."""
+    def add(self, ticket: Ticket) -> None:
+        """An entry waits here, or has another turn."""
+        line = self.line
+        if not line or ticket > line[-1]:
+            line.append(ticket)
+        else:
+            heapq.heappush(self.ahead, ticket)
+
+    def drop(self) -> None:
+        """The first ticket counts no more."""
+        line, ahead = self.line, self.ahead
+        if ahead and (not line or ahead[0] < line[0]):
+            heapq.heappop(ahead)
+        else:
+            line.popleft()
+
+    def leave(self) -> None:
+        """Nothing waits here any more: out of the parent's heap, and of the share's branches. A root stays."""
+        if self.parent is not None:
+            self.best = None
+            del self.share.branches[self.queue]
+
+    def drop_tickets(self, number: int) -> None:
+        """This entry's counts no more. One that is not the first is passed over when it is met."""
+        line = self.line
+        if line and line[0][1] == number:
+            line.popleft()
+        # They are met only when a worker is free: of those that were cancelled meanwhile no more than so many are kept.
+        if len(line) + len(self.ahead) > 2 * self.waiting + _STALE_MAX:
+            self.clear_stale()
+
+    def ticket(self) -> Ticket:
+        """The first of an invocation's that is good: one is, for `waiting` counts them."""
+        line, ahead, entries = self.line, self.ahead, self.queue.entries
+        while True:
+            ticket = ahead[0] if ahead and (not line or ahead[0] < line[0]) else line[0]
+            entry = entries.get(ticket[1])
+            if entry is not None and entry.branch is self and entry.order == ticket[0]:
+                return ticket
+            self.drop()
+
+    def next_tickets(self, count: int) -> list[Ticket]:
+        """Some of those that come after the first, good or not, in no strict order."""
+        return [*itertools.islice(self.line, 1, count), *self.ahead[1:count]]
+
+    def clear_stale(self) -> None:
+        """Keep good tickets alone."""
+        is_good = self.queue.is_good
+        self.line = deque(ticket for ticket in self.line if is_good(ticket, self))
+        self.ahead = [ticket for ticket in self.ahead if is_good(ticket, self)]
+        heapq.heapify(self.ahead)
 
 
-def is_before(turn: Turn, other: Turn) -> bool:
-    """Whether the turn of one queue comes before that of another."""
-    for mine, theirs in zip(turn, other, strict=True):
-        if mine.share is not theirs.share:
-            # Their ranks differ, so that the places do.
-            return mine.best is not None and theirs.best is not None and mine.best < theirs.best
-    return turn[-1].tickets[0] < other[-1].tickets[0]
+def fairest(roots: list[Branch]) -> Branch | None:
+    """The invocation's branch whose turn comes first in any of these queues; its first ticket is the entry's.
+
+    From the organisations down only those are looked into that share the best place. None when no quota lets anybody.
+    """
+    while level := roots:
+        for depth in range(INVOCATION):
+            if len(level) == 1:
+                child = level[0].first()
+                if child is not None:
+                    level = [child]
+                    continue
+            level = _best_of(level)
+            if not level:
+                if not depth:
+                    return None
+                break
+        if len(level) == 1:
+            return level[0]
+        if level:
+            return min(level, key=Branch.ticket)
+    return None
+
+
+def _best_of(level: list[Branch]) -> list[Branch]:
+    """Of the first children of each, those of the share that has the best place."""
+    best: Place | None = None
+    chosen: list[Branch] = []
+    for branch in level:
+        child = branch.first()
+        if child is None:
+            # Nobody there may: out, until a quota has room again (`Branch.enter`).
+            branch.best = None
+            continue
+        place = child.best
+        assert place is not None
+        if best is None or (child.share is not best[3].share and place < best):
+            best, chosen = place, [child]
+        elif child.share is best[3].share:
+            chosen.append(child)
+    return chosen
 
 
 class FairQueue:
@@ -104,7 +229,7 @@ class FairQueue:
     def push(self, leaf: Share, ticket: Ticket) -> Branch:
         """One more waits; returns where."""
         branch = leaf.branches.get(self) or self._branch(leaf)
-        heapq.heappush(branch.tickets, ticket)
+        branch.add(ticket)
         at: Branch | None = branch
         while at is not None:
             at.waiting += 1
@@ -112,57 +237,48 @@ class FairQueue:
         branch.enter()
         return branch
 
-    def again(self, branch: Branch, ticket: Ticket) -> None:
-        """One that waits has another ticket now."""
-        heapq.heappush(branch.tickets, ticket)
-
-    def removed(self, branch: Branch) -> None:
-        """One waits no more; its ticket is passed over when it is met."""
+    def removed(self, branch: Branch, number: int) -> None:
+        """One waits no more; a ticket of its that is not the first in line is passed over when it is met."""
         at: Branch | None = branch
         while at is not None:
             at.waiting -= 1
-            if not at.waiting and at.parent is not None:
-                at.best = None
-                del at.share.branches[self]
+            if not at.waiting:
+                at.leave()
             at = at.parent
-        # Tickets of those that left are met only when a worker is free: without one they would pile up.
-        if len(branch.tickets) > 2 * branch.waiting + _STALE_MAX:
-            branch.tickets[:] = [ticket for ticket in branch.tickets if self.is_good(ticket, branch)]
-            heapq.heapify(branch.tickets)
+        branch.drop_tickets(number)
+
+    def began(self, branch: Branch, number: int, cost: int, charge: int) -> None:
+        """One that waited begins to run: what `removed`, `Shares.go` and `Shares.take` do, in one walk."""
+        at, weighs, cpu_milli = branch, charge, self.cpu_milli
+        while (parent := at.parent) is not None:
+            at.waiting -= 1
+            if not at.waiting:
+                at.leave()
+            share, above = at.share, parent.share
+            share.queued -= 1
+            share.cpu_milli += cpu_milli
+            share.running += 1
+            weight, virtual = share.weight, share.virtual
+            share.used = used = share.used + weighs
+            share.load = used / weight
+            if virtual > above.served:
+                above.served = virtual
+            share.virtual = virtual + weighs / weight
+            at, weighs = parent, cost
+        at.waiting -= 1
+        branch.drop_tickets(number)
 
     def is_good(self, ticket: Ticket, branch: Branch) -> bool:
         """Whether what holds this ticket waits here, and has no other."""
         entry = self.entries.get(ticket[1])
         return entry is not None and entry.branch is branch and entry.order == ticket[0]
 
-    def head(self) -> Turn | None:
-        """Whose turn it is; the first ticket of the last branch is the entry's. None when no quota lets anybody."""
-        root = self.root
-        while (organisation := self._first(root)) is not None:
-            user = self._first(organisation)
-            if user is None:
-                # Nobody there may: out, until a quota has room again (`Branch.enter`).
-                organisation.best = None
-                continue
-            invocation = self._first(user)
-            if invocation is None:
-                user.best = None
-                continue
-            tickets, entries = invocation.tickets, self.entries
-            while True:
-                order, number = tickets[0]
-                entry = entries.get(number)
-                if entry is not None and entry.branch is invocation and entry.order == order:
-                    return organisation, user, invocation
-                heapq.heappop(tickets)
-        return None
-
     def tickets(self) -> Iterator[Ticket]:
         """Every good ticket, each at least once."""
         todo = [self.root]
         while todo:
             branch = todo.pop()
-            for ticket in branch.tickets:
+            for ticket in itertools.chain(branch.line, branch.ahead):
                 if self.is_good(ticket, branch):
                     yield ticket
             todo += [share.branches[self] for share in branch.share.children.values() if self in share.branches]
@@ -174,32 +290,3 @@ class FairQueue:
         if found is None:
             found = share.branches[self] = Branch(self, share, self._branch(share.parent))
         return found
-
-    def _first(self, branch: Branch) -> Branch | None:
-        heap = branch.heap
-        while heap:
-            top = heap[0]
-            child = top[3]
-            if child.best is not top:
-                heapq.heappop(heap)
-                continue
-            share = child.share
-            if share.limited and not share.admits(self.cpu_milli):
-                heapq.heappop(heap)
-                child.best = None
-                if not child.parked:
-                    child.parked = True
-                    share.parked.append(child)
-                continue
-            used = share.used / share.weight
-            virtual = share.virtual
-            if virtual == top[1] and used == top[0]:
-                return child
-            child.best = fresh = (used, virtual, share.rank, child)
-            if len(heap) == 1:
-                heap[0] = fresh
-                return child
-            heapq.heapreplace(heap, fresh)
-            if heap[0] is fresh:
-                return child
-        return None

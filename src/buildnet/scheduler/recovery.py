@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from buildnet.errors import BlobsMissing
 from buildnet.model.action import ActionKey, Lease, Outcome, Wanted
-from buildnet.model.operation import Stored, StoredLease, StoredOperation
+from buildnet.model.operation import Stored, StoredGraph, StoredLease, StoredOperation
 from buildnet.ports import ActionCache, OperationStore
 
 Subject = ActionKey | int
@@ -30,6 +30,14 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
+class RecoveredGraph:
+    """A graph, and those of its operations that were begun or had ended, by number."""
+
+    graph: StoredGraph
+    operations: Mapping[int, StoredOperation]
+
+
+@dataclass(frozen=True, slots=True)
 class Recovered:
     """`ended` by number; of these `fresh` are to be written as ended. `redo` are publications that did not happen.
 
@@ -43,6 +51,7 @@ class Recovered:
     stale: Sequence[int] = ()
     forgotten: Sequence[int] = ()
     number_next: int = 1
+    graphs: Sequence[RecoveredGraph] = ()
 
 
 def subject_of(wanted: Wanted, number: int) -> Subject:
@@ -87,9 +96,16 @@ def decide(stored: Stored, published: Mapping[int, int], now_unix_ms: int) -> Re
         if about is not None:
             redo[fence] = (held.lease, about.outcome)
     stale = [held.lease.fence for held in stored.leases if held.lease.fence not in used]
-    last = max((operation.number for operation in stored.operations), default=0)
+    last = [operation.number for operation in stored.operations[-1:]] + [graph.numbers[-1] for graph in stored.graphs]
     everything = sorted((*ended, *fresh), key=lambda operation: operation.number)
-    return Recovered(everything, fresh, waiting, list(redo.values()), stale, number_next=last + 1)
+    begun = {o.number: o for o in (*everything, *(one.operation for one in waiting))} if stored.graphs else {}
+    graphs = [
+        RecoveredGraph(graph, {number: begun[number] for number in graph.numbers if number in begun})
+        for graph in stored.graphs
+    ]
+    return Recovered(
+        everything, fresh, waiting, list(redo.values()), stale, number_next=max(last, default=0) + 1, graphs=graphs
+    )
 
 
 async def recover(
@@ -130,21 +146,32 @@ async def _finish(stored: Stored, published: Mapping[int, int], cache: ActionCac
 
 
 async def _with_results(recovered: Recovered, cache: ActionCache) -> Recovered:
-    """Take results that are kept by the cache alone from there; an operation whose result it evicted is forgotten."""
+    """Take results that are kept by the cache alone from there; an operation whose result it evicted is forgotten.
+
+    One of a graph is not: that it ended well is what others wait for.
+    """
     bare = [o for o in recovered.ended if o.outcome is not None and o.outcome.code == "ok" and o.outcome.result is None]
     if not bare:
         return recovered
     results = await cache.get_each([operation.wanted.key for operation in bare])
     found = dict(zip((operation.number for operation in bare), results, strict=True))
-    ended = [
-        operation if operation.number not in found else replace(operation, outcome=_with(operation.outcome, result))
-        for operation in recovered.ended
-        if (result := found.get(operation.number, b"")) is not None
+    of_graphs = frozenset(number for held in recovered.graphs for number in held.operations)
+    ended: list[StoredOperation] = []
+    for operation in recovered.ended:
+        result = found.get(operation.number, b"")
+        if operation.number not in found:
+            ended.append(operation)
+        elif result is not None or operation.number in of_graphs:
+            ended.append(replace(operation, outcome=_with(operation.outcome, result)))
+    forgotten = [number for number, result in found.items() if result is None and number not in of_graphs]
+    by_number = {operation.number: operation for operation in ended}
+    graphs = [
+        replace(held, operations={number: by_number.get(number, was) for number, was in held.operations.items()})
+        for held in recovered.graphs
     ]
-    forgotten = [number for number, result in found.items() if result is None]
-    return replace(recovered, ended=ended, forgotten=forgotten)
+    return replace(recovered, ended=ended, forgotten=forgotten, graphs=graphs)
 
 
-def _with(outcome: Outcome | None, result: bytes) -> Outcome:
+def _with(outcome: Outcome | None, result: bytes | None) -> Outcome:
     assert outcome is not None
     return replace(outcome, result=result)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -42,11 +43,17 @@ OPERATIONS_KEPT_MAX = 10_000
 OPERATIONS_KEPT_S = 600.0
 # Lookups that share one turn of a thread: a graph of thousands asks for all of them at once.
 _LOOKUPS_AT_ONCE = 500
+# More of them are worth a thread.
+_LOOKUPS_INLINE_MAX = 16
 _RETRY_AFTER_S = 2.0
 
 _QUEUED = Progress("queued")
 
 Recorder = Callable[[Entry], None]
+
+
+async def _nothing() -> None:
+    """Nobody records later what is recorded at once."""
 
 
 @dataclass(slots=True)
@@ -65,6 +72,8 @@ class Operation:
     followers: list[Follower] = field(default_factory=list)
     # Set while the action is announced and cannot be asked for yet: ends it unasked.
     withdraw: Callable[[], None] | None = None
+    # It is known for as long as its graph is.
+    is_member: bool = False
     # There is one while somebody waits for it: of a long queue hardly any has.
     changed: asyncio.Event | None = None
 
@@ -74,9 +83,8 @@ class Operation:
             self.changed = asyncio.Event()
         await self.changed.wait()
 
-    def stored(self) -> StoredOperation:
-        """As it outlives the controller."""
-        outcome = self.progress.outcome
+    def stored(self, outcome: Outcome | None = None) -> StoredOperation:
+        """As it outlives the controller; `outcome` is how it ended."""
         told = (self.number, self.id, self.wanted, self.submitted_at_unix_ms, self.client_id)
         return StoredOperation(*told, outcome, self.completed_at_unix_ms)
 
@@ -90,6 +98,7 @@ class Scheduler:
         cache: ActionCache,
         publisher: Publisher,
         record: Recorder,
+        recorded: Callable[[], Awaitable[None]] = _nothing,
         clock: Clock,
         new_id: Callable[[], str],
         attempt_ended: Callable[[int], None] = lambda fence: None,
@@ -101,8 +110,8 @@ class Scheduler:
         store: OperationStore | None = None,
         stamp: Callable[[bytes, int], bytes] = lambda result, queued_at_unix_ms: result,
     ) -> None:
-        """`store`: what outlives this process; without one nothing does. `stamp` writes into a result when it was asked
-        for, which its worker does not know.
+        """`recorded` waits for what `record` took. `store`: what outlives this process; without one nothing does.
+        `stamp` writes into a result when it was asked for, which its worker does not know.
         """
         self._stamp = stamp
         self._live = live
@@ -115,11 +124,13 @@ class Scheduler:
         self._lookups: deque[ev.Lookup] = deque()
         self._looking: asyncio.Task[None] | None = None
         self._when_kept: list[Callable[[BuildNetError | None], None]] = []
+        self._keeping_due = False
         self._keeping_task: asyncio.Task[None] | None = None
         self._core = core.SchedulerCore(limits, fence_first=fence_first, resources=resources)
         self._cache = cache
         self._publisher = publisher
         self._record = record
+        self._recorded = recorded
         self._clock = clock
         self._new_id = new_id
         self._attempt_ended = attempt_ended
@@ -130,26 +141,35 @@ class Scheduler:
         self._ended: deque[Operation] = deque()
         self._tasks: asyncio.TaskGroup | None = None
         self._listeners: list[Callable[[str], None]] = []
-        self._deadline_changed = asyncio.Event()
+        self._tick_at_s = math.inf
+        self._ticking: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
         """Serve until cancelled: hold the tasks of lookups and publications, and tick when a deadline comes."""
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             self.serving.set()
-            while True:
-                self._deadline_changed.clear()
-                deadline_s = self._core.next_deadline_s()
-                now_s = self._clock.monotonic_s()
-                if deadline_s is not None and deadline_s <= now_s:
-                    self._step(ev.Tick(now_s))
-                    continue
-                timeout_s = None if deadline_s is None else deadline_s - now_s
-                try:
-                    async with asyncio.timeout(timeout_s):
-                        await self._deadline_changed.wait()
-                except TimeoutError:
-                    self._step(ev.Tick(self._clock.monotonic_s()))
+            self._await_deadline()
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                if self._ticking is not None:
+                    self._ticking.cancel()
+
+    def _await_deadline(self) -> None:
+        """Have a tick come at the core's next deadline, or before it."""
+        deadline_s = self._core.next_deadline_s()
+        if deadline_s is None or self._tasks is None or self._core.now_s < self._tick_at_s <= deadline_s:
+            return
+        if self._ticking is not None:
+            self._ticking.cancel()
+        self._tick_at_s = deadline_s
+        delay_s = max(0.0, deadline_s - self._clock.monotonic_s())
+        self._ticking = asyncio.get_running_loop().call_later(delay_s, self._tick)
+
+    def _tick(self) -> None:
+        self._tick_at_s, self._ticking = math.inf, None
+        self._step(ev.Tick(self._clock.monotonic_s()))
 
     def restore(self, recovered: Recovered) -> None:
         """Go on with what an earlier controller left, before the first client and worker come. `serving` is set."""
@@ -159,17 +179,21 @@ class Scheduler:
         self._number_next = recovered.number_next
         leases = {waiting.operation.id: waiting.lease for waiting in recovered.waiting}
         known = [*recovered.ended, *(waiting.operation for waiting in recovered.waiting)]
+        members = frozenset(number for held in recovered.graphs for number in held.operations)
         fresh: list[ActionKey] = []
         for kept in sorted(known, key=lambda operation: operation.number):
             operation = _operation_of(kept, self._clock)
+            operation.is_member = operation.number in members
             self._operations[operation.id] = operation
             if kept.outcome is not None:
-                self._ended.append(operation)
+                if not operation.is_member:
+                    self._ended.append(operation)
                 continue
             if self._live is not None and self._live.began(kept.wanted.key):
                 fresh.append(kept.wanted.key)
             for effect in self._core.step(ev.Restore(kept.id, kept.wanted, leases[kept.id])):
                 self._apply(effect)
+        self._look_now()
         self._ended = deque(sorted(self._ended, key=lambda operation: operation.completed_at_s))
         for lease, outcome in recovered.redo:
             # As if its worker said so now: it said so before, and will not again.
@@ -183,6 +207,20 @@ class Scheduler:
         for node in list(self._core.workers):
             self._step(ev.Drain(node))
 
+    @property
+    def accepting(self) -> bool:
+        """Whether operations are accepted."""
+        return self._accepting
+
+    def check_accepting(self) -> None:
+        """Refuse what is new, if this process is to end.
+
+        Raises:
+            NodeDown: it is.
+        """
+        if not self._accepting:
+            raise NodeDown("the controller is being stopped; ask again in a moment", retry_after_s=_RETRY_AFTER_S)
+
     async def quiet(self) -> None:
         """Return once no lease goes on and nothing is being published."""
         while self._core.busy or self._publishing:
@@ -191,16 +229,36 @@ class Scheduler:
 
     # Clients.
 
-    def announce(self, operation_id: str, instance: str, caller: str, withdraw: Callable[[], None]) -> None:
-        """Make an operation known whose action is not: it waits for others. `submit` or `conclude` follows.
+    def numbered(self, count: int) -> range:
+        """Numbers for so many operations that are being accepted."""
+        numbers = range(self._number_next, self._number_next + count)
+        self._number_next = numbers.stop
+        return numbers
 
-        `withdraw` is called when somebody cancels it before. Until `submit`, it does not outlive this process.
+    def announce(
+        self, operation_id: str, number: int, wanted: Wanted, submitted_at_unix_ms: int, withdraw: Callable[[], None]
+    ) -> None:
+        """Make an operation of a graph known whose action is not: it waits for others. `submit` or `conclude` follows.
+
+        Args:
+            operation_id: its id.
+            number: one of `numbered`.
+            wanted: stands in for what will be wanted; its digest is UNKNOWN.
+            submitted_at_unix_ms: when its graph was accepted.
+            withdraw: called when somebody cancels it before it is submitted.
+
+        It outlives this process by its graph, which is kept by whoever announces it.
         """
-        placeholder = Wanted(ActionKey(instance, UNKNOWN), frozenset(), 0.0, caller=caller)
-        operation = Operation(operation_id, placeholder, self._clock.now_unix_ms(), 0, "", Progress("waiting"))
+        progress = Progress("waiting")
+        operation = Operation(operation_id, wanted, submitted_at_unix_ms, number, progress=progress, is_member=True)
         operation.withdraw = withdraw
         self._operations[operation_id] = operation
         self._changed(operation_id)
+
+    def forget_members(self, operation_ids: Iterable[str]) -> None:
+        """A graph whose actions have all ended is remembered no longer."""
+        for operation_id in operation_ids:
+            del self._operations[operation_id]
 
     def conclude(self, operation_id: str, outcome: Outcome) -> None:
         """End an operation that was announced and will not be submitted."""
@@ -222,17 +280,15 @@ class Scheduler:
             NodeDown: this controller is stopping.
             Overloaded: the store cannot keep up.
         """
-        if not self._accepting:
-            raise NodeDown("the controller is being stopped; ask again in a moment", retry_after_s=_RETRY_AFTER_S)
-        number, now_unix_ms = self._number_next, self._clock.now_unix_ms()
+        self.check_accepting()
         operation = self._operations.get(operation_id) if operation_id else None
         if operation is None:
-            operation = Operation(operation_id or self._new_id(), wanted, now_unix_ms, number, client_id)
-        operation.wanted, operation.number = wanted, number
+            (number,) = self.numbered(1)
+            operation = Operation(operation_id or self._new_id(), wanted, self._clock.now_unix_ms(), number, client_id)
+        operation.wanted = wanted
         if self._keeping is not None:
             self._keeping.begin(operation.stored())
         operation.withdraw = None
-        self._number_next += 1
         operation.followers.append(follower)
         self._operations[operation.id] = operation
         self._forget_old()
@@ -250,11 +306,37 @@ class Scheduler:
         if self._keeping is None:
             return
         try:
-            await self._keeping.kept()
+            if self._keeping.keep():
+                self._act_kept(None)
+            else:
+                await self._keeping.kept()
+            # Whoever is told that it was accepted can find it in the ledger.
+            await self._recorded()
         except BuildNetError:
             for operation_id in operation_ids:
                 self.cancel(operation_id)
             raise
+
+    async def told(self) -> None:
+        """Return once all that was decided by now outlives this process, and those who follow know it.
+
+        Raises:
+            StorageFull, StateCorrupt: it cannot be kept.
+        """
+        if self._keeping is None:
+            return
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def tell(error: BuildNetError | None) -> None:
+            if done.done():
+                return
+            if error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(error)
+
+        self._once_kept(tell)
+        await done
 
     def follow(self, operation_id: str, follower: Follower) -> None:
         """Hear of an operation's present state at once and of its changes later. Unknown ids are a bug."""
@@ -363,7 +445,9 @@ class Scheduler:
         self._publishing |= {effect.lease.fence for effect in effects if isinstance(effect, ev.Publish)}
         for effect in effects:
             self._apply(effect)
-        self._deadline_changed.set()
+        if self._lookups:
+            self._look_now()
+        self._await_deadline()
         self._quiet.set()
 
     def _apply(self, effect: ev.Effect) -> None:
@@ -372,8 +456,6 @@ class Scheduler:
                 self._tell(effect)
             case ev.Lookup():
                 self._lookups.append(effect)
-                if self._looking is None or self._looking.done():
-                    self._looking = self._spawn(self._look())
             case ev.Publish():
                 self._spawn(self._publish(effect))
             case ev.Assign():
@@ -393,6 +475,18 @@ class Scheduler:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         assert self._tasks is not None, "run() serves"
         return self._tasks.create_task(work)
+
+    def _look_now(self) -> None:
+        """Look up what waits for it: at once where the cache can, else a task does."""
+        if len(self._lookups) <= _LOOKUPS_INLINE_MAX:
+            while self._lookups:
+                result = self._cache.peek(self._lookups[0].key)
+                if result is False:
+                    break
+                effect = self._lookups.popleft()
+                self._step(ev.Found(effect.entry, None if result is None else Outcome("ok", result)))
+        if self._lookups and (self._looking is None or self._looking.done()):
+            self._looking = self._spawn(self._look())
 
     async def _look(self) -> None:
         while self._lookups:
@@ -442,8 +536,30 @@ class Scheduler:
     def _once_kept(self, act: Callable[[BuildNetError | None], None]) -> None:
         """Do it once all that was written by now outlives this process, or with what kept it from that."""
         self._when_kept.append(act)
-        if self._keeping_task is None or self._keeping_task.done():
+        if not self._keeping_due:
+            # At the end of this turn of the loop: more may come in it.
+            self._keeping_due = True
+            asyncio.get_running_loop().call_soon(self._keep_now)
+
+    def _keep_now(self) -> None:
+        self._keeping_due = False
+        if not self._when_kept:
+            return
+        assert self._keeping is not None
+        try:
+            kept = self._keeping.keep()
+        except BuildNetError as error:
+            self._act_kept(error)
+            return
+        if kept:
+            self._act_kept(None)
+        elif self._keeping_task is None or self._keeping_task.done():
             self._keeping_task = self._spawn(self._keep())
+
+    def _act_kept(self, failure: BuildNetError | None) -> None:
+        acts, self._when_kept = self._when_kept, []
+        for act in acts:
+            act(failure)
 
     async def _keep(self) -> None:
         assert self._keeping is not None
@@ -493,10 +609,11 @@ class Scheduler:
         announced, operation.withdraw = operation.withdraw is not None, None
         if self._live is not None and not announced:
             self._live.ended(operation.wanted.key)
-        if self._keeping is None or announced:
+        if self._keeping is None:
             self._end(operation, progress)
             return
-        self._keeping.end(replace(operation.stored(), outcome=effect.outcome))
+        keep_end = self._keeping.conclude if announced else self._keeping.end
+        keep_end(operation.stored(effect.outcome))
         if effect.outcome is not None and effect.outcome.code == "ok":
             # It would end in the same way again: the result is in the ledger, or in the cache.
             self._end(operation, progress)
@@ -504,7 +621,8 @@ class Scheduler:
             self._once_kept(lambda error: self._end(operation, progress))
 
     def _end(self, operation: Operation, progress: Progress) -> None:
-        self._ended.append(operation)
+        if not operation.is_member:
+            self._ended.append(operation)
         operation.progress = progress
         if operation.wanted.key.digest != UNKNOWN:
             self._operation_ended(operation)

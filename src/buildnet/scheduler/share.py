@@ -66,7 +66,10 @@ _FREE: Final = Quota()
 
 
 class Share:
-    """One organisation, user or invocation. `used` is the cost of what runs for it, `virtual` how far it was served."""
+    """One organisation, user or invocation. `used` is the cost of what runs for it, `virtual` how far it was served.
+
+    `load` is `used` over its weight: what it is compared by. `path` names an invocation from its organisation on.
+    """
 
     __slots__ = (
         "branches",
@@ -74,9 +77,11 @@ class Share:
         "cpu_milli",
         "depth",
         "limited",
+        "load",
         "name",
         "parent",
         "parked",
+        "path",
         "queued",
         "quota",
         "rank",
@@ -96,6 +101,8 @@ class Share:
         self.weight = quota.weight
         self.limited = quota.actions_max is not None or quota.cpu_milli_max is not None
         self.used = 0
+        self.load = 0.0
+        self.path: tuple[str, str, str] = ("", "", "")
         self.cpu_milli = 0
         self.running = 0
         self.queued = 0
@@ -126,10 +133,14 @@ class Shares:
     def __init__(self, quotas: Quotas) -> None:
         self._quotas = quotas
         self._rank = 0
+        self._leaves: dict[tuple[str, str, str], Share] = {}
         self.root = Share("", None, 0, _FREE)
 
     def leaf(self, path: tuple[str, str, str]) -> Share:
         """The invocation's share, made when it is not there."""
+        known = self._leaves.get(path)
+        if known is not None:
+            return known
         share = self.root
         for name in path:
             found = share.children.get(name)
@@ -137,9 +148,11 @@ class Shares:
                 self._rank += 1
                 depth = share.depth + 1
                 # A user's quota is found by the whole name: two organisations may each have an alice.
-                known = f"{path[0]}/{name}" if depth == USER and path[0] else name
-                found = share.children[name] = Share(name, share, self._rank, self._quotas.of(depth, known))
+                whole = f"{path[0]}/{name}" if depth == USER and path[0] else name
+                found = share.children[name] = Share(name, share, self._rank, self._quotas.of(depth, whole))
             share = found
+        share.path = path
+        self._leaves[path] = share
         return share
 
     def refused(self, leaf: Share) -> Share | None:
@@ -181,12 +194,14 @@ class Shares:
         """One begins to run: `charge` is its cost among the user's invocations."""
         share, weighs = leaf, charge
         while (parent := share.parent) is not None:
+            weight, virtual = share.weight, share.virtual
             share.used += weighs
+            share.load = share.used / weight
             share.cpu_milli += cpu_milli
             share.running += 1
-            if share.virtual > parent.served:
-                parent.served = share.virtual
-            share.virtual += weighs / share.weight
+            if virtual > parent.served:
+                parent.served = virtual
+            share.virtual = virtual + weighs / weight
             share, weighs = parent, cost
 
     def give_back(self, leaf: Share, cost: int, charge: int, cpu_milli: int) -> None:
@@ -194,6 +209,7 @@ class Shares:
         share, weighs = leaf, charge
         while (parent := share.parent) is not None:
             share.used -= weighs
+            share.load = load = share.used / share.weight
             share.cpu_milli -= cpu_milli
             share.running -= 1
             if share.parked:
@@ -201,11 +217,10 @@ class Shares:
                 for branch in parked:
                     branch.parked = False
                     branch.enter()
-            used = share.used / share.weight
             for branch in share.branches.values():
                 best = branch.best
-                if best is not None and used < best[0]:
-                    branch.lowered(used)
+                if best is not None and load < best[0]:
+                    branch.lowered()
             share, weighs = parent, cost
 
     def forget(self, leaf: Share) -> None:
@@ -214,4 +229,7 @@ class Shares:
         while (parent := share.parent) is not None and not (share.queued or share.running or share.children):
             if parent.children.get(share.name) is share:
                 del parent.children[share.name]
+                # Of a share that is no invocation the path is nobody's, or that of one without names, which is there.
+                if self._leaves.get(share.path) is share:
+                    del self._leaves[share.path]
             share = parent

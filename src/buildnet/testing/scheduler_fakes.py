@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from buildnet.errors import BlobsMissing, BuildNetError
 from buildnet.model.action import ActionKey, Lease, Outcome
-from buildnet.model.operation import Intended, Stored, StoredLease, StoredOperation
+from buildnet.model.operation import Intended, Stored, StoredGraph, StoredLease, StoredOperation
 from buildnet.ports import Progress
 
 
@@ -76,6 +77,10 @@ class MemoryCache:
         """See ports.ActionCache."""
         return [await self.get(key) for key in keys]
 
+    def peek(self, key: ActionKey) -> bytes | Literal[False] | None:
+        """See ports.ActionCache: only `get` tells, so that what comes between is tried."""
+        return False
+
     async def put(self, key: ActionKey, result: bytes, entry_index: int) -> None:
         """See ports.ActionCache."""
         self.asked.append("cache")
@@ -113,6 +118,7 @@ class MemoryOperations:
     def __init__(self, stored: Stored = Stored()) -> None:  # noqa: B008 - frozen
         self._operations = {operation.number: operation for operation in stored.operations}
         self._leases = {held.lease.fence: held for held in stored.leases}
+        self._graphs = {graph.number: graph for graph in stored.graphs}
         self._kept: Stored = stored
         self._going = asyncio.Event()
         self._going.set()
@@ -136,6 +142,7 @@ class MemoryOperations:
             self._kept = Stored(
                 [self._operations[number] for number in sorted(self._operations)],
                 [self._leases[fence] for fence in sorted(self._leases)],
+                [self._graphs[number] for number in sorted(self._graphs)],
             )
 
     def begin(self, operation: StoredOperation) -> None:
@@ -167,6 +174,27 @@ class MemoryOperations:
 
     def forget(self, numbers: Sequence[int]) -> None:
         """See ports.OperationStore."""
+        for number in numbers:
+            self._operations.pop(number, None)
+        self._keep()
+
+    def keep(self) -> bool:
+        """See ports.OperationStore: only `kept` tells, so that what comes between is tried."""
+        return False
+
+    def begin_graph(self, graph: StoredGraph) -> None:
+        """See ports.OperationStore."""
+        self._graphs[graph.number] = graph
+        self._keep()
+
+    def conclude(self, operation: StoredOperation) -> None:
+        """See ports.OperationStore."""
+        self._operations[operation.number] = operation
+        self._keep()
+
+    def forget_graph(self, numbers: range) -> None:
+        """See ports.OperationStore."""
+        self._graphs.pop(numbers.start, None)
         for number in numbers:
             self._operations.pop(number, None)
         self._keep()

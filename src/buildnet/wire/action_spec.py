@@ -5,6 +5,7 @@ Bytes are made once, here: tag order, no unknown fields, repeated fields sorted 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from buildnet.errors import InvalidRequest
@@ -65,15 +66,15 @@ def spec_of_message(message: action_pb2.ActionSpec) -> ActionSpec:
     return spec_of(
         message.arguments,
         inputs=[_input_of(one) for one in message.inputs],
-        variables=dict(message.variables),
-        pins=dict(message.pins),
+        variables=_pairs(message.variables),
+        pins=_pairs(message.pins),
         working_directory=message.working_directory,
         outputs=message.outputs,
-        effects=dict(message.effects),
+        effects=_pairs(message.effects),
         resources=resources,
         constraints=message.require,
         platform=[(one.name, one.value) for one in message.platform],
-        secrets=dict(message.secrets),
+        secrets=_pairs(message.secrets),
         timeout_s=timeout_s,
         do_not_cache=message.do_not_cache,
         salt=message.salt,
@@ -110,6 +111,13 @@ def message_of_spec(spec: ActionSpec) -> action_pb2.ActionSpec:
     if spec.timeout_s is not None:
         message.timeout.FromNanoseconds(round(spec.timeout_s * 1e9))
     return message
+
+
+def _pairs(texts: Mapping[str, str]) -> dict[str, str]:
+    """A map of a message. `dict` of one asks for each key's value anew, and most are empty: of a graph's time it was
+    half.
+    """
+    return dict(texts.items()) if texts else {}
 
 
 def _input_of(message: action_pb2.ActionInput) -> Input:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re as regex
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -11,12 +12,16 @@ from google.protobuf.message import DecodeError
 from buildnet.errors import InvalidRequest
 from buildnet.model.action import SECRET, ActionKey, Properties, Wanted
 from buildnet.model.action_spec import SECRET_PREFIX, check_reference
-from buildnet.model.amounts import RESOURCE_PREFIX
+from buildnet.model.amounts import RESOURCE_PREFIX, Amounts
+from buildnet.model.caller import Caller
 from buildnet.model.digest import Digest
 from buildnet.model.history import Requested
+from buildnet.model.quick import quick
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire.asked import asked_of
+from buildnet.wire.request_metadata import Manner
 
+_HASH = regex.compile("[0-9a-f]{64}")
 TIMEOUT_DEFAULT_S = 3600.0
 TIMEOUT_MAX_S = 7200.0
 
@@ -27,7 +32,9 @@ def digest_of(message: re.Digest) -> Digest:
     Raises:
         InvalidRequest: not a SHA-256 digest.
     """
-    return Digest.parse(f"{message.hash}/{message.size_bytes}")
+    if message.size_bytes < 0 or _HASH.fullmatch(message.hash) is None:
+        return Digest.parse(f"{message.hash}/{message.size_bytes}")
+    return Digest(message.hash, message.size_bytes)
 
 
 def digest_message(digest: Digest) -> re.Digest:
@@ -35,6 +42,7 @@ def digest_message(digest: Digest) -> re.Digest:
     return re.Digest(hash=digest.hash, size_bytes=digest.size_bytes)
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Described:
     """What a person would want to see of an action without reading its blobs again."""
@@ -43,17 +51,29 @@ class Described:
     requested: Requested = field(default_factory=Requested)
 
 
+@quick
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """What a call says beside its ExecuteRequest: who asks, for whom, and where and how it is to run."""
+
+    caller: Caller
+    requested: Requested
+    manner: Manner
+
+
 def wanted_of(
     instance: str,
     request: re.ExecuteRequest,
+    asker: Asker,
     read: Callable[[str], bytes],
-    ignored: Collection[str] = (),
+    ignored: frozenset[str] = frozenset(),
 ) -> tuple[Wanted, Described]:
     """Translate an ExecuteRequest whose action the door has admitted.
 
     Args:
         instance: the instance name.
         request: the decoded request.
+        asker: what the call says beside it.
         read: returns a small blob of the store by its digest text.
         ignored: names of platform properties that no worker need offer.
 
@@ -62,18 +82,26 @@ def wanted_of(
     """
     digest = digest_of(request.action_digest)
     action, command = _read(digest, read)
-    properties = _properties(action, command)
+    # Action.platform wins over the deprecated Command.platform (REAPI 2.2).
+    platform = action.platform if action.HasField("platform") else command.platform
+    requirements, asked = _understood(platform.SerializeToString(), ignored)
+    requested, manner = asker.requested, asker.manner
+    root = near_root(action.input_root_digest.hash)
     wanted = Wanted(
         key=ActionKey(instance, digest),
-        requirements=requirements_of(properties, ignored),
+        requirements=requirements,
         timeout_s=_timeout_s(action),
         priority=request.execution_policy.priority,
-        do_not_cache=action.do_not_cache,
+        # Of two that may be cached one at a time is published: what cannot join is apart.
+        do_not_cache=action.do_not_cache or manner.apart or manner.pinned != "",
         skip_cache_lookup=request.skip_cache_lookup,
-        asked=asked_of(properties),
-        near=(near_number(f"root {action.input_root_digest.hash}"),),
+        caller=asker.caller.subject,
+        asked=asked,
+        share=(*asker.caller.organisation_and_user, requested.invocation),
+        near=(root, near_number(f"target {requested.target}")) if requested.target else (root,),
+        pinned=manner.pinned,
     )
-    return wanted, Described(tuple(command.arguments))
+    return wanted, Described(tuple(command.arguments), requested)
 
 
 def described_of(digest: Digest, read: Callable[[str], bytes]) -> Described:
@@ -116,7 +144,12 @@ def _offered(name: str, value: str) -> tuple[str, str]:
 
 def near_number(text: str) -> int:
     """A short number for what actions have in common: texts that meet cost a worse choice of worker."""
-    return int(Digest.of(text.encode()).hash[:14], 16)
+    return near_root(Digest.of(text.encode()).hash)
+
+
+def near_root(digest_hash: str) -> int:
+    """The number of actions with this input root."""
+    return int(digest_hash[:14], 16)
 
 
 @lru_cache(maxsize=4096)
@@ -125,10 +158,11 @@ def _same(properties: Properties) -> Properties:
     return properties
 
 
-def _properties(action: re.Action, command: re.Command) -> Properties:
-    # Action.platform wins over the deprecated Command.platform (REAPI 2.2).
-    platform = action.platform if action.HasField("platform") else command.platform
-    return frozenset((p.name, p.value) for p in platform.properties)
+@lru_cache(maxsize=1024)
+def _understood(platform: bytes, ignored: frozenset[str]) -> tuple[Properties, Amounts]:
+    """What a platform requires and asks. Of an action's thousands of neighbours most have the same one."""
+    properties = frozenset((p.name, p.value) for p in re.Platform.FromString(platform).properties)
+    return requirements_of(properties, ignored), asked_of(properties)
 
 
 def _timeout_s(action: re.Action) -> float:

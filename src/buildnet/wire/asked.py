@@ -7,12 +7,11 @@ from collections.abc import Iterable
 from typing import Final
 
 from buildnet.errors import InvalidRequest
-from buildnet.model.amounts import AMOUNT_MAX, CPUS, DISK, GPUS, MEMORY, NOTHING, RESOURCE_PREFIX, Amounts
+from buildnet.model.amounts import AMOUNT_MAX, CPUS, DISK, GPUS, GPUS_MAX, MEMORY, NOTHING, RESOURCE_PREFIX, Amounts
 
 _WHOLE: Final = {MEMORY: "memory_bytes", DISK: "disk_bytes", GPUS: "gpus"}
 _CPUS_TEXT: Final = re.compile(r"[0-9]{1,6}(\.[0-9]{1,3})?")
 _WHOLE_TEXT: Final = re.compile(r"[0-9]{1,16}")
-GPUS_MAX: Final = 1024
 
 
 def asked_of(properties: Iterable[tuple[str, str]]) -> Amounts:

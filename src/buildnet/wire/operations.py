@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 from google.protobuf.message import DecodeError
 
-from buildnet.errors import BuildNetError, InvariantBroken
+from buildnet.errors import BuildNetError, InvariantBroken, NotFound
 from buildnet.model.action import Outcome
 from buildnet.model.digest import Digest
 from buildnet.ports import Progress
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.google.longrunning import operations_pb2
+from buildnet.wire._gen.google.protobuf import any_pb2
 from buildnet.wire._gen.google.rpc import status_pb2
 from buildnet.wire.actions import digest_message, digest_of
 
@@ -22,6 +23,8 @@ _STAGES = {
     "executing": re.ExecutionStage.EXECUTING,
     "completed": re.ExecutionStage.COMPLETED,
 }
+_METADATA = "type.googleapis.com/build.bazel.remote.execution.v2.ExecuteOperationMetadata"
+_RESPONSE = "type.googleapis.com/build.bazel.remote.execution.v2.ExecuteResponse"
 # A client's default message limit is 4 MiB; what is inlined must leave room for the rest of the result.
 _INLINE_BYTES_MAX = 3 << 20
 
@@ -42,34 +45,38 @@ def operation_of(
     `done` is set if and only if the stage is COMPLETED; errors of the action are in ExecuteResponse.status and never
     in Operation.error (REAPI Execution.Execute).
     """
-    operation = operations_pb2.Operation(name=name)
     metadata = re.ExecuteOperationMetadata(
         stage=_STAGES[progress.stage],
         action_digest=digest_message(action),
         digest_function=re.DigestFunction.SHA256,
+        partial_execution_metadata=re.ExecutedActionMetadata(worker=progress.worker),
     )
-    metadata.partial_execution_metadata.worker = progress.worker
-    operation.metadata.Pack(metadata)
-    if progress.stage == "completed":
-        if progress.outcome is None:
-            raise InvariantBroken("a completed operation has an outcome")
-        response = response_of(progress.outcome, status_of)
-        if inline is not None and read is not None:
-            _inline(response.result, inline, read)
-        operation.done = True
-        operation.response.Pack(response)
-    return operation
+    about = any_pb2.Any(type_url=_METADATA, value=metadata.SerializeToString())
+    if progress.stage != "completed":
+        return operations_pb2.Operation(name=name, metadata=about)
+    if progress.outcome is None:
+        raise InvariantBroken("a completed operation has an outcome")
+    response = response_of(progress.outcome, status_of)
+    if inline is not None and read is not None:
+        _inline(response.result, inline, read)
+    told = any_pb2.Any(type_url=_RESPONSE, value=response.SerializeToString())
+    return operations_pb2.Operation(name=name, metadata=about, done=True, response=told)
 
 
 def response_of(outcome: Outcome, status_of: StatusOf) -> re.ExecuteResponse:
-    """What Execute tells in the end."""
-    response = re.ExecuteResponse(cached_result=outcome.cached)
+    """What Execute tells in the end.
+
+    Raises:
+        NotFound: it ended well, and its result was evicted since: the action cache alone had it.
+    """
+    if outcome.code == "ok" and outcome.result is None:
+        raise NotFound("the operation's result was evicted from the cache; submit it again", kind="result", name="")
+    response = re.ExecuteResponse(cached_result=outcome.cached, status=status_of(outcome))
     if outcome.result is not None:
         try:
             response.result.ParseFromString(outcome.result)
         except DecodeError as error:
             raise InvariantBroken("a stored result cannot be decoded") from error
-    response.status.CopyFrom(status_of(outcome))
     if outcome.code != "ok":
         response.message = outcome.message
     elif outcome.entry_index is not None:

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from buildnet.errors import InvalidRequest
 from buildnet.model.history import Requested
 from buildnet.model.node import check_node_id
+from buildnet.model.quick import quick
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 
 Metadata = Sequence[tuple[str, str | bytes]]
@@ -27,6 +28,7 @@ APART: Final = "buildnet-apart"
 _TEXT_MAX: Final = 1024
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Manner:
     """How an Execute is to be served: `pinned` is a node's id or "", `apart` neither joins nor fills the cache.

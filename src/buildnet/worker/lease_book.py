@@ -22,7 +22,8 @@ _ENDED_MAX: Final = 4096
 @dataclass(frozen=True, slots=True)
 class Assignment:
     """What the controller asks for under one fence. `timeout_s` covers execution alone (REAPI
-    Action.timeout). The amounts are what the controller counts for it; 0 means the worker's own limit.
+    Action.timeout). The amounts are what the controller counts for it; 0 means the worker's own limit. `action` and
+    `command` are bytes that may come along, empty when they do not; nobody has checked them.
     """
 
     fence: int
@@ -32,6 +33,8 @@ class Assignment:
     cpu_milli: int = 0
     memory_bytes: int = 0
     disk_bytes: int = 0
+    action: bytes = field(default=b"", repr=False)
+    command: bytes = field(default=b"", repr=False)
 
 
 # What happens to the book.

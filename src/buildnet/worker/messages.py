@@ -134,7 +134,8 @@ def event_of(message: fleet_pb2.JoinResponse) -> Event:
                 raise InvalidRequest("an Assign without a timeout", field="assign.timeout")
             counted = assign.reserved
             amounts = (counted.cpu_milli, counted.memory_bytes, counted.disk_bytes)
-            return Assigned(Assignment(assign.fence, key, timeout_s, assign.attempt, *amounts))
+            given = (assign.action, assign.command)
+            return Assigned(Assignment(assign.fence, key, timeout_s, assign.attempt, *amounts, *given))
         case "cancel":
             return CancelAsked(message.cancel.fence, message.cancel.reason)
         case "settled":

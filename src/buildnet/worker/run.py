@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from buildnet._native import Link, Store, Trees, probe_isolation
+from buildnet._native import Link, Store, Trees, probe_isolation, start_launcher
 from buildnet.catalog.plugins import Setting, built_in, installed
 from buildnet.errors import BuildNetError
 from buildnet.model.credentials import Credentials
@@ -70,6 +70,7 @@ async def run_worker(
     config.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with translated():
         probed = probe_isolation()
+        start_launcher()
         means = means_of(probed, config.isolation, toolchain_of(config.toolchain))
         store = Store(str(config.state / "cas"), config.durability, size_bytes_max=config.blobs_size_bytes)
     try:

@@ -1,7 +1,7 @@
 //! One control group per action, below the worker's own group, so that the limits of whoever started the worker still hold.
 //!
 //! Uses whichever of cgroup v1 and v2 can really be written (kernel docs, cgroup-v1 and cgroup-v2); never moves the worker.
-//! The parent `buildnet` goes when its last action goes: an enclosing group must stay removable.
+//! The parent `buildnet` goes when its last group goes: an enclosing group must stay removable.
 
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -56,6 +56,14 @@ impl Hierarchies {
 
     pub(crate) fn has_cpu(&self) -> bool {
         self.cpu.is_some()
+    }
+
+    /// The directories below which groups are made.
+    pub(crate) fn homes(&self) -> Vec<&Path> {
+        let mut homes: Vec<&Path> =
+            [&self.memory, &self.pids, &self.cpu].into_iter().flatten().map(PathBuf::as_path).collect();
+        homes.dedup();
+        homes
     }
 
     /// The name for an outcome.
@@ -189,7 +197,7 @@ fn remove(dir: &Path, name: &str) -> bool {
 }
 
 /// What an action's group is to bound.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Wants {
     pub(crate) memory_bytes: Option<u64>,
     pub(crate) pids_max: Option<u64>,
@@ -210,6 +218,11 @@ pub(crate) struct Group {
     name: String,
     version: u8,
     parts: Vec<Part>,
+    pub(crate) wants: Wants,
+    /// What earlier actions in it did: the kernel counts on.
+    before: Sight,
+    /// Whether the kernel's peak is of this action alone.
+    peak_is_own: bool,
 }
 
 /// What the group saw.
@@ -234,7 +247,14 @@ impl Group {
             return Ok(None);
         }
         sweep(wanted.iter().map(|(_, (home, _))| *home));
-        let mut group = Self { name: unique(name), version: here.version, parts: Vec::new() };
+        let mut group = Self {
+            name: unique(name),
+            version: here.version,
+            parts: Vec::new(),
+            wants,
+            before: Sight::default(),
+            peak_is_own: true,
+        };
         for (kind, (home, amount)) in wanted {
             group.add(kind, home, amount)?;
         }
@@ -304,7 +324,46 @@ impl Group {
             .collect()
     }
 
+    /// What this action did in it.
     pub(crate) fn look(&self) -> Sight {
+        let all = self.look_at_all();
+        Sight {
+            memory_kills: all.memory_kills.saturating_sub(self.before.memory_kills),
+            fork_refusals: all.fork_refusals.saturating_sub(self.before.fork_refusals),
+            memory_peak_bytes: all.memory_peak_bytes.filter(|_| self.peak_is_own),
+        }
+    }
+
+    /// Make it as new for another action; false when it cannot be, or when it is not empty.
+    pub(crate) fn renew(&mut self) -> bool {
+        let (current, peak) = match self.version {
+            2 => ("memory.current", "memory.peak"),
+            _ => ("memory.usage_in_bytes", "memory.max_usage_in_bytes"),
+        };
+        if !self.is_empty() {
+            return false;
+        }
+        if let Some((group, limit)) = self.part(Kind::Memory).zip(self.wants.memory_bytes) {
+            // Cached pages of an earlier action give way, but a group full of them is slow.
+            if number(&group.join(current)).is_none_or(|used| used > limit / 8) {
+                return false;
+            }
+            self.peak_is_own = fs::write(group.join(peak), "0").is_ok();
+        }
+        self.before = self.look_at_all();
+        true
+    }
+
+    fn is_empty(&self) -> bool {
+        match self.part(Kind::Pids) {
+            Some(group) => number(&group.join("pids.current")) == Some(0),
+            None => {
+                self.dirs().all(|dir| fs::read_to_string(dir.join("cgroup.procs")).is_ok_and(|text| text.is_empty()))
+            }
+        }
+    }
+
+    fn look_at_all(&self) -> Sight {
         let mut sight = Sight::default();
         let names = match self.version {
             2 => ["memory.events", "memory.peak"],
@@ -312,8 +371,7 @@ impl Group {
         };
         if let Some(group) = self.part(Kind::Memory) {
             sight.memory_kills = keyed(&group.join(names[0]), "oom_kill");
-            let peak = fs::read_to_string(group.join(names[1])).ok();
-            sight.memory_peak_bytes = peak.and_then(|text| text.trim().parse().ok());
+            sight.memory_peak_bytes = number(&group.join(names[1]));
         }
         if let Some(group) = self.part(Kind::Pids) {
             sight.fork_refusals = keyed(&group.join("pids.events"), "max");
@@ -358,11 +416,27 @@ fn weight_of(cpu_milli: u64) -> u64 {
     (cpu_milli / 10).clamp(1, 10_000)
 }
 
+fn number(path: &Path) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
 fn keyed(path: &Path, key: &str) -> u64 {
     let text = fs::read_to_string(path).unwrap_or_default();
     let lines = text.lines().filter_map(|line| line.split_once(' '));
     let value = lines.filter(|(name, _)| *name == key).map(|(_, value)| value);
     value.filter_map(|value| value.parse().ok()).next_back().unwrap_or(0)
+}
+
+/// Remove the groups that this process left, wherever it could have made some; only the empty ones go.
+pub(crate) fn remove_all_of(owner: u32, homes: &[PathBuf]) {
+    for home in homes {
+        let entries = fs::read_dir(home.join(PARENT)).into_iter().flatten().flatten();
+        for name in entries.filter_map(|entry| entry.file_name().into_string().ok()) {
+            if name.split('-').next() == Some(owner.to_string().as_str()) {
+                remove(home, &name);
+            }
+        }
+    }
 }
 
 /// Once per process: remove empty groups of workers that died without doing so.

@@ -1,7 +1,7 @@
 //! The supervisor (pid 1 of the action's namespace) and the command it starts; both end with the worker.
 //!
-//! Runs after clone in a copy of a process with other threads: no allocation, no locks, no panics. It holds none of the
-//! worker's descriptors. Nothing that the command started outlives it.
+//! Runs in a copy of the launcher, which has one thread: no panics. It holds none of the worker's descriptors, and none of
+//! its memory. Nothing that the command started outlives it.
 
 use std::os::fd::AsRawFd;
 use std::os::fd::RawFd;
@@ -15,6 +15,7 @@ use super::report::{Failure, Report, Stage};
 use super::sys::{self, Errno};
 
 const EXEC_BUSY_TRIES: u32 = 200;
+const COMMAND_STACK_BYTES: usize = 128 << 10;
 
 /// What the command's first steps leave for the supervisor: they share memory until exec.
 struct Start<'a> {
@@ -43,7 +44,7 @@ fn prepare(orders: &Orders) -> Result<RawFd, Failure> {
     if let Some(identity) = &orders.identity {
         identity.write().map_err(|errno| (Stage::Identity, errno))?;
     }
-    // The copy of the worker's memory holds what the action must not read through /proc/1/mem.
+    // The orders hold the variables of the command; what else there is, nobody need read through /proc/1/mem.
     sys::prctl(libc::PR_SET_DUMPABLE, 0).map_err(|errno| (Stage::Privileges, errno))?;
     if let Some(mounts) = &orders.mounts {
         // SAFETY: plain number.
@@ -81,7 +82,9 @@ fn stdio_only(orders: &Orders) -> Result<(), Errno> {
     for standard in 0..3 {
         sys::dup_to(stdin, standard)?;
     }
-    sys::close_all_but(3, &orders.keep)
+    let mut keep = orders.fds_in_order();
+    keep.sort_unstable();
+    sys::close_all_but(3, &keep)
 }
 
 /// Returns the command's wait status once it and all that it started are gone.
@@ -100,13 +103,16 @@ fn run(orders: &Orders, signals: RawFd) -> Result<c_int, Failure> {
     Ok(wait_status)
 }
 
-/// Start the command as vfork would, on a stack of its own: no second copy of the worker's page tables.
+/// Start the command as vfork would, on a stack of its own: no second copy of its page tables.
 fn spawn(orders: &Orders) -> Result<libc::pid_t, Failure> {
+    let stack = vec![0u8; COMMAND_STACK_BYTES];
+    // The highest aligned address: stacks grow down.
+    let top = (stack.as_ptr() as usize + stack.len()) & !0xF;
     let start = Start { orders, stage: AtomicU32::new(0), errno: AtomicI32::new(0) };
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
     let argument = (&raw const start).cast_mut().cast::<c_void>();
     // SAFETY: the child runs `command_main` on its own stack while this thread is suspended; it ends in exec or exit.
-    let pid = unsafe { libc::clone(command_main, orders.stack_top(), flags, argument) };
+    let pid = unsafe { libc::clone(command_main, top as *mut c_void, flags, argument) };
     if pid < 0 {
         return Err((Stage::Clone, sys::errno()));
     }
@@ -229,23 +235,5 @@ fn kill_others(orders: &Orders) -> bool {
         sys::kill(-1, libc::SIGKILL);
         return true;
     }
-    let Ok(fd) = sys::open(c"/proc/thread-self/children", libc::O_RDONLY, 0) else {
-        return false;
-    };
-    let mut text = [0u8; 4096];
-    let read = sys::read(fd, &mut text).unwrap_or(0);
-    sys::close(fd);
-    let mut pid: libc::pid_t = 0;
-    for &byte in text.iter().take(read) {
-        if byte.is_ascii_digit() {
-            pid = pid.saturating_mul(10).saturating_add(libc::pid_t::from(byte - b'0'));
-        } else {
-            // A number cut at the end of the buffer is dropped: the next round sees it whole.
-            if pid > 1 {
-                sys::kill(pid, libc::SIGKILL);
-            }
-            pid = 0;
-        }
-    }
-    true
+    sys::for_each_child(|pid| sys::kill(pid, libc::SIGKILL))
 }

@@ -1,14 +1,19 @@
 //! Run one command so that it cannot change the host, cannot outlive the worker, and cannot pass its bounds unseen.
 //!
-//! worker thread (`watch`) --clone--> supervisor, pid 1 of the action's namespaces (`init`) --vfork--> the command.
+//! worker thread (`watch`) --orders--> launcher --clone--> supervisor, pid 1 of the action's namespaces (`init`) --vfork--> the command.
 //! It decides no policy: which bounds and which isolation come with the `Plan`; what was really used goes into the `Outcome`.
 
 mod cgroup;
 mod disk;
+mod groups;
 mod init;
+mod launcher;
+mod letters;
+mod link;
 mod logs;
 mod mask;
 mod mounts;
+mod order_form;
 mod orders;
 mod plan;
 mod probe;
@@ -34,6 +39,8 @@ use orders::{ChildFds, Limit, Orders, OrdersOf};
 use view::ViewOf;
 use watch::{ParentFds, Setting, Shared, Watch};
 
+pub use launcher::launcher_main;
+pub use link::{launcher_pid, set_interpreter, start_launcher};
 pub use mask::MASKED_BYTES_MIN;
 pub use plan::{Isolation, Outcome, Plan};
 pub use probe::probe_isolation;
@@ -58,7 +65,7 @@ impl Process {
     pub fn start(plan: &Plan) -> Result<Self> {
         plan.validate()?;
         let wants = Wants { memory_bytes: plan.memory_bytes, pids_max: plan.pids_max, cpu_milli: plan.cpu_milli };
-        let group = Group::make(&plan.cgroup_name, wants)
+        let group = groups::take(&plan.cgroup_name, wants)
             .map_err(|error| error::sandbox(format!("cannot make a control group: {error}")))?;
         let (orders, fds, shared) = prepare(plan, group.as_ref())?;
         let setting = setting(plan, orders.namespaces, group.as_ref());

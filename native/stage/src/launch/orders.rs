@@ -1,7 +1,7 @@
-//! Everything the child needs, made before clone: after it nothing may be allocated (signal-safety(7)).
+//! Everything that the supervisor and the command need, worked out by the worker: they decide nothing.
 
 use std::ffi::{CString, c_char};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
@@ -13,19 +13,22 @@ use super::sys::{self, Errno};
 
 /// Where a bare program name is looked for when the Command's environment has no PATH.
 const PATH_DEFAULT: &[u8] = b"/usr/local/bin:/usr/bin:/bin";
-const COMMAND_STACK_BYTES: usize = 128 << 10;
 
 /// C strings and the NULL-terminated array of pointers to them that execve(2) wants.
 pub(crate) struct StringArray {
-    _strings: Vec<CString>,
+    strings: Vec<CString>,
     pointers: Vec<*const c_char>,
 }
 
 impl StringArray {
-    fn new(strings: Vec<CString>) -> Self {
+    pub(crate) fn new(strings: Vec<CString>) -> Self {
         let mut pointers: Vec<_> = strings.iter().map(|text| text.as_ptr()).collect();
         pointers.push(ptr::null());
-        Self { _strings: strings, pointers }
+        Self { strings, pointers }
+    }
+
+    pub(crate) fn strings(&self) -> &[CString] {
+        &self.strings
     }
 
     pub(crate) fn as_ptr(&self) -> *const *const c_char {
@@ -74,8 +77,8 @@ pub(crate) struct Orders {
     pub(crate) mounts: Option<Mounts>,
     pub(crate) limits: Vec<Limit>,
     pub(crate) fds: ChildFds,
-    pub(crate) keep: Vec<RawFd>,
-    stack: Vec<u8>,
+    /// Keeps the root's own mount, if it has one, where these orders were received.
+    pub(crate) _root_mount: Option<OwnedFd>,
 }
 
 // SAFETY: the raw pointers point into strings that the same value owns and never changes.
@@ -99,12 +102,6 @@ impl Orders {
         let env = of.env.iter().map(|(name, value)| assignment(name, value));
         let argv = of.argv.iter().map(|word| c_string("argv", word));
         let argv = argv.collect::<Result<_>>()?;
-        let fds = of.fds;
-        let mut keep: Vec<RawFd> = fds.groups.iter().map(AsRawFd::as_raw_fd).collect();
-        let ends = [&fds.stdin, &fds.stdout, &fds.stderr, &fds.status, &fds.control];
-        keep.extend(ends.map(AsRawFd::as_raw_fd));
-        keep.extend(of.mounts.iter().map(|mounts| mounts.root.fd.get()).filter(|fd| *fd >= 0));
-        keep.sort_unstable();
         Ok(Self {
             candidates: candidates(program, of.env)?,
             argv: StringArray::new(argv),
@@ -114,16 +111,14 @@ impl Orders {
             identity: identity(of.namespaces)?,
             mounts: of.mounts,
             limits: of.limits,
-            fds,
-            keep,
-            stack: vec![0; COMMAND_STACK_BYTES],
+            fds: of.fds,
+            _root_mount: None,
         })
     }
 
-    /// The highest aligned address of the command's first stack (stacks grow down).
-    pub(crate) fn stack_top(&self) -> *mut libc::c_void {
-        let end = self.stack.as_ptr() as usize + self.stack.len();
-        (end & !0xF) as *mut libc::c_void
+    /// The descriptor of the root's own mount, if it has one.
+    pub(crate) fn root_fd(&self) -> Option<RawFd> {
+        self.mounts.iter().map(|mounts| mounts.root.fd.get()).find(|fd| *fd >= 0)
     }
 }
 

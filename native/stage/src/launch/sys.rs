@@ -73,6 +73,19 @@ pub(crate) unsafe fn fork_into(flags: c_int) -> Result<libc::pid_t, Errno> {
     check(pid).map(|pid| pid as libc::pid_t)
 }
 
+/// As `fork_into`, with a descriptor of the new process: None in the child.
+///
+/// # Safety
+/// As for `fork_into`.
+pub(crate) unsafe fn fork_with_pidfd(flags: c_int) -> Result<Option<(libc::pid_t, OwnedFd)>, Errno> {
+    let flags = (flags | libc::CLONE_PIDFD | libc::SIGCHLD) as c_ulong;
+    let mut process: RawFd = -1;
+    // SAFETY: the kernel writes the descriptor to `process`; the caller keeps the child async-signal-safe.
+    let pid = check(unsafe { libc::syscall(libc::SYS_clone, flags, 0u64, &raw mut process, 0u64, 0u64) })?;
+    // SAFETY: the kernel just gave it to us.
+    Ok((pid != 0).then(|| (pid as libc::pid_t, unsafe { OwnedFd::from_raw_fd(process) })))
+}
+
 pub(crate) fn mount(source: &CStr, target: &CStr, kind: &CStr, flags: c_ulong, data: &CStr) -> Result<(), Errno> {
     // SAFETY: all arguments are NUL-terminated strings that outlive the call.
     check_int(unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, data.as_ptr().cast()) })
@@ -318,6 +331,92 @@ pub(crate) fn getpid() -> libc::pid_t {
 pub(crate) fn kill(pid: libc::pid_t, signal: c_int) {
     // SAFETY: plain numbers. ESRCH means that it is gone, which is what was wanted.
     unsafe { libc::kill(pid, signal) };
+}
+
+/// SIGKILL to the process of a pidfd. ESRCH means that it is gone, which is what was wanted.
+pub(crate) fn kill_process(process: &OwnedFd) {
+    // SAFETY: plain numbers and no siginfo.
+    unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), libc::SIGKILL, std::ptr::null::<c_void>(), 0u64)
+    };
+}
+
+/// Return once a descriptor is readable: a pidfd is when its process has ended.
+pub(crate) fn wait_readable(fd: &OwnedFd) {
+    let mut polled = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one entry.
+    while unsafe { libc::poll(&raw mut polled, 1, -1) } < 0 && errno() == libc::EINTR {}
+}
+
+/// Reading from this socket, or writing to it, fails after so long.
+pub(crate) fn limit_wait(socket: &OwnedFd, seconds: i64) -> io::Result<()> {
+    let time = libc::timeval { tv_sec: seconds, tv_usec: 0 };
+    for option in [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO] {
+        let size = size_of::<libc::timeval>() as libc::socklen_t;
+        // SAFETY: `time` lives through the call and its size is given.
+        let set = unsafe {
+            libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, (&raw const time).cast::<c_void>(), size)
+        };
+        if set < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Each child of this thread that the kernel lists. False when it keeps no list.
+pub(crate) fn for_each_child(mut each: impl FnMut(libc::pid_t)) -> bool {
+    let Ok(fd) = open(c"/proc/thread-self/children", libc::O_RDONLY, 0) else {
+        return false;
+    };
+    let mut text = [0u8; 4096];
+    let count = read(fd, &mut text).unwrap_or(0);
+    close(fd);
+    let mut pid: libc::pid_t = 0;
+    for &byte in text.iter().take(count) {
+        if byte.is_ascii_digit() {
+            pid = pid.saturating_mul(10).saturating_add(libc::pid_t::from(byte - b'0'));
+        } else {
+            // A number cut at the end of the buffer is dropped: the next round sees it whole.
+            if pid > 1 {
+                each(pid);
+            }
+            pid = 0;
+        }
+    }
+    true
+}
+
+/// A standard stream at a number of its own.
+pub(crate) fn take_standard(fd: RawFd) -> Result<OwnedFd, Errno> {
+    // SAFETY: plain numbers; the result is ours.
+    let moved = check_int(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) })?;
+    // SAFETY: as above.
+    Ok(unsafe { OwnedFd::from_raw_fd(moved) })
+}
+
+/// Keep the interpreter's own memory out of children: what no native code uses need not be copied.
+///
+/// Kept are libc's heap, this thread's stack and what it holds for itself, and what belongs to a library. A child that
+/// touched the rest would die of it, and be told of as a sandbox that failed.
+pub(crate) fn leave_out_of_forks() {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let own = [(&raw const maps) as usize, unsafe { libc::__errno_location() } as usize, maps.as_ptr() as usize];
+    let mut file_end = 0;
+    for line in maps.lines() {
+        // proc_pid_maps(5): start-end permissions offset device inode [name]
+        let mut words = line.split_ascii_whitespace();
+        let range = words.next().and_then(|range| range.split_once('-'));
+        let number = |text| usize::from_str_radix(text, 16).ok();
+        let Some((start, end)) = range.and_then(|(start, end)| Some((number(start)?, number(end)?))) else { continue };
+        let (inode, name) = (words.nth(3).unwrap_or_default(), words.next().unwrap_or_default());
+        if inode != "0" {
+            file_end = end;
+        } else if name.is_empty() && start != file_end && !own.iter().any(|address| (start..end).contains(address)) {
+            // SAFETY: the range is mapped; this changes nothing for this process itself.
+            unsafe { libc::madvise(start as *mut c_void, end - start, libc::MADV_DONTFORK) };
+        }
+    }
 }
 
 /// One reaped child, or None when none has ended (`block` false) or none exists.

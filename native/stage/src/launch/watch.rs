@@ -1,7 +1,6 @@
-//! The thread that lives as long as one action: it clones it, keeps its output, enforces its time, and says how it ended.
+//! The thread that lives as long as one action: it has it launched, keeps its output, enforces its time, and says how it ended.
 //!
-//! It must be one thread for the action's whole life: PR_SET_PDEATHSIG fires when the *thread* that cloned ends
-//! (prctl(2)). It never touches Python and blocks every signal, so that none meant for the worker lands here.
+//! It never touches Python and blocks every signal, so that none meant for the worker lands here.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -15,7 +14,8 @@ use buildnet_formats::{FieldValue, NativeError};
 
 use super::cgroup::Group;
 use super::disk::{DiskWatch, Full};
-use super::init;
+use super::groups;
+use super::link::{self, Supervisor};
 use super::logs::Log;
 use super::mask::{Mask, Masked};
 use super::orders::Orders;
@@ -94,7 +94,6 @@ pub(crate) struct Watch {
     status: OwnedFd,
     control: Option<OwnedFd>,
     starter: Option<SyncSender<Result<()>>>,
-    supervisor: libc::pid_t,
     begun_unix_ns: u64,
     started: Option<Instant>,
     ended: Option<(Report, Instant)>,
@@ -117,11 +116,10 @@ impl Watch {
             setting,
             group,
             streams: [Some(fds.stdout), Some(fds.stderr)],
-            masked: Default::default(),
+            masked: [Masked::default(), Masked::default()],
             status: fds.status,
             control: Some(fds.control),
             starter: Some(starter),
-            supervisor: 0,
             begun_unix_ns: 0,
             started: None,
             ended: None,
@@ -136,26 +134,27 @@ impl Watch {
         sys::set_signal_mask(true);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.begun_unix_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-        // SAFETY: the child runs `supervise`, which is async-signal-safe and never returns.
-        match unsafe { sys::fork_into(orders.namespaces) } {
-            Ok(0) => init::supervise(&orders),
-            Ok(pid) => self.supervisor = pid,
-            Err(errno) => {
-                self.fail(Report::failed((Stage::Clone, errno)));
+        let launched = link::launch(&orders);
+        // The child's ends: the pipes must end with the action.
+        drop(orders);
+        let supervisor = match launched {
+            Ok(supervisor) => supervisor,
+            Err(error) => {
                 self.group = None;
+                self.tell(Err(error));
                 return;
             }
-        }
-        // The child's ends too: the pipes must end with the action.
-        drop(orders);
-        while self.step() {}
-        let wait_status = sys::wait_for(self.supervisor);
+        };
+        while self.step(&supervisor) {}
+        supervisor.wait();
         self.drain();
         if self.started.is_some() {
             // What came after the last look counts too.
             self.look_at_disk(true);
-            let outcome = self.outcome(wait_status);
-            self.group = None;
+            let outcome = self.outcome();
+            if let Some(group) = self.group.take() {
+                groups::give_back(group);
+            }
             self.shared.state().outcome = Some(outcome);
             sys::raise_event(&self.shared.event);
         } else {
@@ -165,7 +164,7 @@ impl Watch {
     }
 
     /// One wait; false once the supervisor has closed its pipe, so is gone.
-    fn step(&mut self) -> bool {
+    fn step(&mut self, supervisor: &Supervisor) -> bool {
         let fd = |fd: &Option<OwnedFd>| fd.as_ref().map_or(-1, AsRawFd::as_raw_fd);
         let [stdout, stderr] = &self.streams;
         let wake = self.shared.wake.as_raw_fd();
@@ -185,7 +184,7 @@ impl Watch {
         }
         let now = Instant::now();
         if now >= self.deadline {
-            self.overdue();
+            self.overdue(supervisor);
         }
         if self.control.is_some() && now >= self.setting.disk.due() {
             self.look_at_disk(false);
@@ -203,13 +202,13 @@ impl Watch {
     }
 
     /// The command's time is over, or the supervisor's time to obey.
-    fn overdue(&mut self) {
+    fn overdue(&mut self, supervisor: &Supervisor) {
         if self.control.is_some() && self.started.is_some() {
             self.stop("timeout");
             return;
         }
         self.control = None;
-        sys::kill(self.supervisor, libc::SIGKILL);
+        supervisor.kill();
         self.kill_group();
         self.deadline = Instant::now() + KILL_GRACE;
     }
@@ -338,16 +337,15 @@ impl Watch {
         }
     }
 
-    fn outcome(&self, supervisor_status: i32) -> Outcome {
+    fn outcome(&self) -> Outcome {
         let now = Instant::now();
         let (report, end) = self.ended.unwrap_or_else(|| {
             // The supervisor was killed, and everything with it.
-            let status = if libc::WIFSIGNALED(supervisor_status) { supervisor_status } else { libc::SIGKILL };
-            (Report::ended_unseen(status), now)
+            (Report::ended_unseen(libc::SIGKILL), now)
         });
         let (exit_code, signal) = exit_of(report.wait_status);
         let sight = self.group.as_ref().map(Group::look).unwrap_or_default();
-        // A process starts as a copy of the worker, whose size stays in its ru_maxrss across exec (exec_mmap): for a
+        // A process starts as a copy of the launcher, whose size stays in its ru_maxrss across exec (exec_mmap): for a
         // small action the group's peak is nearer the truth.
         let max_rss_bytes = report.max_rss_kib * 1024;
         let max_rss_bytes = sight.memory_peak_bytes.map_or(max_rss_bytes, |peak| peak.min(max_rss_bytes));
@@ -358,6 +356,9 @@ impl Watch {
             (exit_code == 128 + libc::SIGXCPU && over_cpu(0.5)) || (exit_code == 128 + libc::SIGKILL && over_cpu(0.9));
         let reason = if !self.reason.is_empty() {
             self.reason.as_str()
+        } else if self.ended.is_none() {
+            // Nobody here asked for that: what the command would have said is not known.
+            "sandbox_failed"
         } else if exit_code == 0 {
             ""
         } else if sight.memory_kills > 0 {

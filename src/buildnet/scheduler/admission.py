@@ -1,0 +1,94 @@
+"""Who waits for which action: operations by name, equal actions as one entry. Pure; it decides nothing about workers.
+
+An action that may be shared has one entry at a time, and whoever wants the same meanwhile follows it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from buildnet.model.action import ActionKey, Outcome, Wanted
+from buildnet.scheduler.dispatch import Dispatch
+from buildnet.scheduler.entry import Entry, Mechanisms
+from buildnet.scheduler.events import Effect, Restore, Tell, Want
+from buildnet.scheduler.share import Share
+
+
+class Admission:
+    """Entries and their followers. Not thread-safe: the core owns it."""
+
+    def __init__(self, entries: dict[int, Entry], dispatch: Dispatch, on: Mechanisms) -> None:
+        self._entries = entries
+        self._dispatch = dispatch
+        self._on = on
+        self._entry_next = 1
+        self._by_key: dict[ActionKey, Entry] = {}
+        self._by_operation: dict[str, Entry] = {}
+        self.looking = 0
+
+    @property
+    def following(self) -> int:
+        """How many operations there are that have not ended."""
+        return len(self._by_operation)
+
+    def joined(self, event: Want | Restore, effects: list[Effect]) -> bool:
+        """Whether nothing more is to be done: the operation is known, or it follows an entry that is there."""
+        if event.operation in self._by_operation:
+            return True
+        entry = self._by_key.get(event.wanted.key) if self._may_join(event.wanted) else None
+        if entry is None:
+            return False
+        self._join(entry, event, effects)
+        return True
+
+    def _may_join(self, wanted: Wanted) -> bool:
+        return not wanted.do_not_cache and self._on.join
+
+    def _join(self, entry: Entry, event: Want | Restore, effects: list[Effect]) -> None:
+        operation, wanted = event.operation, event.wanted
+        entry.followers.append(operation)
+        self._by_operation[operation] = entry
+        # REAPI skip_cache_lookup: the result must be of an execution, which this one may share.
+        entry.demanded |= wanted.skip_cache_lookup
+        if wanted.priority < entry.wanted.priority:
+            was = self._dispatch.ticket_of(entry.wanted, 0.0)
+            # It keeps the time that it has waited, and waits on in the share of the first who wanted it.
+            entry.wanted = replace(entry.wanted, priority=wanted.priority)
+            self._dispatch.reordered(entry, entry.order + self._dispatch.ticket_of(entry.wanted, 0.0) - was)
+        lease = entry.lease
+        if entry.state in ("leased", "publishing") and lease is not None:
+            effects.append(Tell(operation, "executing", worker=lease.worker, fence=lease.fence))
+        else:
+            effects.append(Tell(operation, "queued"))
+
+    def enter(self, operation: str, wanted: Wanted, share: Share, now_s: float) -> Entry:
+        """A new entry, which is being looked up."""
+        entry = Entry(self._entry_next, wanted, share, self._dispatch.ticket_of(wanted, now_s), followers=[operation])
+        self._entry_next += 1
+        self.looking += 1
+        self._dispatch.shares.wait(share)
+        self._entries[entry.id] = entry
+        self._by_operation[operation] = entry
+        if self._may_join(wanted):
+            self._by_key[wanted.key] = entry
+        return entry
+
+    def left(self, operation: str) -> Entry | None:
+        """An operation follows no more; returns what it followed."""
+        entry = self._by_operation.pop(operation, None)
+        if entry is not None:
+            entry.followers.remove(operation)
+        return entry
+
+    def tell_end(self, entry: Entry, outcome: Outcome, effects: list[Effect]) -> None:
+        """All who follow are told how it ended, and follow no more."""
+        for operation in entry.followers:
+            self._by_operation.pop(operation, None)
+            effects.append(Tell(operation, "completed", outcome, worker=outcome.worker))
+        entry.followers = []
+
+    def forget(self, entry: Entry) -> None:
+        """Nobody follows it, and it is there no more."""
+        del self._entries[entry.id]
+        if self._by_key.get(entry.wanted.key) is entry:
+            del self._by_key[entry.wanted.key]

@@ -1,0 +1,116 @@
+"""Leases in force: who runs what under which fence, and until when. Fences only rise. Pure; it ends no action.
+
+A deadline in the heap is never later than the lease's own: one that was renewed is put right when it is met, so that
+a heartbeat costs nothing but a number.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import Final
+
+from buildnet.model.action import Lease
+from buildnet.scheduler.dispatch import Dispatch
+from buildnet.scheduler.entry import Attempt, Entry, Limits
+from buildnet.scheduler.placement import Worker
+
+# A straggler is known by others of its like: so many must have ended.
+_RUNS_KNOWN_MIN: Final = 5
+
+
+class Leases:
+    """Attempts by their fences. Not thread-safe: the core owns it."""
+
+    def __init__(self, limits: Limits, dispatch: Dispatch, fence_first: int) -> None:
+        self.fence_next = fence_first
+        self._limits = limits
+        self._dispatch = dispatch
+        self._attempts: dict[int, Attempt] = {}
+        self._deadlines: list[tuple[float, int]] = []
+        self._stragglers: list[tuple[float, int]] = []
+
+    def __len__(self) -> int:
+        """How many are in force."""
+        return len(self._attempts)
+
+    def of(self, fence: int) -> Attempt | None:
+        """The attempt that goes on under this fence."""
+        return self._attempts.get(fence)
+
+    def begin(self, entry: Entry, worker: Worker, now_s: float) -> Attempt:
+        """Lease the action to the worker, under the next fence."""
+        wanted, fence = entry.wanted, self.fence_next
+        self.fence_next = fence + 1
+        entry.attempts += 1
+        lease = Lease(
+            fence,
+            wanted.key,
+            worker.offer.node,
+            entry.attempts,
+            wanted.timeout_s,
+            wanted.caller,
+            worker.reserved(wanted.asked),
+        )
+        return self.hold(entry, worker, lease, now_s)
+
+    def hold(self, entry: Entry, worker: Worker, lease: Lease, now_s: float) -> Attempt:
+        """Count a lease in, whoever gave it."""
+        limits, fence = self._limits, lease.fence
+        charge = self._dispatch.begun(entry, worker, fence, lease.reserved, now_s)
+        deadline_s = now_s + limits.lease_s
+        attempt = self._attempts[fence] = Attempt(entry, lease, charge, now_s, deadline_s)
+        heapq.heappush(self._deadlines, (deadline_s, fence))
+        if limits.speculate and (demand := entry.demand) is not None and demand.runs >= _RUNS_KNOWN_MIN:
+            late_s = max(limits.straggler_min_s, limits.straggler_factor * demand.typical_s)
+            self.look_at(fence, now_s + late_s)
+        return attempt
+
+    def release(self, attempt: Attempt) -> None:
+        """End one attempt; its fence is stale from now on. A second one takes the first's place."""
+        entry, lease = attempt.entry, attempt.lease
+        fence = lease.fence
+        if self._attempts.pop(fence, None) is None:
+            return
+        dispatch = self._dispatch
+        dispatch.ended(entry, dispatch.room.workers.get(lease.worker), fence, lease.reserved, attempt.charge)
+        if entry.second is attempt:
+            entry.second = None
+        elif entry.attempt is attempt:
+            entry.attempt, entry.second = entry.second, None
+
+    # Time.
+
+    def first_deadline_s(self) -> float | None:
+        """When the next lease runs out, if nobody renews it."""
+        heap = self._deadlines
+        while heap:
+            deadline_s, fence = heap[0]
+            attempt = self._attempts.get(fence)
+            if attempt is None:
+                heapq.heappop(heap)
+            elif attempt.deadline_s > deadline_s:
+                heapq.heapreplace(heap, (attempt.deadline_s, fence))
+            else:
+                return deadline_s
+        return None
+
+    def expired(self, now_s: float) -> Attempt | None:
+        """One whose lease has run out; to be asked until there is none, each being released."""
+        deadline_s = self.first_deadline_s()
+        return self._attempts[self._deadlines[0][1]] if deadline_s is not None and deadline_s <= now_s else None
+
+    def look_at(self, fence: int, at_s: float) -> None:
+        """Whether it straggles is to be seen then."""
+        heapq.heappush(self._stragglers, (at_s, fence))
+
+    def first_straggler_s(self) -> float | None:
+        """When the next one is to be looked at."""
+        heap = self._stragglers
+        while heap and heap[0][1] not in self._attempts:
+            heapq.heappop(heap)
+        return heap[0][0] if heap else None
+
+    def straggling(self, now_s: float) -> Attempt | None:
+        """One that is to be looked at by now, taken out; to be asked until there is none."""
+        at_s = self.first_straggler_s()
+        return self._attempts[heapq.heappop(self._stragglers)[1]] if at_s is not None and at_s <= now_s else None
