@@ -1,5 +1,5 @@
-"""The launcher: one small process from which all actions are forked. It ends with its worker and leaves nothing; its own
-death costs the actions that need it, and no other.
+"""The launcher: one small process from which all actions are forked. It ends with its worker and leaves nothing; its
+own death costs the actions that need it, and no other.
 """
 
 from __future__ import annotations
