@@ -142,6 +142,12 @@ class Bazel:
         """Build and test everything."""
         return self.finish(self.start(*flags, jobs=jobs))
 
+    def pid(self) -> int:
+        """The Bazel server's."""
+        asked = self._command("info", "server_pid")
+        told = subprocess.run(asked, cwd=self.workspace, check=True, capture_output=True, text=True, timeout=120)
+        return int(told.stdout)
+
     def clean(self) -> None:
         """Forget every local output."""
         subprocess.run(self._command("clean"), cwd=self.workspace, check=True, capture_output=True, timeout=120)

@@ -255,7 +255,8 @@ def test_any_bytes_are_a_spec_or_refused(data: bytes) -> None:
 
 def test_which_properties_are_ours() -> None:
     ours = [name for name, _ in BASE.properties() if is_ours(name)]
-    assert ours == ["effect:network", "require", "resource:cpus"]
+    # An action that names a secret must not run without it.
+    assert ours == ["effect:network", "require", "resource:cpus", "secret:TOKEN"]
     assert is_ours("tier")
 
 

@@ -35,13 +35,13 @@ def test_what_came_in_one_moment_is_one_piece_and_large_ones_are_cut() -> None:
 
 def test_in_a_flood_a_small_piece_waits_for_more_or_for_word() -> None:
     progress = LogProgress()
-    progress.printed((512 << 10, 0), 1)
+    progress.printed((1 << 20, 0), 1)
     sent = drained(progress)
-    progress.printed((513 << 10, 0), 50)
+    progress.printed((1025 << 10, 0), 50)
     assert progress.take() is None
     assert progress.waits
     progress.taken((sent[0].end, 0))
-    assert progress.take() == Piece(1, 512 << 10, 1 << 10, 50)
+    assert progress.take() == Piece(1, 1 << 20, 1 << 10, 50)
 
 
 def test_no_more_is_on_its_way_than_the_window() -> None:

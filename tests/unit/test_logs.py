@@ -142,14 +142,14 @@ async def test_what_comes_again_is_kept_once_and_what_is_missing_is_asked_for(tm
 async def test_the_worker_hears_what_is_taken_before_its_window_is_full(tmp_path: Path) -> None:
     async with opened(tmp_path) as book:
         source = Source()
-        for number in range(600):
+        for number in range(2400):
             # Single letters: their cost counts.
             await book.take(1, LogPiece(1, number, b"x"), source)
         await everything(book, await reading(book))
-        assert source.told[-1] == ((600, 0), False)
-        for number in range(600):
+        assert source.told[-1] == ((2400, 0), False)
+        for number in range(2400):
             await book.take(1, LogPiece(1, number, b"x"), source)
-        assert source.told[-1] == ((600, 0), False)
+        assert source.told[-1] == ((2400, 0), False)
         assert len(source.told) == 2
 
 
@@ -220,13 +220,13 @@ async def test_a_disk_that_refuses_costs_bytes_and_stalls_nobody(
         await book.take(1, LogPiece(1, 0, b"a" * 1200), source)
         await everything(book, await reading(book))
         monkeypatch.setattr(log_spool, "FREE_BYTES_MIN", 1 << 62)
-        await book.take(1, LogPiece(1, 1200, b"b" * 300_000), source)
+        await book.take(1, LogPiece(1, 1200, b"b" * 1_200_000), source)
         await everything(book, await reading(book))
-        assert source.told == [((301_200, 0), False)], "the worker goes on"
+        assert source.told == [((1_201_200, 0), False)], "the worker goes on"
         monkeypatch.setattr(log_spool, "FREE_BYTES_MIN", 0)
-        await book.take(1, LogPiece(1, 301_200, b"c"), source)
+        await book.take(1, LogPiece(1, 1_201_200, b"c"), source)
         found = await everything(book, await reading(book))
-        assert found == [LogPiece(1, 0, b"a" * 1200), LogPiece(1, 301_200, b"c", gap_bytes=300_000)]
+        assert found == [LogPiece(1, 0, b"a" * 1200), LogPiece(1, 1_201_200, b"c", gap_bytes=1_200_000)]
 
 
 async def test_a_flood_waits_for_the_disk_and_is_kept(tmp_path: Path) -> None:

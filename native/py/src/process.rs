@@ -136,6 +136,7 @@ fn read_plan(plan: &Bound<'_, PyMapping>) -> PyResult<stage::Plan> {
         stdout_path: field(plan, "stdout_path")?,
         stderr_path: field(plan, "stderr_path")?,
         log_size_bytes_max: field(plan, "log_size_bytes_max")?,
+        masked: optional::<Vec<Vec<u8>>>(plan, "masked")?.unwrap_or_default(),
         timeout: Duration::try_from_secs_f64(field(plan, "timeout_s")?)
             .map_err(|error| invalid("timeout_s", &error.to_string()))?,
         memory_bytes: optional(plan, "memory_bytes")?,

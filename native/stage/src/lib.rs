@@ -20,8 +20,8 @@ mod written;
 pub use collect::{CollectLimits, Collected, collect};
 pub use error::Result;
 pub use launch::{
-    Isolation, LogPiece, Outcome, Plan, Process, launcher_main, launcher_pid, probe_isolation, set_interpreter,
-    start_launcher,
+    Isolation, LogPiece, MASKED_BYTES_MIN, Outcome, Plan, Process, launcher_main, launcher_pid, probe_isolation,
+    set_interpreter, start_launcher,
 };
 pub use remove::remove_tree;
 pub use stage::{Root, Staged, stage, stage_kept};

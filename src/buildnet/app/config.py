@@ -79,7 +79,8 @@ class ControllerConfig:
     power (every acknowledgement waits for an fsync). `cache_size_bytes` and `cache_keep_s` are the store's own when
     None: what it holds at most, and for how long nothing is evicted that was used. `tiers` are `[[cache.tier]]` of the
     configuration file as they are written there. `organisation` is whose it is, to nodes that dial by sessions.
-    `toolchain` are paths that the local worker's actions may read besides the usual ones. `witnesses` are asked at most
+    `toolchain` are paths that the local worker's actions may read besides the usual ones, `secrets` the files of those
+    that they may name. `witnesses` are asked at most
     every `witness_interval_s`. Platform properties called as in `ignored_properties` need no worker that offers them.
     `scheduler` is what bounds the queue and weighs who waits in it.
     """
@@ -93,6 +94,7 @@ class ControllerConfig:
     cache_size_bytes: int | None = None
     cache_keep_s: int | None = None
     toolchain: tuple[Path, ...] = ()
+    secrets: Mapping[str, Path] = field(default_factory=dict)
     tiers: tuple[Mapping[str, object], ...] = ()
     witnesses: tuple[WitnessConfig, ...] = ()
     witness_interval_s: int = 10
@@ -131,7 +133,7 @@ class ControllerConfig:
 @dataclass(frozen=True, slots=True)
 class WorkerRunConfig:
     """One worker that dials the controller at `url`, by sessions when there is a `line`. Its actions find the
-    directories `hidden` empty, and may read `toolchain` besides the usual paths.
+    directories `hidden` empty, and may read `toolchain` besides the usual paths. `secrets` are files by secrets' names.
 
     `cache_size_bytes`: blobs and input trees that it keeps, together; None for blobs as the disk allows.
     """
@@ -141,6 +143,7 @@ class WorkerRunConfig:
     slots: int = 1
     hidden: tuple[Path, ...] = ()
     toolchain: tuple[Path, ...] = ()
+    secrets: Mapping[str, Path] = field(default_factory=dict)
     credentials: Credentials = NONE
     line: JoinLine | None = None
     cache_size_bytes: int | None = None

@@ -65,6 +65,12 @@ def _paths(value: Any, where: str, base: Path) -> tuple[Path, ...]:
     return tuple(_path(item, where, base) for item in _texts(value, where, base))
 
 
+def _files(value: Any, where: str, base: Path) -> dict[str, Path]:
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"{where} must be a table of files by name, not {value!r}", field=where)
+    return {name: _path(path, f"{where}.{name}", base) for name, path in value.items()}
+
+
 def _quantity(of: Callable[[str, str], int]) -> Parse:
     def parse(value: Any, where: str, base: Path) -> int:
         text = _text(value, where, base)
@@ -126,7 +132,7 @@ KEYS: Final[Mapping[str, Mapping[str, Parse]]] = {
         "durability": _text,
         "tier": _tables,
     },
-    "worker": {"toolchain_paths": _paths},
+    "worker": {"toolchain_paths": _paths, "secrets": _files},
     "tls": {"certificate": _path, "key": _path, "client_ca": _path},
     "access": {
         "anonymous": _text,
@@ -236,6 +242,7 @@ def _assembled(settings: Settings) -> ControllerConfig:
         "cache.keep": "cache_keep_s",
         "cache.tier": "tiers",
         "worker.toolchain_paths": "toolchain",
+        "worker.secrets": "secrets",
         "ledger.witnesses": "witnesses",
         "ledger.witness_interval": "witness_interval_s",
     }

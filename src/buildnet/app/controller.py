@@ -43,6 +43,7 @@ from buildnet.edge.web.app import application
 from buildnet.edge.web.asgi import Asgi
 from buildnet.edge.web.view import View
 from buildnet.scheduler.service import Scheduler
+from buildnet.worker.secrets import Secrets
 
 # Of an orderly stop: for what runs, to end; then for calls that move bytes.
 _DRAIN_S: Final = 5.0
@@ -88,6 +89,8 @@ async def run_controller(
     """
     clock = SystemClock()
     descriptors = raise_limit()
+    # Here, where somebody reads it: the worker beside would only end, and be started again.
+    Secrets(config.secrets)
     leave, stop_now = asyncio.Event(), stop_now or asyncio.Event()
     async with build_controller(config, clock=clock) as built, asyncio.TaskGroup() as tasks:
         bridge = built.bridge
@@ -110,6 +113,7 @@ async def run_controller(
                     monotonic_s=clock.monotonic_s,
                     descriptors=descriptors,
                     cache_size_bytes=config.cache_size_bytes,
+                    secrets=config.secrets,
                 )
                 tasks.create_task(worker)
             # Others may read that file, and the line holds a secret.

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 
 from buildnet.app.config import child_environment
 from buildnet.app.descriptors import give_back
@@ -35,6 +36,7 @@ async def supervise(
     monotonic_s: Callable[[], float],
     descriptors: tuple[int, int],
     cache_size_bytes: int | None = None,
+    secrets: Mapping[str, Path] = MappingProxyType({}),
 ) -> None:
     """Run `buildnet join` as a child until `stop` is set, then let it drain and end it.
 
@@ -49,6 +51,7 @@ async def supervise(
         renew_s: how often, which is well before a token ends.
         monotonic_s: a clock.
         descriptors: the child's limits of open files, soft and hard.
+        secrets: files with the values of secrets, by name. The values are in no argument and no variable of the child.
         cache_size_bytes: what the child keeps beside the controller's own cache; None: as the disk allows.
     """
     delay_s = _RESTART_DELAY_S
@@ -68,6 +71,7 @@ async def supervise(
             "--hide",
             str(state),
             *(argument for path in toolchain for argument in ("--toolchain-path", str(path))),
+            *(argument for name, path in secrets.items() for argument in ("--secret", f"{name}={path.absolute()}")),
             *(() if cache_size_bytes is None else ("--cache-size", str(cache_size_bytes))),
             "--quiet",
             # The pipe closes with this process, however it ends: a killed controller leaves no worker behind.

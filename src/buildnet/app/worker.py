@@ -67,6 +67,7 @@ async def run(
             hidden=config.hidden,
             toolchain=tuple(str(path) for path in config.toolchain),
             search_path=search_path(),
+            secrets=config.secrets,
             credentials=config.credentials,
             line=config.line,
             capacity=capacity_of(config.state),

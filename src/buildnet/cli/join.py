@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="A file or directory that actions may read, besides /usr and the like.",
 )
+@options.secrets
 @click.option("--quiet", is_flag=True, help="Print no ready line.")
 @click.option("--until-stdin-closes", is_flag=True, help="Leave at once when standard input ends.")
 @click.option("--token-from-stdin", is_flag=True, help="Show the newest token that standard input brings, one a line.")
@@ -44,6 +45,7 @@ def command(
     cache_size: str | None,
     hide: tuple[Path, ...],
     toolchain_path: tuple[Path, ...],
+    secret: tuple[str, ...],
     quiet: bool,
     until_stdin_closes: bool,
     token_from_stdin: bool,
@@ -66,6 +68,7 @@ def command(
         slots=slots or default_slots(),
         hidden=tuple(path.absolute() for path in hide),
         toolchain=tuple(path.absolute() for path in toolchain_path),
+        secrets=options.secret_files(secret),
         cache_size_bytes=None if cache_size is None else size_bytes_of(cache_size, "--cache-size"),
     )
     tokens = StdinTokens() if token_from_stdin else None

@@ -30,6 +30,32 @@ def state(command: F) -> F:
     return decorated
 
 
+def secrets(command: F) -> F:
+    """Add --secret, which `secret_files` reads."""
+    words = "A secret that actions may name, and the file of its value; nobody else may read that file. Repeatable."
+    decorated: F = click.option("--secret", multiple=True, metavar="NAME=FILE", help=words)(command)
+    return decorated
+
+
+def secret_files(given: Iterable[str]) -> dict[str, Path]:
+    """Files of secrets by their names.
+
+    Raises:
+        InvalidRequest: one is not NAME=FILE, or a name comes twice. No text is repeated: it may be a value.
+    """
+    from buildnet.errors import InvalidRequest
+
+    files: dict[str, Path] = {}
+    for text in given:
+        name, equals, path = text.partition("=")
+        if not name or not equals or not path:
+            raise InvalidRequest("--secret takes NAME=FILE: a name, and the file of the value", field="secret")
+        if name in files:
+            raise InvalidRequest("--secret names one secret twice; name each once", field="secret")
+        files[name] = Path(path).absolute()
+    return files
+
+
 def credentials(command: F) -> F:
     """Add --ca-file, --cert-file, --key-file and --token-file, which `given_credentials` reads.
 

@@ -22,6 +22,7 @@ KEYS: Final = {
     "cache_size": "cache.size",
     "cache_keep": "cache.keep",
     "toolchain_path": "worker.toolchain_paths",
+    "secret": "worker.secrets",
     "tls_cert": "tls.certificate",
     "tls_key": "tls.key",
     "client_ca": "tls.client_ca",
@@ -65,6 +66,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     type=click.Path(path_type=Path),
     help="A file or directory that the local worker's actions may read, besides /usr and the like.",
 )
+@options.secrets
 @click.option("--tls-cert", type=_FILE, help="Serve TLS with this certificate and those above it, PEM.")
 @click.option("--tls-key", type=_FILE, help="Its private key, PEM.")
 @click.option("--client-ca", type=_FILE, help="Believe certificates of clients that this authority signed, PEM.")
@@ -114,6 +116,8 @@ def overrides(given: dict[str, Any]) -> dict[str, Any]:
         settings["controller.worker"] = False
     if paths := given.get("toolchain_path"):
         settings["worker.toolchain_paths"] = tuple(path.absolute() for path in paths)
+    if secrets := given.get("secret"):
+        settings["worker.secrets"] = options.secret_files(secrets)
     if size := given.get("cache_size"):
         settings["cache.size"] = size_bytes_of(size, "--cache-size")
     if keep := given.get("cache_keep"):

@@ -30,7 +30,7 @@ Read = Callable[[int, int], Awaitable[bytes]]
 """Bytes from an offset on, so many; fewer at the end."""
 _PATH: Final = "/buildnet.v1.ActionService/StreamLogs"
 # As a worker's pieces are (worker/log_progress.py).
-_CHUNK_BYTES: Final = 112 << 10
+_CHUNK_BYTES: Final = 512 << 10
 # Up to this a stored log is read at once; beyond it, from a file of its own, so that memory does not grow with it.
 _READ_BYTES_MAX: Final = 1 << 20
 STORED_READERS_MAX: Final = 16

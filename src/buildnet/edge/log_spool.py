@@ -18,14 +18,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-RECORD_BYTES_MAX: Final = 256 << 10
+RECORD_BYTES_MAX: Final = 512 << 10
 _HEADER: Final = struct.Struct("<8sQQQ")
 """Magic, fence, and where stdout and stderr stand at the beginning of the segment."""
 _MAGIC: Final = b"BNLOG\x01\r\n"
 _RECORD: Final = struct.Struct("<BxxxIQQ")
 """Stream (1 or 2), bytes of data, their offset in the stream, Unix milliseconds (0: not known); then the data."""
 _NAME: Final = re.compile(r"([0-9a-f]{16})-([0-9]{8})\.log")
-_READ_BYTES: Final = 512 << 10
+# More than one record with its header, however large.
+_READ_BYTES: Final = 1 << 20
 # As many as one call takes (IOV_MAX).
 _BUFFERS_MAX: Final = 1024
 _threads: Final = threading.local()
@@ -200,13 +201,31 @@ class SegmentReader:
     def read(self, size_bytes: int) -> list[LogPiece]:
         """The next pieces of the segment's first `size_bytes`; none at their end."""
         data = _buffer()[: min(_READ_BYTES, size_bytes - self._position)]
-        end = os.preadv(self._file, [data], self._position)
+        return self._pieces(data[: os.preadv(self._file, [data], self._position)])
+
+    def read_cached(self, size_bytes: int) -> list[LogPiece] | None:
+        """As `read`, but never waits for the disk; None when it would have to.
+
+        What was written a moment ago is in memory: a thread for it costs more than its bytes (preadv2(2), RWF_NOWAIT).
+        """
+        data = _buffer()[: min(_READ_BYTES, size_bytes - self._position)]
+        try:
+            count = os.preadv(self._file, [data], self._position, os.RWF_NOWAIT)
+        except OSError as error:
+            # Some file systems cannot tell.
+            if error.errno in (errno.EAGAIN, errno.EOPNOTSUPP):
+                return None
+            raise
+        return self._pieces(data[:count]) or (None if count < len(data) else [])
+
+    def _pieces(self, data: memoryview) -> list[LogPiece]:
+        """The whole records at the beginning of `data`, which are read with this."""
         pieces: list[LogPiece] = []
         at = 0
-        while at + _RECORD.size <= end:
+        while at + _RECORD.size <= len(data):
             stream, length, offset, unix_ms = _RECORD.unpack_from(data, at)
             after = at + _RECORD.size + length
-            if after > end:
+            if after > len(data):
                 break
             pieces.append(LogPiece(stream, offset, bytes(data[at + _RECORD.size : after]), unix_ms or None))
             at = after

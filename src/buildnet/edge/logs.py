@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 
 # As the worker counts them (buildnet.v1.LogTaken).
 _PIECE_COST_BYTES: Final = 512
-_ACKNOWLEDGED_BYTES: Final = 256 << 10
+_ACKNOWLEDGED_BYTES: Final = 1 << 20
 _EXPIRY_EVERY_S: Final = 15.0
 
 
@@ -366,7 +366,9 @@ class LogReader:
                 self._number = segment.number
             reader = self._segment
             if reader.position < segment.size_bytes:
-                pieces = await self._in_thread(partial(reader.read, segment.size_bytes))
+                pieces = reader.read_cached(segment.size_bytes)
+                if pieces is None:
+                    pieces = await self._in_thread(partial(reader.read, segment.size_bytes))
                 if wanted := [kept for piece in pieces if (kept := self._wanted(piece)) is not None]:
                     return wanted
                 if pieces:

@@ -17,6 +17,9 @@ CONSTRAINT: Final = "require"
 TIER: Final = "tier"
 """The platform property whose value is the trust that the controller has in a worker."""
 
+SECRET: Final = "secret"
+"""The property by which a worker offers a secret; its value is the secret's name."""
+
 
 @quick
 @dataclass(frozen=True, slots=True, order=True)

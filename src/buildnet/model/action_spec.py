@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from buildnet.errors import InvalidRequest, TooLarge
-from buildnet.model.action import CONSTRAINT, TIER
+from buildnet.model.action import CONSTRAINT, SECRET, TIER
 from buildnet.model.amounts import NOTHING, RESOURCE_PREFIX, Amounts
 from buildnet.model.digest import Digest
 from buildnet.model.effect import EFFECT_PREFIX, Effect
@@ -227,13 +227,20 @@ def _secrets(secrets: Mapping[str, str], variables: Mapping[str, str]) -> Pairs:
     for variable, reference in secrets.items():
         if not _VARIABLE.fullmatch(variable) or variable in variables:
             raise InvalidRequest(f"{variable[:64]!r} cannot name a secret's variable, or has a value", field="secrets")
-        if not _REFERENCE.fullmatch(reference):
-            # The text is not repeated: somebody may have written the secret itself.
-            raise InvalidRequest(
-                f"what {variable} refers to is not a name of letters, digits and ._/-; name a secret, do not write it",
-                field="secrets",
-            )
+        check_reference(reference, "secrets", f"what {variable} refers to")
     return tuple(sorted(secrets.items()))
+
+
+def check_reference(reference: str, field: str, what: str = "it") -> None:
+    """See that a text can name a secret.
+
+    Raises:
+        InvalidRequest: it cannot. The text is not repeated: somebody may have written the secret itself.
+    """
+    if not _REFERENCE.fullmatch(reference):
+        raise InvalidRequest(
+            f"{what} is not a name of letters, digits and ._/-; name a secret, do not write it", field=field
+        )
 
 
 def _pins(pins: Mapping[str, str]) -> Iterable[str]:
@@ -267,4 +274,4 @@ def _platform(platform: Iterable[tuple[str, str]]) -> Pairs:
 
 def is_ours(name: str) -> bool:
     """Whether a platform property has its meaning from this house, so that no worker need declare it."""
-    return name in (CONSTRAINT, TIER) or name.startswith((EFFECT_PREFIX, RESOURCE_PREFIX))
+    return name in (CONSTRAINT, TIER, SECRET) or name.startswith((EFFECT_PREFIX, RESOURCE_PREFIX, SECRET_PREFIX))

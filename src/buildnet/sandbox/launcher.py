@@ -57,7 +57,8 @@ def request_of(plan: Plan, place: Place) -> dict[str, Any]:
     """A plan in the native launcher's words (`buildnet._native.Process`)."""
     return {
         "argv": list(plan.argv),
-        "env": dict(plan.env),
+        "env": {**dict(plan.env), **dict(plan.secrets)},
+        "masked": [os.fsencode(value) for _, value in plan.secrets],
         "cwd": place.cwd,
         "root": place.root,
         "root_mount": place.root_mount,

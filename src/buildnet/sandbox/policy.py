@@ -111,13 +111,25 @@ def means_of(probe: Mapping[str, bool], wanted: str | None = None, toolchain: tu
     return Means("namespaces", private_network=probe.get("network_namespace", False), toolchain=toolchain)
 
 
+class Variables(tuple[tuple[str, str], ...]):
+    """Variables whose values are secret: they are in no `repr`, so in no log or error."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"Variables({[name for name, _ in self]})"
+
+
+NO_SECRETS: Final = Variables()
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How to run one command.
 
     `env` is exactly what the Command says (REAPI Command.environment_variables): nothing of the
     worker's own leaks in. `shown` are the machine's paths that it may read, `/` for all of them; `unenforced` are the
-    effects that it is trusted to keep to.
+    effects that it is trusted to keep to. `secrets` are variables too, whose values its output may not show.
     """
 
     argv: tuple[str, ...]
@@ -129,6 +141,7 @@ class Plan:
     shown: tuple[str, ...] = ()
     effects: Mapping[str, str] = field(default_factory=dict)
     unenforced: frozenset[str] = frozenset()
+    secrets: Variables = NO_SECRETS
 
     @property
     def assurance(self) -> Assurance:
@@ -158,8 +171,9 @@ def plan_of(
     means: Means,
     limits: Limits,
     timeout_s: float,
+    secrets: Variables = NO_SECRETS,
 ) -> Plan:
-    """Decide how to run a command.
+    """Decide how to run a command. `secrets` are the values of those that its properties name.
 
     Raises:
         InvalidRequest: no arguments, a name or argument that no process can be given, or an unknown
@@ -188,6 +202,7 @@ def plan_of(
         shown=("/",) if effects["read"] == "ambient" else means.toolchain + (_NAMES if network else ()),
         effects=effects,
         unenforced=unenforced,
+        secrets=secrets,
     )
 
 

@@ -10,7 +10,8 @@ from functools import lru_cache
 from google.protobuf.message import DecodeError
 
 from buildnet.errors import InvalidRequest
-from buildnet.model.action import ActionKey, Properties, Wanted
+from buildnet.model.action import SECRET, ActionKey, Properties, Wanted
+from buildnet.model.action_spec import SECRET_PREFIX, check_reference
 from buildnet.model.amounts import RESOURCE_PREFIX, Amounts
 from buildnet.model.caller import Caller
 from buildnet.model.digest import Digest
@@ -124,7 +125,21 @@ def _read(digest: Digest, read: Callable[[str], bytes]) -> tuple[re.Action, re.C
 
 def requirements_of(properties: Iterable[tuple[str, str]], ignored: Collection[str]) -> Properties:
     """What a worker must offer, of all that an action says. What is ignored is in the action's digest all the same."""
-    return _same(frozenset(p for p in properties if p[0] not in ignored and not p[0].startswith(RESOURCE_PREFIX)))
+    return _same(
+        frozenset(
+            _offered(name, value)
+            for name, value in properties
+            if name not in ignored and not name.startswith(RESOURCE_PREFIX)
+        )
+    )
+
+
+def _offered(name: str, value: str) -> tuple[str, str]:
+    """As a worker would offer it: a secret by its own name, whatever variable it is wanted in."""
+    if not name.startswith(SECRET_PREFIX):
+        return name, value
+    check_reference(value, "platform.properties", f"the value of {name[:64]!a}")
+    return SECRET, value
 
 
 def near_number(text: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,6 +34,7 @@ class WorkerConfig:
             worker's own state is always among them.
         toolchain: paths of this machine that every command may read, besides the usual ones, where namespaces are to be
             had.
+        secrets: files with the values of secrets, by the names that actions know them by.
         properties: offered to requirements, besides those found out by the worker itself.
         search_path: directories whose programs are announced as tools.
         credentials: what the controller is verified by, and what it is shown.
@@ -58,6 +60,7 @@ class WorkerConfig:
     isolation: str | None = None
     hidden: tuple[Path, ...] = ()
     toolchain: tuple[str, ...] = ()
+    secrets: Mapping[str, Path] = field(default_factory=dict)
     properties: frozenset[tuple[str, str]] = frozenset()
     search_path: tuple[str, ...] = SEARCH_PATH
     credentials: Credentials = NONE

@@ -43,11 +43,12 @@ from buildnet.worker.inputs import Described, Root, Scratch
 from buildnet.worker.lease_book import Assignment
 from buildnet.worker.patience import Transfers
 from buildnet.worker.program import check_program
+from buildnet.worker.secrets import NO_SECRETS, Secrets
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 _FLOOD_BYTES: Final = 32 << 10
-_FLOOD_PAUSE_S: Final = 0.002
+_FLOOD_PAUSE_S: Final = 0.005
 
 
 @dataclass(slots=True)
@@ -91,6 +92,7 @@ class Executor:
         clock: for timestamps.
         node: written into every result (REAPI ExecutedActionMetadata.worker).
         trees: input trees that are kept, where `sandbox` can show a mount in the root's place.
+        secrets: those that commands may name.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class Executor:
         clock: Clock,
         node: str,
         trees: Trees | None = None,
+        secrets: Secrets = NO_SECRETS,
     ) -> None:
         self._store = store
         self._link = link
@@ -118,6 +121,7 @@ class Executor:
         self._clock = clock
         self._node = node
         self._trees = trees
+        self._secrets = secrets
 
     def clear_scratch(self) -> None:
         """Remove what a killed worker left behind. Blocks."""
@@ -176,6 +180,7 @@ class Executor:
             self._means,
             self._limits.reserving(assignment.cpu_milli, assignment.memory_bytes, assignment.disk_bytes),
             assignment.timeout_s,
+            self._secrets.given(described.properties, described.environment),
         )
         check_program(plan, Path(root.path, command.working_directory))
         times.mark("execution_start")

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-# A result or a heartbeat waits for no more than one. Between 64 and 250 KiB a byte costs the controller the same.
-PIECE_BYTES_MAX: Final = 112 << 10
+# A result or a heartbeat waits for no more than one. Each costs both ends some turns of their loops, whatever its size.
+PIECE_BYTES_MAX: Final = 512 << 10
 # A message costs more than its bytes: a program that prints single letters must not fill a session with them.
 PIECE_COST_BYTES: Final = 512
-WINDOW_BYTES: Final = 2 << 20
+WINDOW_BYTES: Final = 4 << 20
 # While so much is on its way, a small piece waits for company: for more, or for word that something was taken.
-_BUSY_BYTES: Final = 512 << 10
+_BUSY_BYTES: Final = 1 << 20
 # What is printed so soon after the bytes before it, while those still wait, has their time.
 _MOMENT_MS: Final = 10
 # So many moments of printing are told apart while they wait; past it later ones share the time of the one before.

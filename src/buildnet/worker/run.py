@@ -28,6 +28,7 @@ from buildnet.worker.executor import Executor
 from buildnet.worker.identity import Randomness, identity_of, node_key, offered
 from buildnet.worker.inventory import Stocktaker
 from buildnet.worker.patience import PatientTransfers
+from buildnet.worker.secrets import Secrets
 from buildnet.worker.session import Ready, Session
 from buildnet.worker.uplink import uplink_of
 
@@ -63,8 +64,9 @@ async def run_worker(
         StateCorrupt: the state directory is damaged.
         StateLocked: another worker uses it.
         SandboxFailed: the isolation that was asked for is not to be had.
-        InvalidRequest: a toolchain path cannot be shown.
+        InvalidRequest: a toolchain path cannot be shown, or a secret's file cannot serve.
     """
+    secrets = Secrets(config.secrets)
     config.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with translated():
         probed = probe_isolation()
@@ -92,9 +94,10 @@ async def run_worker(
                 clock,
                 identity.node,
                 await asyncio.get_running_loop().run_in_executor(threads, _trees, config, means),
+                secrets,
             )
             await asyncio.get_running_loop().run_in_executor(threads, executor.clear_scratch)
-            properties = offered(means, config.properties)
+            properties = offered(means, config.properties | secrets.properties)
             setting = Setting(config.state, config.search_path)
             stock = Stocktaker([*built_in(setting), *installed(setting)], sandbox_resources(means, probed))
             announcer = Announcer(stock, identity, node_key(config.state), clock)

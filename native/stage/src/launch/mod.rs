@@ -11,6 +11,7 @@ mod launcher;
 mod letters;
 mod link;
 mod logs;
+mod mask;
 mod mounts;
 mod networks;
 mod order_form;
@@ -34,12 +35,14 @@ use crate::error::{self, Result};
 use cgroup::{Group, Hierarchies, Wants};
 use disk::DiskWatch;
 use logs::Log;
+use mask::Mask;
 use orders::{ChildFds, Limit, Orders, OrdersOf};
 use view::ViewOf;
 use watch::{ParentFds, Setting, Shared, Watch};
 
 pub use launcher::launcher_main;
 pub use link::{launcher_pid, set_interpreter, start_launcher};
+pub use mask::MASKED_BYTES_MIN;
 pub use plan::{Isolation, Outcome, Plan};
 pub use probe::probe_isolation;
 
@@ -248,6 +251,7 @@ fn setting(plan: &Plan, namespaces: libc::c_int, group: Option<&Group>) -> Setti
         network: if namespaces & libc::CLONE_NEWNET == 0 { "host" } else { "none" },
         limits: [("memory", memory), ("pids", pids), ("cpu", cpu), ("share", share), ("disk", disk)],
         log_size_bytes_max: plan.log_size_bytes_max,
+        mask: Mask::new(&plan.masked),
         timeout: plan.timeout,
         cpu_s: plan.cpu_s,
         disk: DiskWatch::new(counted(plan), plan.disk_bytes),

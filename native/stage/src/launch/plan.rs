@@ -42,6 +42,8 @@ pub struct Plan {
     pub stderr_path: PathBuf,
     /// Both streams together; past it the action is killed.
     pub log_size_bytes_max: u64,
+    /// Texts that neither stream may show; those under [`MASKED_BYTES_MIN`](crate::MASKED_BYTES_MIN) are not looked for.
+    pub masked: Vec<Vec<u8>>,
     /// Wall time from exec to end.
     pub timeout: Duration,
     /// Memory of the whole action.

@@ -17,6 +17,7 @@ use super::disk::{DiskWatch, Full};
 use super::groups;
 use super::link::{self, Supervisor};
 use super::logs::Log;
+use super::mask::{Mask, Masked};
 use super::orders::Orders;
 use super::plan::Outcome;
 use super::report::{ENDED, FAILED, REPORT_SIZE, Report, STARTED, Stage};
@@ -69,6 +70,7 @@ pub(crate) struct Setting {
     pub(crate) network: &'static str,
     pub(crate) limits: [(&'static str, &'static str); 5],
     pub(crate) log_size_bytes_max: u64,
+    pub(crate) mask: Mask,
     pub(crate) timeout: Duration,
     pub(crate) cpu_s: Option<u64>,
     pub(crate) disk: DiskWatch,
@@ -88,6 +90,7 @@ pub(crate) struct Watch {
     pub(crate) setting: Setting,
     pub(crate) group: Option<Group>,
     streams: [Option<OwnedFd>; 2],
+    masked: [Masked; 2],
     status: OwnedFd,
     control: Option<OwnedFd>,
     starter: Option<SyncSender<Result<()>>>,
@@ -115,6 +118,7 @@ impl Watch {
             setting,
             group,
             streams: [Some(fds.stdout), Some(fds.stderr)],
+            masked: [Masked::default(), Masked::default()],
             status: fds.status,
             control: Some(fds.control),
             starter: Some(starter),
@@ -289,16 +293,39 @@ impl Watch {
         let count = match sys::read(pipe.as_raw_fd(), &mut self.buffer) {
             Ok(0) => {
                 self.streams[stream] = None;
+                self.end_output(stream);
                 return false;
             }
             Ok(count) => count,
             Err(_) => return false,
         };
+        if self.setting.mask.is_empty() {
+            // Out and in again, so that `append` may have the rest of `self`.
+            let buffer = std::mem::take(&mut self.buffer);
+            self.append(stream, &buffer[..count]);
+            self.buffer = buffer;
+        } else {
+            let data = self.masked[stream].pass(&self.setting.mask, &self.buffer[..count], false);
+            self.append(stream, &data);
+        }
+        true
+    }
+
+    /// Keep what was held back because a secret might have begun there.
+    fn end_output(&mut self, stream: usize) {
+        let data = self.masked[stream].pass(&self.setting.mask, &[], true);
+        if !data.is_empty() {
+            self.append(stream, &data);
+        }
+    }
+
+    fn append(&mut self, stream: usize, data: &[u8]) {
+        let count = data.len();
         let [stdout, stderr] = &self.shared.logs;
         let used = stdout.size_bytes() + stderr.size_bytes();
         let room = self.setting.log_size_bytes_max.saturating_sub(used);
         let kept = usize::try_from(room).unwrap_or(count).min(count);
-        let written = self.shared.logs[stream].append(&self.buffer[..kept]);
+        let written = self.shared.logs[stream].append(&data[..kept]);
         if kept > 0 {
             sys::raise_event(&self.shared.event);
         }
@@ -308,7 +335,6 @@ impl Watch {
         } else if kept < count {
             self.stop("log_limit");
         }
-        true
     }
 
     fn drain(&mut self) {
@@ -316,6 +342,7 @@ impl Watch {
         for stream in [0, 1] {
             // The pipes do not block: an empty one whose writer lives on ends the loop.
             while self.keep_output(stream) && Instant::now() < end {}
+            self.end_output(stream);
         }
     }
 
