@@ -24,6 +24,10 @@ class ActionKey:
     instance: str
     digest: Digest
 
+    def __hash__(self) -> int:
+        # A text keeps its hash: much is found by this key, and a tuple of tuples would be hashed anew each time.
+        return hash(self.digest.hash)
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:

@@ -74,6 +74,8 @@ class SchedulerCore:
         self._fence_next = fence_first
         self._entry_next = 1
         self.now_s = 0.0
+        # Of an earlier controller, and not restored yet: they count as waiting.
+        self.to_come = 0
         self.entries: dict[int, Entry] = {}
         self.dispatch = Dispatch(limits, resources, self.entries, mechanisms)
         self.workers: dict[str, Worker] = self.dispatch.room.workers
@@ -164,6 +166,8 @@ class SchedulerCore:
         if self._joined(event, effects):
             return
         entry = self._enter(event.operation, wanted, self.dispatch.share_of(wanted))
+        if event.since_s is not None:
+            entry.order = self.dispatch.ticket_of(wanted, event.since_s)
         if lease is None or not self._on.adopt:
             self._look(entry, effects)
             return
@@ -207,7 +211,7 @@ class SchedulerCore:
 
     def _refusal(self, wanted: Wanted, share: Share) -> Outcome | None:
         # What is being looked up may all be misses: it counts, or a burst would pass the bound unseen.
-        waiting = self.queue_length + self._looking
+        waiting = self.queue_length + self._looking + self.to_come
         if waiting >= self.limits.queue_length_max:
             return Outcome("overloaded", None, f"{waiting} actions are queued already; try again later")
         return self.dispatch.refusal(wanted, share)
