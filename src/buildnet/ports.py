@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
+from buildnet.errors import BuildNetError
 from buildnet.model.action import ActionKey, Lease, Outcome, Wanted
 from buildnet.model.action_spec import ActionSpec
 from buildnet.model.digest import Digest
@@ -79,6 +80,10 @@ class BlobStore(Protocol):
             NotFound: the Action or a Directory is absent.
             Overloaded: as much is held as may be; nothing is held for this action.
         """
+        ...
+
+    async def hold_each(self, keys: Sequence[ActionKey]) -> Sequence[BuildNetError | None]:
+        """As `hold_action`, of many; what kept each from being held."""
         ...
 
     def release_action(self, key: ActionKey) -> None:

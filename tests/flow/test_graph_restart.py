@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -59,17 +60,19 @@ def test_a_graph_goes_on_under_the_next_controller(house: House, how: str) -> No
     specs = layered(200)
     first = house.up("--no-worker")
     house.join(first.url, "--slots", "2")
-    with connect(first.url) as net:
+    told: list[tuple[str, str]] = []
+    with connect(first.url) as net, ThreadPoolExecutor(1) as pool:
         graph = net.start_graph(specs, client_id="nightly")
         ended = until_ended(net, graph, 60)
+        following = pool.submit(net.follow_graph, graph, on_change=lambda info: told.append((info.id, info.state)))
         first.kill() if how == "killed" else first.stop()
         house.up("--no-worker", listen=first.ready["listen"])
-        known = {info.id: info for info in net.actions(only=ActionFilter(graph=graph.id), limit=1000)}
-        assert {info.graph_name: id_ for id_, info in known.items()} == graph.ids
-        assert all(known[id_].state == "completed" for id_ in ended), "what was told has ended still has"
-        outcome = net.follow_graph(graph)
+        outcome = following.result()
         assert {info.state for info in outcome.actions.values()} == {"completed"}
         assert {info.exit_code for info in outcome.actions.values()} == {0}
+        assert {state for id_, state in told if id_ in ended} == {"completed"}, "what was told has ended still has"
+        known = net.actions(only=ActionFilter(graph=graph.id), limit=1000)
+        assert {info.graph_name: info.id for info in known} == graph.ids
         last = net.result(graph.ids["a199"])
         digest = last.outputs["o"].digest
         assert digest is not None

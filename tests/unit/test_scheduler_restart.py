@@ -16,6 +16,7 @@ from buildnet.model.digest import Digest
 from buildnet.model.entry import Entry
 from buildnet.model.node import WorkerOffer
 from buildnet.model.operation import Intended
+from buildnet.scheduler import service
 from buildnet.scheduler.core import Limits
 from buildnet.scheduler.recovery import recover
 from buildnet.scheduler.service import Scheduler
@@ -318,3 +319,31 @@ async def test_who_stops_accepts_nothing_gives_nothing_and_is_quiet_when_nothing
         life.join("w")
         assert life.kinds().count("action.assigned") == 1
         assert life.follow(waiting).stages == ["queued"]
+
+
+async def test_a_long_queue_is_entered_while_it_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "_ENTERED_AT_ONCE", 1)
+    async with Life().lived() as first:
+        operations = [(await first.want(number))[0] for number in range(4)]
+    second = Life(first)
+    async with second.lived():
+        assert second.scheduler.statistics()["queued"] + second.scheduler.statistics()["entries"] >= 4
+        # Nothing has run since: all but the first are still to be given to the core.
+        second.scheduler.cancel(operations[2])
+        second.clock.now_s += 1
+        second.scheduler.submit(wanted(9), Heard())
+        heard = [second.follow(operation) for operation in operations]
+        assert (await heard[2].outcome()).code == "cancelled"
+        async with asyncio.timeout(5):
+            while second.scheduler._backlog or second.scheduler.statistics()["queued"] < 4:
+                await asyncio.sleep(0)
+        link = second.join()
+        ran = []
+        for _ in range(4):
+            lease = await link.assigned()
+            ran.append(lease.key.digest.hash)
+            second.publisher.answer(OK)
+            second.scheduler.done("v", lease.fence, OK)
+        assert ran == [wanted(number).key.digest.hash for number in (0, 1, 3, 9)], "in order, and none came between"
+        assert [(await heard[number].outcome()).code for number in (0, 1, 3)] == ["ok"] * 3
+        assert second.scheduler.statistics()["queued"] == 0

@@ -53,6 +53,18 @@ class NativeStores:
             if not self._store.hold_flat_action(name, action):
                 await asyncio.to_thread(self._store.hold_action, name, action)
 
+    async def hold_each(self, keys: Sequence[ActionKey]) -> Sequence[BuildNetError | None]:
+        """See BlobStore."""
+        return await asyncio.to_thread(lambda: [self._held(key) for key in keys])
+
+    def _held(self, key: ActionKey) -> BuildNetError | None:
+        try:
+            with translated():
+                self._store.hold_action(_held_name(key), key.digest.text)
+        except BuildNetError as error:
+            return error
+        return None
+
     def release_action(self, key: ActionKey) -> None:
         """See BlobStore."""
         with translated():

@@ -96,7 +96,9 @@ class Client:
         self._link = link_of(address, credentials, instance=instance)
         self._channel = channel_of(address, credentials, _OPTIONS)
         self.fleet = FleetCalls(self._unary, self._stream)
-        self.submissions = SubmissionCalls(self._unary, self._upload, self._stream, self._link, instance)
+        self.submissions = SubmissionCalls(
+            self._unary, self._upload, self._stream, self._link, instance, self._patience
+        )
         self.history = HistoryCalls(self._unary, self.read)
 
     async def __aenter__(self) -> Client:
@@ -115,9 +117,11 @@ class Client:
     async def _unary(self, path: str, request: Any, response: type[Any]) -> Any:
         call = self._channel.unary_unary(path, type(request).SerializeToString, response.FromString)
         try:
-            return await call(request, timeout=_CALL_TIMEOUT_S, metadata=metadata_of(self._credentials))
+            answer = await call(request, timeout=_CALL_TIMEOUT_S, metadata=metadata_of(self._credentials))
         except grpc.aio.AioRpcError as error:
             raise error_of_call(error, self.url) from error
+        self._patience.reached = True
+        return answer
 
     async def _upload(self, path: str, requests: Iterator[Any], response: type[Any]) -> Any:
         call: Any = self._channel.stream_unary(path, _bytes_of, response.FromString)

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from buildnet._native import Link
 from buildnet.client.actions import ALL, ENDED, ActionFilter, info_of
+from buildnet.client.patience import Absence, Patience
 from buildnet.client.results import ActionInfo, RunResult, result_of
 from buildnet.client.status import error_of_status
 from buildnet.errors import BuildNetError, DeadlinePassed, InvalidRequest, NodeDown, NotFound
@@ -21,8 +22,6 @@ from buildnet.wire.action_spec import message_of_spec
 _ACTION: Final = "/buildnet.v1.ActionService/"
 # Well under a message's 4 MiB, and small enough that a server takes other calls between two of them.
 _PIECE_BYTES: Final = 128 << 10
-_ATTEMPTS_MAX: Final = 6
-_BACKOFF_S: Final = 0.1
 
 Unary = Callable[[str, Any, type[Any]], Awaitable[Any]]
 Upload = Callable[[str, Iterator[Any], type[Any]], Awaitable[Any]]
@@ -54,7 +53,10 @@ class GraphOutcome:
 class SubmissionCalls:
     """The calls of ActionService that begin, follow and end actions, over a client's connection."""
 
-    def __init__(self, unary: Unary, upload: Upload, stream: Stream, link: Link, instance: str) -> None:
+    def __init__(
+        self, unary: Unary, upload: Upload, stream: Stream, link: Link, instance: str, patience: Patience
+    ) -> None:
+        self._patience = patience
         self._unary = unary
         self._upload = upload
         self._stream = stream
@@ -94,8 +96,18 @@ class SubmissionCalls:
         head = action_pb2.SubmitActionsRequest(
             client_id=client_id, instance_name=self._instance, skip_cache_lookup=skip_cache
         )
-        pieces = _pieces(head, specs)
-        answer = await self._upload(_ACTION + "SubmitActions", pieces, action_pb2.SubmitActionsResponse)
+
+        async def upload() -> action_pb2.SubmitActionsResponse:
+            # A copy: the first piece has actions put into it.
+            first = action_pb2.SubmitActionsRequest.FromString(head.SerializeToString())
+            told: action_pb2.SubmitActionsResponse = await self._upload(
+                _ACTION + "SubmitActions", _pieces(first, specs), action_pb2.SubmitActionsResponse
+            )
+            return told
+
+        # Without a client id it may have been accepted, and would be twice.
+        answer = await (self._patience.tried(upload) if client_id else upload())
+        self._patience.reached = True
         return SubmittedGraph(answer.graph_id, {action.name: action.id for action in answer.actions})
 
     async def follow_graph(self, graph: SubmittedGraph, *, on_change: OnChange | None = None) -> GraphOutcome:
@@ -109,16 +121,22 @@ class SubmissionCalls:
             nothing at the server; `cancel_graph` does.
         """
         ended: dict[str, ActionInfo] = {}
-        for attempt in range(_ATTEMPTS_MAX):
-            with suppress(NodeDown):
-                await self._follow(graph, ended, on_change)
+        absence = self._patience.absence()
+        while True:
+            try:
+                await self._follow(graph, ended, on_change, absence)
+            except NodeDown as error:
+                # The graph goes on without us, and under the next controller.
+                await absence.wait(error)
+            else:
                 return GraphOutcome(graph.id, {name: ended[id_] for name, id_ in graph.ids.items()})
-            await asyncio.sleep(_BACKOFF_S * 2**attempt)
-        raise NodeDown(f"the server ended every stream before the graph {graph.id} was done", url="")
 
-    async def _follow(self, graph: SubmittedGraph, ended: dict[str, ActionInfo], on_change: OnChange | None) -> None:
+    async def _follow(
+        self, graph: SubmittedGraph, ended: dict[str, ActionInfo], on_change: OnChange | None, absence: Absence
+    ) -> None:
         told = set[str]()
         async for info in self.watch(ActionFilter(graph=graph.id)):
+            absence.over()
             if info is None:
                 lost = set(graph.ids.values()) - told - ended.keys()
                 if lost:
@@ -172,7 +190,9 @@ class SubmissionCalls:
         request = action_pb2.GetResultRequest(id=operation_id)
         while True:
             try:
-                response = await self._unary(_ACTION + "GetResult", request, re.ExecuteResponse)
+                response = await self._patience.tried(
+                    lambda: self._unary(_ACTION + "GetResult", request, re.ExecuteResponse)
+                )
                 break
             except DeadlinePassed:
                 # Of the call: an action that took too long says so in the response.

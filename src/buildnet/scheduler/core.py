@@ -44,6 +44,8 @@ class SchedulerCore:
         self.limits = limits
         self._on = mechanisms
         self.now_s = 0.0
+        # Of an earlier controller, and not restored yet: they count as waiting.
+        self.to_come = 0
         self.entries: dict[int, Entry] = {}
         self.dispatch = Dispatch(limits, resources, self.entries, mechanisms)
         self.workers: dict[str, Worker] = self.dispatch.room.workers
@@ -109,7 +111,8 @@ class SchedulerCore:
         wanted, lease = event.wanted, event.lease
         if self._admission.joined(event, effects):
             return
-        entry = self._admission.enter(event.operation, wanted, self.dispatch.share_of(wanted), self.now_s)
+        came_s = self.now_s if event.since_s is None else event.since_s
+        entry = self._admission.enter(event.operation, wanted, self.dispatch.share_of(wanted), came_s)
         if lease is None or not self._on.adopt:
             self._look(entry, effects)
             return
@@ -122,7 +125,7 @@ class SchedulerCore:
 
     def _refusal(self, wanted: Wanted, share: Share) -> Outcome | None:
         # What is being looked up may all be misses: it counts, or a burst would pass the bound unseen.
-        waiting = self.queue_length + self._admission.looking
+        waiting = self.queue_length + self._admission.looking + self.to_come
         if waiting >= self.limits.queue_length_max:
             return Outcome("overloaded", None, f"{waiting} actions are queued already; try again later")
         return self.dispatch.refusal(wanted, share)

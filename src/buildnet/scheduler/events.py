@@ -26,12 +26,14 @@ class Want:
 class Restore:
     """An operation that an earlier controller accepted and did not end.
 
-    `lease` is the newest of its action, if it had one: its worker may still run it, and is waited for.
+    `lease` is the newest of its action, if it had one: its worker may still run it, and is waited for. `since_s` is
+    when this controller started, if that is past: what came meanwhile is behind it.
     """
 
     operation: str
     wanted: Wanted
     lease: Lease | None = None
+    since_s: float | None = None
 
 
 @quick

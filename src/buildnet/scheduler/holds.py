@@ -33,16 +33,22 @@ class LiveActions:
         try:
             await self._blobs.hold_action(key)
         except BuildNetError as error:
+            self._held(key, error)
+        else:
+            self._held(key, None)
+
+    async def hold_each(self, keys: Iterable[ActionKey]) -> None:
+        """Hold what many actions need, in one turn of a thread: after a start there may be a queue of them."""
+        live = [key for key in keys if key in self._live]
+        for key, error in zip(live, await self._blobs.hold_each(live), strict=True):
+            self._held(key, error)
+
+    def _held(self, key: ActionKey, error: BuildNetError | None) -> None:
+        if error is not None:
             log.warning("the inputs of %s are not held: %s", key.digest, error)
         if key not in self._live:
             # The action ended while its inputs were looked up.
             self._blobs.release_action(key)
-
-    async def hold_each(self, keys: Iterable[ActionKey]) -> None:
-        """Hold what many actions need, one after the other: after a start there may be a queue of them."""
-        for key in keys:
-            if key in self._live:
-                await self.hold(key)
 
     def ended(self, key: ActionKey) -> None:
         """An operation ended; after the last one nothing is held."""

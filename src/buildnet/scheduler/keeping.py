@@ -24,11 +24,11 @@ class Keeping:
 
     def restore(self, recovered: Recovered) -> None:
         """Go on from what was kept, and keep what recovery has found out."""
+        operations = [waiting.operation for waiting in recovered.waiting]
+        self._waiting.update(subject_of(operation.wanted, operation.number) for operation in operations)
         for waiting in recovered.waiting:
-            subject = subject_of(waiting.operation.wanted, waiting.operation.number)
-            self._waiting[subject] += 1
             if waiting.lease is not None:
-                self._newest[subject] = waiting.lease.fence
+                self._newest[subject_of(waiting.operation.wanted, waiting.operation.number)] = waiting.lease.fence
         for operation in recovered.fresh:
             self._store.end(operation)
         for fence in recovered.stale:

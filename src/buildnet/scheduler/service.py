@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
+from operator import attrgetter
 from typing import Any
 
 from buildnet.errors import BuildNetError, NodeDown
@@ -45,6 +47,8 @@ OPERATIONS_KEPT_S = 600.0
 _LOOKUPS_AT_ONCE = 500
 # More of them are worth a thread.
 _LOOKUPS_INLINE_MAX = 16
+# Of a long queue that an earlier controller left; the first of them before anybody is served.
+_ENTERED_AT_ONCE = 500
 _RETRY_AFTER_S = 2.0
 
 _QUEUED = Progress("queued")
@@ -117,6 +121,9 @@ class Scheduler:
         self._live = live
         self._keeping = None if store is None else Keeping(store)
         self._number_next = 1
+        # Of an earlier controller, in the order of acceptance: the core does not have them yet.
+        self._backlog: dict[str, None] = {}
+        self._unheld: list[ActionKey] = []
         self._accepting = True
         self.serving = asyncio.Event()
         self._quiet = asyncio.Event()
@@ -177,29 +184,53 @@ class Scheduler:
             self._keeping.restore(recovered)
         self._core.now_s = self._clock.monotonic_s()
         self._number_next = recovered.number_next
-        leases = {waiting.operation.id: waiting.lease for waiting in recovered.waiting}
-        known = [*recovered.ended, *(waiting.operation for waiting in recovered.waiting)]
         members = frozenset(number for held in recovered.graphs for number in held.operations)
-        fresh: list[ActionKey] = []
-        for kept in sorted(known, key=lambda operation: operation.number):
+        known = [*recovered.ended, *(waiting.operation for waiting in recovered.waiting)]
+        for kept in sorted(known, key=_by_number):
             operation = _operation_of(kept, self._clock)
             operation.is_member = operation.number in members
             self._operations[operation.id] = operation
-            if kept.outcome is not None:
-                if not operation.is_member:
-                    self._ended.append(operation)
-                continue
-            if self._live is not None and self._live.began(kept.wanted.key):
-                fresh.append(kept.wanted.key)
-            for effect in self._core.step(ev.Restore(kept.id, kept.wanted, leases[kept.id])):
-                self._apply(effect)
-        self._look_now()
+            if kept.outcome is None:
+                self._backlog[operation.id] = None
+            elif not operation.is_member:
+                self._ended.append(operation)
         self._ended = deque(sorted(self._ended, key=lambda operation: operation.completed_at_s))
+        self._core.to_come = len(self._backlog)
+        # First what a worker may come back with.
+        for waiting in recovered.waiting:
+            if waiting.lease is not None:
+                self._enter(waiting.operation.id, waiting.lease)
         for lease, outcome in recovered.redo:
             # As if its worker said so now: it said so before, and will not again.
             self._step(ev.Done(lease.worker, lease.fence, outcome))
-        if fresh and self._live is not None:
-            self._spawn(self._live.hold_each(fresh))
+        since_s = self._core.now_s
+        self._spawn(self._enter_backlog(self._enter_some(since_s), since_s))
+
+    def _enter(self, operation_id: str, lease: Lease | None = None, since_s: float | None = None) -> None:
+        """Give the core an operation of an earlier controller, if it has not ended meanwhile."""
+        del self._backlog[operation_id]
+        self._core.to_come = len(self._backlog)
+        wanted = self._operations[operation_id].wanted
+        if self._live is not None and self._live.began(wanted.key):
+            self._unheld.append(wanted.key)
+        for effect in self._core.step(ev.Restore(operation_id, wanted, lease, since_s)):
+            self._apply(effect)
+
+    def _enter_some(self, since_s: float) -> Sequence[ActionKey]:
+        """Give the core some of the backlog; what is to be held for it."""
+        for operation_id in list(islice(self._backlog, _ENTERED_AT_ONCE)):
+            self._enter(operation_id, since_s=since_s)
+        self._look_now()
+        unheld, self._unheld = self._unheld, []
+        return unheld
+
+    async def _enter_backlog(self, unheld: Sequence[ActionKey], since_s: float) -> None:
+        """Give the core the rest, while clients and workers are served."""
+        while unheld or self._backlog:
+            if unheld and self._live is not None:
+                await self._live.hold_each(unheld)
+            unheld = self._enter_some(since_s)
+            await asyncio.sleep(0)
 
     def stop_accepting(self) -> None:
         """Refuse new operations, and give no more work to workers: this process is to end."""
@@ -356,6 +387,8 @@ class Scheduler:
         if operation is not None and operation.withdraw is not None:
             operation.withdraw()
             return
+        if operation_id in self._backlog:
+            self._enter(operation_id)
         self._step(ev.Cancel(operation_id))
 
     def find_operation(self, operation_id: str) -> Operation | None:
@@ -423,7 +456,7 @@ class Scheduler:
     def statistics(self) -> dict[str, int]:
         """Counts for a status page."""
         return {
-            "queued": self._core.queue_length,
+            "queued": self._core.queue_length + len(self._backlog),
             "entries": len(self._core.entries),
             "workers": len(self._core.workers),
             "operations": len(self._operations),
@@ -652,6 +685,9 @@ class Scheduler:
             del self._operations[oldest.id]
             if self._keeping is not None:
                 self._keeping.forget([oldest.number])
+
+
+_by_number = attrgetter("number")
 
 
 def _operation_of(kept: StoredOperation, clock: Clock) -> Operation:

@@ -51,6 +51,13 @@ class MemoryBlobs:
             raise self.hold_fails
         self.held.add(key)
 
+    async def hold_each(self, keys: Sequence[ActionKey]) -> Sequence[BuildNetError | None]:
+        """See ports.BlobStore."""
+        if isinstance(self.hold_fails, BuildNetError):
+            return [self.hold_fails] * len(keys)
+        self.held.update(keys)
+        return [None] * len(keys)
+
     def release_action(self, key: ActionKey) -> None:
         """See ports.BlobStore."""
         self.held.discard(key)
