@@ -161,6 +161,52 @@ async def test_an_output_that_is_no_file(bench: Bench, script: str, named: str, 
     assert why in outcome.message
 
 
+async def test_no_action_makes_a_device(bench: Bench) -> None:  # noqa: F811
+    outcome = await run(bench, sh("mkdir d; mknod d/n c 1 3", "d"))
+    assert (outcome.code, outcome.exit_code) == ("ok", 1), outcome
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes devices")
+@pytest.mark.parametrize("kind", [stat.S_IFCHR, stat.S_IFBLK], ids=["character", "block"])
+def test_an_output_that_is_a_device(tmp_path: Path, kind: int) -> None:
+    store = Store(str(tmp_path / "store"))
+    (tmp_path / "work/d").mkdir(parents=True)
+    os.mknod(tmp_path / "work/d/n", kind, os.makedev(7, 200))
+    command = re.Command(arguments=["true"], output_paths=["d"]).SerializeToString()
+    with pytest.raises(NativeError, match=r"d/n.*device") as raised:
+        collect(store, str(tmp_path / "work"), command)
+    assert raised.value.code == "output_invalid"
+    store.close()
+
+
+async def test_an_output_that_sets_an_identity_is_a_plain_program(bench: Bench) -> None:  # noqa: F811
+    outcome = await run(bench, sh("cp /bin/true s; chmod 6755 s", "s"))
+    (file,) = result_of(outcome).output_files
+    assert (file.path, file.is_executable) == ("s", True)
+    assert file.node_properties.unix_mode.value & 0o7000 == 0
+
+
+@needs_python
+@pytest.mark.parametrize("bench", ["process"], indirect=True)
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+async def test_a_daemon_that_became_another_user_is_killed(bench: Bench) -> None:  # noqa: F811
+    # As what a set-uid program leaves behind.
+    mark = f"3{os.getpid()}.4321"
+    script = f"""
+import os
+if os.fork() == 0:
+    os.setsid()
+    os.setgid(65534)
+    os.setuid(65534)
+    if os.fork() == 0: os.execv("/bin/sleep", ["sleep", "{mark}"])
+    os._exit(0)
+os.wait()
+"""
+    outcome = await run(bench, re.Command(arguments=[PYTHON, "-S", "-c", script]))
+    assert (outcome.code, outcome.exit_code) == ("ok", 0), outcome
+    assert not list(running_with(mark))
+
+
 async def test_a_loop_of_symlinks_is_kept_as_it_is(bench: Bench) -> None:  # noqa: F811
     outcome = await run(bench, sh("mkdir d; ln -s b d/a; ln -s a d/b; ln -s . d/self", "d"))
     assert outcome.code == "ok", outcome

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +23,8 @@ from tests.processes import running_with
 # `make crash` has 500.
 CLIENTS = int(os.environ.get("BUILDNET_CANCEL_CLIENTS", "60"))
 SLOTS = 12
-# Over so many seconds they take back what they asked for.
+# They come one after another, since all of them are this one process, and take back what they asked for in that time.
+EVERY_S = 0.03
 OVER_S = 4.0
 # It hears no signal that can be ignored, has a daemon of its own session, and leaves files.
 SCRIPT = """
@@ -42,6 +44,7 @@ async def taken_back(url: str, number: int, mark: str, dice: random.Random) -> N
     """One client that asks for one action, by either face, and takes it back while it waits, begins or runs."""
     environment = {"PATH": "/usr/bin:/bin", "CLIENT": str(number)}
     command = ["/bin/sh", "-c", SCRIPT.format(mark=mark)]
+    await asyncio.sleep(number * EVERY_S)
     async with Client(url) as client:
         if dice.random() < 0.5:
             asked = asyncio.ensure_future(client.run(command, env=environment, outputs=["d"]))
@@ -64,8 +67,10 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def until_all_ended(client: Client) -> None:
-    """The same, of what was asked for."""
-    while any(info.state not in ENDED for info in await client.actions(limit=1000)):
+    """The same, of what was asked for: within a minute, and what is left is named."""
+    deadline_s = time.monotonic() + 60
+    while left := [info for info in await client.actions(limit=1000) if info.state not in ENDED]:
+        assert time.monotonic() < deadline_s, f"{len(left)} were not cancelled, such as {left[0]}"
         await asyncio.sleep(0.05)
 
 
@@ -78,7 +83,9 @@ async def test_clients_that_cancel_leave_no_process_and_no_scratch(house: House,
     dice = random.Random(12)
     async with Client(server.url) as client:
         before = children(worker.process.pid)
-        await asyncio.gather(*(taken_back(server.url, number, mark, dice) for number in range(CLIENTS)))
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(CLIENTS):
+                tasks.create_task(taken_back(server.url, number, mark, dice))
         await until_all_ended(client)
         operations = await client.actions(limit=1000)
         # Some have given up before they had asked, while their inputs went up.

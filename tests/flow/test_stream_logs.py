@@ -123,16 +123,26 @@ def logs_command(running: Role, *arguments: str) -> subprocess.CompletedProcess[
     return subprocess.run(words, capture_output=True, timeout=60)
 
 
-async def test_the_command_prints_what_is_asked_for(running: Role) -> None:
-    async with Client(running.url) as client:
-        result = await client.run(["/bin/sh", "-c", "echo one; sleep 0.01; echo two >&2; printf half"], env=ENV)
-        operation = result.operation.rsplit("/", 1)[-1]
+async def test_the_command_prints_what_is_asked_for(running: Role, gates: Path) -> None:
+    # The worker looks at files: only what it has seen for itself is a piece of its own, and only what has come before
+    # the end has a time for certain.
+    script = f"echo one; {until(gates / '1')}; echo two >&2; printf half; {until(gates / '2')}"
+    async with Client(running.url) as client, asyncio.timeout(60):
+        run = asyncio.ensure_future(client.run(["/bin/sh", "-c", script], env=ENV, effects=MACHINE))
+        operation = await executing(client, str(gates))
+        follower = client.logs(operation, follow=True)
+        await some(follower, 1, 4)
+        (gates / "1").touch()
+        rest = [await anext(follower), await anext(follower)]
+        assert sorted(piece.data for piece in rest) == [b"half", b"two\n"]
+        (gates / "2").touch()
+        await run
     plain = logs_command(running, operation)
     assert (plain.stdout, plain.stderr) == (b"one\nhalf", b"two\n")
     only = logs_command(running, "--stderr", operation)
     assert (only.stdout, only.stderr) == (b"", b"two\n")
-    rest = logs_command(running, "--since-offset", "4:1", operation)
-    assert (rest.stdout, rest.stderr) == (b"half", b"wo\n")
+    later = logs_command(running, "--since-offset", "4:1", operation)
+    assert (later.stdout, later.stderr) == (b"half", b"wo\n")
     stamped = logs_command(running, "--timestamps", "--stdout", operation)
     first, last = stamped.stdout.decode().split("\n")
     assert first.startswith("20")

@@ -8,16 +8,21 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from buildnet.app.admission import AccessConfig, TlsConfig, check
 from buildnet.errors import InvalidRequest, NodeDown
-from buildnet.ledger.cosignature import WitnessKey
 from buildnet.model.action_spec import is_ours
 from buildnet.model.credentials import NONE, Credentials
 from buildnet.model.join_line import JoinLine, check_organisation
 from buildnet.sandbox.policy import SEARCH_PATH
-from buildnet.scheduler.core import Limits
+
+# Only what a controller is set up with: workers and every command read this file too, and these take as long to import
+# as all else that a command needs.
+if TYPE_CHECKING:
+    from buildnet.app.admission import AccessConfig, TlsConfig
+    from buildnet.ledger.cosignature import WitnessKey
+    from buildnet.scheduler.entry import Limits
 
 DEFAULT_LISTEN = "127.0.0.1:8980"
 DURABILITIES = ("process", "power")
@@ -68,7 +73,21 @@ class WitnessConfig:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
             raise InvalidRequest(f"a witness is reached over http:// or https://, not by {url!r}", field="witness")
+        from buildnet.ledger.cosignature import WitnessKey
+
         return cls(url, WitnessKey.parse(key))
+
+
+def _access() -> AccessConfig:
+    from buildnet.app.admission import AccessConfig
+
+    return AccessConfig()
+
+
+def _limits() -> Limits:
+    from buildnet.scheduler.entry import Limits
+
+    return Limits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +118,10 @@ class ControllerConfig:
     witnesses: tuple[WitnessConfig, ...] = ()
     witness_interval_s: int = 10
     tls: TlsConfig | None = None
-    access: AccessConfig = field(default_factory=AccessConfig)
+    access: AccessConfig = field(default_factory=_access)
     access_log: AccessLogConfig | None = None
     ignored_properties: tuple[str, ...] = IGNORED_PROPERTIES
-    scheduler: Limits = field(default_factory=Limits)
+    scheduler: Limits = field(default_factory=_limits)
 
     def __post_init__(self) -> None:
         if self.durability not in DURABILITIES:
@@ -127,6 +146,8 @@ class ControllerConfig:
         if not 1 <= self.witness_interval_s <= WITNESS_INTERVAL_S_MAX:
             raise InvalidRequest("witnesses are asked every 1 s to 1 d", field="ledger.witness_interval")
         check_organisation(self.organisation)
+        from buildnet.app.admission import check
+
         check(self.listen, self.access, self.tls)
 
 

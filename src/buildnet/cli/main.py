@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import sys
+from typing import Final
 
 import click
 
 from buildnet import __version__
 from buildnet.cli import failures
 
+# What is made while a command is imported is kept: to look for garbage after every 700 things, as is the default, takes
+# a tenth of the start.
+_COLLECTED_AFTER: Final = 20_000
 _COMMANDS = {
     "actions": "buildnet.cli.actions",
     "cas": "buildnet.cli.cas",
@@ -72,6 +77,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line and exit."""
+    gc.set_threshold(_COLLECTED_AFTER)
     sys.exit(failures.guarded(lambda: cli.main(prog_name="buildnet", standalone_mode=False)))
 
 

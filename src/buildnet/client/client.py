@@ -52,7 +52,7 @@ _RESOURCES: Final = "/buildnet.v1.ResourceService/"
 # How long a server may be away at a time, as when it is started anew, before that is an error.
 AWAY_S: Final = 60.0
 # How long one who gives up waits to hear what it has asked for.
-_NAMED_TIMEOUT_S: Final = 5.0
+_NAMED_TIMEOUT_S: Final = 20.0
 _BLOB_BYTES_MAX: Final = 64 << 20
 _CALL_TIMEOUT_S: Final = 60.0
 _STAGES: Final = {2: "queued", 3: "executing", 4: "completed"}
