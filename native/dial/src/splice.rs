@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use buildnet_session::DATA_BYTES_MAX;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::Runtime;
 
@@ -75,6 +76,8 @@ async fn splice(mut stream: UnixStream, dialler: Arc<Dialler>) {
     // Why there is no session is kept by the dialler; the stream just ends.
     if let Ok(mut session) = dialler.dial().await {
         // How a connection ended is told by what runs over it.
-        let _ = tokio::io::copy_bidirectional(&mut stream, &mut session).await;
+        // What was read at once fits one frame.
+        let size = DATA_BYTES_MAX;
+        let _ = tokio::io::copy_bidirectional_with_sizes(&mut stream, &mut session, size, size).await;
     }
 }
