@@ -42,6 +42,7 @@ from buildnet.edge.web import ledger as ledger_pages
 from buildnet.edge.web.app import application
 from buildnet.edge.web.asgi import Asgi
 from buildnet.edge.web.view import View
+from buildnet.ledger.statements import Statements
 from buildnet.scheduler.service import Scheduler
 
 # Of an orderly stop: for what runs, to end; then for calls that move bytes.
@@ -167,11 +168,13 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
             sessions=sessions,
         )
         await held.enter_async_context(running(fleet.run()))
+        accounted = Statements(directory / "views")
+        held.callback(accounted.close)
         actions = ActionService(engine.scheduler, engine.descriptions, engine.graphs, stores.read)
         methods: dict[str, Method] = {}
         for service in (
             *engine_services(config, grounds, engine, actions),
-            LedgerService(ledger, grounds.store.entry_index, grounds.cosigned),
+            LedgerService(ledger, grounds.store.entry_index, accounted, grounds.cosigned),
             CacheService(grounds.store, grounds.record),
             fleet,
             join_tokens,
