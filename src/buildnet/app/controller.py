@@ -183,7 +183,7 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
         ):
             methods |= service.methods()
         methods |= unbuilt_methods(DECLARED, [*methods, *BYTE_CALLS])
-        view = View(ledger, actions, fleet)
+        view = View(ledger, actions, fleet, engine.announcements.catalog)
         await held.enter_async_context(running(view.run()))
         access = config.access.for_door(config.listen, config.tls, directory)
         revocations = RevocationWatch(directory, grounds.record)
