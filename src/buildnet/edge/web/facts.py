@@ -23,7 +23,7 @@ class Wanted(NamedTuple):
 
     kind: str
     name: str
-    count: int
+    most: int
 
 
 _STATES: Final = {
@@ -65,7 +65,7 @@ def resources_fact(node: str, found: Sequence[Resource], left_out: int, wanted: 
         "kinds": sorted(kinds.items()),
         "left_out": left_out,
         "matching": len(matching),
-        "resources": [_resource(resource) for resource in matching[: wanted.count]],
+        "resources": [_resource(resource) for resource in matching[: wanted.most]],
     }
 
 
