@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,11 +29,11 @@ def line(name: str, value: float, unit: str, peer: str, peer_value: float) -> No
 
 
 @contextmanager
-def server(*arguments: str) -> Iterator[tuple[str, int]]:
-    """A controller on a free port; yields its URL and process id."""
+def server(*arguments: str, command: Sequence[str] = COMMAND) -> Iterator[tuple[str, int]]:
+    """A controller on a free port; yields its URL and process id. `command` is what takes `up` and its options."""
     with tempfile.TemporaryDirectory(prefix="buildnet-bench-") as scratch:
-        command = [*COMMAND, "up", "--state", str(Path(scratch, "s")), "--listen", "127.0.0.1:0", "--json", *arguments]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        up = [*command, "up", "--state", str(Path(scratch, "s")), "--listen", "127.0.0.1:0", "--json", *arguments]
+        process = subprocess.Popen(up, stdout=subprocess.PIPE, text=True)
         try:
             assert process.stdout is not None
             yield json.loads(process.stdout.readline())["url"], process.pid

@@ -128,6 +128,23 @@ def test_a_ledger_that_does_not_continue_is_told(opened: tuple[Page, Seen]) -> N
     expect(proof).to_contain_text("does not continue the head of 1 entry")
 
 
+def test_what_a_node_offers_is_searched(opened: tuple[Page, Seen]) -> None:
+    page, _ = opened
+    nodes = page.get_by_role("region", name="Nodes")
+    nodes.get_by_role("link", name=re.compile(r"^[\d,]+ resources$")).first.press("Enter", timeout=WAIT_MS)
+    offered = page.get_by_role("region", name="Resources")
+    shown = offered.get_by_role("status")
+    expect(shown).to_have_text(re.compile(r"[1-9]\d* (of [\d,]+ )?shown"), timeout=WAIT_MS)
+    offered.get_by_label("Kind").select_option("tool")
+    offered.get_by_label("Name or version").fill("bash")
+    expect(
+        offered.get_by_role("row").filter(has=page.get_by_role("rowheader", name="bash", exact=True))
+    ).to_be_visible()
+    offered.get_by_label("Name or version").fill("no such tool at all")
+    expect(shown).to_have_text("none matches")
+    expect(offered.get_by_text("Nothing on this node matches.")).to_be_visible()
+
+
 def test_hostile_names_are_text(opened: tuple[Page, Seen], running: Role) -> None:
     page, _ = opened
     assert run(running, "echo", HOSTILE).wait(60) == 0

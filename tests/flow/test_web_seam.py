@@ -187,6 +187,28 @@ def test_what_the_page_shows_is_proved(call: Http) -> None:
     assert proved(None, [])["consistency"] is None
 
 
+def test_what_a_node_offers_is_listed(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    try:
+        call = Http(house.up("--slots", "1").ready["listen"])
+        with Events(call) as events:
+            while not (nodes := events.next("nodes")[1]["nodes"]) or not nodes[0]["resources"]:
+                continue
+        at = f"/api/v1/nodes/{nodes[0]['node']}/resources"
+        whole = json.loads(call("GET", f"{at}?count=1000").body)
+        assert sum(many for _, many in whole["kinds"]) == nodes[0]["resources"]
+        shells = json.loads(call("GET", f"{at}?kind=tool&name=sh&count=1000").body)
+        assert "sh" in [tool["name"] for tool in shells["resources"]]
+        assert shells["matching"] < whole["matching"]
+        assert {tool["kind"] for tool in shells["resources"]} == {"tool"}
+        for wrong, status in (("kind=nonsense", 400), ("count=1001", 400), (f"name={'x' * 300}", 400)):
+            answer = call("GET", f"{at}?{wrong}")
+            assert (answer.status, wrong.partition("=")[0] in answer.body.decode()) == (status, True)
+        assert call("GET", "/api/v1/nodes/nobody/resources").status == 404
+    finally:
+        house.close()
+
+
 def test_a_stream_goes_on_where_it_broke_off(call: Http) -> None:
     with Events(call) as events:
         assert b" 200 " in events.head

@@ -7,6 +7,22 @@ export interface Node {
   slots: number;
   joined_at_unix_ms: number;
   properties: [string, string][];
+  resources: number;
+}
+
+export interface Resource {
+  kind: string;
+  name: string;
+  version: string;
+  attributes: [string, string][];
+}
+
+export interface Resources {
+  node: string;
+  kinds: [string, number][];
+  left_out: number;
+  matching: number;
+  resources: Resource[];
 }
 
 export type ActionState = "waiting" | "queued" | "executing" | "completed" | "failed" | "cancelled" | "unknown";
@@ -75,7 +91,8 @@ export interface Proof {
 export class Refusal extends Error {}
 
 async function call<T>(path: string, init: RequestInit = {}): Promise<T> {
-  const answer = await fetch(`/api/v1/${path}`, { cache: "no-store", ...init }).catch(() => {
+  const answer = await fetch(`/api/v1/${path}`, { cache: "no-store", ...init }).catch((error: unknown) => {
+    if (init.signal?.aborted) throw error;
     throw new Refusal("the server does not answer; is it still running?");
   });
   const text = await answer.text();
@@ -87,6 +104,8 @@ async function call<T>(path: string, init: RequestInit = {}): Promise<T> {
   throw new Refusal(message);
 }
 
+export const readResources = (node: string, kind: string, name: string, signal: AbortSignal) =>
+  call<Resources>(`nodes/${encodeURIComponent(node)}/resources?${new URLSearchParams({ kind, name })}`, { signal });
 export const readAction = (id: string) => call<Action>(`actions/${encodeURIComponent(id)}`);
 export const readEntry = (index: number) => call<Entry>(`ledger/entries/${index}`);
 export const readEntries = (from: number, count: number) =>

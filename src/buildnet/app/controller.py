@@ -42,6 +42,7 @@ from buildnet.edge.web import ledger as ledger_pages
 from buildnet.edge.web.app import application
 from buildnet.edge.web.asgi import Asgi
 from buildnet.edge.web.view import View
+from buildnet.ledger.statements import Statements
 from buildnet.scheduler.service import Scheduler
 from buildnet.worker.secrets import Secrets
 
@@ -172,11 +173,13 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
             read=stores.read,
         )
         await held.enter_async_context(running(fleet.run()))
+        accounted = Statements(directory / "views")
+        held.callback(accounted.close)
         actions = ActionService(engine.scheduler, engine.descriptions, engine.graphs, stores.read)
         methods: dict[str, Method] = {}
         for service in (
             *engine_services(config, grounds, engine, actions),
-            LedgerService(ledger, grounds.store.entry_index, grounds.cosigned),
+            LedgerService(ledger, grounds.store.entry_index, accounted, grounds.cosigned),
             CacheService(grounds.store, grounds.record),
             fleet,
             join_tokens,
@@ -185,7 +188,7 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
         ):
             methods |= service.methods()
         methods |= unbuilt_methods(DECLARED, [*methods, *BYTE_CALLS])
-        view = View(ledger, actions, fleet)
+        view = View(ledger, actions, fleet, engine.announcements.catalog)
         await held.enter_async_context(running(view.run()))
         access = config.access.for_door(config.listen, config.tls, directory)
         revocations = RevocationWatch(directory, grounds.record)
@@ -218,6 +221,7 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
             observed=observed(config, traces=traces_wanted()),
         )
         sessions.over(bridge)
+        await held.enter_async_context(running(grounds.usage.run()))
         # The bridge knows the gate and the gate the bridge: a circle would keep the store's lock until it is collected.
         held.callback(sessions.over, None)
 

@@ -34,7 +34,7 @@ from buildnet.scheduler.graphs import Graphs
 from buildnet.scheduler.holds import LiveActions
 from buildnet.scheduler.publish import OrderedPublisher
 from buildnet.scheduler.recovery import recover
-from buildnet.scheduler.service import Scheduler
+from buildnet.scheduler.service import Operation, Scheduler
 from buildnet.wire.history import ActionMessages
 from buildnet.wire.operations import stamped
 
@@ -89,6 +89,12 @@ async def opened_engine(config: ControllerConfig, grounds: Grounds, held: AsyncE
     async def published_since(start: int) -> Mapping[int, int]:
         return await ledger.look(queries.publications(start))
 
+    tell_history = teller(history, descriptions.get)
+
+    def ended(operation: Operation) -> None:
+        grounds.usage.ended(operation)
+        tell_history(operation)
+
     scheduler = Scheduler(
         cache=stores,
         publisher=OrderedPublisher(stores, grounds.recorder, stores, clock, intend),
@@ -97,7 +103,7 @@ async def opened_engine(config: ControllerConfig, grounds: Grounds, held: AsyncE
         clock=clock,
         new_id=random_id,
         attempt_ended=logs.end,
-        operation_ended=teller(history, descriptions.get),
+        operation_ended=ended,
         limits=replace(config.scheduler, lease_s=LEASE_DURATION_S),
         fence_first=(grounds.term << 32) + 1,
         live=LiveActions(stores),

@@ -17,6 +17,7 @@ from buildnet.app.config import ControllerConfig
 from buildnet.app.recorder import LedgerRecorder
 from buildnet.app.stores import NativeStores, opened_tiers
 from buildnet.app.tiers import parse_tiers
+from buildnet.app.usage_record import UsageRecord
 from buildnet.app.witnesses import Told, asked
 from buildnet.ledger.cosigned import Cosigned
 from buildnet.ledger.log import LedgerLog, load_or_create_key
@@ -36,6 +37,7 @@ class Grounds:
     cosigned: Cosigned
     witnesses: Told
     recorder: LedgerRecorder
+    usage: UsageRecord
     term: int
     controller_id: str
 
@@ -72,6 +74,12 @@ async def opened_grounds(config: ControllerConfig, clock: SystemClock, held: Asy
     witnesses = await held.enter_async_context(asked(config, ledger, cosigned))
     recorder = LedgerRecorder(ledger)
     held.push_async_callback(recorder.close)
+
+    def record(kind: str, facts: Mapping[str, Value]) -> None:
+        recorder.record(Entry(kind, clock.now_unix_ms(), facts))
+
+    usage = UsageRecord(store.statistics, record, clock.monotonic_s)
+    held.callback(usage.look, last=True)
     grounds = Grounds(
         directory,
         clock,
@@ -81,6 +89,7 @@ async def opened_grounds(config: ControllerConfig, clock: SystemClock, held: Asy
         cosigned,
         witnesses,
         recorder,
+        usage,
         state.next_term(directory),
         random_id(),
     )

@@ -10,7 +10,7 @@ from typing import Final
 
 from buildnet.edge.bridge import Call, Method
 from buildnet.errors import Forbidden, InvalidRequest, NotFound
-from buildnet.ledger import queries
+from buildnet.ledger import queries, statements
 from buildnet.ledger.cosigned import Cosigned
 from buildnet.ledger.log import LedgerLog
 from buildnet.model.caller import looked_up
@@ -23,6 +23,7 @@ from buildnet.wire.native import translated
 _LEDGER = "/buildnet.v1.LedgerService/"
 _KINDS_MAX: Final = 64
 _ACCOUNTS_MAX: Final = 1000
+_ENTRIES_AT_ONCE: Final = 500
 # The index of the entry by which the cached result of an action became visible, by instance and digest text.
 PublishedIndex = Callable[[str, str], int | None]
 
@@ -30,11 +31,18 @@ PublishedIndex = Callable[[str, str], int | None]
 class LedgerService:
     """The read side of the ledger."""
 
-    def __init__(self, ledger: LedgerLog, published_index: PublishedIndex, cosigned: Cosigned | None = None) -> None:
+    def __init__(
+        self,
+        ledger: LedgerLog,
+        published_index: PublishedIndex,
+        accounted: statements.Statements,
+        cosigned: Cosigned | None = None,
+    ) -> None:
         self._ledger = ledger
         self._published_index = published_index
         self._cosigned = cosigned
         self._accounts = queries.AccountIndex()
+        self._statements = accounted
 
     def methods(self) -> dict[str, Method]:
         """What this service answers, by path."""
@@ -159,9 +167,13 @@ class LedgerService:
         since_ms = _unix_ms(request.since) if request.HasField("since") else 0
         sums: dict[str, list[int]] = defaultdict(lambda: [0, 0])
         size = await self._ledger.signed_size()
-        for start in range(0, size, queries.ROWS_MAX):
-            end = min(start + queries.ROWS_MAX, size)
-            for posting in await self._ledger.look(queries.statement(name, start, end)):
+        while await self._ledger.look(self._statements.follow(size)):
+            # Others may read between two pieces.
+            continue
+        last = -1
+        while entries := await self._ledger.look(self._statements.entries(name, last, _ENTRIES_AT_ONCE)):
+            last = entries[-1]
+            for posting in await self._ledger.look(statements.postings(name, entries)):
                 held = sums[posting.unit]
                 if posting.status == "posted":
                     held[0] += posting.amount if posting.debit == name else 0
@@ -194,7 +206,7 @@ class LedgerService:
         return ledger_pb2.Checkpoint(note=note, verifier_key=self._ledger.verifier.text)
 
 
-def _posting(posting: queries.Posting, debited: int, credited: int) -> ledger_pb2.Posting:
+def _posting(posting: statements.Posting, debited: int, credited: int) -> ledger_pb2.Posting:
     line = ledger_pb2.Posting(
         index=posting.index,
         kind=posting.kind,

@@ -10,30 +10,14 @@ import sqlite3
 import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
 from buildnet.ledger.accounts import Account
 from buildnet.ledger.book import decode_account
-from buildnet.model.posting import Hold, Line, Move, Resolve, parse_line
 
 # Bodies are looked at in the reader's one thread: others wait for no longer than this many take.
 ROWS_MAX: Final = 20_000
-
-
-@dataclass(frozen=True, slots=True)
-class Posting:
-    """One line of a statement: `status` is posted, pending or voided, of the amount that it tells of."""
-
-    index: int
-    at_unix_ms: int
-    kind: str
-    debit: str
-    credit: str
-    unit: str
-    amount: int
-    status: str
 
 
 def size(connection: sqlite3.Connection) -> int:
@@ -116,46 +100,6 @@ def first_since(connection: sqlite3.Connection, at_unix_ms: int) -> int:
 def _at(connection: sqlite3.Connection, index: int) -> int:
     body = connection.execute("SELECT body FROM leaf WHERE seq = ?", (index,)).fetchone()[0]
     return int(json.loads(body)["at_unix_ms"])
-
-
-def statement(account: str, start: int, end: int) -> Callable[[sqlite3.Connection], list[Posting]]:
-    """What the entries from `start` up to `end` post to or from an account."""
-
-    def read(connection: sqlite3.Connection) -> list[Posting]:
-        found: list[Posting] = []
-        # An account's name has no character that JSON writes otherwise, but for these two.
-        name = account.replace("\\", "\\\\").replace('"', '\\"').encode()
-        # The end of a hold does not say whose it was.
-        matching = "(instr(body, ?) OR instr(body, ?) OR instr(body, ?))"
-        query = f"SELECT seq, body FROM leaf WHERE seq >= ? AND seq < ? AND {matching} ORDER BY seq"
-        for seq, body in connection.execute(query, (start, end, name, b'"post ', b'"void ')):
-            fields = json.loads(body)
-            for text in fields.get("transfers", ()):
-                for line in _amounts(connection, seq, parse_line(text)):
-                    if account in line[:2]:
-                        found.append(Posting(seq, fields["at_unix_ms"], fields["kind"], *line))
-        return found
-
-    return read
-
-
-def _amounts(connection: sqlite3.Connection, index: int, line: Line) -> list[tuple[str, str, str, int, str]]:
-    """Debit, credit, unit, amount and status of each transfer of a line."""
-    if isinstance(line, Move):
-        return [(line.debit, line.credit, unit, amount, "posted") for unit, amount in line.amounts]
-    if isinstance(line, Hold):
-        return [(line.debit, line.credit, line.unit, line.amount, "pending")]
-    held = _held(connection, line)
-    if line.amount is None:
-        return [(held.debit, held.credit, held.unit, held.amount, "voided")]
-    return [(held.debit, held.credit, held.unit, line.amount, "posted")]
-
-
-def _held(connection: sqlite3.Connection, line: Resolve) -> Hold:
-    body = connection.execute("SELECT body FROM leaf WHERE seq = ?", (line.index,)).fetchone()[0]
-    held = parse_line(json.loads(body)["transfers"][line.place])
-    assert isinstance(held, Hold), "the ledger takes no end of what is no hold"
-    return held
 
 
 def result_entry(action: str, instance: str, start: int, end: int) -> Callable[[sqlite3.Connection], int | None]:

@@ -108,6 +108,11 @@ def caller_account(subject: str) -> str:
     return f"caller:{_told(subject)}" if subject else f"caller:{_ANONYMOUS}"
 
 
+def worker_account(subject: str) -> str:
+    """The account of workers by the subject of their token, for what they read and write of the cache."""
+    return f"worker:{_told(subject)}" if subject else f"worker:{_ANONYMOUS}"
+
+
 def _told(text: str) -> str:
     # What is long, holds blanks or control characters, or would pass for another is told by its hash.
     if _PLAIN_ID.fullmatch(text) and text != _ANONYMOUS:

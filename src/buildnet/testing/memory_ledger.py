@@ -11,10 +11,15 @@ class MemoryLedger:
     """See ports.Ledger."""
 
     def __init__(self) -> None:
-        self.bodies: list[bytes] = []
+        self._entries: list[Entry] = []
+
+    @property
+    def bodies(self) -> list[bytes]:
+        """What the leaves would be."""
+        return [entry.encode() for entry in self._entries]
 
     async def append(self, entries: Sequence[Entry]) -> int:
         """Keep the entries for as long as this object lives."""
-        first = len(self.bodies)
-        self.bodies.extend(entry.encode() for entry in entries)
+        first = len(self._entries)
+        self._entries.extend(entries)
         return first

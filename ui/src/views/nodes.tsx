@@ -5,6 +5,7 @@ import { count, number } from "../format";
 import { At, Empty, Id, Section, Text } from "../parts";
 import { linkTo } from "../router";
 import { useStore } from "../store";
+import { NodeResources } from "./resources";
 
 const SLOTS_DRAWN_MAX = 32;
 
@@ -16,6 +17,7 @@ export function NodesView({ rest }: { rest: string }) {
       <h1>Nodes</h1>
       {rest && <a href={linkTo("nodes")}>All nodes</a>}
       <Nodes nodes={nodes} actions={state.actions} whole />
+      {rest && nodes?.[0] && <NodeResources key={rest} node={nodes[0]} />}
     </>
   );
 }
@@ -68,7 +70,12 @@ function NodeCard({ node, actions, whole }: { node: Node; actions: Actions | nul
           joined <At unix_ms={node.joined_at_unix_ms} />, version <Text>{node.version}</Text>
         </p>
       )}
-      <Resources node={node} whole={whole} />
+      <Properties node={node} whole={whole} />
+      {node.resources > 0 && (
+        <p class="facts">
+          <a href={linkTo("nodes", node.node)}>{count(node.resources, "resource")}</a>
+        </p>
+      )}
     </article>
   );
 }
@@ -88,13 +95,13 @@ function Slots({ busy, slots }: { busy: number; slots: number }) {
   );
 }
 
-/** What a node offers. The catalog's resources come here beside its properties. */
-function Resources({ node, whole }: { node: Node; whole: boolean }) {
+/** What a node said of itself when it joined; what was found on it is in `resources.tsx`. */
+function Properties({ node, whole }: { node: Node; whole: boolean }) {
   if (node.properties.length === 0) return whole ? <p class="facts">offers no properties</p> : null;
   const shown = whole ? node.properties : node.properties.slice(0, 4);
   const left = node.properties.length - shown.length;
   return (
-    <ul class="chips" aria-label="Resources">
+    <ul class="chips" aria-label="Properties">
       {shown.map(([name, value]) => (
         <li key={`${name}=${value}`}>
           <Text>{value ? `${name}=${value}` : name}</Text>

@@ -11,14 +11,17 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from buildnet.edge.web.events import ENTRIES_MAX, EventStream
+from buildnet.edge.web.facts import Wanted
 from buildnet.edge.web.proof import Claim, prove
 from buildnet.edge.web.view import RECENT_SHOWN, RUNNING_SHOWN, View
 from buildnet.errors import InvalidRequest, NotFound
 from buildnet.ledger.log import LedgerLog
 from buildnet.model.caller import Caller
+from buildnet.model.resource import KINDS, NAME_BYTES_MAX
 from buildnet.ports import Clock
 
 _LISTED_MAX: Final = 1000
+_RESOURCES_SHOWN: Final = 100
 _INDEX_DIGITS: Final = 15
 
 
@@ -27,6 +30,9 @@ def routes(view: View, ledger: LedgerLog, clock: Clock, version: str) -> list[Ba
 
     async def nodes(request: Request) -> Response:
         return JSONResponse(view.nodes(_caller(request)))
+
+    async def resources(request: Request) -> Response:
+        return JSONResponse(view.resources(request.path_params["id"], _wanted(request.query_params)))
 
     async def actions(request: Request) -> Response:
         running = number(request.query_params, "running", RUNNING_SHOWN, _LISTED_MAX)
@@ -71,6 +77,7 @@ def routes(view: View, ledger: LedgerLog, clock: Clock, version: str) -> list[Ba
     at = "/api/v1"
     return [
         Route(f"{at}/nodes", nodes),
+        Route(f"{at}/nodes/{{id}}/resources", resources),
         Route(f"{at}/actions", actions),
         Route(f"{at}/actions/{{id}}", action),
         Route(f"{at}/ledger/head", head),
@@ -91,6 +98,15 @@ def number(params: QueryParams | dict[str, Any], name: str, default: int, most: 
     if not (said.isascii() and said.isdigit() and len(said) <= _INDEX_DIGITS and int(said) <= most):
         raise InvalidRequest(f"{name} must be a number from 0 to {most}", field=name)
     return int(said)
+
+
+def _wanted(params: QueryParams) -> Wanted:
+    kind, name = (params.get(param, "") for param in ("kind", "name"))
+    if kind and kind not in KINDS:
+        raise InvalidRequest(f"{kind!r} is no kind; kinds are {', '.join(KINDS)}", field="kind")
+    if len(name) > NAME_BYTES_MAX:
+        raise InvalidRequest(f"name has at most {NAME_BYTES_MAX} characters", field="name")
+    return Wanted(kind, name, number(params, "count", _RESOURCES_SHOWN, _LISTED_MAX))
 
 
 def _caller(request: Request) -> Caller:

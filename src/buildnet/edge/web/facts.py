@@ -6,13 +6,25 @@ Times are milliseconds since 1970 by the controller's clock; digests are `HASH/S
 from __future__ import annotations
 
 import json
-from typing import Any, Final
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 from buildnet.ledger import tree
 from buildnet.ledger.checkpoint import Checkpoint
+from buildnet.model.resource import Resource
 from buildnet.wire._gen.buildnet.v1 import action_pb2, fleet_pb2
 
 Fact = dict[str, Any]
+
+
+class Wanted(NamedTuple):
+    """Which of a node's resources: of this kind, "" for all; with these letters in name or version; at most so many."""
+
+    kind: str
+    name: str
+    most: int
+
 
 _STATES: Final = {
     action_pb2.ACTION_STATE_WAITING: "waiting",
@@ -26,8 +38,8 @@ _STATES: Final = {
 _ARGUMENT_CHARACTERS: Final = 200
 
 
-def node_fact(node: fleet_pb2.Node) -> Fact:
-    """One node whose session is open."""
+def node_fact(node: fleet_pb2.Node, resources: int) -> Fact:
+    """One node whose session is open, and how many resources it has announced."""
     return {
         "node": node.node_id,
         "hostname": node.hostname,
@@ -35,7 +47,32 @@ def node_fact(node: fleet_pb2.Node) -> Fact:
         "slots": node.slots,
         "joined_at_unix_ms": node.joined_at.ToMilliseconds(),
         "properties": [[pair.name, pair.value] for pair in node.properties],
+        "resources": resources,
     }
+
+
+def resources_fact(node: str, found: Sequence[Resource], left_out: int, wanted: Wanted) -> Fact:
+    """Some of what a node has announced: `found` is all of it; `kinds` counts that, `matching` what was asked for."""
+    kinds = Counter(resource.kind for resource in found)
+    letters = wanted.name.casefold()
+    matching = [
+        resource
+        for resource in found
+        if wanted.kind in ("", resource.kind) and letters in f"{resource.name} {resource.version}".casefold()
+    ]
+    return {
+        "node": node,
+        "kinds": sorted(kinds.items()),
+        "left_out": left_out,
+        "matching": len(matching),
+        "resources": [_resource(resource) for resource in matching[: wanted.most]],
+    }
+
+
+def _resource(resource: Resource) -> Fact:
+    named = {"kind": resource.kind, "name": resource.name, "version": resource.version}
+    # As text: a number beyond 2^53 would reach a script as another one.
+    return {**named, "attributes": [[name, str(value)] for name, value in resource.attributes]}
 
 
 def action_fact(action: action_pb2.ActionSummary) -> Fact:

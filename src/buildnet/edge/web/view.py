@@ -14,10 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
+from buildnet.catalog.catalog import Catalog
 from buildnet.edge.action import ActionService
 from buildnet.edge.bridge import Call
 from buildnet.edge.fleet import FleetService
-from buildnet.edge.web.facts import Fact, action_fact, entry_fact, head_fact, node_fact
+from buildnet.edge.web.facts import Fact, Wanted, action_fact, entry_fact, head_fact, node_fact, resources_fact
+from buildnet.errors import NotFound
 from buildnet.ledger.log import LedgerLog
 from buildnet.model.caller import Caller
 from buildnet.wire._gen.buildnet.v1 import action_pb2, fleet_pb2
@@ -54,17 +56,28 @@ class Watch:
 class View:
     """The state of one controller, as a reader sees it."""
 
-    def __init__(self, ledger: LedgerLog, actions: ActionService, fleet: FleetService) -> None:
+    def __init__(self, ledger: LedgerLog, actions: ActionService, fleet: FleetService, catalog: Catalog) -> None:
         self._ledger = ledger
         self._actions = actions
         self._fleet = fleet
+        self._catalog = catalog
         self._watches: list[Watch] = []
         self._watched = asyncio.Event()
 
     def nodes(self, caller: Caller) -> Fact:
         """The nodes that have joined."""
         answer = self._fleet.list_nodes(fleet_pb2.ListNodesRequest(), _call(caller))
-        return {"nodes": [node_fact(node) for node in answer.nodes]}
+        return {"nodes": [node_fact(node, self._catalog.count(node.node_id)) for node in answer.nodes]}
+
+    def resources(self, node: str, wanted: Wanted) -> Fact:
+        """Some of what a node has announced.
+
+        Raises:
+            NotFound: no such node has.
+        """
+        if not self._catalog.knows(node):
+            raise NotFound(f"no node {node} has announced what it offers", kind="node", name=node)
+        return resources_fact(node, self._catalog.resources(node), self._catalog.left_out(node), wanted)
 
     def actions(self, caller: Caller, running: int = RUNNING_SHOWN, recent: int = RECENT_SHOWN) -> Fact:
         """Actions that wait or run, and those that ended last; newest first. `more_running`: some are left out."""

@@ -1,0 +1,70 @@
+"""What callers take from the cache, send to it and are refused is in the ledger's accounts, and they balance."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from buildnet.client import Client
+from buildnet.errors import Overloaded
+from buildnet.ledger import audit
+from buildnet.ledger.book import Book, postings_of
+from tests.conftest import COMMAND, House
+from tests.http_calls import Http
+
+BLOB = b"x" * 100_000
+
+
+def entries(state: Path) -> list[dict[str, Any]]:
+    """All of them; the accounts have taken each, and what is kept of them is what they say."""
+    assert audit.verify(state).size
+    return [json.loads(body) for _, body in audit.iterate(state)]
+
+
+def sums(told: list[dict[str, Any]]) -> dict[tuple[str, str], tuple[int, int]]:
+    """Debits and credits by account and unit."""
+    book = Book()
+    for index, entry in enumerate(told):
+        if (postings := postings_of(entry)) is not None:
+            book.apply(index, entry["at_unix_ms"], postings)
+    found = {(a.name, a.unit): (a.debits_posted, a.credits_posted) for a in book.accounts.all()}
+    for unit in {unit for _, unit in found}:
+        assert sum(left - came for (_, u), (left, came) in found.items() if u == unit) == 0
+    return found
+
+
+async def test_who_is_over_a_quota_is_counted(house: House, tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text('[[scheduler.share]]\nuser = "*"\nqueued_max = 0\n')
+    server = house.up("--no-worker", "--config", str(config))
+    async with Client(server.url) as client:
+        for number in range(2):
+            with pytest.raises(Overloaded, match="quota"):
+                await client.run(["/bin/echo", str(number)])
+    assert server.stop() == 0
+    told = entries(house.directory / "controller")
+    refused = [entry for entry in told if entry["kind"] == "quota.refused"]
+    assert sum(entry["actions"] for entry in refused) == sums(told)["quota:refused", "actions"][1] >= 2
+    assert all(line.startswith("caller:anonymous quota:refused actions ") for e in refused for line in e["transfers"])
+
+
+def test_what_is_evicted_leaves_the_account_of_the_store(house: House) -> None:
+    server = house.up("--no-worker", "--cache-keep", "0s")
+    call = Http(server.ready["listen"])
+    for number in range(20):
+        blob = bytes([number]) * 200_000
+        assert call("PUT", f"/cas/{hashlib.sha256(blob).hexdigest()}", blob).status == 200
+    collected = subprocess.run(
+        [*COMMAND, "cas", "gc", "--to", "0", "--url", server.url], capture_output=True, text=True
+    )
+    assert collected.returncode == 0, collected.stderr
+    assert server.stop() == 0
+    told = entries(house.directory / "controller")
+    evicted = [entry for entry in told if entry["kind"] == "cache.evicted"]
+    assert sum(entry["records"] for entry in evicted) >= 1
+    assert sums(told)["cache:evicted", "bytes"][1] >= 1
