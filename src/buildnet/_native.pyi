@@ -222,8 +222,8 @@ def launcher_pid() -> int | None:
     """The launcher's process id, for those who account for processor time."""
 
 def launcher_main(homes: Sequence[str]) -> Never:
-    """Be a launcher on the socket at standard input; at its end the worker's control groups below `homes` go. Only for a
-    process that was made for it.
+    """Be a launcher on the socket at standard input; at its end the worker's control groups below `homes` go. Only for
+    a process that was made for it.
     """
 
 def probe_isolation() -> dict[str, bool]: ...
