@@ -372,8 +372,8 @@ async def test_what_comes_with_an_assignment_is_not_asked_for(bench: Bench) -> N
 async def test_what_comes_with_an_assignment_is_believed_only_as_far_as_its_digest(bench: Bench) -> None:
     digest, action, command = described("/bin/true")
     _, other_action, other_command = described("/bin/false")
-    for false in ({"action": other_action, "command": command}, {"action": action, "command": other_command}):
-        outcome = await bench.attempt(digest, **false)
+    for given in ((other_action, command), (action, other_command)):
+        outcome = await bench.attempt(digest, action=given[0], command=given[1])
         assert outcome.code == "blobs_missing", "what was not believed is fetched, and it is nowhere"
     for data in (action, command):
         await asyncio.to_thread(bench.link.put_bytes, data)
