@@ -22,6 +22,7 @@ mod metrics;
 mod observe;
 mod pages;
 mod process;
+mod reads;
 mod recent;
 mod results;
 mod rope;
