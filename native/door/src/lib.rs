@@ -35,6 +35,7 @@ mod status;
 mod tls;
 mod tokens;
 mod traces;
+mod turn;
 mod updates;
 mod uploads;
 mod watch;
