@@ -10,8 +10,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http_body::{Body, Frame, SizeHint};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
@@ -23,7 +21,7 @@ const SMALL_BYTES: usize = 64 << 10;
 /// Bytes of responses that their clients have not taken yet.
 const RESPONSE_BYTES_MAX: usize = 256 << 20;
 /// What one piece of a streamed response takes at most, the room before it included.
-const PIECE_BYTES: usize = 520 << 10;
+const PIECE_BYTES: usize = 264 << 10;
 /// Smaller pieces are not counted: they cost less than counting them.
 const COUNTED_BYTES: usize = 1 << 10;
 const COUNTED_RESPONSE_BYTES: u64 = 64 << 10;
@@ -285,37 +283,76 @@ impl Line {
         Ok(self.held(data, taken))
     }
 
-    fn moved(&self) {
+    /// Bytes of its client came.
+    pub(crate) fn heard(&self, bytes: usize) {
+        if bytes > 0 {
+            self.moved();
+        }
+        if self.greeted.load(Ordering::Relaxed) < GREETING_BYTES {
+            self.greeted.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes came or left.
+    pub(crate) fn moved(&self) {
         if self.is_http1.load(Ordering::Relaxed) {
             self.moved_ms.store(self.budget.now_ms(), Ordering::Relaxed);
         }
     }
 
     fn held(self: &Arc<Self>, bytes: Bytes, permit: OwnedSemaphorePermit) -> Bytes {
+        Bytes::from_owner(Sending { bytes, _held: self.begin_to_hold(Some(permit)) })
+    }
+
+    /// A place for bytes that are written already and that the client does not take. They were gathered while room was
+    /// not short, so that there is some for them; if it has gone since, they are few and stay all the same.
+    pub(crate) fn hold(self: &Arc<Self>, bytes: usize) -> Held {
+        let count = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.begin_to_hold(Arc::clone(&self.budget.responses).try_acquire_many_owned(count).ok())
+    }
+
+    fn begin_to_hold(self: &Arc<Self>, permit: Option<OwnedSemaphorePermit>) -> Held {
         if self.sending.fetch_add(1, Ordering::Relaxed) == 0 {
             self.taken_ms.store(self.budget.now_ms(), Ordering::Relaxed);
         }
-        Bytes::from_owner(Sending { bytes, line: Arc::clone(self), _permit: permit })
+        Held { line: Arc::clone(self), _permit: permit }
+    }
+
+    /// Whether those who stall must make room for those who do not.
+    pub(crate) fn is_short(&self) -> bool {
+        self.budget.is_short()
+    }
+}
+
+/// The place of bytes that a client has not taken yet; a client that takes nothing for long is one that stalls.
+pub(crate) struct Held {
+    line: Arc<Line>,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Held {
+    /// The client has taken some of them.
+    pub(crate) fn moved(&self) {
+        self.line.taken_ms.store(self.line.budget.now_ms(), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.line.sending.fetch_sub(1, Ordering::Relaxed);
+        self.moved();
     }
 }
 
 /// A piece of a response, until the last of it is written to the socket.
 struct Sending {
     bytes: Bytes,
-    line: Arc<Line>,
-    _permit: OwnedSemaphorePermit,
+    _held: Held,
 }
 
 impl AsRef<[u8]> for Sending {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
-    }
-}
-
-impl Drop for Sending {
-    fn drop(&mut self) {
-        self.line.sending.fetch_sub(1, Ordering::Relaxed);
-        self.line.taken_ms.store(self.line.budget.now_ms(), Ordering::Relaxed);
     }
 }
 
@@ -409,64 +446,5 @@ where
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-/// A socket that tells whether its client has said anything.
-pub(crate) struct Heard {
-    pub(crate) stream: TcpStream,
-    pub(crate) line: Arc<Line>,
-}
-
-impl AsyncRead for Heard {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        let before = buffer.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if buffer.filled().len() > before {
-            self.line.moved();
-        }
-        if self.line.greeted.load(Ordering::Relaxed) < GREETING_BYTES {
-            let came = (buffer.filled().len() - before) as u64;
-            self.line.greeted.fetch_add(came, Ordering::Relaxed);
-        }
-        read
-    }
-}
-
-impl AsyncWrite for Heard {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        if written.is_ready() {
-            self.line.moved();
-        }
-        written
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[std::io::IoSlice<'_>],
-    ) -> Poll<std::io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        if written.is_ready() {
-            self.line.moved();
-        }
-        written
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 }

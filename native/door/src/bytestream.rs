@@ -16,19 +16,20 @@ use crate::access::{Caller, Right};
 use crate::behind;
 use crate::codec::decode;
 use crate::grpc::{Answer, Messages};
+use crate::reads::{ReadRequest, read_response_prefix};
 use crate::rope::Rope;
 use crate::services::Services;
 use crate::squeeze::{Packer, Unpacker};
 use crate::status::status_of;
 use crate::uploads::Slot;
-use crate::wire::{WriteRequest, framed, read_response_prefix};
+use crate::wire::{WriteRequest, framed};
 
-/// One message of a Read: large enough to be cheap, small enough for any client.
-const CHUNK_BYTES: usize = 512 << 10;
+/// One message of a Read: large enough to be cheap, small enough for a core's own cache, and so for any client.
+const CHUNK_BYTES: usize = 256 << 10;
 /// Smaller disk work is done where it stands: a hop to another thread costs more.
 const INLINE_BYTES: usize = 64 << 10;
 /// What is gathered of an upload before a thread hashes and writes it.
-const GATHER_BYTES: usize = 512 << 10;
+const GATHER_BYTES: usize = 256 << 10;
 const PAGE_BYTES_MAX: usize = 3 << 20;
 /// Frames of a small blob that are kept as they came.
 const FRAMES_BYTES_KEPT: usize = 128 << 10;
@@ -48,13 +49,13 @@ pub(crate) async fn on_disk<T: Send + 'static>(
 }
 
 pub(crate) async fn read(services: &Services, caller: &Caller, body: Bytes) -> Result<Answer, Status> {
-    let request: bs::ReadRequest = decode(body)?;
+    let request = ReadRequest::decode(&body)?;
     let name = ReadName::parse(&request.resource_name).map_err(|e| status_of(&e))?;
     caller.check(Right::Read, &name.instance)?;
-    let Ok(offset) = u64::try_from(request.read_offset) else {
-        return Err(Status::out_of_range(format!("read_offset {} is negative", request.read_offset)));
+    let Ok(offset) = u64::try_from(request.offset) else {
+        return Err(Status::out_of_range(format!("read_offset {} is negative", request.offset)));
     };
-    let limit = match request.read_limit {
+    let limit = match request.limit {
         0 => None,
         limit => Some(u64::try_from(limit).map_err(|_| Status::invalid_argument("read_limit is negative"))?),
     };

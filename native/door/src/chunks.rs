@@ -9,7 +9,7 @@ use buildnet_formats::wire::build::bazel::remote::execution::v2::chunking_functi
 use buildnet_formats::{Digest, Function, NativeError};
 use buildnet_store::{BlobReader, EntryName, Store};
 use bytes::Bytes;
-use fastcdc::v2020::{Normalization, StreamCDC};
+use fastcdc::v2020::{self, Normalization, StreamCDC};
 use prost::Message;
 use tonic::Status;
 
@@ -65,8 +65,7 @@ impl Services {
         if !self.store.contains(blob) {
             return Err(NativeError::not_found("blob", blob.to_string()));
         }
-        // A blob of a few chunks is cheaper whole (REAPI ChunkingFunction: SHOULD NOT be chunked).
-        if blob.size_bytes() < 4 * AVERAGE_BYTES as u64 {
+        if is_whole(blob.size_bytes()) {
             return Ok(vec![*blob]);
         }
         let name = EntryName::path(NAMESPACE, &blob.to_string())?;
@@ -88,7 +87,7 @@ impl Services {
         let (least, most) = (AVERAGE_BYTES / 4, AVERAGE_BYTES * 4);
         let level = Normalization::Level2;
         for chunk in StreamCDC::with_level_and_seed(stored, least, AVERAGE_BYTES, most, level, SEED) {
-            let data = chunk.map_err(|e| NativeError::internal(format!("cannot cut {blob}: {e}")))?.data;
+            let data = chunk.map_err(|e| unread(e, blob))?.data;
             let digest = Digest::by(blob.function(), &data);
             self.store.put_expected(&digest, &data)?;
             chunks.push(digest);
@@ -132,6 +131,25 @@ impl Services {
     }
 }
 
+/// Whether a blob is its own only chunk: one of a few is cheaper whole (REAPI ChunkingFunction: SHOULD NOT be chunked), and
+/// the chunks of one that is very large would not fit a reply, nor could SpliceBlob take them.
+fn is_whole(size_bytes: u64) -> bool {
+    let average = AVERAGE_BYTES as u64;
+    size_bytes < 4 * average || size_bytes > CHUNKS_MAX as u64 * average
+}
+
+/// Why a blob could not be cut: what the store said of it, where it was the store.
+fn unread(error: v2020::Error, blob: &Digest) -> NativeError {
+    let text = format!("cannot cut {blob}: {error}");
+    match error {
+        v2020::Error::IoError(error) => match error.into_inner().map(|inner| inner.downcast::<NativeError>()) {
+            Some(Ok(said)) => *said,
+            _ => NativeError::internal(text),
+        },
+        _ => NativeError::internal(text),
+    }
+}
+
 /// UNKNOWN must always be accepted: the client need not say how it cut.
 fn check_chunking(number: i32) -> Result<(), NativeError> {
     match Chunking::try_from(number) {
@@ -140,5 +158,29 @@ fn check_chunking(number: i32) -> Result<(), NativeError> {
             "chunking_function",
             format!("the chunking function {number} is not offered, FAST_CDC_2020 is"),
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_chunks_of_a_blob_fit_a_reply_and_a_splice() {
+        assert!(is_whole(2 << 20) != is_whole((2 << 20) - 1));
+        assert!(!is_whole(20_000 << 20));
+        assert!(is_whole(64 << 30));
+        let digest = Digest::of(b"chunk").to_message();
+        let chunk_digests = vec![digest; CHUNKS_MAX];
+        let reply = re::SplitBlobResponse { chunk_digests, ..Default::default() };
+        assert!(reply.encoded_len() < crate::services::REPLY_BYTES_MAX);
+    }
+
+    #[test]
+    fn a_rotten_blob_is_told_as_the_store_tells_it() {
+        let blob = Digest::of(b"blob");
+        let said = NativeError::not_found("blob", blob.to_string());
+        assert_eq!(unread(v2020::Error::IoError(io::Error::other(said.clone())), &blob), said);
+        assert_eq!(unread(v2020::Error::Empty, &blob).code, "internal");
     }
 }

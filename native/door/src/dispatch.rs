@@ -20,7 +20,7 @@ use crate::budget::Metered;
 use crate::bytestream;
 use crate::codec::{Raw, decode, frame};
 use crate::credentials::refuse;
-use crate::execution::{EXECUTE, Execute};
+use crate::execution::{EXECUTE, execute};
 use crate::grpc::{Answer, Messages, respond};
 use crate::listener::Origin;
 use crate::observe::Record;
@@ -162,10 +162,18 @@ impl Inner {
             Kind::Unary | Kind::ServerStream => {
                 let (parts, body) = request.into_parts();
                 let messages = Messages::new(Request::new(body), self.message_size_bytes_max, &origin.line, &record);
-                match messages.only().await {
-                    Ok(message) => Request::from_parts(parts, Body::new(Full::new(frame(message)))),
+                let message = match messages.only().await {
+                    Ok(message) => message,
                     Err(status) => return refuse(record, status),
+                };
+                if path == EXECUTE {
+                    let answered = execute(&self.services, &caller, message.clone()).await;
+                    if let Some(answer) = answered.transpose() {
+                        let answer = answer.map(|operation| Answer::One(Some(operation)));
+                        return respond(watched::answer(record, answer), &origin.line);
+                    }
                 }
+                Request::from_parts(parts, Body::new(Full::new(frame(message))))
             }
         };
         // It is counted as it is handed on.
@@ -175,10 +183,6 @@ impl Inner {
             Grpc::new(Raw).max_decoding_message_size(self.message_size_bytes_max).max_encoding_message_size(usize::MAX);
         let bridged = Bridged { hub: Arc::clone(&self.hub), method };
         let mut response = match kind {
-            Kind::ServerStream if path == EXECUTE => {
-                let services = Arc::clone(&self.services);
-                grpc.server_streaming(Execute { services, caller, beyond: bridged }, request).await
-            }
             Kind::Unary => grpc.unary(bridged, request).await,
             Kind::ServerStream => grpc.server_streaming(bridged, request).await,
             Kind::Bidi => grpc.streaming(bridged, request).await,

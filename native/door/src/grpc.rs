@@ -12,8 +12,9 @@ use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body::{Body as _, Frame};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tonic::Status;
 use tonic::body::Body;
+use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::{Code, Status};
 
 use crate::budget::{Line, Metered};
 use crate::observe::Record;
@@ -84,7 +85,7 @@ impl<'a> Messages<'a> {
             *to = *from;
         }
         if header[0] != 0 {
-            return Err(Status::unimplemented("compressed messages are not offered; ask for compressed-blobs instead"));
+            return Err(uncompressed_only());
         }
         let length = u32::from_be_bytes([header[1], header[2], header[3], header[4]]) as usize;
         if length > self.size_bytes_max {
@@ -107,6 +108,14 @@ impl<'a> Messages<'a> {
             None => Err(Status::invalid_argument("the call came without its message")),
         }
     }
+}
+
+/// The refusal of a compressed message says what is taken instead (gRPC Compression).
+fn uncompressed_only() -> Status {
+    let mut accepted = MetadataMap::new();
+    accepted.insert("grpc-accept-encoding", MetadataValue::from_static("identity"));
+    let text = "compressed messages are not offered; ask for compressed-blobs instead";
+    Status::with_metadata(Code::Unimplemented, text, accepted)
 }
 
 /// Framed messages and then a status.
@@ -173,5 +182,17 @@ pub(crate) fn respond(answer: Result<Answer, Status>, line: &Arc<Line>) -> Respo
             response.headers_mut().insert(header::CONTENT_TYPE, GRPC.clone());
             response
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_compresses_is_told_what_is_taken() {
+        let response: Response<Body> = uncompressed_only().into_http();
+        assert_eq!(response.headers()["grpc-accept-encoding"], "identity");
+        assert_eq!(response.headers()["grpc-status"], "12");
     }
 }

@@ -4,8 +4,10 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -13,23 +15,25 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown, Watcher};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_rustls::server::TlsStream;
 
 use crate::access::Caller;
 use crate::bridge::Event;
-use crate::budget::{Budget, During, Heard, Line};
+use crate::budget::{Budget, During, Line};
 use crate::server::Inner;
 use crate::sessions::Sessions;
 use crate::tls::{Tls, names_of};
+use crate::turn::Gathering;
 
 const STREAMS_PER_CONNECTION_MAX: u32 = 256;
 /// A small blob in its message is one frame, and so one piece.
 const FRAME_BYTES_MAX: u32 = 64 << 10;
-const STREAM_WINDOW_BYTES: u32 = 2 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// What a client may send before it is taken: an upload keeps so much in memory while the one before it is hashed.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// When the kernel asks whether a client that says nothing is still there.
 const PROBE_AFTER: Duration = Duration::from_secs(60);
@@ -142,10 +146,12 @@ async fn serve(
     let stream = Heard { stream, line: Arc::clone(&origin.line) };
     // How a connection ended is its peer's affair.
     match inner.tls.as_ref().filter(|_| !origin.strict) {
-        None => drop(watcher.watch(connection(inner, stream, origin)).await),
+        None => {
+            converse(inner, stream, origin, watcher).await;
+        }
         Some(tls) => {
             let Some((stream, origin)) = shake_hands(inner, tls, stream, origin, stopping).await else { return };
-            drop(watcher.watch(connection(inner, stream, origin)).await);
+            converse(inner, stream, origin, watcher).await;
         }
     }
 }
@@ -176,7 +182,7 @@ async fn session(
     let Some((stream, mut open)) = shaken else { return };
     origin.secure = true;
     origin.certified = Some(inner.access.by_node(&open.node_key.to_string()));
-    open.is_orderly = watcher.watch(connection(inner, stream, origin)).await.is_ok();
+    open.is_orderly = converse(inner, stream, origin, watcher).await;
 }
 
 /// The stream within TLS; none when the peer does not manage it in time, or the door is closing.
@@ -198,6 +204,17 @@ async fn shake_hands(
         origin.certified = inner.access.by_certificate(&names, expires_unix_s);
     }
     Some((stream, origin))
+}
+
+/// Serve a connection to its end; returns whether that was an orderly one.
+async fn converse<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    inner: &Arc<Inner>,
+    stream: S,
+    origin: Origin,
+    watcher: Watcher,
+) -> bool {
+    let stream = Gathering::new(stream, &origin.line);
+    stream.turns(watcher.watch(connection(inner, stream.end(), origin))).await
 }
 
 fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
@@ -226,4 +243,57 @@ fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         }
     });
     builder.serve_connection(TokioIo::new(stream), service).into_owned()
+}
+
+/// A socket that tells whether its client has said anything.
+struct Heard {
+    stream: TcpStream,
+    line: Arc<Line>,
+}
+
+impl AsyncRead for Heard {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        self.line.heard(buffer.filled().len() - before);
+        read
+    }
+}
+
+impl AsyncWrite for Heard {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        if written.is_ready() {
+            self.line.moved();
+        }
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        if written.is_ready() {
+            self.line.moved();
+        }
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
 }

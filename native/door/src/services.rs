@@ -17,11 +17,12 @@ use crate::access::{Caller, Right};
 use crate::chunks;
 use crate::codec::decode;
 use crate::observe::Observe;
+use crate::reads::BatchReadReply;
 use crate::squeeze;
 use crate::status::{inner_status, status_of};
 use crate::updates::Updates;
 use crate::uploads::Uploads;
-use crate::wire::{BatchReadReply, FindMissing, framed};
+use crate::wire::{FindMissing, framed};
 
 /// Payload of one batch. With a digest and a status for each blob a reply stays under the 4 MiB that clients accept.
 pub(crate) const BATCH_BYTES_MAX: usize = 3 << 20;
