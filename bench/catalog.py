@@ -32,12 +32,12 @@ NODES, TOOLS, OWN = 1_000, 3_000, 300
 
 
 def best_ms(work: Callable[[], object], rounds: int = 5) -> float:
-    """The least time of a few rounds, in ms."""
+    """The least processor time of a few rounds, in ms: the time that passes says little on a shared machine."""
     took = []
     for _ in range(rounds):
-        started = time.perf_counter()
+        started = time.process_time()
         work()
-        took.append(time.perf_counter() - started)
+        took.append(time.process_time() - started)
     return min(took) * 1000
 
 
@@ -59,12 +59,15 @@ def looks() -> None:
         directory.mkdir()
         places = search_path(directory)
         tools = built_in(Setting(Path(name), places))[0]
-        started = time.perf_counter()
+        started, before = time.perf_counter(), os.times()
         found = tools.discover()
-        first_ms = (time.perf_counter() - started) * 1000
+        first_ms, after = (time.perf_counter() - started) * 1000, os.times()
+        # Four programs at once: on a machine with as many free cores as that, a quarter of this would pass.
+        spent_ms = 1000 * (sum(after[:4]) - sum(before[:4]))
         count = sum(found_one.kind == "tool" for found_one in found.resources)
         versions = sum(bool(found_one.version) for found_one in found.resources)
         line(f"first look, {count:,} tools {versions} probed", first_ms, "ms", "bound", 3_000)
+        line("  of all processes together", spent_ms, "ms CPU", "what passed", first_ms)
         again = built_in(Setting(Path(name), places))[0]
         again.discover()
         warm_ms = best_ms(again.discover)
@@ -78,7 +81,7 @@ def looks() -> None:
                         os.access(entry.path, os.X_OK)
 
         bare_ms = best_ms(bare)
-        line(f"warm look, {count:,} tools", warm_ms, "ms", "bare system calls", bare_ms)
+        line(f"warm look, {count:,} tools", warm_ms, "ms CPU", "bare system calls", bare_ms)
 
 
 def of_node(number: int) -> list[Resource]:
@@ -104,13 +107,13 @@ def rss_bytes() -> int:
 def catalog() -> None:
     """Memory of 1,000 nodes of 3,000 tools, and the time of a constraint among them."""
     before, held = rss_bytes(), Catalog()
-    started = time.perf_counter()
+    started = time.process_time()
     for number in range(NODES):
         held.replace(f"{number:032x}", of_node(number))
-    filled_s = time.perf_counter() - started
+    filled_s = time.process_time() - started
     size_mib = (rss_bytes() - before) / (1 << 20)
     line(f"{NODES:,} nodes x {TOOLS:,} tools", size_mib, "MiB", "bound", 400)
-    line("filling it", filled_s * 1000 / NODES, "ms/node", "bound", 100)
+    line("filling it", filled_s * 1000 / NODES, "ms CPU", "bound", 100)
     texts = ("tool10>=3.2", "tool20,tool:tool30!=9", "tool2000=5")
 
     def match() -> list[str]:
@@ -118,11 +121,11 @@ def catalog() -> None:
         return held.meeting(texts)
 
     match_ms = best_ms(match)
-    line(f"4 terms, new, met by {len(match())}", match_ms, "ms", "bound", 5)
+    line(f"4 terms, new, met by {len(match())}", match_ms, "ms CPU", "bound", 5)
     some = f"{7:032x}"
-    line("4 terms, seen before, one node", best_ms(lambda: held.meets(some, texts)), "ms", "bound", 5)
+    line("4 terms, seen before, one node", best_ms(lambda: held.meets(some, texts)), "ms CPU", "bound", 5)
     constraint = parse(["tool10>=99", "gpu"])
-    line("why a node does not meet two", best_ms(lambda: held.explain(some, constraint)), "ms", "bound", 5)
+    line("why a node does not meet two", best_ms(lambda: held.explain(some, constraint)), "ms CPU", "bound", 5)
 
 
 def announcements() -> None:
@@ -142,7 +145,7 @@ def announcements() -> None:
             check(announcement_of(packing, body), Session("n", "b", "c"), None, 1, held=False)
 
         said_ms = best_ms(lambda said=said: sign(key, *body_of(said)))  # type: ignore[misc]
-        line(f"{what}, {len(body):,} bytes: check", best_ms(heard), "ms", "saying it", said_ms)
+        line(f"{what}, {len(body):,} bytes: check", best_ms(heard), "ms CPU", "saying it", said_ms)
 
 
 async def added(url: str, directory: Path) -> list[float]:
