@@ -89,9 +89,11 @@ def main() -> None:
     header("ledgering, no-op actions in process isolation, 2 slots, 64 clients")
     kept: list[Cost] = []
     without: list[Cost] = []
-    for _ in range(parsed.rounds):
+    for number in range(parsed.rounds):
         kept.append(measure(COMMAND, parsed.seconds))
         without.append(measure(UNLEDGERED, parsed.seconds))
+        both = f"{kept[-1].all_ms:.2f} ms ledgered, {without[-1].all_ms:.2f} ms without"
+        print(f"    round {number + 1}: {both}", flush=True)
 
     def median(costs: list[Cost], place: int) -> float:
         return statistics.median(cost[place] for cost in costs)

@@ -44,6 +44,21 @@ async def test_indices_follow_each_other(ledger: Ledger) -> None:
     assert await ledger.append([entry(3)]) == 3
 
 
+async def test_nothing_appended_is_nothing(ledger: Ledger) -> None:
+    assert await ledger.append([]) == 0
+    assert await ledger.append([entry(0)]) == 0
+    if isinstance(ledger, LedgerLog):
+        await ledger.checkpoint()
+    assert await ledger.append([]) == 1
+    if isinstance(ledger, LedgerLog):
+        # What would be committed of it is, before the next is.
+        while ledger._committer is not None and not ledger._committer.done():
+            await asyncio.wait([ledger._committer])
+    assert await ledger.append([entry(1)]) == 1
+    if isinstance(ledger, LedgerLog):
+        assert await ledger.get(1) == entry(1).encode()
+
+
 async def test_appends_at_once_keep_their_groups_together(ledger: Ledger) -> None:
     firsts = await asyncio.gather(*(ledger.append([entry(i), entry(i)]) for i in range(50)))
     assert sorted(firsts) == list(range(0, 100, 2))

@@ -165,6 +165,9 @@ class LedgerLog:
             Overloaded: the database cannot keep up, or cannot be written.
             StorageFull: the disk is full; none is written.
         """
+        if not entries:
+            # There would be nothing to sign: a checkpoint of the same size is there already.
+            return self.size
         drafts = [Draft(leaf.encode(entry), entry.at_unix_ms, postings_of(entry.fields)) for entry in entries]
         for body, _, _ in drafts:
             if len(body) > files.BODY_BYTES_MAX:
@@ -315,7 +318,7 @@ class LedgerLog:
                 self._connection.execute(
                     "INSERT INTO checkpoint (size, note) VALUES (?, ?)", (frontier.size, note.encode())
                 )
-        except sqlite3.OperationalError as error:
+        except sqlite3.DatabaseError as error:
             if "full" in str(error):
                 raise StorageFull(f"the ledger cannot be written: {error}; make room") from error
             raise StateCorrupt(f"the ledger cannot be written: {error}", path=str(self._directory)) from error
