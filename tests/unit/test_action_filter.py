@@ -11,7 +11,7 @@ from buildnet.model.caller import ANYBODY, Caller
 from buildnet.model.digest import EMPTY
 from buildnet.model.history import Requested
 from buildnet.ports import Progress
-from buildnet.scheduler.service import Operation
+from buildnet.scheduler.operation import Operation
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.buildnet.v1 import action_pb2
 from buildnet.wire.actions import Described

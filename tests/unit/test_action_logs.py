@@ -20,7 +20,7 @@ from buildnet.errors import NodeDown, Overloaded
 from buildnet.model.action import ActionKey, Outcome, Wanted
 from buildnet.model.digest import Digest
 from buildnet.ports import Follower, Progress
-from buildnet.scheduler.service import Operation
+from buildnet.scheduler.operation import Operation
 from buildnet.testing.scheduler_fakes import ManualClock
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.buildnet.v1 import action_pb2

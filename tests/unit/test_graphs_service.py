@@ -20,8 +20,9 @@ from buildnet.model.node import WorkerOffer
 from buildnet.model.operation import GraphTerms
 from buildnet.scheduler import graphs as graphs_module
 from buildnet.scheduler.graphs import Graph, Graphs
+from buildnet.scheduler.operation import Operation
 from buildnet.scheduler.recovery import recover
-from buildnet.scheduler.service import OPERATIONS_KEPT_S, Operation, Scheduler
+from buildnet.scheduler.service import OPERATIONS_KEPT_S, Scheduler
 from buildnet.testing.scheduler_fakes import (
     HeldPublisher,
     ManualClock,

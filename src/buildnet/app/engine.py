@@ -32,9 +32,10 @@ from buildnet.model.operation import Intended
 from buildnet.queue.store import SqliteOperations
 from buildnet.scheduler.graphs import Graphs
 from buildnet.scheduler.holds import LiveActions
+from buildnet.scheduler.operation import Operation
 from buildnet.scheduler.publish import OrderedPublisher
 from buildnet.scheduler.recovery import recover
-from buildnet.scheduler.service import Operation, Scheduler
+from buildnet.scheduler.service import Scheduler
 from buildnet.wire.history import ActionMessages
 from buildnet.wire.operations import stamped
 

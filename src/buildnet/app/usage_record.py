@@ -14,7 +14,7 @@ from typing import Any, Final
 from buildnet.errors import BuildNetError
 from buildnet.ledger.usage import StoreAccount, Used, read, refused, written
 from buildnet.model.entry import Value
-from buildnet.scheduler.service import Operation
+from buildnet.scheduler.operation import Operation
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,8 @@ from buildnet.errors import BuildNetError, InvalidRequest, NotFound
 from buildnet.model.caller import Caller, public_instance
 from buildnet.model.digest import UNKNOWN
 from buildnet.scheduler.graphs import Graphs
-from buildnet.scheduler.service import Operation, Scheduler
+from buildnet.scheduler.operation import Operation
+from buildnet.scheduler.service import Scheduler
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.buildnet.v1 import action_pb2
 from buildnet.wire.actions import Described, described_of, digest_message

@@ -7,7 +7,7 @@ from typing import Final
 
 from buildnet.errors import InvalidRequest
 from buildnet.model.caller import Caller, public_instance
-from buildnet.scheduler.service import Operation
+from buildnet.scheduler.operation import Operation
 from buildnet.wire._gen.buildnet.v1 import action_pb2
 from buildnet.wire.actions import Described
 

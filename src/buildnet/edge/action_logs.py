@@ -21,7 +21,8 @@ from buildnet.errors import InvalidRequest, NotFound, Overloaded
 from buildnet.model.caller import Caller
 from buildnet.model.digest import Digest
 from buildnet.ports import Progress
-from buildnet.scheduler.service import Operation, Scheduler
+from buildnet.scheduler.operation import Operation
+from buildnet.scheduler.service import Scheduler
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.buildnet.v1 import action_pb2, fleet_pb2
 from buildnet.wire.actions import digest_of

@@ -13,7 +13,8 @@ from buildnet.errors import Forbidden, InvalidRequest, NotFound, Unimplemented
 from buildnet.model.action import Outcome, Wanted
 from buildnet.model.caller import Caller, public_instance
 from buildnet.ports import Progress
-from buildnet.scheduler.service import Operation, Scheduler
+from buildnet.scheduler.operation import Operation
+from buildnet.scheduler.service import Scheduler
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.google.longrunning import operations_pb2
 from buildnet.wire._gen.google.protobuf import empty_pb2

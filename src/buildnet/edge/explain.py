@@ -21,7 +21,8 @@ from buildnet.model.caller import Caller, public_instance
 from buildnet.model.digest import Digest
 from buildnet.model.history import Change, Difference, Explanation, Part, PastOperation, Reason
 from buildnet.ports import ActionMessages, Clock, History, HistoryReader
-from buildnet.scheduler.service import Operation, Scheduler
+from buildnet.scheduler.operation import Operation
+from buildnet.scheduler.service import Scheduler
 from buildnet.wire._gen.buildnet.v1 import action_pb2 as pb
 from buildnet.wire.actions import digest_message
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from buildnet.model.history import EndedOperation, Requested
 from buildnet.ports import History
-from buildnet.scheduler.service import Operation
+from buildnet.scheduler.operation import Operation
 from buildnet.wire.actions import Described
 
 

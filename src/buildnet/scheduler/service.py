@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from operator import attrgetter
@@ -22,7 +21,6 @@ from buildnet.model.action import ActionKey, Lease, Outcome, Wanted
 from buildnet.model.digest import UNKNOWN
 from buildnet.model.entry import Entry, Value
 from buildnet.model.node import WorkerOffer
-from buildnet.model.operation import StoredOperation
 from buildnet.ports import (
     ActionCache,
     Clock,
@@ -35,62 +33,26 @@ from buildnet.ports import (
 )
 from buildnet.scheduler import core
 from buildnet.scheduler import events as ev
+from buildnet.scheduler.alarm import Alarm
 from buildnet.scheduler.holds import LiveActions
 from buildnet.scheduler.keeping import Keeping
+from buildnet.scheduler.lookups import Lookups
+from buildnet.scheduler.operation import Operation, operation_of
 from buildnet.scheduler.recovery import Recovered
 
 log = logging.getLogger(__name__)
 
 OPERATIONS_KEPT_MAX = 10_000
 OPERATIONS_KEPT_S = 600.0
-# Lookups that share one turn of a thread: a graph of thousands asks for all of them at once.
-_LOOKUPS_AT_ONCE = 500
-# More of them are worth a thread.
-_LOOKUPS_INLINE_MAX = 16
 # Of a long queue that an earlier controller left; the first of them before anybody is served.
 _ENTERED_AT_ONCE = 500
 _RETRY_AFTER_S = 2.0
-
-_QUEUED = Progress("queued")
 
 Recorder = Callable[[Entry], None]
 
 
 async def _nothing() -> None:
     """Nobody records later what is recorded at once."""
-
-
-@dataclass(slots=True)
-class Operation:
-    """One client's request, from Want until ten minutes after it completed."""
-
-    id: str
-    wanted: Wanted
-    submitted_at_unix_ms: int
-    number: int = 0
-    client_id: str = ""
-    progress: Progress = _QUEUED
-    fence: int | None = None
-    completed_at_unix_ms: int | None = None
-    completed_at_s: float = 0.0
-    followers: list[Follower] = field(default_factory=list)
-    # Set while the action is announced and cannot be asked for yet: ends it unasked.
-    withdraw: Callable[[], None] | None = None
-    # It is known for as long as its graph is.
-    is_member: bool = False
-    # There is one while somebody waits for it: of a long queue hardly any has.
-    changed: asyncio.Event | None = None
-
-    async def wait_changed(self) -> None:
-        """Return at the next change."""
-        if self.changed is None:
-            self.changed = asyncio.Event()
-        await self.changed.wait()
-
-    def stored(self, outcome: Outcome | None = None) -> StoredOperation:
-        """As it outlives the controller; `outcome` is how it ended."""
-        told = (self.number, self.id, self.wanted, self.submitted_at_unix_ms, self.client_id)
-        return StoredOperation(*told, outcome, self.completed_at_unix_ms)
 
 
 class Scheduler:
@@ -119,7 +81,7 @@ class Scheduler:
         """
         self._stamp = stamp
         self._live = live
-        self._keeping = None if store is None else Keeping(store)
+        self._keeping = None if store is None else Keeping(store, self._spawn)
         self._number_next = 1
         # Of an earlier controller, in the order of acceptance: the core does not have them yet.
         self._backlog: dict[str, None] = {}
@@ -128,13 +90,9 @@ class Scheduler:
         self.serving = asyncio.Event()
         self._quiet = asyncio.Event()
         self._publishing: set[int] = set()
-        self._lookups: deque[ev.Lookup] = deque()
-        self._looking: asyncio.Task[None] | None = None
-        self._when_kept: list[Callable[[BuildNetError | None], None]] = []
-        self._keeping_due = False
-        self._keeping_task: asyncio.Task[None] | None = None
+        self._lookups = Lookups(cache, self._step, self._spawn)
+        self._alarm = Alarm(clock, lambda now_s: self._step(ev.Tick(now_s)))
         self._core = core.SchedulerCore(limits, fence_first=fence_first, resources=resources)
-        self._cache = cache
         self._publisher = publisher
         self._record = record
         self._recorded = recorded
@@ -148,35 +106,17 @@ class Scheduler:
         self._ended: deque[Operation] = deque()
         self._tasks: asyncio.TaskGroup | None = None
         self._listeners: list[Callable[[str], None]] = []
-        self._tick_at_s = math.inf
-        self._ticking: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
         """Serve until cancelled: hold the tasks of lookups and publications, and tick when a deadline comes."""
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             self.serving.set()
-            self._await_deadline()
+            self._alarm.due(self._core.next_deadline_s(), self._core.now_s)
             try:
                 await asyncio.get_running_loop().create_future()
             finally:
-                if self._ticking is not None:
-                    self._ticking.cancel()
-
-    def _await_deadline(self) -> None:
-        """Have a tick come at the core's next deadline, or before it."""
-        deadline_s = self._core.next_deadline_s()
-        if deadline_s is None or self._tasks is None or self._core.now_s < self._tick_at_s <= deadline_s:
-            return
-        if self._ticking is not None:
-            self._ticking.cancel()
-        self._tick_at_s = deadline_s
-        delay_s = max(0.0, deadline_s - self._clock.monotonic_s())
-        self._ticking = asyncio.get_running_loop().call_later(delay_s, self._tick)
-
-    def _tick(self) -> None:
-        self._tick_at_s, self._ticking = math.inf, None
-        self._step(ev.Tick(self._clock.monotonic_s()))
+                self._alarm.stop()
 
     def restore(self, recovered: Recovered) -> None:
         """Go on with what an earlier controller left, before the first client and worker come. `serving` is set."""
@@ -187,7 +127,7 @@ class Scheduler:
         members = frozenset(number for held in recovered.graphs for number in held.operations)
         known = [*recovered.ended, *(waiting.operation for waiting in recovered.waiting)]
         for kept in sorted(known, key=_by_number):
-            operation = _operation_of(kept, self._clock)
+            operation = operation_of(kept, self._clock)
             operation.is_member = operation.number in members
             self._operations[operation.id] = operation
             if kept.outcome is None:
@@ -220,7 +160,7 @@ class Scheduler:
         """Give the core some of the backlog; what is to be held for it."""
         for operation_id in list(islice(self._backlog, _ENTERED_AT_ONCE)):
             self._enter(operation_id, since_s=since_s)
-        self._look_now()
+        self._lookups.begin()
         unheld, self._unheld = self._unheld, []
         return unheld
 
@@ -337,10 +277,7 @@ class Scheduler:
         if self._keeping is None:
             return
         try:
-            if self._keeping.keep():
-                self._act_kept(None)
-            else:
-                await self._keeping.kept()
+            await self._keeping.kept()
             # Whoever is told that it was accepted can find it in the ledger.
             await self._recorded()
         except BuildNetError:
@@ -356,18 +293,7 @@ class Scheduler:
         """
         if self._keeping is None:
             return
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def tell(error: BuildNetError | None) -> None:
-            if done.done():
-                return
-            if error is None:
-                done.set_result(None)
-            else:
-                done.set_exception(error)
-
-        self._once_kept(tell)
-        await done
+        await self._keeping.acted()
 
     def follow(self, operation_id: str, follower: Follower) -> None:
         """Hear of an operation's present state at once and of its changes later. Unknown ids are a bug."""
@@ -478,9 +404,9 @@ class Scheduler:
         self._publishing |= {effect.lease.fence for effect in effects if isinstance(effect, ev.Publish)}
         for effect in effects:
             self._apply(effect)
-        if self._lookups:
-            self._look_now()
-        self._await_deadline()
+        self._lookups.begin()
+        if self._tasks is not None:
+            self._alarm.due(self._core.next_deadline_s(), self._core.now_s)
         self._quiet.set()
 
     def _apply(self, effect: ev.Effect) -> None:
@@ -488,7 +414,7 @@ class Scheduler:
             case ev.Tell():
                 self._tell(effect)
             case ev.Lookup():
-                self._lookups.append(effect)
+                self._lookups.add(effect)
             case ev.Publish():
                 self._spawn(self._publish(effect))
             case ev.Assign():
@@ -501,40 +427,13 @@ class Scheduler:
                 if self._keeping is None:
                     self._settle(effect.worker, effect.fence)
                 elif effect.fence not in self._publishing:
-                    self._once_kept(partial(self._settle_kept, effect.worker, effect.fence))
+                    self._keeping.once(partial(self._settle_kept, effect.worker, effect.fence))
             case ev.Record():
                 self._record(_entry_of(effect, self._clock.now_unix_ms()))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         assert self._tasks is not None, "run() serves"
         return self._tasks.create_task(work)
-
-    def _look_now(self) -> None:
-        """Look up what waits for it: at once where the cache can, else a task does."""
-        if len(self._lookups) <= _LOOKUPS_INLINE_MAX:
-            while self._lookups:
-                result = self._cache.peek(self._lookups[0].key)
-                if result is False:
-                    break
-                effect = self._lookups.popleft()
-                self._step(ev.Found(effect.entry, None if result is None else Outcome("ok", result)))
-        if self._lookups and (self._looking is None or self._looking.done()):
-            self._looking = self._spawn(self._look())
-
-    async def _look(self) -> None:
-        while self._lookups:
-            asked = [self._lookups.popleft() for _ in range(min(len(self._lookups), _LOOKUPS_AT_ONCE))]
-            results: Sequence[bytes | None] = [None] * len(asked)
-            try:
-                results = await self._cache.get_each([effect.key for effect in asked])
-            except BuildNetError as error:
-                # A cache that cannot be read is a miss: the action runs, and the cause is in the log.
-                log.warning("the action cache could not be read: %s", error)
-            except Exception:
-                # Also one of ours: a task that raises would end every other task of run().
-                log.exception("the lookup failed inside")
-            for effect, result in zip(asked, results, strict=True):
-                self._step(ev.Found(effect.entry, None if result is None else Outcome("ok", result)))
 
     def _assign(self, effect: ev.Assign) -> None:
         lease, operation = effect.lease, self._operations.get(effect.operation)
@@ -551,7 +450,7 @@ class Scheduler:
             elif self._core.holds(lease.fence):
                 self._send(lease)
 
-        self._once_kept(send)
+        self._keeping.once(send)
 
     def _settle_kept(self, node: str, fence: int, error: BuildNetError | None) -> None:
         # One that cannot be kept is told again by its worker, in its next session.
@@ -565,46 +464,6 @@ class Scheduler:
     def _send(self, lease: Lease) -> None:
         if (link := self._links.get(lease.worker)) is not None:
             link.assign(lease)
-
-    def _once_kept(self, act: Callable[[BuildNetError | None], None]) -> None:
-        """Do it once all that was written by now outlives this process, or with what kept it from that."""
-        self._when_kept.append(act)
-        if not self._keeping_due:
-            # At the end of this turn of the loop: more may come in it.
-            self._keeping_due = True
-            asyncio.get_running_loop().call_soon(self._keep_now)
-
-    def _keep_now(self) -> None:
-        self._keeping_due = False
-        if not self._when_kept:
-            return
-        assert self._keeping is not None
-        try:
-            kept = self._keeping.keep()
-        except BuildNetError as error:
-            self._act_kept(error)
-            return
-        if kept:
-            self._act_kept(None)
-        elif self._keeping_task is None or self._keeping_task.done():
-            self._keeping_task = self._spawn(self._keep())
-
-    def _act_kept(self, failure: BuildNetError | None) -> None:
-        acts, self._when_kept = self._when_kept, []
-        for act in acts:
-            act(failure)
-
-    async def _keep(self) -> None:
-        assert self._keeping is not None
-        while self._when_kept:
-            acts, self._when_kept = self._when_kept, []
-            failure: BuildNetError | None = None
-            try:
-                await self._keeping.kept()
-            except BuildNetError as error:
-                failure = error
-            for act in acts:
-                act(failure)
 
     async def _publish(self, effect: ev.Publish) -> None:
         try:
@@ -651,7 +510,7 @@ class Scheduler:
             # It would end in the same way again: the result is in the ledger, or in the cache.
             self._end(operation, progress)
         else:
-            self._once_kept(lambda error: self._end(operation, progress))
+            self._keeping.once(lambda error: self._end(operation, progress))
 
     def _end(self, operation: Operation, progress: Progress) -> None:
         if not operation.is_member:
@@ -688,17 +547,6 @@ class Scheduler:
 
 
 _by_number = attrgetter("number")
-
-
-def _operation_of(kept: StoredOperation, clock: Clock) -> Operation:
-    operation = Operation(kept.id, kept.wanted, kept.submitted_at_unix_ms, kept.number, kept.client_id)
-    if kept.outcome is not None and kept.completed_at_unix_ms is not None:
-        operation.progress = Progress("completed", kept.outcome, kept.outcome.worker)
-        operation.completed_at_unix_ms = kept.completed_at_unix_ms
-        # The monotonic clock began anew; a wall clock that was set back counts as no time.
-        ago_s = max(0.0, (clock.now_unix_ms() - kept.completed_at_unix_ms) / 1000)
-        operation.completed_at_s = clock.monotonic_s() - ago_s
-    return operation
 
 
 def _entry_of(effect: ev.Record, now_unix_ms: int) -> Entry:
