@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,38 @@ def sums(told: list[dict[str, Any]]) -> dict[tuple[str, str], tuple[int, int]]:
     for unit in {unit for _, unit in found}:
         assert sum(left - came for (_, u), (left, came) in found.items() if u == unit) == 0
     return found
+
+
+async def test_what_the_cache_gave_and_took_is_accounted_for(house: House) -> None:
+    server = house.up("--slots", "1")
+    call = Http(server.ready["listen"])
+    name = hashlib.sha256(BLOB).hexdigest()
+    assert call("PUT", f"/cas/{name}", BLOB).status == 200
+    for _ in range(3):
+        assert call("GET", f"/cas/{name}").body == BLOB
+    assert call("GET", f"/ac/{'0' * 64}").status == 404
+    async with Client(server.url) as client:
+        assert not (await client.run(["/bin/echo", "once"])).cached
+        assert (await client.run(["/bin/echo", "once"])).cached
+    assert server.stop() == 0
+    told = entries(house.directory / "controller")
+    kinds = Counter(entry["kind"] for entry in told)
+    assert kinds["action.published"] == 1
+    assert kinds["cache.read"] >= 1
+    assert kinds["cache.written"] >= 1
+    assert kinds["cache.kept"] == 1
+    found = sums(told)
+    # One from the node, and one from the cache; what was not there is none.
+    assert found["caller:anonymous", "actions"] == (0, 2)
+    assert found["cache:read", "actions"] == (1, 0)
+    sent, got = found["caller:anonymous", "bytes"]
+    assert 3 * len(BLOB) <= got < 3 * len(BLOB) + 50_000
+    assert len(BLOB) <= sent < len(BLOB) + 50_000
+    stored = found["cache:store", "bytes"][1]
+    assert len(BLOB) <= stored <= sent + found.get(("worker:anonymous", "bytes"), (0, 0))[0] + 50_000
+    reads = [entry for entry in told if entry["kind"] == "cache.read"]
+    assert sum(entry["results"] for entry in reads) == 1
+    assert sum(entry["reads"] for entry in reads) >= 3
 
 
 async def test_who_is_over_a_quota_is_counted(house: House, tmp_path: Path) -> None:

@@ -135,6 +135,11 @@ impl Caller {
         Some(self.0.subject.as_str()).filter(|subject| !subject.is_empty())
     }
 
+    /// Whether it calls as a worker does: what it reads and writes, it does for those whose actions it runs.
+    pub(crate) fn works(&self) -> bool {
+        self.0.node.is_some() || (self.0.rights.has(Right::Work) && !self.0.rights.has(Right::Administer))
+    }
+
     /// Whether the caller may do this in that instance.
     pub(crate) fn check(&self, right: Right, instance: &str) -> Result<(), Status> {
         check_instance(instance).map_err(|e| status_of(&e))?;

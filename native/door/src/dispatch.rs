@@ -59,7 +59,7 @@ impl Inner {
 
     async fn http(&self, caller: &Caller, origin: &Origin, request: Request<Incoming>) -> Response<Body> {
         let sort = Sort::of_http(request.method(), request.uri().path());
-        let record = self.observe.begin(sort, caller.subject(), origin.peer, &request);
+        let record = self.observe.begin(sort, caller, origin.peer, &request);
         // What was announced: how much of it a refused request really sent is not asked.
         record.received.store(request.body().size_hint().exact().unwrap_or(0), Ordering::Relaxed);
         let head = request.method() == http::Method::HEAD;
@@ -91,7 +91,7 @@ impl Inner {
     async fn grpc(&self, caller: Caller, origin: &Origin, request: Request<Incoming>) -> Response<Body> {
         let line = &origin.line;
         if let Some(method) = Method::of(request.uri().path()) {
-            let record = self.observe.begin(Sort::of(method), caller.subject(), origin.peer, &request);
+            let record = self.observe.begin(Sort::of(method), &caller, origin.peer, &request);
             let messages = Messages::new(request, self.message_size_bytes_max, line, &record);
             let done = self.unary(&caller, method, messages).await;
             return respond(watched::answer(record, done), line);
@@ -103,7 +103,7 @@ impl Inner {
             "/grpc.health.v1.Health/Watch" => Sort::WATCH,
             _ => return Box::pin(self.beyond(caller, origin, request)).await,
         };
-        let record = self.observe.begin(sort, caller.subject(), origin.peer, &request);
+        let record = self.observe.begin(sort, &caller, origin.peer, &request);
         let messages = Messages::new(request, self.message_size_bytes_max, line, &record);
         let done = self.stream(&caller, sort, messages).await;
         respond(watched::answer(record, done), line)
@@ -143,7 +143,7 @@ impl Inner {
         let path = request.uri().path().to_owned();
         let known = self.hub.method(&path);
         let sort = Sort::of_python(known.map(|(_, index)| index));
-        let mut record = self.observe.begin(sort, caller.subject(), origin.peer, &request);
+        let mut record = self.observe.begin(sort, &caller, origin.peer, &request);
         let refuse = |mut record: Record, status: Status| {
             record.ended(status.code());
             status.into_http()

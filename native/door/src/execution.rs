@@ -53,6 +53,9 @@ pub(crate) async fn execute(services: &Services, caller: &Caller, message: Bytes
         let counter = if result.is_some() { &observe.execute_hits } else { &observe.execute_misses };
         counter.fetch_add(1, Ordering::Relaxed);
     }
+    if result.is_some() {
+        services.observe.usage_of(caller).result();
+    }
     Ok(result.map(|result| operation_of(&execute.instance_name, &action, &result)))
 }
 
@@ -219,7 +222,8 @@ mod tests {
                 result: Some(operation::Result::Response(any(RESPONSE, response.encode_to_vec()))),
             };
             let prefix = if instance.is_empty() { String::new() } else { format!("{instance}/") };
-            prop_assert!(read.name.starts_with(&format!("{prefix}operations/cached-")));
+            let begins = format!("{prefix}operations/cached-");
+            prop_assert!(read.name.starts_with(&begins));
             prop_assert!(read.name.ends_with(&action.hex()));
             prop_assert_eq!(framed.slice(FRAME_BYTES..), expected.encode_to_vec());
             prop_assert_eq!(framed[1..FRAME_BYTES].to_vec(), (framed.len() as u32 - 5).to_be_bytes().to_vec());

@@ -13,11 +13,13 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request};
 use parking_lot::Mutex;
 
+use crate::access::Caller;
 use crate::access_log::{AccessLog, LogOptions, Reason};
 use crate::recent::Recent;
 use crate::services::Method;
-use crate::sorts::{CANCELLED, CODES, GRPC_CODES, HTTP_CODES, Sort, UNKNOWN, code_name, http_code, is_error};
+use crate::sorts::{CANCELLED, CODES, GRPC_CODES, HTTP_CODES, Sort, UNKNOWN, code_name, http_code, is_done, is_error};
 use crate::traces::Traces;
+use crate::usage::{Counts, Usage, Use};
 
 /// Buckets of the latencies kept: four to each power of two microseconds, up to two minutes.
 pub(crate) const BUCKETS: usize = 108;
@@ -112,6 +114,7 @@ pub(crate) struct Observe {
     pub(crate) digests_missing: AtomicU64,
     pub(crate) execute_hits: AtomicU64,
     pub(crate) execute_misses: AtomicU64,
+    pub(crate) usage: Usage,
     pub(crate) log: Option<AccessLog>,
     traces: OnceLock<Traces>,
     traced: bool,
@@ -141,6 +144,7 @@ impl Observe {
             digests_missing: AtomicU64::new(0),
             execute_hits: AtomicU64::new(0),
             execute_misses: AtomicU64::new(0),
+            usage: Usage::default(),
             log: options.access_log.as_ref().map(AccessLog::start).transpose()?,
             traces: OnceLock::new(),
             traced: options.traces,
@@ -232,7 +236,7 @@ impl Observe {
     pub(crate) fn begin<B>(
         self: &Arc<Self>,
         sort: Sort,
-        subject: Option<&str>,
+        caller: &Caller,
         peer: SocketAddr,
         request: &Request<B>,
     ) -> Record {
@@ -244,9 +248,15 @@ impl Observe {
             received: AtomicU64::new(0),
             sent: 0,
             code: if sort.is_http() { http_code(499) } else { CANCELLED },
-            facts: told.then(|| Facts::of(subject, peer, request)).map(Box::new),
+            facts: told.then(|| Facts::of(caller.subject(), peer, request)).map(Box::new),
+            used: sort.uses().map(|what| (what, self.usage_of(caller))),
             observe: Arc::clone(self),
         }
+    }
+
+    /// Where a caller's use of the cache is counted.
+    pub(crate) fn usage_of(&self, caller: &Caller) -> Arc<Counts> {
+        self.usage.of(caller.subject().unwrap_or_default(), caller.works())
     }
 
     fn tell(&self, call: Ended, error: bool) {
@@ -317,6 +327,8 @@ pub(crate) struct Record {
     sent: u64,
     code: u8,
     facts: Option<Box<Facts>>,
+    /// What the call does with the cache, and where its caller is counted.
+    used: Option<(Use, Arc<Counts>)>,
 }
 
 impl Record {
@@ -352,6 +364,9 @@ impl Drop for Record {
         stats.sent_bytes.fetch_add(self.sent, Ordering::Relaxed);
         stats.in_flight.fetch_sub(1, Ordering::Relaxed);
         let error = is_error(self.sort, self.code);
+        if let Some((what, counts)) = &self.used {
+            counts.ended(*what, is_done(self.code), received, self.sent);
+        }
         if let Some(facts) = self.facts.take() {
             let (method, code) = (Arc::clone(&stats.name), code_name(self.code));
             let (sort, sent) = (self.sort, self.sent);
@@ -400,7 +415,8 @@ pub(crate) mod tests {
     fn a_call_is_counted_once_however_it_ends() {
         let observe = observe();
         let request = Request::builder().body(()).unwrap();
-        let begin = |sort| observe.begin(sort, None, HERE, &request);
+        let nobody = Caller::default();
+        let begin = |sort| observe.begin(sort, &nobody, HERE, &request);
         let mut good = begin(Sort::READ);
         good.received.fetch_add(3, Ordering::Relaxed);
         good.sent(5);
@@ -426,10 +442,10 @@ pub(crate) mod tests {
     fn counting_costs_little_even_unoptimised() {
         let observe = observe();
         let request = Request::builder().body(()).unwrap();
-        let calls = 100_000;
+        let (calls, nobody) = (100_000, Caller::default());
         let began = Instant::now();
         for _ in 0..calls {
-            let mut record = observe.begin(Sort::READ, None, HERE, &request);
+            let mut record = observe.begin(Sort::READ, &nobody, HERE, &request);
             record.ended(tonic::Code::Ok);
         }
         let each = began.elapsed() / calls;

@@ -24,6 +24,7 @@ use crate::sessions::{SessionOptions, Sessions};
 use crate::tls::{Tls, TlsOptions};
 use crate::updates::Updates;
 use crate::uploads::Uploads;
+use crate::usage::Used;
 
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often files that may change are looked at.
@@ -143,6 +144,11 @@ impl Door {
     /// `invalid_request` when a name is not one for a metric.
     pub fn report(&self, values: BTreeMap<String, u64>) -> Result<(), NativeError> {
         self.inner.observe.report(values)
+    }
+
+    /// What each caller took from the cache and gave to it, since this was last asked.
+    pub fn take_usage(&self) -> Vec<Used> {
+        self.inner.observe.usage.take()
     }
 
     /// Show the numbers of something behind the store, a tier for example, under its name.

@@ -1,6 +1,7 @@
 //! The sorts of calls and the codes they end with: names of ours, never a caller's, so that what is counted is bounded.
 
 use crate::services::Method;
+use crate::usage::Use;
 
 /// gRPC's codes by their numbers; the HTTP ones share the places behind them.
 pub(crate) const GRPC_CODES: [&str; 17] = [
@@ -93,6 +94,30 @@ impl Sort {
         (Self::HTTP..Self::PYTHON).contains(&self.0)
     }
 
+    /// What it does with the cache, if it does anything.
+    pub(crate) fn uses(self) -> Option<Use> {
+        if self.is_http() {
+            let (verb, kind) = self.verb_and_kind();
+            return match (verb, kind) {
+                (_, "page" | "web" | "events" | "other") => None,
+                ("GET", "cas") => Some(Use::Read),
+                ("GET", _) => Some(Use::Result),
+                ("PUT", _) => Some(Use::Write),
+                _ => None,
+            };
+        }
+        match self {
+            Self::READ | Self::GET_TREE => Some(Use::Read),
+            Self::WRITE => Some(Use::Write),
+            _ if self == Self::of(Method::BatchReadBlobs) => Some(Use::Read),
+            _ if self == Self::of(Method::GetActionResult) => Some(Use::Result),
+            _ if self == Self::of(Method::BatchUpdateBlobs) || self == Self::of(Method::UpdateActionResult) => {
+                Some(Use::Write)
+            }
+            _ => None,
+        }
+    }
+
     /// What it is called outside; a method that Python answers is named by whoever adds it.
     pub(crate) fn name(self) -> String {
         let place = usize::from(self.0);
@@ -105,8 +130,14 @@ impl Sort {
         if self == Self::UNKNOWN {
             return "unknown".to_owned();
         }
-        let place = place - usize::from(Self::HTTP);
-        format!("http {} {}", HTTP_VERBS[place % HTTP_VERBS.len()], HTTP_KINDS[place / HTTP_VERBS.len()])
+        let (verb, kind) = self.verb_and_kind();
+        format!("http {verb} {kind}")
+    }
+
+    /// Of one that is HTTP's.
+    fn verb_and_kind(self) -> (&'static str, &'static str) {
+        let place = usize::from(self.0 - Self::HTTP);
+        (HTTP_VERBS[place % HTTP_VERBS.len()], HTTP_KINDS[place / HTTP_VERBS.len()])
     }
 }
 
@@ -150,6 +181,11 @@ pub(crate) fn code_name(code: u8) -> &'static str {
     GRPC_CODES.get(code).or_else(|| HTTP_CODES.get(code.wrapping_sub(GRPC_CODES.len()))).copied().unwrap_or("UNKNOWN")
 }
 
+/// Whether a call that ended so did what it was asked.
+pub(crate) fn is_done(code: u8) -> bool {
+    code == OK || code_name(code).starts_with('2')
+}
+
 /// Misses are what caches are asked for, and the end of a call that its caller gave up is the caller's.
 pub(crate) fn is_error(sort: Sort, code: u8) -> bool {
     if sort.is_http() {
@@ -190,6 +226,22 @@ mod tests {
         }
         let names: std::collections::HashSet<String> = (0..Sort::PYTHON).map(|n| Sort(n).name()).collect();
         assert_eq!(names.len(), usize::from(Sort::PYTHON));
+    }
+
+    #[test]
+    fn what_a_call_does_with_the_cache() {
+        let http = |verb: http::Method, path| Sort::of_http(&verb, path).uses();
+        assert_eq!(http(http::Method::GET, "/cas/x"), Some(Use::Read));
+        assert_eq!(http(http::Method::GET, "/ac/x"), Some(Use::Result));
+        assert_eq!(http(http::Method::PUT, "/i/ccache/x"), Some(Use::Write));
+        assert_eq!(http(http::Method::HEAD, "/cas/x"), None);
+        assert_eq!(http(http::Method::GET, "/api/v1/nodes"), None);
+        assert_eq!(http(http::Method::GET, "/status"), None);
+        assert_eq!(Sort::READ.uses(), Some(Use::Read));
+        assert_eq!(Sort::of(Method::BatchUpdateBlobs).uses(), Some(Use::Write));
+        assert_eq!(Sort::of(Method::FindMissingBlobs).uses(), None);
+        assert_eq!(Sort::of_python(Some(0)).uses(), None);
+        assert!(is_done(OK) && is_done(http_code(206)) && !is_done(http_code(304)) && !is_done(NOT_FOUND));
     }
 
     #[test]

@@ -202,6 +202,22 @@ impl PyDoor {
         self.door.report(values).map_err(raise)
     }
 
+    /// What each caller did with the cache since this was last asked.
+    fn take_usage<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        let told = self.door.take_usage().into_iter().map(|used| {
+            let facts = PyDict::new(py);
+            facts.set_item("subject", used.subject)?;
+            facts.set_item("worker", used.worker)?;
+            facts.set_item("results", used.results)?;
+            facts.set_item("reads", used.reads)?;
+            facts.set_item("read_bytes", used.read_bytes)?;
+            facts.set_item("writes", used.writes)?;
+            facts.set_item("written_bytes", used.written_bytes)?;
+            Ok(facts)
+        });
+        told.collect()
+    }
+
     fn reopen_log(&self) {
         self.door.reopen_log();
     }

@@ -80,8 +80,8 @@ mod tests {
     fn a_number_is_used_once_and_the_last_one_never() {
         let mut cipher = Cipher::new(&[1; KEY_BYTES]);
         let (mut first, mut second) = ([0; 4], [0; 4]);
-        cipher.seal(&mut first).unwrap();
-        cipher.seal(&mut second).unwrap();
+        let _ = cipher.seal(&mut first).unwrap();
+        let _ = cipher.seal(&mut second).unwrap();
         assert_ne!(first, second);
         cipher.number = REKEY_NUMBER;
         assert!(cipher.seal(&mut [0; 4]).is_err());

@@ -221,6 +221,7 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
             observed=observed(config, traces=traces_wanted()),
         )
         sessions.over(bridge)
+        grounds.usage.over(bridge.take_usage)
         await held.enter_async_context(running(grounds.usage.run()))
         # The bridge knows the gate and the gate the bridge: a circle would keep the store's lock until it is collected.
         held.callback(sessions.over, None)

@@ -210,6 +210,10 @@ class Bridge:
         with translated():
             self._door.report(values)
 
+    def take_usage(self) -> list[dict[str, Any]]:
+        """What each caller did with the cache since this was last asked (native/door/src/usage.rs)."""
+        return self._door.take_usage()
+
     def end_sessions(self, key: str, error: BuildNetError) -> int:
         """End every session of the node with this key, telling it why; return how many those are."""
         code, text, _ = self._to_status(error)

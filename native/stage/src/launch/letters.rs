@@ -38,8 +38,11 @@ pub(crate) fn send(link: &OwnedFd, body: &[u8], fds: &[RawFd]) -> Result<(), Err
     send_all(link, body)
 }
 
+/// What a letter says, and what came with it.
+pub(crate) type Letter = (Vec<u8>, Vec<OwnedFd>);
+
 /// The next letter, or None at the end of the stream.
-pub(crate) fn receive(link: &OwnedFd) -> Result<Option<(Vec<u8>, Vec<OwnedFd>)>, Errno> {
+pub(crate) fn receive(link: &OwnedFd) -> Result<Option<Letter>, Errno> {
     let mut header = [0; HEADER_BYTES];
     let (count, fds) = receive_with_fds(link, &mut header)?;
     if count == 0 {
