@@ -39,6 +39,7 @@ from buildnet.wire.native import translated
 from buildnet.wire.usage import UndeclaredWrites, describe_effects, describe_usage
 from buildnet.worker import inputs, results
 from buildnet.worker.attempt import Handle
+from buildnet.worker.clearing import Clearing
 from buildnet.worker.inputs import Described, Root, Scratch
 from buildnet.worker.lease_book import Assignment
 from buildnet.worker.patience import Transfers
@@ -122,13 +123,19 @@ class Executor:
         self._node = node
         self._trees = trees
         self._secrets = secrets
+        self._clearing: Clearing
 
     def clear_scratch(self) -> None:
-        """Remove what a killed worker left behind. Blocks."""
+        """Remove what a killed worker left behind. Blocks; before the first attempt."""
         self._scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
         for leftover in self._scratch.iterdir():
             with translated():
                 remove_tree(str(leftover))
+        self._clearing = Clearing(self._scratch.with_name("cleared"))
+
+    def close(self) -> None:
+        """Return once nothing of any attempt is left. Blocks; after the last attempt."""
+        self._clearing.close()
 
     async def run(self, assignment: Assignment, handle: Handle) -> Outcome:
         """Run one attempt to its end; every failure is an Outcome."""
@@ -142,7 +149,7 @@ class Executor:
             _log.exception("attempt %016x failed in the worker itself", assignment.fence)
             outcome = results.failure_of(InvariantBroken(f"the worker failed: {error!r}"))
         if not scratch.is_clear:
-            await self._in_thread(lambda: self._clear(scratch))
+            await self._in_thread(lambda: scratch.clear(self._clearing))
         return outcome
 
     async def _attempt(self, assignment: Assignment, handle: Handle, scratch: Scratch) -> Outcome:
@@ -212,20 +219,13 @@ class Executor:
             times.mark("output_upload_completed")
             times.mark("worker_completed")
         finally:
-            self._clear(scratch)
+            scratch.clear(self._clearing)
         plan = begun.plan
         self._describe(result, ending, times)
         describe_effects(
             result.execution_metadata, ending.isolation, plan.effects, plan.unenforced, ending.limits, writes
         )
         return results.outcome_of(result, failure or results.limit_failure(ending, plan), self._node)
-
-    def _clear(self, scratch: Scratch) -> None:
-        try:
-            with _native_and_disk_errors():
-                scratch.clear()
-        except BuildNetError as error:
-            _log.warning("%s could not be removed: %s", scratch.path, error.message)
 
     def _undeclared(self, begun: _Begun, ending: Ending) -> UndeclaredWrites:
         scratch = Path(begun.place.root).parent

@@ -13,12 +13,13 @@ from typing import Final, TypeVar
 
 from google.protobuf.message import DecodeError
 
-from buildnet._native import KeptTree, NativeError, StagedRoot, Store, Trees, remove_tree, stage
+from buildnet._native import KeptTree, NativeError, StagedRoot, Store, Trees, stage
 from buildnet.errors import BlobsMissing, InvalidRequest
 from buildnet.model.action import Properties
 from buildnet.model.digest import EMPTY, Digest
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire.actions import digest_of
+from buildnet.worker.clearing import Clearing
 from buildnet.worker.lease_book import Assignment
 from buildnet.worker.patience import Transfers
 
@@ -93,16 +94,12 @@ class Scratch:
     root: Root | None = None
     is_clear: bool = False
 
-    def clear(self) -> None:
-        """Remove all of it. Blocks.
-
-        Raises:
-            NativeError: something cannot be removed.
-        """
+    def clear(self, clearing: Clearing) -> None:
+        """Have all of it removed."""
         if self.root is not None:
             # Before the scratch is removed: what is mounted over it is in use.
             self.root.close()
-        remove_tree(str(self.path))
+        clearing.take(self.path)
         self.is_clear = True
 
 

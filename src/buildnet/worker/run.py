@@ -113,7 +113,10 @@ async def run_worker(
                 uplink=uplink,
             )
             async with _renewing(link, config.credentials), _beside(stock.run()):
-                await session.run(stop, stop_now or asyncio.Event())
+                try:
+                    await session.run(stop, stop_now or asyncio.Event())
+                finally:
+                    await asyncio.to_thread(executor.close)
         finally:
             patient.give_up()
             uplink.close()

@@ -37,6 +37,8 @@ _LEAVE_TIMEOUT_S: Final = 2.0
 _HEARTBEAT_INTERVAL_DEFAULT_S: Final = 1.0
 # A result waits so long for the log before it to be sent; the stored log has it all.
 _LOG_SENT_TIMEOUT_S: Final = 2.0
+# An attempt that ends within this is told of once, by its end.
+_ACCEPTED_LINGER_S: Final = 0.02
 _OPTIONS: Final = [
     # A path that swallows packets is noticed within 15 s.
     ("grpc.keepalive_time_ms", 10_000),
@@ -89,6 +91,7 @@ class Session:
         self._backoff = Backoff(config.backoff_first_s, config.backoff_max_s, rng)
         self._book = Book()
         self._handles: dict[int, Handle] = {}
+        self._accepted: dict[int, asyncio.TimerHandle] = {}
         # Logs that may have something to send, in the order of their turns.
         self._printing: dict[int, AttemptLog] = {}
         self._attempts: set[asyncio.Task[None]] = set()
@@ -170,6 +173,13 @@ class Session:
                     self._start(effect.assignment)
                 case lease_book.Kill():
                     self._handles[effect.fence].stop(effect.reason)
+                case lease_book.TellAccepted():
+                    self._forget_accepted(effect.fence)
+                    later = asyncio.get_running_loop().call_later
+                    self._accepted[effect.fence] = later(_ACCEPTED_LINGER_S, self._tell_accepted, effect)
+                case lease_book.TellDone():
+                    self._forget_accepted(effect.fence)
+                    self._outbox.put(messages.told(effect))
                 case _:
                     self._outbox.put(messages.told(effect))
         book = self._book
@@ -182,6 +192,14 @@ class Session:
         if book.free_to_leave:
             self._leaving.set()
             self._outbox.close()
+
+    def _tell_accepted(self, effect: lease_book.TellAccepted) -> None:
+        self._forget_accepted(effect.fence)
+        self._outbox.put(messages.told(effect))
+
+    def _forget_accepted(self, fence: int) -> None:
+        if (timer := self._accepted.pop(fence, None)) is not None:
+            timer.cancel()
 
     def _start(self, assignment: Assignment) -> None:
         fence = assignment.fence
