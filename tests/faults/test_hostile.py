@@ -156,9 +156,9 @@ def test_uploads_that_stop_half_way_hold_a_bounded_share(served: Process) -> Non
                 request = bs.WriteRequest(resource_name=name, data=bytes(190_000)).SerializeToString()
                 body = http2.message(request)
                 pieces = [body[at : at + 16_000] for at in range(0, len(body), 16_000)]
-                connection.send(http2.frame(http2.HEADERS, http2.END_HEADERS, stream, http2.headers_of(WRITE)))
+                begun = http2.frame(http2.HEADERS, http2.END_HEADERS, stream, http2.headers_of(WRITE))
                 try:
-                    connection.send(*(http2.frame(http2.DATA, 0, stream, piece) for piece in pieces[:-1]))
+                    connection.send(begun, *(http2.frame(http2.DATA, 0, stream, piece) for piece in pieces[:-1]))
                 except OSError:
                     # Those that stall are ended when room is short.
                     break

@@ -14,7 +14,7 @@ from buildnet.client.results import LogPiece as Shown
 from buildnet.edge import action_logs
 from buildnet.edge.action_logs import ActionLogs, StoredLogs
 from buildnet.edge.bridge import Call
-from buildnet.edge.log_spool import LogPiece
+from buildnet.edge.log_spool import RECORD_BYTES_MAX, LogPiece
 from buildnet.edge.logs import LogBook, LogLimits
 from buildnet.errors import NodeDown, Overloaded
 from buildnet.model.action import ActionKey, Outcome, Wanted
@@ -150,7 +150,7 @@ async def test_a_large_stored_log_is_read_in_pieces_and_leaves_no_file(bench: Be
     records = [record async for record in bench.stream(stdout_offset=10)]
     assert b"".join(record.data for record in records) == LARGE[10:]
     assert records[0].offset == 10
-    assert max(len(record.data) for record in records) <= 256 << 10
+    assert max(len(record.data) for record in records) <= RECORD_BYTES_MAX
     assert list((tmp_path / "logs").iterdir()) == []
 
 

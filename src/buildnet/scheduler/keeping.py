@@ -113,6 +113,10 @@ class Keeping:
         self.once(tell)
         await done
 
+    def stop(self) -> None:
+        """Do nothing more of what waits: nobody is there to do it for."""
+        self._acts.clear()
+
     def _keep_now(self) -> None:
         self._is_due = False
         if not self._acts:

@@ -117,6 +117,8 @@ class Scheduler:
                 await asyncio.get_running_loop().create_future()
             finally:
                 self._alarm.stop()
+                if self._keeping is not None:
+                    self._keeping.stop()
 
     def restore(self, recovered: Recovered) -> None:
         """Go on with what an earlier controller left, before the first client and worker come. `serving` is set."""
