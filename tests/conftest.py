@@ -79,8 +79,8 @@ class House:
     directory: Path
     roles: list[Role] = field(default_factory=list)
 
-    def _start(self, *arguments: str, worker_state: Path, within: Sequence[str] = ()) -> Role:
-        if _told and "--no-worker" not in arguments and not worker_state.exists():
+    def _start(self, *arguments: str, worker_state: Path | None = None, within: Sequence[str] = ()) -> Role:
+        if _told and worker_state and "--no-worker" not in arguments and not worker_state.exists():
             for place in (worker_state.parent, worker_state):
                 place.mkdir(mode=0o700, exist_ok=True)
             (worker_state / TOLD).write_bytes(_told)

@@ -39,7 +39,7 @@ def test_a_worker_joins_by_the_printed_line_and_again_without_it(house: House, t
     )
     assert token["used_by"] in shown.stdout
     assert worker.stop() == 0
-    again = house._start("join", "--state", str(tmp_path / "w"), "--slots", "1")
+    again = house._start("join", "--state", str(tmp_path / "w"), "--slots", "1", worker_state=tmp_path / "w")
     assert again.ready["controller"] == worker.ready["controller"]
     assert again.stop() == 0
     refused = buildnet("join", line, "--json", state=str(tmp_path / "other"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,13 +17,13 @@ from buildnet.worker.run import run_worker
 
 
 class Clock:
-    """The loop's own time."""
+    """The machine's own time; its threads ask too."""
 
     def now_unix_ms(self) -> int:
         return 1_700_000_000_000
 
     def monotonic_s(self) -> float:
-        return asyncio.get_running_loop().time()
+        return time.monotonic()
 
 
 @pytest.fixture
@@ -49,7 +50,6 @@ async def test_a_worker_joins_answers_and_leaves(controller: FakeController, tmp
         offered = {(p.name, p.value) for p in session.hello.properties}
         assert ("OSFamily", "linux") in offered
         session.assign(5, b"an action whose blobs nobody serves")
-        assert (await session.receive()).accepted.fence == 5
         assert joined == ["controller-1"]
         done = (await session.receive()).done
         assert done.fence == 5

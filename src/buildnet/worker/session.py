@@ -173,7 +173,7 @@ class Session:
                     self._start(effect.assignment)
                 case lease_book.Kill():
                     self._handles[effect.fence].stop(effect.reason)
-                case lease_book.TellAccepted():
+                case lease_book.TellAccepted() if isinstance(event, lease_book.Begun):
                     self._forget_accepted(effect.fence)
                     later = asyncio.get_running_loop().call_later
                     self._accepted[effect.fence] = later(_ACCEPTED_LINGER_S, self._tell_accepted, effect)
@@ -232,6 +232,9 @@ class Session:
 
     def _log_waits(self, fence: int) -> None:
         if (handle := self._handles.get(fence)) is not None:
+            if fence in self._accepted:
+                # What it prints comes after that it runs.
+                self._tell_accepted(lease_book.TellAccepted(fence))
             self._printing[fence] = handle.log
             self._outbox.log_waits()
 
