@@ -40,7 +40,7 @@ class Role:
 
     process: subprocess.Popen[str]
     ready: dict[str, Any]
-    worker_state: Path
+    worker_state: Path | None
 
     @property
     def url(self) -> str:
@@ -58,7 +58,8 @@ class Role:
                 self.process.wait()
             if self.process.stdout is not None:
                 self.process.stdout.close()
-            _remember(self.worker_state / TOLD)
+            if self.worker_state is not None:
+                _remember(self.worker_state / TOLD)
 
     def kill(self) -> None:
         """End it as a power switch would."""

@@ -50,8 +50,8 @@ async def test_a_worker_joins_answers_and_leaves(controller: FakeController, tmp
         offered = {(p.name, p.value) for p in session.hello.properties}
         assert ("OSFamily", "linux") in offered
         session.assign(5, b"an action whose blobs nobody serves")
-        assert joined == ["controller-1"]
         done = (await session.receive()).done
+        assert joined == ["controller-1"]
         assert done.fence == 5
         assert done.error_code
         assert done.status.message

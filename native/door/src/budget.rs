@@ -82,15 +82,21 @@ impl Budget {
     pub(crate) async fn give_back(&self) {
         let mut look = tokio::time::interval(GIVE_BACK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut due = 0;
+        let mut due = 0_u32;
+        let mut left = 0;
         loop {
             look.tick().await;
             let free = self.requests.available_permits() + self.responses.available_permits();
             let used = REQUEST_BYTES_MAX + RESPONSE_BYTES_MAX - free;
-            if due > 0 && used < USED_BYTES_FEW {
-                due -= 1;
+            let unused = unused_bytes();
+            // What connections hold beside what is counted shows only by what is free once they have gone. Between what is
+            // in use there may be more than can be given: it is tried again when that has changed.
+            let is_due = due > 0 || (unused > USED_BYTES_MANY && unused.abs_diff(left) > USED_BYTES_FEW);
+            if is_due && used < USED_BYTES_FEW {
+                due = due.saturating_sub(1);
                 // Whether there was something to give is the allocator's affair.
                 let _ = tokio::task::spawn_blocking(trim).await;
+                left = unused_bytes();
             }
             if used > USED_BYTES_MANY {
                 due = GIVE_BACK_TIMES;
@@ -125,6 +131,18 @@ pub(crate) fn few_heaps() {
 
 #[cfg(not(target_env = "gnu"))]
 pub(crate) fn few_heaps() {}
+
+/// What the allocator holds and nobody uses.
+#[cfg(target_env = "gnu")]
+fn unused_bytes() -> usize {
+    // SAFETY: mallinfo2 takes nothing and only counts (mallinfo(3)).
+    unsafe { libc::mallinfo2() }.fordblks
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn unused_bytes() -> usize {
+    0
+}
 
 #[cfg(target_env = "gnu")]
 fn trim() {
