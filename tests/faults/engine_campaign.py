@@ -264,6 +264,8 @@ class EngineCampaign:
         seen, state = self.seen, self.directory / "controller"
         seen.wrong += self.graph.wrong
         seen.lost += sorted(self.graph.specs.keys() - self.graph.ended)
+        if self.graph.forgotten:
+            seen.wrong.append(f"{self.graph.forgotten} operations of the graph were forgotten")
         try:
             audit.verify(state)
             bodies = [json.loads(body) for _, body in audit.iterate(state)]
