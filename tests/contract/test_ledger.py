@@ -111,6 +111,21 @@ async def test_rows_are_the_same_however_many_a_transaction_writes(tmp_path: Pat
     assert audit.verify(tmp_path).size == 393
 
 
+@pytest.mark.parametrize("durability", ["process", "power"])
+async def test_full_batches_wait_for_nothing(tmp_path: Path, durability: str) -> None:
+    log = open_log(tmp_path, durability)
+    log._linger_s = 3600.0
+    try:
+        entries = [Entry("a", number) for number in range(1024)]
+        for _ in range(13):
+            await log.append(entries)
+        async with asyncio.timeout(30):
+            while log._frontier.size < 3 * 4096:
+                await asyncio.sleep(0.01)
+    finally:
+        await log.close()
+
+
 async def test_it_is_the_same_ledger_after_reopening(log: LedgerLog, tmp_path: Path) -> None:
     older = log.verifier.open(await log.checkpoint())
     await log.close()

@@ -223,6 +223,9 @@ class LedgerLog:
         self.size = first + len(bodies)
         last = self._accepted[-1] if self._accepted else None
         if last is None or last is self._committing or len(last.bodies) >= _BATCH_MAX:
+            if last is not None and last is not self._committing:
+                # A full batch gathers no more: who appends without pause is not to outrun the database.
+                self._hurry.set()
             last = Kept()
             self._accepted.append(last)
         last.add(bodies, self._book)
@@ -267,8 +270,9 @@ class LedgerLog:
         loop = asyncio.get_running_loop()
         pause_s = self._linger_s
         while self._accepted:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), pause_s)
+            if len(self._accepted) == 1 or self._failure is not None:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._hurry.wait(), pause_s)
             self._hurry.clear()
             kept = self._committing = self._accepted[0]
             self._tail.turn()
