@@ -44,6 +44,8 @@ const GIVE_BACK_EVERY: Duration = Duration::from_secs(2);
 const GIVE_BACK_TIMES: u32 = 5;
 const USED_BYTES_MANY: usize = 32 << 20;
 const USED_BYTES_FEW: usize = 8 << 20;
+/// In how many looks it is asked once what the allocator holds: under load that comes and goes.
+const GIVE_BACK_SELDOM: u32 = 5;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const CONNECTIONS_MAX: usize = 4096;
 /// As many as network threads on a small machine: more were no quicker, and took 17 MiB more (`bench.peers`). The allocator
@@ -82,21 +84,25 @@ impl Budget {
     pub(crate) async fn give_back(&self) {
         let mut look = tokio::time::interval(GIVE_BACK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut due = 0_u32;
-        let mut left = 0;
+        let (mut due, mut looks, mut left) = (0, 0_u32, 0);
         loop {
             look.tick().await;
             let free = self.requests.available_permits() + self.responses.available_permits();
             let used = REQUEST_BYTES_MAX + RESPONSE_BYTES_MAX - free;
-            let unused = unused_bytes();
-            // What connections hold beside what is counted shows only by what is free once they have gone. Between what is
-            // in use there may be more than can be given: it is tried again when that has changed.
-            let is_due = due > 0 || (unused > USED_BYTES_MANY && unused.abs_diff(left) > USED_BYTES_FEW);
-            if is_due && used < USED_BYTES_FEW {
-                due = due.saturating_sub(1);
+            looks += 1;
+            if looks % GIVE_BACK_SELDOM == 0 {
+                // What connections hold beside what is counted shows only by what is free once they have gone. Between what
+                // is in use there may be more than can be given: it is tried again when that has changed.
+                let unused = unused_bytes();
+                if unused > USED_BYTES_MANY && unused.abs_diff(left) > USED_BYTES_FEW {
+                    due = due.max(1);
+                    left = unused;
+                }
+            }
+            if due > 0 && used < USED_BYTES_FEW {
+                due -= 1;
                 // Whether there was something to give is the allocator's affair.
                 let _ = tokio::task::spawn_blocking(trim).await;
-                left = unused_bytes();
             }
             if used > USED_BYTES_MANY {
                 due = GIVE_BACK_TIMES;
