@@ -20,8 +20,6 @@ import pytest
 from buildnet._native import NativeError, Process, launcher_pid, start_launcher
 from tests.flow.test_process import (
     END_WITHIN_S,
-    ISOLATIONS,
-    PROBE,
     SOURCE,
     follow,
     needs_memory_group,
@@ -40,19 +38,6 @@ process = Process.start(json.load(sys.stdin))
 print(launcher_pid(), flush=True)
 signal.pause()
 """
-
-
-@pytest.fixture(params=ISOLATIONS)
-def isolation(request: pytest.FixtureRequest) -> str:
-    if request.param == "namespaces" and not PROBE["namespaces"]:
-        pytest.skip("this kernel or user cannot make namespaces")
-    return str(request.param)
-
-
-@pytest.fixture
-def token(request: pytest.FixtureRequest) -> str:
-    """An argument for `sleep` that no other process has."""
-    return f"{3000 + os.getpid()}.{abs(hash(request.node.nodeid)) % 10**9:09d}"
 
 
 @pytest.fixture

@@ -22,11 +22,10 @@ from typing import Any
 import pytest
 
 import buildnet
-from buildnet._native import NativeError, Process, probe_isolation
+from buildnet._native import NativeError, Process
+from tests.flow.isolations import PROBE
 
 END_WITHIN_S = 30.0
-ISOLATIONS = ["namespaces", "process"]
-PROBE = probe_isolation()
 SOURCE = str(Path(buildnet.__file__).parent.parent)
 
 needs_namespaces = pytest.mark.skipif(not PROBE["namespaces"], reason="this kernel or user cannot make namespaces")
@@ -115,19 +114,6 @@ def with_token(token: str) -> list[int]:
             if token.encode() in line.split(b"\0"):
                 found.append(int(entry.name))
     return found
-
-
-@pytest.fixture(params=ISOLATIONS)
-def isolation(request: pytest.FixtureRequest) -> str:
-    if request.param == "namespaces" and not PROBE["namespaces"]:
-        pytest.skip("this kernel or user cannot make namespaces")
-    return str(request.param)
-
-
-@pytest.fixture
-def token(request: pytest.FixtureRequest) -> str:
-    """An argument for `sleep` that no other process has."""
-    return f"{1000 + os.getpid()}.{abs(hash(request.node.nodeid)) % 10**9:09d}"
 
 
 def test_output_and_streams_are_kept_apart(run: Callable[..., Ended], isolation: str) -> None:

@@ -11,7 +11,7 @@ from buildnet.edge.fleet_session import Session, greeting_of
 from buildnet.errors import InvalidRequest
 from buildnet.model.action import ActionKey, Lease
 from buildnet.model.amounts import Amounts
-from buildnet.model.caller import Caller
+from buildnet.model.caller import share_of
 from buildnet.model.digest import EMPTY
 from buildnet.scheduler.share import ORGANISATION, USER, Quota
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
@@ -51,9 +51,9 @@ async def test_what_is_reserved_is_told_to_the_worker() -> None:
 
 
 def test_a_caller_is_counted_for_the_organisation_before_the_slash() -> None:
-    assert Caller("acme/alice").organisation_and_user == ("acme", "alice")
-    assert Caller("alice").organisation_and_user == ("", "alice")
-    assert Caller().organisation_and_user == ("", "")
+    assert share_of("acme/alice", "i1") == ("acme", "alice", "i1")
+    assert share_of("alice") == ("", "alice", "")
+    assert share_of("") == ("", "", "")
 
 
 def test_quotas_are_read() -> None:

@@ -84,8 +84,7 @@ async def opened_engine(config: ControllerConfig, grounds: Grounds, held: AsyncE
 
     async def intend(lease: Lease, outcome: Outcome, cacheable: bool) -> None:
         operations.intend(lease.fence, Intended(outcome, cacheable, ledger.size))
-        if not operations.keep():
-            await operations.kept()
+        await operations.kept()
 
     async def published_since(start: int) -> Mapping[int, int]:
         return await ledger.look(queries.publications(start))

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ class Grounds:
 
     def record(self, kind: str, facts: Mapping[str, Value]) -> None:
         """Write an entry that nobody waits for."""
-        self.recorder.record(Entry(kind, self.clock.now_unix_ms(), facts))
+        _record(self.recorder, self.clock, kind, facts)
 
     async def append(self, kind: str, facts: Mapping[str, Value]) -> None:
         """Write an entry, and return when the ledger has it."""
@@ -74,11 +75,7 @@ async def opened_grounds(config: ControllerConfig, clock: SystemClock, held: Asy
     witnesses = await held.enter_async_context(asked(config, ledger, cosigned))
     recorder = LedgerRecorder(ledger)
     held.push_async_callback(recorder.close)
-
-    def record(kind: str, facts: Mapping[str, Value]) -> None:
-        recorder.record(Entry(kind, clock.now_unix_ms(), facts))
-
-    usage = UsageRecord(store.statistics, record, clock.monotonic_s)
+    usage = UsageRecord(store.statistics, partial(_record, recorder, clock), clock.monotonic_s)
     held.callback(usage.look, last=True)
     grounds = Grounds(
         directory,
@@ -96,6 +93,10 @@ async def opened_grounds(config: ControllerConfig, clock: SystemClock, held: Asy
     told: dict[str, Value] = {"controller": grounds.controller_id, "term": grounds.term, "version": __version__}
     await grounds.append("controller.started", told)
     return grounds
+
+
+def _record(recorder: LedgerRecorder, clock: SystemClock, kind: str, facts: Mapping[str, Value]) -> None:
+    recorder.record(Entry(kind, clock.now_unix_ms(), facts))
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ from buildnet.catalog.constraint import parse
 from buildnet.errors import BlobsMissing, InvariantBroken, NotFound
 from buildnet.model.action import ActionKey, Wanted
 from buildnet.model.action_spec import ActionSpec, Input
-from buildnet.model.caller import organisation_and_user_of
+from buildnet.model.caller import share_of
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire.action_spec import lower
 from buildnet.wire.actions import TIMEOUT_DEFAULT_S, near_root, requirements_of
@@ -83,8 +83,8 @@ class StoreBinder:
             do_not_cache=spec.do_not_cache,
             caller=caller,
             asked=asked_of(properties),
-            share=(*organisation_and_user_of(caller), ""),
-            near=(near_root(composed.root.hash),),
+            share=share_of(caller),
+            near=near_root(composed.root.hash),
         )
 
 

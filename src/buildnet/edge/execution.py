@@ -11,7 +11,7 @@ from buildnet.edge.bridge import Call, Method
 from buildnet.edge.status import status_of
 from buildnet.errors import Forbidden, InvalidRequest, NotFound, Unimplemented
 from buildnet.model.action import Outcome, Wanted
-from buildnet.model.caller import Caller, public_instance
+from buildnet.model.caller import Caller, public_instance, share_of
 from buildnet.ports import Progress
 from buildnet.scheduler.operation import Operation
 from buildnet.scheduler.service import Scheduler
@@ -19,7 +19,7 @@ from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_
 from buildnet.wire._gen.google.longrunning import operations_pb2
 from buildnet.wire._gen.google.protobuf import empty_pb2
 from buildnet.wire._gen.google.rpc import status_pb2
-from buildnet.wire.actions import Asker, Described, near_number, wanted_of
+from buildnet.wire.actions import Asker, Described, near_target, wanted_of
 from buildnet.wire.operations import operation_of
 from buildnet.wire.request_metadata import manner_of, requested_of
 
@@ -159,9 +159,8 @@ class ExecutionService:
 def for_caller(wanted: Wanted, call: Call) -> Wanted:
     """With what the call says: whom it is counted for, and what it has in common with others."""
     requested = requested_of(call.metadata)
-    near = (*wanted.near, near_number(f"target {requested.target}")) if requested.target else wanted.near
-    share = (*call.caller.organisation_and_user, requested.invocation)
-    return replace(wanted, caller=call.caller.subject, share=share, near=near)
+    share = share_of(call.caller.subject, requested.invocation)
+    return replace(wanted, caller=call.caller.subject, share=share, near=wanted.near + near_target(requested.target))
 
 
 def check_may_stop(caller: Caller, instance: str) -> None:

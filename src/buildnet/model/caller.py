@@ -23,11 +23,6 @@ class Caller:
     instances: tuple[str, ...] | None = None
     node: str = ""
 
-    @property
-    def organisation_and_user(self) -> tuple[str, str]:
-        """Whom the caller is counted for: `acme/alice` is alice of acme; who names no organisation is of none."""
-        return organisation_and_user_of(self.subject)
-
     def may_see(self, instance: str) -> bool:
         """Whether what belongs to this instance (or to a namespace in it) is the caller's to see."""
         if self.instances is None:
@@ -59,7 +54,7 @@ def looked_up(instance: str) -> Iterator[str]:
         yield public
 
 
-def organisation_and_user_of(subject: str) -> tuple[str, str]:
-    """Whom a subject is counted for."""
+def share_of(subject: str, invocation: str = "") -> tuple[str, str, str]:
+    """Whom an action is counted for: `acme/alice` is alice of acme; who names no organisation is of none."""
     organisation, slash, user = subject.partition("/")
-    return (organisation, user) if slash else ("", subject)
+    return (organisation, user, invocation) if slash else ("", subject, invocation)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from buildnet.errors import InvalidRequest
 from buildnet.model.quick import quick
 
-_TEXT = re.compile(r"([0-9a-f]{64})/(0|[1-9][0-9]{0,18})")
+_HASH = re.compile(r"[0-9a-f]{64}")
+_TEXT = re.compile(rf"({_HASH.pattern})/(0|[1-9][0-9]{{0,18}})")
 
 
 @quick
@@ -43,6 +44,17 @@ class Digest:
                 field="digest",
             )
         return cls(match[1], int(match[2]))
+
+    @classmethod
+    def checked(cls, digest_hash: str, size_bytes: int) -> Digest:
+        """As `parse`, of the two parts of a message.
+
+        Raises:
+            InvalidRequest: they are no digest.
+        """
+        if size_bytes < 0 or _HASH.fullmatch(digest_hash) is None:
+            return cls.parse(f"{digest_hash}/{size_bytes}")
+        return cls(digest_hash, size_bytes)
 
     @classmethod
     def of(cls, data: bytes) -> Digest:

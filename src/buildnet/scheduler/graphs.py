@@ -18,7 +18,7 @@ from typing import Final
 from buildnet.errors import BuildNetError, DependencyFailed, NotFound, Overloaded
 from buildnet.model.action import ActionKey, Outcome, Wanted
 from buildnet.model.action_spec import ActionSpec
-from buildnet.model.caller import organisation_and_user_of
+from buildnet.model.caller import share_of
 from buildnet.model.digest import UNKNOWN
 from buildnet.model.history import Requested
 from buildnet.model.operation import GraphTerms, StoredGraph
@@ -394,4 +394,4 @@ def _result_of(graph: Graph, name: str) -> bytes:
 
 def _share_of(terms: GraphTerms) -> tuple[str, str, str]:
     """Who its actions are counted for."""
-    return (*organisation_and_user_of(terms.caller), terms.requested.invocation)
+    return share_of(terms.caller, terms.requested.invocation)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re as regex
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -13,7 +12,7 @@ from buildnet.errors import InvalidRequest
 from buildnet.model.action import SECRET, ActionKey, Properties, Wanted
 from buildnet.model.action_spec import SECRET_PREFIX, check_reference
 from buildnet.model.amounts import RESOURCE_PREFIX, Amounts
-from buildnet.model.caller import Caller
+from buildnet.model.caller import Caller, share_of
 from buildnet.model.digest import Digest
 from buildnet.model.history import Requested
 from buildnet.model.quick import quick
@@ -21,7 +20,6 @@ from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_
 from buildnet.wire.asked import asked_of
 from buildnet.wire.request_metadata import Manner
 
-_HASH = regex.compile("[0-9a-f]{64}")
 TIMEOUT_DEFAULT_S = 3600.0
 TIMEOUT_MAX_S = 7200.0
 
@@ -32,9 +30,7 @@ def digest_of(message: re.Digest) -> Digest:
     Raises:
         InvalidRequest: not a SHA-256 digest.
     """
-    if message.size_bytes < 0 or _HASH.fullmatch(message.hash) is None:
-        return Digest.parse(f"{message.hash}/{message.size_bytes}")
-    return Digest(message.hash, message.size_bytes)
+    return Digest.checked(message.hash, message.size_bytes)
 
 
 def digest_message(digest: Digest) -> re.Digest:
@@ -82,11 +78,8 @@ def wanted_of(
     """
     digest = digest_of(request.action_digest)
     action, command = _read(digest, read)
-    # Action.platform wins over the deprecated Command.platform (REAPI 2.2).
-    platform = action.platform if action.HasField("platform") else command.platform
-    requirements, asked = _understood(platform.SerializeToString(), ignored)
+    requirements, asked = _understood(platform_of(action, command).SerializeToString(), ignored)
     requested, manner = asker.requested, asker.manner
-    root = near_root(action.input_root_digest.hash)
     wanted = Wanted(
         key=ActionKey(instance, digest),
         requirements=requirements,
@@ -97,8 +90,8 @@ def wanted_of(
         skip_cache_lookup=request.skip_cache_lookup,
         caller=asker.caller.subject,
         asked=asked,
-        share=(*asker.caller.organisation_and_user, requested.invocation),
-        near=(root, near_number(f"target {requested.target}")) if requested.target else (root,),
+        share=share_of(asker.caller.subject, requested.invocation),
+        near=near_root(action.input_root_digest.hash) + near_target(requested.target),
         pinned=manner.pinned,
     )
     return wanted, Described(tuple(command.arguments), requested)
@@ -142,14 +135,19 @@ def _offered(name: str, value: str) -> tuple[str, str]:
     return SECRET, value
 
 
-def near_number(text: str) -> int:
-    """A short number for what actions have in common: texts that meet cost a worse choice of worker."""
-    return near_root(Digest.of(text.encode()).hash)
+def platform_of(action: re.Action, command: re.Command) -> re.Platform:
+    """Action.platform wins over the deprecated Command.platform (REAPI 2.2)."""
+    return action.platform if action.HasField("platform") else command.platform
 
 
-def near_root(digest_hash: str) -> int:
-    """The number of actions with this input root."""
-    return int(digest_hash[:14], 16)
+def near_root(digest_hash: str) -> tuple[int, ...]:
+    """The number that actions with this input root have in common: those that meet cost a worse choice of worker."""
+    return (int(digest_hash[:14], 16),)
+
+
+def near_target(target: str) -> tuple[int, ...]:
+    """The number that actions of this target have in common; none for no target."""
+    return near_root(Digest.of(f"target {target}".encode()).hash) if target else ()
 
 
 @lru_cache(maxsize=4096)

@@ -11,7 +11,7 @@ from buildnet.model.digest import Digest
 from buildnet.model.history import OutputFact, Parts, Ran, TreeDirectory, TreeNode
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.google.protobuf import timestamp_pb2
-from buildnet.wire.actions import digest_of
+from buildnet.wire.actions import digest_of, platform_of
 
 # Of one run; more are counted.
 OUTPUTS_KEPT_MAX = 1000
@@ -75,11 +75,10 @@ def parts_of(action: re.Action, command: re.Command) -> Parts:
     Raises:
         InvalidRequest: its input root is not a SHA-256 digest.
     """
-    platform = action.platform if action.HasField("platform") else command.platform
     return Parts(
         arguments=tuple(command.arguments),
         variables=tuple((v.name, v.value) for v in command.environment_variables),
-        properties=tuple((p.name, p.value) for p in platform.properties),
+        properties=tuple((p.name, p.value) for p in platform_of(action, command).properties),
         # Where there are output_paths, the older fields count for nothing (REAPI 2.1).
         outputs=tuple(command.output_paths) or (*command.output_files, *command.output_directories),
         output_kinds=()

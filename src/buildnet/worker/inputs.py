@@ -18,7 +18,7 @@ from buildnet.errors import BlobsMissing, InvalidRequest
 from buildnet.model.action import Properties
 from buildnet.model.digest import EMPTY, Digest
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
-from buildnet.wire.actions import digest_of
+from buildnet.wire.actions import digest_of, platform_of
 from buildnet.worker.clearing import Clearing
 from buildnet.worker.lease_book import Assignment
 from buildnet.worker.patience import Transfers
@@ -38,11 +38,8 @@ class Described:
 
     @property
     def properties(self) -> Properties:
-        """Platform properties; Action.platform wins over the deprecated Command.platform (REAPI
-        2.2).
-        """
-        holder = self.action if self.action.HasField("platform") else self.command
-        return frozenset((p.name, p.value) for p in holder.platform.properties)
+        """Platform properties."""
+        return frozenset((p.name, p.value) for p in platform_of(self.action, self.command).properties)
 
     @property
     def environment(self) -> list[tuple[str, str]]:
