@@ -23,9 +23,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,8 +33,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from bench.lines import header, line, server
 from bench.peers.execution import buildbarn
 from bench.peers.servers import CannotBeHadError, load_binary
+from bench.processes import below_cpu_s, cpu_s
 
-TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 SPAWNS = 400
 BWRAP = ["--unshare-all", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--"]
 
@@ -75,25 +75,6 @@ def worker(url: str, slots: int, isolation: str) -> Iterator[int]:
         finally:
             process.kill()
             process.wait()
-
-
-def cpu_s(pid: int) -> float:
-    """Processor time of a process, and of its children that it has waited for (proc(5): utime to cstime)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11:15])) / TICKS_A_SECOND
-
-
-def family_cpu_s(pid: int) -> tuple[float, float]:
-    """Of a worker; and of its launcher, what that keeps, and the commands that have ended."""
-    below, unseen = 0.0, [pid]
-    while unseen:
-        with suppress(FileNotFoundError, ProcessLookupError):
-            # One that ends meanwhile is counted by whoever waits for it.
-            for task in Path(f"/proc/{unseen.pop()}/task").iterdir():
-                for child in (task / "children").read_text().split():
-                    below += cpu_s(int(child))
-                    unseen.append(int(child))
-    return cpu_s(pid), below
 
 
 def spawns_per_s(argv: list[str]) -> float:
@@ -138,9 +119,9 @@ def measure(isolation: str, slots: int, seconds: float, spawn: tuple[str, float]
     """Print what one worker does."""
     with server("--no-worker") as (url, controller), worker(url, slots, isolation) as working:
         alone = load_alone(url, seconds)
-        before = cpu_s(controller), *family_cpu_s(working)
+        before = cpu_s(controller), cpu_s(working), below_cpu_s(working)
         busy = load_many(url, seconds)
-        after = cpu_s(controller), *family_cpu_s(working)
+        after = cpu_s(controller), cpu_s(working), below_cpu_s(working)
     name = f"{isolation}, {slots} slots"
     spawned, spawns = spawn
     line(f"no-op, {name}, 64 clients", busy["calls_per_s"], "actions/s", spawned, spawns)
@@ -167,18 +148,23 @@ def load_many(url: str, seconds: float) -> dict[str, float]:
     return load(url, "--streams", "64", "--connections", "4", "--seconds", str(seconds), "--warmup", "0")
 
 
+def spent_s(pids: Sequence[int]) -> float:
+    """Processor time of these, and of all that they started."""
+    return sum(cpu_s(pid) + below_cpu_s(pid) for pid in pids)
+
+
 def measured_buildbarn(slots: int, seconds: float) -> Measured | None:
     """What Buildbarn does, if it is here."""
     try:
         with buildbarn(slots, generator()) as (url, pids):
             alone = load_alone(url, seconds)
-            before = sum(map(cpu_s, pids))
+            before = spent_s(pids)
             busy = load_many(url, seconds)
-            spent_ms = (sum(map(cpu_s, pids)) - before) / busy["calls"] * 1e3
+            each_ms = (spent_s(pids) - before) / busy["calls"] * 1e3
     except CannotBeHadError as error:
         print(f"  Buildbarn: {error}")
         return None
-    print(f"  Buildbarn, {slots} slots: {busy['calls_per_s']:.0f} actions/s, {spent_ms:.2f} ms CPU an action, all four")
+    print(f"  Buildbarn, {slots} slots: {busy['calls_per_s']:.0f} actions/s, {each_ms:.2f} ms CPU an action, all four")
     return Measured(busy["calls_per_s"], alone["p50_us"] / 1e3)
 
 
