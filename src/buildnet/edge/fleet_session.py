@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 
 from buildnet.edge.log_spool import RECORD_BYTES_MAX, LogPiece
 from buildnet.errors import BuildNetError, InvalidRequest
-from buildnet.model.action import Lease, Outcome
+from buildnet.model.action import ActionKey, Lease, Outcome
 from buildnet.model.amounts import AMOUNT_MAX, Amounts
 from buildnet.model.caller import public_instance
 from buildnet.model.node import Greeting, NodeView, WorkerOffer, check_node_id
@@ -114,6 +114,12 @@ class Session:
         message.cancel.reason = reason
         self._send(message)
         self.changed(self.node)
+
+    def prefetch(self, key: ActionKey) -> None:
+        """Send a Prefetch."""
+        message = fleet_pb2.JoinResponse()
+        message.prefetch.action_digest.CopyFrom(digest_message(key.digest))
+        self._send(message)
 
     def settle(self, fence: int) -> None:
         """Send a Settled."""

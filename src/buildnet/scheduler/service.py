@@ -421,6 +421,9 @@ class Scheduler:
                 self._spawn(self._publish(effect))
             case ev.Assign():
                 self._assign(effect)
+            case ev.Prefetch():
+                if (link := self._links.get(effect.worker)) is not None:
+                    link.prefetch(effect.key)
             case ev.Stop():
                 self._attempt_ended(effect.fence)
                 if (link := self._links.get(effect.worker)) is not None:

@@ -22,6 +22,7 @@ from buildnet.sandbox.policy import Isolation, Means, means_of
 from buildnet.sandbox.process import ProcessSandbox
 from buildnet.sandbox.toolchain import toolchain_of
 from buildnet.wire.native import translated
+from buildnet.worker.ahead import Ahead
 from buildnet.worker.announcer import Announcer
 from buildnet.worker.config import WorkerConfig
 from buildnet.worker.executor import Executor
@@ -82,6 +83,8 @@ async def run_worker(
         threads = ThreadPoolExecutor(config.slots + 1, thread_name_prefix="attempt")
         patient = PatientTransfers(link, config.away_timeout_s, clock, rng)
         try:
+            trees = await asyncio.get_running_loop().run_in_executor(threads, _trees, config, means)
+            ahead = Ahead(store, patient, trees)
             executor = Executor(
                 store,
                 patient,
@@ -93,7 +96,7 @@ async def run_worker(
                 threads,
                 clock,
                 identity.node,
-                await asyncio.get_running_loop().run_in_executor(threads, _trees, config, means),
+                trees,
                 secrets,
             )
             await asyncio.get_running_loop().run_in_executor(threads, executor.clear_scratch)
@@ -106,6 +109,7 @@ async def run_worker(
                 identity,
                 properties,
                 executor,
+                prefetch=ahead.fetch,
                 clock=clock,
                 rng=rng,
                 ready=ready,
@@ -116,6 +120,7 @@ async def run_worker(
                 try:
                     await session.run(stop, stop_now or asyncio.Event())
                 finally:
+                    ahead.close()
                     await asyncio.to_thread(executor.close)
         finally:
             patient.give_up()

@@ -18,8 +18,10 @@ import grpc.aio
 from buildnet.dial import channel_of, metadata_of
 from buildnet.errors import BuildNetError, CallerError, InvalidRequest, Untrusted
 from buildnet.model.action import Outcome, Properties
+from buildnet.model.digest import Digest
 from buildnet.ports import Clock
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
+from buildnet.wire.actions import digest_of
 from buildnet.worker import lease_book, messages
 from buildnet.worker.announcer import Announcer
 from buildnet.worker.attempt import AttemptLog, Handle, Runner
@@ -73,6 +75,7 @@ class Session:
         properties: Properties,
         runner: Runner,
         *,
+        prefetch: Callable[[Digest], None] = lambda action: None,
         clock: Clock,
         rng: Randomness,
         ready: Ready | None = None,
@@ -86,6 +89,7 @@ class Session:
         self._identity = identity
         self._properties = properties
         self._runner = runner
+        self._prefetch = prefetch
         self._clock = clock
         self._ready = ready
         self._backoff = Backoff(config.backoff_first_s, config.backoff_max_s, rng)
@@ -381,6 +385,9 @@ class Session:
                 self._log_taken(message.log_taken)
                 continue
             try:
+                if message.HasField("prefetch"):
+                    self._prefetch(digest_of(message.prefetch.action_digest))
+                    continue
                 event = messages.event_of(message)
             except BuildNetError as error:
                 # A newer controller may say what this worker does not know; its lease will run out.
