@@ -15,7 +15,7 @@ from typing import Final
 from buildnet import __version__
 from buildnet.access import keys, tokens
 from buildnet.access.members import Members
-from buildnet.app import admission, fleet_file, state
+from buildnet.app import admission, fleet_file, quota_record, state
 from buildnet.app.access_record import RevocationWatch, configured
 from buildnet.app.clock import SystemClock, random_id
 from buildnet.app.config import ControllerConfig, traces_wanted
@@ -193,6 +193,7 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
         access = config.access.for_door(config.listen, config.tls, directory)
         revocations = RevocationWatch(directory, grounds.record)
         grounds.record("access.configured", configured(access, revocations.known))
+        await quota_record.tell(directory / "views", ledger, config.scheduler, clock.now_unix_ms())
         await held.enter_async_context(running(revocations.run()))
         bridge = Bridge(
             grounds.store,

@@ -12,6 +12,7 @@ from typing import Protocol
 from buildnet.app.clock import random_id
 from buildnet.app.config import ControllerConfig
 from buildnet.app.grounds import Grounds, running
+from buildnet.app.unsaid import unsaid
 from buildnet.catalog.catalog import Catalog
 from buildnet.catalog.pins import Pins
 from buildnet.edge.action import ActionService, Descriptions
@@ -99,7 +100,6 @@ async def opened_engine(config: ControllerConfig, grounds: Grounds, held: AsyncE
         cache=stores,
         publisher=OrderedPublisher(stores, grounds.recorder, stores, clock, intend),
         record=grounds.recorder.record,
-        recorded=grounds.recorder.recorded,
         clock=clock,
         new_id=random_id,
         attempt_ended=logs.end,
@@ -120,6 +120,8 @@ async def opened_engine(config: ControllerConfig, grounds: Grounds, held: AsyncE
     await graphs.serving.wait()
     with _collecting_later():
         recovered = await recover(operations, stores, published_since, clock.now_unix_ms())
+        for entry in unsaid(recovered, await ledger.look(queries.last_words), clock.now_unix_ms()):
+            grounds.recorder.record(entry)
         scheduler.restore(recovered)
         graphs.restore(recovered.graphs, specs_of_pieces)
     await held.enter_async_context(running(announcements.run()))

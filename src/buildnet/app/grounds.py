@@ -74,6 +74,7 @@ async def opened_grounds(config: ControllerConfig, clock: SystemClock, held: Asy
     cosigned = Cosigned.open(directory / "ledger", signer.verifier, ledger.size)
     witnesses = await held.enter_async_context(asked(config, ledger, cosigned))
     recorder = LedgerRecorder(ledger)
+    ledger.gather(recorder.recorded)
     held.push_async_callback(recorder.close)
     usage = UsageRecord(store.statistics, partial(_record, recorder, clock), clock.monotonic_s)
     held.callback(usage.look, last=True)

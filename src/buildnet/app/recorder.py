@@ -19,6 +19,12 @@ log = logging.getLogger(__name__)
 _WAITING_MAX: Final = 100_000
 # How long an entry waits for others to be written with: a write costs more than what is written.
 _LINGER_S: Final = 0.002
+# What the queue keeps too, so that the next start makes good what a killed process had not written (app/unsaid.py).
+# Under load such an entry is written with the publication of another action.
+KEPT_ELSEWHERE: Final = frozenset({"action.submitted", "action.assigned"})
+_PATIENT_LINGER_S: Final = 0.05
+# Written in one piece; others have their turn between two pieces of a long queue.
+_TOGETHER_MAX: Final = 256
 
 
 class LedgerRecorder:
@@ -28,6 +34,7 @@ class LedgerRecorder:
         self._ledger = ledger
         self._waiting: list[Entry] = []
         self._due: asyncio.TimerHandle | None = None
+        self._is_patient = False
         self._writer: asyncio.Task[None] | None = None
 
     def record(self, entry: Entry) -> None:
@@ -36,8 +43,15 @@ class LedgerRecorder:
             log.error("the ledger cannot keep up: an entry of kind %s is lost", entry.kind)
             return
         self._waiting.append(entry)
-        if self._due is None:
-            self._due = asyncio.get_running_loop().call_later(_LINGER_S, self._begin)
+        is_patient = entry.kind in KEPT_ELSEWHERE
+        is_many = len(self._waiting) >= _TOGETHER_MAX
+        if self._due is not None:
+            if not self._is_patient or (is_patient and not is_many):
+                return
+            self._due.cancel()
+        self._is_patient = is_patient and not is_many
+        linger_s = _PATIENT_LINGER_S if self._is_patient else _LINGER_S
+        self._due = asyncio.get_running_loop().call_later(linger_s, self._begin)
 
     async def append(self, entries: Sequence[Entry]) -> int:
         """See ports.Ledger."""
@@ -64,8 +78,9 @@ class LedgerRecorder:
 
     async def _write(self) -> None:
         while self._waiting:
-            batch, self._waiting = self._waiting, []
+            batch, self._waiting = self._waiting[:_TOGETHER_MAX], self._waiting[_TOGETHER_MAX:]
             await self._append_now(batch)
+            await asyncio.sleep(0)
 
     async def _append_now(self, batch: list[Entry]) -> None:
         try:

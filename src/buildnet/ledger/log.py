@@ -10,7 +10,7 @@ import asyncio
 import errno
 import logging
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -45,8 +45,10 @@ WAITING_MAX = 100_000
 WAITING_BYTES_MAX = 64 << 20
 _BATCH_MAX = 4096
 _READ_AT_ONCE = 500
-# How long entries gather before they share a transaction, by durability: one that syncs holds up the tail's own syncs.
-_LINGER_S = {"process": 0.2, "power": 0.5}
+# How long entries gather before they share a transaction: nobody waits for it, since who reads has it done at once.
+_LINGER_S = 1.0
+# While somebody follows, by durability: a transaction that syncs holds up the tail's own syncs.
+_FOLLOWED_LINGER_S = {"process": 0.2, "power": 0.5}
 # After a transaction that failed.
 _RETRY_S = 1.0
 
@@ -70,7 +72,8 @@ class LedgerLog:
         self._signer = signer
         self._connection = connection
         self._power = durability == "power"
-        self._linger_s = _LINGER_S[durability]
+        self._followed_linger_s = _FOLLOWED_LINGER_S[durability]
+        self._followers = 0
         self._thread = ThreadPoolExecutor(1, "buildnet-ledger")
         self._writers = ThreadPoolExecutor(1, "buildnet-ledger-tail")
         self._closing = False
@@ -86,6 +89,7 @@ class LedgerLog:
         self._committer: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
         self._failure: BuildNetError | None = None
+        self._gathered: Callable[[], Awaitable[None]] | None = None
         self._grown = asyncio.Event()
         self._book = Book()
         self._frontier = self._load()
@@ -268,11 +272,10 @@ class LedgerLog:
 
     async def _commit_accepted(self) -> None:
         loop = asyncio.get_running_loop()
-        pause_s = self._linger_s
         while self._accepted:
             if len(self._accepted) == 1 or self._failure is not None:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._hurry.wait(), pause_s)
+                    await asyncio.wait_for(self._hurry.wait(), self._pause_s())
             self._hurry.clear()
             kept = self._committing = self._accepted[0]
             self._tail.turn()
@@ -280,9 +283,9 @@ class LedgerLog:
                 await loop.run_in_executor(self._thread, self._commit, kept)
             except BuildNetError as error:
                 log.error("%d ledger entries wait in the tail: %s", self._accepted_count, error)
-                self._failure, pause_s = error, _RETRY_S
+                self._failure = error
             else:
-                self._failure, pause_s = None, self._linger_s
+                self._failure = None
                 del self._accepted[0]
                 self._accepted_count -= len(kept.bodies)
                 self._accepted_bytes -= sum(map(len, kept.bodies))
@@ -292,12 +295,23 @@ class LedgerLog:
             if self._failure is not None and self._closing:
                 return
 
+    def _pause_s(self) -> float:
+        if self._failure is not None:
+            return _RETRY_S
+        return self._followed_linger_s if self._followers else _LINGER_S
+
+    def gather(self, gathered: Callable[[], Awaitable[None]]) -> None:
+        """Have `gathered` append what waits elsewhere to be appended, before anybody reads."""
+        self._gathered = gathered
+
     async def _settle(self) -> None:
-        """Have the database hold all that is acknowledged by now.
+        """Have the database hold all that is acknowledged by now, or gathered.
 
         Raises:
             StorageFull, StateCorrupt: it cannot be written.
         """
+        if self._gathered is not None:
+            await self._gathered()
         size = self.size
         while self._frontier.size < size:
             if self._failure is not None:
@@ -384,16 +398,20 @@ class LedgerLog:
 
     async def tail(self, start: int, *, follow: bool) -> AsyncIterator[tuple[int, bytes]]:
         """Entries with their indices from `start` on; with `follow`, also those to come."""
-        await self._settle()
-        while True:
-            grown = self._grown
-            while start < self._frontier.size:
-                for body in await self.read(start, _READ_AT_ONCE):
-                    yield start, body
-                    start += 1
-            if not follow:
-                return
-            await grown.wait()
+        self._followers += follow
+        try:
+            await self._settle()
+            while True:
+                grown = self._grown
+                while start < self._frontier.size:
+                    for body in await self.read(start, _READ_AT_ONCE):
+                        yield start, body
+                        start += 1
+                if not follow:
+                    return
+                await grown.wait()
+        finally:
+            self._followers -= follow
 
     async def checkpoint(self, size: int = 0) -> str:
         """The signed note of the newest checkpoint, or of the one of `size` entries.

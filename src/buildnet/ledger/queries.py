@@ -9,7 +9,9 @@ import json
 import sqlite3
 import sys
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final
 
@@ -18,6 +20,8 @@ from buildnet.ledger.book import decode_account
 
 # Bodies are looked at in the reader's one thread: others wait for no longer than this many take.
 ROWS_MAX: Final = 20_000
+# What is not written with an entry of that age or a younger one was never to be (app/recorder.py waits 50 ms).
+LAST_WORDS_MS: Final = 5_000
 
 
 def size(connection: sqlite3.Connection) -> int:
@@ -128,6 +132,49 @@ def publications(start: int) -> Callable[[sqlite3.Connection], dict[int, int]]:
         return found
 
     return read
+
+
+@dataclass(frozen=True, slots=True)
+class LastWords:
+    """What the entries say that came before the newest start of a controller.
+
+    `submitted` counts, by instance and action, those from `since_unix_ms` on; there is no such time when there was no
+    controller before. `fence` is the highest that was assigned, 0 for none, None when it is too far back.
+    """
+
+    since_unix_ms: int | None = None
+    submitted: Counter[tuple[str, str]] = field(default_factory=Counter)
+    fence: int | None = 0
+
+
+def last_words(connection: sqlite3.Connection) -> LastWords:
+    """Of the last entries before the newest `controller.started`; of ROWS_MAX at most."""
+    since: int | None = None
+    started, read = False, 0
+    submitted: Counter[tuple[str, str]] = Counter()
+    for (body,) in connection.execute("SELECT body FROM leaf ORDER BY seq DESC LIMIT ?", (ROWS_MAX,)):
+        fields = json.loads(body)
+        read += 1
+        if not started:
+            started = fields["kind"] == "controller.started"
+            continue
+        since = fields["at_unix_ms"] - LAST_WORDS_MS if since is None else since
+        if fields["at_unix_ms"] < since:
+            break
+        if fields["kind"] == "action.submitted":
+            submitted[fields["instance"], fields["action"]] += 1
+        if read == ROWS_MAX:
+            since = fields["at_unix_ms"]
+    return LastWords(since, submitted, _last_fence(connection))
+
+
+def _last_fence(connection: sqlite3.Connection) -> int | None:
+    start = max(size(connection) - 10 * ROWS_MAX, 0)
+    query = "SELECT body FROM leaf WHERE seq >= ? AND instr(body, ?) ORDER BY seq DESC LIMIT 1"
+    row = connection.execute(query, (start, b'"action.assigned"')).fetchone()
+    if row is None:
+        return 0 if start == 0 else None
+    return int(json.loads(row[0])["fence"])
 
 
 def tells_result(fields: dict[str, Any], action: str, instance: str) -> bool:

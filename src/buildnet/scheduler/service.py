@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -51,10 +51,6 @@ _RETRY_AFTER_S = 2.0
 Recorder = Callable[[Entry], None]
 
 
-async def _nothing() -> None:
-    """Nobody records later what is recorded at once."""
-
-
 class Scheduler:
     """Submit, follow and cancel operations; join, hear and lose workers."""
 
@@ -64,7 +60,6 @@ class Scheduler:
         cache: ActionCache,
         publisher: Publisher,
         record: Recorder,
-        recorded: Callable[[], Awaitable[None]] = _nothing,
         clock: Clock,
         new_id: Callable[[], str],
         attempt_ended: Callable[[int], None] = lambda fence: None,
@@ -76,8 +71,9 @@ class Scheduler:
         store: OperationStore | None = None,
         stamp: Callable[[bytes, int], bytes] = lambda result, queued_at_unix_ms: result,
     ) -> None:
-        """`recorded` waits for what `record` took. `store`: what outlives this process; without one nothing does.
-        `stamp` writes into a result when it was asked for, which its worker does not know.
+        """`store`: what outlives this process; without one nothing does. `record` may lose submissions and leases with
+        the process: the next tells them again. `stamp` writes into a result when it was asked for, which its worker
+        does not know.
         """
         self._stamp = stamp
         self._live = live
@@ -95,7 +91,6 @@ class Scheduler:
         self._core = core.SchedulerCore(limits, fence_first=fence_first, resources=resources)
         self._publisher = publisher
         self._record = record
-        self._recorded = recorded
         self._clock = clock
         self._new_id = new_id
         self._attempt_ended = attempt_ended
@@ -280,8 +275,6 @@ class Scheduler:
             return
         try:
             await self._keeping.kept()
-            # Whoever is told that it was accepted can find it in the ledger.
-            await self._recorded()
         except BuildNetError:
             for operation_id in operation_ids:
                 self.cancel(operation_id)
