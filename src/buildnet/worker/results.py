@@ -50,7 +50,7 @@ def strict_failure(writes: UndeclaredWrites) -> BuildNetError | None:
     return from_code(
         "output_invalid",
         f"the command wrote what effect:write=declared forbids: {named}{more}; declare them as outputs, write them to "
-        "/tmp, or leave the effect out",
+        "/tmp, or leave the effect out (on a strict worker: declare effect:write=ambient, to run on another)",
         path=writes.paths[0],
     )
 

@@ -72,7 +72,7 @@ async def run_worker(
     with translated():
         probed = probe_isolation()
         start_launcher()
-        means = means_of(probed, config.isolation, toolchain_of(config.toolchain))
+        means = means_of(probed, config.isolation, toolchain_of(config.toolchain), strict=config.strict)
         store = Store(str(config.state / "cas"), config.durability, size_bytes_max=config.blobs_size_bytes)
     try:
         identity = identity_of(config.state, rng)
