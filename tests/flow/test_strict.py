@@ -1,4 +1,4 @@
-"""`--strict`: what an action writes beside its declared outputs fails it, and is named; who asks to write is refused."""
+"""`--strict`: what an action writes beside its declared outputs fails it, and is named; asking to write is refused."""
 
 from __future__ import annotations
 
