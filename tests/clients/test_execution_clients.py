@@ -1,4 +1,4 @@
-"""Execution clients that share no code: BuildGrid's (Python) and those of the remote-apis SDK (Go), as Reclient uses it."""
+"""Execution clients that share no code: BuildGrid's (Python), and those of the remote-apis SDK (Go)."""
 
 from __future__ import annotations
 
