@@ -218,6 +218,56 @@ class Splice:
     def __new__(cls, dialler: Dialler, path: str) -> Splice: ...
     def close(self) -> None: ...
 
+@final
+class Shown:
+    """Paths of the machine that commands may read, for many orders."""
+
+    def __new__(cls, paths: Sequence[str]) -> Shown: ...
+
+@final
+class Crew:
+    """Whoever makes a worker's attempts: threads that stay, each with one attempt at a time.
+
+    `open` *blocks*: it empties the scratch. `room`: store, link, trees (or None), scratch and cleared (directories on
+    the store's file system), node, away_timeout_s, threads_max, hidden (paths that commands find empty), files (small
+    texts by path).
+
+    `run` makes an attempt of an `order`: the entries of a `Process`' plan that depend on no place, and fence, command
+    (its exact bytes, checked by the caller), working_directory, search_path, input_root, has_outputs,
+    writes_are_strict, effects (name, level, enforced), shown, unseen_hint, elsewhere (whether another sandbox runs it).
+
+    `fd` is readable while `take` has something: (fence, what, about). `printed`: nothing more is said of it before
+    `Attempt.quiet`. `staged`: the mount to show, or -1; `Attempt.finish` is due. At the end, once its scratch is gone,
+    `failed`: a NativeError; or `reported`: a dict of result (an encoded ActionResult whose blobs are all at the
+    controller), exit_code, reason (as `Process.poll`), failure (a NativeError, why there are no outputs, or None), and
+    of undeclared writes paths, count and whole.
+
+    `fetch` *blocks*. `close` *blocks* until nothing of any attempt is left, for at most some seconds.
+    """
+
+    @staticmethod
+    def open(room: Mapping[str, Any]) -> Crew: ...
+    @property
+    def fd(self) -> int: ...
+    def take(self) -> list[tuple[int, str, Any]]: ...
+    def run(self, order: Mapping[str, Any]) -> Attempt: ...
+    def fetch(self, blobs: Sequence[str], tree: str | None = None) -> None: ...
+    def close(self) -> None: ...
+
+@final
+class Attempt:
+    """A hold on one attempt; dropping it stops nothing. `logs` gives descriptors that are the caller's, or -1.
+
+    `ending`: exit_code, reason, wall_s, user_s, system_s, max_rss_bytes, isolation, limits (pairs), begun_unix_ns,
+    printed_bytes; None where the sandbox did not run it.
+    """
+
+    def stop(self, reason: str) -> None: ...
+    def quiet(self) -> None: ...
+    def mute(self) -> None: ...
+    def logs(self) -> tuple[int, int]: ...
+    def finish(self, ending: Mapping[str, Any] | None = None) -> None: ...
+
 def start_launcher() -> None:
     """*Blocks.* Start this process's launcher, from which all actions are forked; once it runs this does nothing."""
 

@@ -6,7 +6,7 @@ import asyncio
 import os
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from buildnet._native import NativeError, Store
@@ -18,6 +18,7 @@ from buildnet.worker.ahead import Ahead
 from tests.conftest import House
 
 ENV = {"PATH": "/usr/bin:/bin"}
+ABSENT = Digest.of(b"absent")
 
 
 def holds(directory: Path, data: bytes) -> bool:
@@ -49,28 +50,18 @@ async def test_what_comes_next_is_fetched_while_another_runs(house: House, tmp_p
 
 
 class Slow:
-    """Transfers that wait to be let on, and remember what they were asked for."""
+    """Fetches when it is let on, and remembers what it was asked for."""
 
     def __init__(self) -> None:
         self.begun, self.on = threading.Semaphore(0), threading.Semaphore(0)
         self.asked: list[str] = []
 
-    def _take(self, store: Store, what: str) -> Mapping[str, int]:
-        self.asked.append(what)
+    def fetch(self, blobs: Sequence[str], tree: str | None = None) -> None:
+        self.asked += [*blobs, *([tree] if tree else [])]
         self.begun.release()
         self.on.acquire(timeout=20)
-        if "absent" in what:
-            raise NativeError("blobs_missing", what, {})
-        return {}
-
-    def fetch_blobs(self, store: Store, digests: Sequence[str]) -> Mapping[str, int]:
-        return self._take(store, *digests)
-
-    def fetch_tree(self, store: Store, root: str) -> Mapping[str, int]:
-        return self._take(store, root)
-
-    def push_blobs(self, store: Store, digests: Sequence[str]) -> Mapping[str, int]:
-        raise AssertionError("nothing is sent ahead")
+        if ABSENT.text in blobs:
+            raise NativeError("blobs_missing", "it is not there", {})
 
 
 def test_of_what_is_asked_for_meanwhile_the_newest_is_fetched(tmp_path: Path) -> None:
@@ -83,12 +74,12 @@ def test_of_what_is_asked_for_meanwhile_the_newest_is_fetched(tmp_path: Path) ->
         for n in range(3)
     ]
     first, second, third = (Digest.parse(store.put_bytes(action)) for action in actions)
-    ahead = Ahead(store, slow, None)
+    ahead = Ahead(store, slow)
     ahead.fetch(first)
     assert slow.begun.acquire(timeout=20)
     ahead.fetch(second)
     ahead.fetch(third)
-    for _ in range(5):
+    for _ in range(3):
         slow.on.release()
         assert slow.begun.acquire(timeout=20)
     slow.on.release()
@@ -98,11 +89,11 @@ def test_of_what_is_asked_for_meanwhile_the_newest_is_fetched(tmp_path: Path) ->
 
 def test_what_cannot_be_fetched_is_left_and_the_next_is_fetched(tmp_path: Path) -> None:
     store, slow = Store(str(tmp_path)), Slow()
-    nonsense, absent = Digest.parse(store.put_bytes(b"\xff\xff")), Digest.of(b"absent")
-    ahead = Ahead(store, slow, None)
-    for digest in (nonsense, absent, nonsense):
+    nonsense = Digest.parse(store.put_bytes(b"\xff\xff"))
+    ahead = Ahead(store, slow)
+    for digest in (nonsense, ABSENT, nonsense):
         ahead.fetch(digest)
         assert slow.begun.acquire(timeout=20)
         slow.on.release()
     ahead.close()
-    assert slow.asked == [nonsense.text, absent.text, nonsense.text]
+    assert slow.asked == [nonsense.text, ABSENT.text, nonsense.text]

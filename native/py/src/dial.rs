@@ -7,7 +7,7 @@ use std::time::Duration;
 use buildnet_dial::{
     DialError, Dialler, DiallerOptions, InputTree, Link, LinkOptions, Moved, Source, Splice, TlsOptions,
 };
-use buildnet_formats::{Digest, FieldValue, NativeError};
+use buildnet_formats::{Digest, NativeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
@@ -19,22 +19,7 @@ const SESSION_TIMEOUT: Duration = Duration::from_secs(15);
 const READ_BYTES_MAX: u64 = 64 << 20;
 
 fn native(error: DialError) -> NativeError {
-    let message = error.to_string();
-    match error {
-        DialError::Native(error) => error,
-        DialError::Url(_) => NativeError::invalid("url", message),
-        DialError::Invalid(_) => NativeError::invalid("inputs", message),
-        DialError::Local { .. } => NativeError::invalid("path", message),
-        DialError::Unmet { url, code, .. } => NativeError::new(code, message).with("url", FieldValue::Text(url)),
-        DialError::Down { url, .. } => NativeError::new("node_down", message).with("url", FieldValue::Text(url)),
-        DialError::Missing(digests) => {
-            NativeError::new("blobs_missing", message).with("digests", FieldValue::Texts(digests))
-        }
-        DialError::Refused { code, .. } => NativeError::new(code, message),
-        DialError::Mismatch(digest) => NativeError::new("digest_mismatch", message)
-            .with("expected", FieldValue::Text(digest))
-            .with("blame", FieldValue::Text("peer".to_owned())),
-    }
+    error.into()
 }
 
 /// A file by its path, or bytes in memory.
@@ -86,13 +71,14 @@ impl PyInputTree {
 pub struct PyLink(Mutex<Option<Arc<Link>>>);
 
 impl PyLink {
+    /// The open link.
+    pub fn open(&self) -> Result<Arc<Link>, NativeError> {
+        let link = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        link.ok_or_else(|| NativeError::internal("the link is closed"))
+    }
+
     fn with<T: Send>(&self, py: Python<'_>, call: impl FnOnce(&Link) -> Result<T, DialError> + Send) -> PyResult<T> {
-        let link = self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-            .ok_or_else(|| raise(NativeError::internal("the link is closed")))?;
+        let link = self.open().map_err(raise)?;
         py.detach(|| call(&link)).map_err(|e| raise(native(e)))
     }
 }

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import Final, Protocol
 
 from google.protobuf.message import DecodeError
 
-from buildnet._native import NativeError, Store, Trees
+from buildnet._native import NativeError, Store
 from buildnet.errors import BuildNetError
-from buildnet.model.digest import EMPTY, Digest
+from buildnet.model.digest import Digest
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire.actions import digest_of
-from buildnet.worker.patience import Transfers
 
 _log = logging.getLogger(__name__)
 _ACTION_BYTES_MAX: Final = 4 << 20
+
+
+class Fetches(Protocol):
+    """What brings blobs and trees to the worker's own store; buildnet._native.Crew does."""
+
+    def fetch(self, blobs: Sequence[str], tree: str | None = None) -> None:
+        """Bring what is lacked of these, and of a Directory and all below it. Blocks."""
+        ...
 
 
 class Ahead:
@@ -25,14 +33,12 @@ class Ahead:
 
     Args:
         store: the worker's own CAS.
-        link: to the controller's CAS.
-        trees: input trees that are kept, which nothing is fetched for.
+        crew: brings things there.
     """
 
-    def __init__(self, store: Store, link: Transfers, trees: Trees | None) -> None:
+    def __init__(self, store: Store, crew: Fetches) -> None:
         self._store = store
-        self._link = link
-        self._trees = trees
+        self._crew = crew
         self._lock = threading.Lock()
         self._next: Digest | None = None
         self._busy = False
@@ -63,21 +69,12 @@ class Ahead:
                 _log.exception("fetching ahead failed inside")
 
     def _fetch(self, digest: Digest) -> None:
-        self._link.fetch_blobs(self._store, [digest.text])
+        self._crew.fetch([digest.text])
         action = re.Action.FromString(self._store.get_bytes(digest.text, _ACTION_BYTES_MAX))
-        self._link.fetch_blobs(self._store, [digest_of(action.command_digest).text])
-        root = digest_of(action.input_root_digest)
-        if root != EMPTY and not self._is_kept(root):
-            self._link.fetch_tree(self._store, root.text)
-
-    def _is_kept(self, root: Digest) -> bool:
-        if self._trees is None or (kept := self._trees.find(root.text)) is None:
-            return False
-        kept.release()
-        return True
+        self._crew.fetch([digest_of(action.command_digest).text], digest_of(action.input_root_digest).text)
 
     def close(self) -> None:
-        """Begin no more. What is being fetched ends with the link."""
+        """Begin no more. What is being fetched ends with the crew."""
         with self._lock:
             self._next = None
         self._thread.shutdown(wait=False, cancel_futures=True)
