@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Never, final
 
 __all__ = [
+    "Call",
     "Dialler",
     "Door",
     "InputTree",
@@ -15,7 +16,6 @@ __all__ = [
     "Link",
     "NativeError",
     "Process",
-    "Splice",
     "StagedRoot",
     "Store",
     "Tiers",
@@ -212,10 +212,32 @@ class Dialler:
     def failure(self) -> tuple[str, str] | None: ...
 
 @final
-class Splice:
-    """A path of a Unix socket at which each connection becomes a session. `close` *blocks* for a second at most."""
+class Call:
+    """One bidirectional gRPC call of `path` on a connection of its own, for an event loop: nothing here blocks. It
+    dials when it is first turned. `fd` is readable when a turn is worth it.
 
-    def __new__(cls, dialler: Dialler, path: str) -> Splice: ...
+    `turn` sends what is queued as far as the peer takes it, and gives what came (256 messages, or 1 MiB and one more),
+    how many queued bytes the transport has not taken, and once the call is over its gRPC status code and text. After
+    `send` and `finish` a turn is due. A message that is larger than 4 MiB ends the call.
+    """
+
+    def __new__(
+        cls,
+        url: str,
+        path: str,
+        *,
+        ca_pem: bytes | None = None,
+        certificate_pem: bytes | None = None,
+        key_pem: bytes | None = None,
+        token: str = "",
+    ) -> Call: ...
+    @staticmethod
+    def by_session(dialler: Dialler, path: str) -> Call: ...
+    @property
+    def fd(self) -> int: ...
+    def send(self, message: bytes) -> None: ...
+    def finish(self) -> None: ...
+    def turn(self) -> tuple[list[bytes], int, tuple[int, str] | None]: ...
     def close(self) -> None: ...
 
 @final
