@@ -30,8 +30,8 @@ class NodeInfo:
     `state` is joining, active, cordoned, draining, left or removed. `clock_skew_s` is its clock less the server's, None
     when it did not tell its time. Times are Unix seconds, None for never. `asked_by` is who cordoned or removed it, or
     asked it to drain; "" for a caller without credentials and for the node itself. `key` is that of a node that joined
-    by a session of its own keys, "" for another. `capacity` is what its actions may use together, `used` what is reserved
-    of that now; both None when it told none.
+    by a session of its own keys, "" for another. `capacity` is what its actions may use together, `used` what is
+    reserved of that now; both None when it told none.
     """
 
     node: str
