@@ -239,7 +239,8 @@ class FleetService:
         last_seen_unix_ms = view.last_seen_unix_ms if session is None else self._last_seen_unix_ms(session)
         running = len(self._scheduler.leases_of(name)) if session is not None else 0
         key = "" if self._keys is None else self._keys.key_of(name)
-        return node_message(view, running=running, last_seen_unix_ms=last_seen_unix_ms, node_key=key)
+        used = self._scheduler.used_of(name)
+        return node_message(view, running=running, used=used, last_seen_unix_ms=last_seen_unix_ms, node_key=key)
 
     def _last_seen_unix_ms(self, session: Session) -> int:
         silent_s = self._clock.monotonic_s() - session.last_heard_s

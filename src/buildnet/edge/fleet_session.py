@@ -17,7 +17,7 @@ from buildnet.edge.flow import Duplex
 from buildnet.edge.log_spool import RECORD_BYTES_MAX, LogPiece
 from buildnet.errors import BuildNetError, InvalidRequest
 from buildnet.model.action import ActionKey, Lease, Outcome
-from buildnet.model.amounts import AMOUNT_MAX, Amounts
+from buildnet.model.amounts import AMOUNT_MAX, NOTHING, Amounts
 from buildnet.model.caller import public_instance
 from buildnet.model.node import Greeting, NodeView, WorkerOffer, check_node_id
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
@@ -287,7 +287,19 @@ def outcome_of(done: fleet_pb2.Done, node: str) -> Outcome:
     )
 
 
-def node_message(view: NodeView, *, running: int, last_seen_unix_ms: int, node_key: str = "") -> fleet_pb2.Node:
+def amounts_message(amounts: Amounts) -> fleet_pb2.Amounts:
+    """Amounts as a message."""
+    return fleet_pb2.Amounts(
+        cpu_milli=amounts.cpu_milli,
+        memory_bytes=amounts.memory_bytes,
+        disk_bytes=amounts.disk_bytes,
+        gpus=amounts.gpus,
+    )
+
+
+def node_message(
+    view: NodeView, *, running: int, used: Amounts = NOTHING, last_seen_unix_ms: int, node_key: str = ""
+) -> fleet_pb2.Node:
     """A node as people see it."""
     node = fleet_pb2.Node(
         node_id=view.node,
@@ -307,6 +319,9 @@ def node_message(view: NodeView, *, running: int, last_seen_unix_ms: int, node_k
     node.hostname, node.version = greeting.hostname, greeting.version
     for name, value in sorted(greeting.offer.properties):
         node.properties.add(name=name, value=value)
+    if (capacity := greeting.offer.capacity) is not None:
+        node.capacity.CopyFrom(amounts_message(capacity))
+        node.used.CopyFrom(amounts_message(used))
     node.joined_at.FromMilliseconds(view.joined_at_unix_ms)
     if greeting.skew_ms is not None:
         node.clock_skew.FromMilliseconds(greeting.skew_ms)

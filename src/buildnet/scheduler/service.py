@@ -18,6 +18,7 @@ from typing import Any
 
 from buildnet.errors import BuildNetError, NodeDown
 from buildnet.model.action import ActionKey, Lease, Outcome, Wanted
+from buildnet.model.amounts import NOTHING, Amounts
 from buildnet.model.digest import UNKNOWN
 from buildnet.model.entry import Entry, Value
 from buildnet.model.node import WorkerOffer
@@ -344,6 +345,11 @@ class Scheduler:
         """Fences of what a worker was given and has not ended."""
         worker = self._core.workers.get(node)
         return tuple(sorted(worker.fences)) if worker is not None else ()
+
+    def used_of(self, node: str) -> Amounts:
+        """What is reserved of a worker for the attempts that it was given."""
+        worker = self._core.workers.get(node)
+        return NOTHING if worker is None else worker.used
 
     def leased(self, node: str, fence: int) -> bool:
         """Whether a worker holds this lease."""

@@ -404,6 +404,10 @@ pub struct Node {
     pub clock_skew: ::core::option::Option<::prost_types::Duration>,
     #[prost(string, tag = "14")]
     pub asked_by: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "15")]
+    pub capacity: ::core::option::Option<Amounts>,
+    #[prost(message, optional, tag = "16")]
+    pub used: ::core::option::Option<Amounts>,
     #[prost(string, tag = "30")]
     pub node_key: ::prost::alloc::string::String,
 }
