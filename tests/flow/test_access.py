@@ -384,7 +384,13 @@ async def test_what_belongs_to_other_instances_is_not_seen(guarded: Guarded) -> 
         with pytest.raises(Exception, match="no operation is called"):
             await blue.cancel(operation)
         with pytest.raises(Forbidden, match="every instance"):
-            await blue.ledger_size()
+            await blue.accounts()
+        receipt = await red.receipt(done.action)
+        assert json.loads(receipt.body)["instance"] == "red"
+        assert [index async for index, _ in red.ledger_tail(kinds=["action.published"])] == [receipt.index]
+        assert [index async for index, _ in blue.ledger_tail()] == []
+        with pytest.raises(Forbidden, match="not of an instance"):
+            await blue.ledger_entry(receipt.index)
 
 
 def test_a_link_takes_another_token_without_dialling_anew(guarded: Guarded) -> None:

@@ -286,7 +286,7 @@ enum Need {
 fn need_of(path: &str) -> Need {
     use Need::{Everywhere, Nothing, Somewhere};
     // The first that the path begins with.
-    const CALLS: [(&str, Need); 19] = [
+    const CALLS: [(&str, Need); 21] = [
         ("/build.bazel.remote.execution.v2.Execution/", Somewhere(Right::Execute)),
         ("/google.longrunning.Operations/", Somewhere(Right::Execute)),
         ("/buildnet.v1.ActionService/SubmitAction", Somewhere(Right::Execute)),
@@ -296,7 +296,9 @@ fn need_of(path: &str) -> Need {
         ("/buildnet.v1.JobService/CancelJob", Somewhere(Right::Execute)),
         ("/buildnet.v1.JobService/", Somewhere(Right::Read)),
         ("/buildnet.v1.LedgerService/Append", Everywhere(Right::Administer)),
-        ("/buildnet.v1.LedgerService/", Everywhere(Right::Read)),
+        ("/buildnet.v1.LedgerService/ListAccounts", Everywhere(Right::Read)),
+        ("/buildnet.v1.LedgerService/Statement", Everywhere(Right::Read)),
+        ("/buildnet.v1.LedgerService/", Somewhere(Right::Read)),
         ("/buildnet.v1.FleetService/Join", Everywhere(Right::Work)),
         ("/buildnet.v1.FleetService/ListNodes", Somewhere(Right::Read)),
         ("/buildnet.v1.FleetService/WatchNodes", Somewhere(Right::Read)),
@@ -390,10 +392,12 @@ mod tests {
     fn a_call_of_python_needs_its_right() {
         let reader = granted(&["read"], Some(&["team"]), None);
         assert!(reader.check_call("/buildnet.v1.ActionService/ListActions").is_ok());
+        assert!(reader.check_call("/buildnet.v1.LedgerService/GetReceipt").is_ok());
         for path in [
             "/buildnet.v1.ActionService/CancelAction",
             "/build.bazel.remote.execution.v2.Execution/Execute",
-            "/buildnet.v1.LedgerService/Tail",
+            "/buildnet.v1.LedgerService/ListAccounts",
+            "/buildnet.v1.LedgerService/Statement",
             "/buildnet.v1.FleetService/Join",
             "/buildnet.v1.JobService/SubmitJob",
             "/buildnet.v1.LedgerService/Append",

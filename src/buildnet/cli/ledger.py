@@ -44,6 +44,9 @@ def _since_ms(since: str | None) -> int | None:
 @options.of_server
 @click.option("-f", "--follow", is_flag=True, help="Stay and print what comes.")
 @click.option("--kind", "kinds", multiple=True, metavar="KIND", help="Only entries of this kind; may be repeated.")
+@click.option(
+    "--of", "instances", multiple=True, metavar="INSTANCE", help="Only entries of this instance and those below it."
+)
 @_since
 @click.option("--from", "start", type=click.IntRange(min=0), help=f"First entry.  [default: the last {_LAST}]")
 @options.as_json
@@ -53,6 +56,7 @@ def tail(
     instance: str,
     follow: bool,
     kinds: tuple[str, ...],
+    instances: tuple[str, ...],
     since: str | None,
     start: int | None,
     as_json: bool,
@@ -62,7 +66,10 @@ def tail(
     with options.connected(url, state, instance) as client:
         if start is None:
             start = 0 if since is not None else max(0, client.ledger_size() - _LAST)
-        for index, body in client.ledger_tail(start, follow=follow, kinds=kinds, since_unix_ms=since_unix_ms):
+        entries = client.ledger_tail(
+            start, follow=follow, kinds=kinds, instances=instances, since_unix_ms=since_unix_ms
+        )
+        for index, body in entries:
             if as_json:
                 options.echo_json({"index": index, "body": json.loads(body)})
             else:

@@ -449,10 +449,15 @@ class Client:
         *,
         follow: bool = False,
         kinds: Collection[str] = (),
+        instances: Collection[str] = (),
         since_unix_ms: int | None = None,
     ) -> AsyncIterator[tuple[int, bytes]]:
-        """Ledger entries with their indices, of some kinds or all, from an index or a time on, whichever is later."""
-        request = ledger.tail_request(start, follow=follow, kinds=kinds, since_unix_ms=since_unix_ms)
+        """Ledger entries with their indices, of some kinds and instances or all, from an index or a time on, whichever
+        is later.
+        """
+        request = ledger.tail_request(
+            start, follow=follow, kinds=kinds, instances=instances, since_unix_ms=since_unix_ms
+        )
         async for entry in self._stream(_LEDGER + "Tail", request, ledger_pb2.LedgerEntry):
             yield entry.index, entry.body
 

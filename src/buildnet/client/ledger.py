@@ -68,10 +68,15 @@ def posting_of(message: ledger_pb2.Posting) -> Posting:
 
 
 def tail_request(
-    start: int, *, follow: bool, kinds: Collection[str] = (), since_unix_ms: int | None = None
+    start: int,
+    *,
+    follow: bool,
+    kinds: Collection[str] = (),
+    instances: Collection[str] = (),
+    since_unix_ms: int | None = None,
 ) -> ledger_pb2.TailRequest:
     """Ask for entries."""
-    request = ledger_pb2.TailRequest(from_index=start, follow=follow, kinds=sorted(kinds))
+    request = ledger_pb2.TailRequest(from_index=start, follow=follow, kinds=sorted(kinds), instances=sorted(instances))
     if since_unix_ms is not None:
         request.since.FromMilliseconds(since_unix_ms)
     return request

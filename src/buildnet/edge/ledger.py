@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
-from typing import Final
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Final
 
 from buildnet.edge.bridge import Call, Method
 from buildnet.errors import Forbidden, InvalidRequest, NotFound
-from buildnet.ledger import queries, statements
+from buildnet.ledger import leaf, queries, statements
 from buildnet.ledger.cosigned import Cosigned
 from buildnet.ledger.log import LedgerLog
-from buildnet.model.caller import looked_up
+from buildnet.model.caller import Caller, looked_up
 from buildnet.model.digest import Digest
 from buildnet.model.posting import is_account
 from buildnet.wire._gen.buildnet.v1 import ledger_pb2
@@ -21,7 +21,7 @@ from buildnet.wire._gen.google.protobuf import timestamp_pb2
 from buildnet.wire.native import translated
 
 _LEDGER = "/buildnet.v1.LedgerService/"
-_KINDS_MAX: Final = 64
+_NAMED_MAX: Final = 64
 _ACCOUNTS_MAX: Final = 1000
 _ENTRIES_AT_ONCE: Final = 500
 # The index of the entry by which the cached result of an action became visible, by instance and digest text.
@@ -74,44 +74,61 @@ class LedgerService:
 
     async def tail(self, request: ledger_pb2.TailRequest, call: Call) -> AsyncIterator[ledger_pb2.LedgerEntry]:
         """Entries in order, those of the kinds asked for."""
-        if len(request.kinds) > _KINDS_MAX:
-            raise InvalidRequest(f"more than {_KINDS_MAX} kinds; leave the field empty for all", field="kinds")
+        for field, named in (("kinds", request.kinds), ("instances", request.instances)):
+            if len(named) > _NAMED_MAX:
+                raise InvalidRequest(f"more than {_NAMED_MAX} {field}; leave the field empty for all", field=field)
         kinds = frozenset(request.kinds)
         start = request.from_index
         if request.HasField("since"):
             since_ms = _unix_ms(request.since)
             start = max(start, await self._ledger.look(lambda c: queries.first_since(c, since_ms)))
+        wanted = Caller(instances=tuple(request.instances) or None)
         async for index, body in self._ledger.tail(start, follow=request.follow):
             fields = json.loads(body)
-            if not kinds or fields["kind"] in kinds:
+            if (not kinds or fields["kind"] in kinds) and _sees(wanted, fields) and _sees(call.caller, fields):
                 yield _message(index, body, fields["at_unix_ms"])
 
     async def get(self, request: ledger_pb2.GetRequest, call: Call) -> ledger_pb2.LedgerEntry:
         """One entry."""
-        return _entry(request.index, await self._ledger.get(request.index))
+        return await self._entry(request.index, call.caller)
+
+    async def _entry(self, index: int, caller: Caller) -> ledger_pb2.LedgerEntry:
+        """An entry that the caller may see.
+
+        Raises:
+            NotFound: there is none.
+            Forbidden: it is of other instances than the caller's.
+        """
+        body = await self._ledger.get(index)
+        fields = json.loads(body)
+        if not _sees(caller, fields):
+            raise Forbidden(f"entry {index} is not of an instance that you may see")
+        return _message(index, body, fields["at_unix_ms"])
 
     async def prove_inclusion(
         self, request: ledger_pb2.ProveInclusionRequest, call: Call
     ) -> ledger_pb2.ProveInclusionResponse:
         """One entry and its path to the root of a signed checkpoint."""
-        return await self._proof(request.index, request.tree_size)
+        return await self._proof(request.index, call.caller, request.tree_size)
 
-    async def _proof(self, index: int, size: int = 0) -> ledger_pb2.ProveInclusionResponse:
+    async def _proof(self, index: int, caller: Caller, size: int = 0) -> ledger_pb2.ProveInclusionResponse:
         size = size or await self._ledger.signed_size()
         note = await self._ledger.checkpoint(size)
         hashes = await self._ledger.prove_inclusion(index, size)
-        body = await self._ledger.get(index)
+        entry = await self._entry(index, caller)
         return ledger_pb2.ProveInclusionResponse(
-            entry=_entry(index, body), hashes=hashes, checkpoint=self._note(note), tree_size=size
+            entry=entry, hashes=hashes, checkpoint=self._note(note), tree_size=size
         )
 
     async def get_receipt(self, request: ledger_pb2.GetReceiptRequest, call: Call) -> ledger_pb2.ProveInclusionResponse:
         """The entry of an action's newest result that the caller would be told, with its proof."""
         action = Digest.parse(request.action_digest).text
+        if not call.caller.may_see(request.instance_name):
+            raise Forbidden(f"the instance {request.instance_name!r} is not one that you may see")
         for instance in looked_up(call.caller.written(request.instance_name)):
             index = await self._result_entry(action, instance)
             if index is not None:
-                return await self._proof(index)
+                return await self._proof(index, call.caller)
         raise NotFound(
             f"no entry tells of a result of {action} in the instance {request.instance_name!r}; run it first",
             kind="result",
@@ -226,8 +243,12 @@ def _unix_ms(time: timestamp_pb2.Timestamp) -> int:
     return time.seconds * 1000 + time.nanos // 1_000_000
 
 
-def _entry(index: int, body: bytes) -> ledger_pb2.LedgerEntry:
-    return _message(index, body, json.loads(body)["at_unix_ms"])
+def _sees(caller: Caller, fields: Mapping[str, Any]) -> bool:
+    """Whether all that an entry tells of is the caller's to see."""
+    if caller.instances is None:
+        return True
+    instances = leaf.instances_of(fields)
+    return bool(instances) and all(map(caller.may_see, instances))
 
 
 def _message(index: int, body: bytes, at_unix_ms: int) -> ledger_pb2.LedgerEntry:

@@ -28,17 +28,29 @@ class ClientResults:
             BuildNetError: the ledger refused; none of them is committed.
         """
         now = self._clock.now_unix_ms()
-        groups = list(_grouped(rows))
+        # An entry is of one namespace, so that who may see no other may see it whole.
+        order = sorted(range(len(rows)), key=lambda place: _namespace(rows[place]))
+        groups = list(_grouped([rows[place] for place in order]))
         first = await self._ledger.append([Entry("results.updated", now, {"results": group}) for group in groups])
-        return [first + number for number, group in enumerate(groups) for _ in group]
+        indices = [0] * len(rows)
+        entries = (first + number for number, group in enumerate(groups) for _ in group)
+        for place, index in zip(order, entries, strict=True):
+            indices[place] = index
+        return indices
+
+
+def _namespace(row: str) -> str:
+    return row.partition(" ")[0]
 
 
 def _grouped(rows: Sequence[str]) -> Iterator[list[str]]:
+    """Rows that stand together and are of one namespace, as many as fit an entry."""
     group: list[str] = []
     size_bytes = 0
     for row in rows:
         cost_bytes = len(row.encode()) + row.count('"') + row.count("\\") + _ROW_COST_BYTES
-        if group and size_bytes + cost_bytes > _ROWS_BYTES_MAX:
+        full = size_bytes + cost_bytes > _ROWS_BYTES_MAX
+        if group and (full or _namespace(row) != _namespace(group[0])):
             yield group
             group, size_bytes = [], 0
         group.append(row)

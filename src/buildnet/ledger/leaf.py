@@ -6,6 +6,7 @@ What the quick one cannot say, or might say otherwise, is left to `Entry.encode`
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, Final
 
 import orjson
@@ -60,3 +61,12 @@ def _slow(body: bytes) -> object:
     if again != body:
         raise ValueError("it is not in its one form")
     return value
+
+
+def instances_of(fields: Mapping[str, Any]) -> frozenset[str]:
+    """The instances that an entry is of, as keys of results name them; none when it is of the whole."""
+    if isinstance(fields.get("instance"), str):
+        return frozenset((fields["instance"],))
+    if fields.get("kind") == "results.updated":
+        return frozenset(row.rsplit(" ", 2)[0] for row in fields["results"])
+    return frozenset()

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from buildnet.wire._gen.google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _POOL.AddSerializedFile(b'\n\x18\x62uildnet/v1/ledger.proto\x12\x0b\x62uildnet.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"R\n\x0bLedgerEntry\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12&\n\x02\x61t\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"0\n\nCheckpoint\x12\x0c\n\x04note\x18\x01 \x01(\t\x12\x14\n\x0cverifier_key\x18\x02 \x01(\t\"\x1f\n\rAppendRequest\x12\x0e\n\x06\x62odies\x18\x01 \x03(\x0c\"%\n\x0e\x41ppendResponse\x12\x13\n\x0b\x66irst_index\x18\x01 \x01(\x04\"k\n\x0bTailRequest\x12\x12\n\nfrom_index\x18\x01 \x01(\x04\x12\x0e\n\x06\x66ollow\x18\x02 \x01(\x08\x12\r\n\x05kinds\x18\x03 \x03(\t\x12)\n\x05since\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x1b\n\nGetRequest\x12\r\n\x05index\x18\x01 \x01(\x04\"9\n\x15ProveInclusionRequest\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x11\n\ttree_size\x18\x02 \x01(\x04\"\x91\x01\n\x16ProveInclusionResponse\x12\'\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x18.buildnet.v1.LedgerEntry\x12\x0e\n\x06hashes\x18\x02 \x03(\x0c\x12+\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x17.buildnet.v1.Checkpoint\x12\x11\n\ttree_size\x18\x04 \x01(\x04\"=\n\x17ProveConsistencyRequest\x12\x11\n\tfrom_size\x18\x01 \x01(\x04\x12\x0f\n\x07to_size\x18\x02 \x01(\x04\";\n\x18ProveConsistencyResponse\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\x12\x0f\n\x07to_size\x18\x02 \x01(\x04\"(\n\x14GetCheckpointRequest\x12\x10\n\x08\x63osigned\x18\x01 \x01(\x08\"A\n\x11GetReceiptRequest\x12\x15\n\rinstance_name\x18\x01 \x01(\t\x12\x15\n\raction_digest\x18\x02 \x01(\t\"L\n\x13ListAccountsRequest\x12\x0e\n\x06prefix\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"\x94\x01\n\x07\x41\x63\x63ount\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04unit\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\t\x12\x15\n\rdebits_posted\x18\x04 \x01(\t\x12\x16\n\x0e\x63redits_posted\x18\x05 \x01(\t\x12\x16\n\x0e\x64\x65\x62its_pending\x18\x06 \x01(\t\x12\x17\n\x0f\x63redits_pending\x18\x07 \x01(\t\"W\n\x14ListAccountsResponse\x12&\n\x08\x61\x63\x63ounts\x18\x01 \x03(\x0b\x32\x14.buildnet.v1.Account\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"N\n\x10StatementRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12)\n\x05since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xca\x01\n\x07Posting\x12\r\n\x05index\x18\x01 \x01(\x04\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\r\n\x05\x64\x65\x62it\x18\x04 \x01(\t\x12\x0e\n\x06\x63redit\x18\x05 \x01(\t\x12\x0c\n\x04unit\x18\x06 \x01(\t\x12\x0e\n\x06\x61mount\x18\x07 \x01(\t\x12\x0e\n\x06status\x18\x08 \x01(\t\x12\x15\n\rdebits_posted\x18\t \x01(\t\x12\x16\n\x0e\x63redits_posted\x18\n \x01(\t2\xbf\x05\n\rLedgerService\x12\x41\n\x06\x41ppend\x12\x1a.buildnet.v1.AppendRequest\x1a\x1b.buildnet.v1.AppendResponse\x12<\n\x04Tail\x12\x18.buildnet.v1.TailRequest\x1a\x18.buildnet.v1.LedgerEntry0\x01\x12\x38\n\x03Get\x12\x17.buildnet.v1.GetRequest\x1a\x18.buildnet.v1.LedgerEntry\x12Y\n\x0eProveInclusion\x12\".buildnet.v1.ProveInclusionRequest\x1a#.buildnet.v1.ProveInclusionResponse\x12_\n\x10ProveConsistency\x12$.buildnet.v1.ProveConsistencyRequest\x1a%.buildnet.v1.ProveConsistencyResponse\x12K\n\rGetCheckpoint\x12!.buildnet.v1.GetCheckpointRequest\x1a\x17.buildnet.v1.Checkpoint\x12Q\n\nGetReceipt\x12\x1e.buildnet.v1.GetReceiptRequest\x1a#.buildnet.v1.ProveInclusionResponse\x12S\n\x0cListAccounts\x12 .buildnet.v1.ListAccountsRequest\x1a!.buildnet.v1.ListAccountsResponse\x12\x42\n\tStatement\x12\x1d.buildnet.v1.StatementRequest\x1a\x14.buildnet.v1.Posting0\x01\x62\x06proto3')
+DESCRIPTOR = _POOL.AddSerializedFile(b'\n\x18\x62uildnet/v1/ledger.proto\x12\x0b\x62uildnet.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"R\n\x0bLedgerEntry\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12&\n\x02\x61t\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"0\n\nCheckpoint\x12\x0c\n\x04note\x18\x01 \x01(\t\x12\x14\n\x0cverifier_key\x18\x02 \x01(\t\"\x1f\n\rAppendRequest\x12\x0e\n\x06\x62odies\x18\x01 \x03(\x0c\"%\n\x0e\x41ppendResponse\x12\x13\n\x0b\x66irst_index\x18\x01 \x01(\x04\"~\n\x0bTailRequest\x12\x12\n\nfrom_index\x18\x01 \x01(\x04\x12\x0e\n\x06\x66ollow\x18\x02 \x01(\x08\x12\r\n\x05kinds\x18\x03 \x03(\t\x12)\n\x05since\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tinstances\x18\x05 \x03(\t\"\x1b\n\nGetRequest\x12\r\n\x05index\x18\x01 \x01(\x04\"9\n\x15ProveInclusionRequest\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x11\n\ttree_size\x18\x02 \x01(\x04\"\x91\x01\n\x16ProveInclusionResponse\x12\'\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x18.buildnet.v1.LedgerEntry\x12\x0e\n\x06hashes\x18\x02 \x03(\x0c\x12+\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x17.buildnet.v1.Checkpoint\x12\x11\n\ttree_size\x18\x04 \x01(\x04\"=\n\x17ProveConsistencyRequest\x12\x11\n\tfrom_size\x18\x01 \x01(\x04\x12\x0f\n\x07to_size\x18\x02 \x01(\x04\";\n\x18ProveConsistencyResponse\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\x12\x0f\n\x07to_size\x18\x02 \x01(\x04\"(\n\x14GetCheckpointRequest\x12\x10\n\x08\x63osigned\x18\x01 \x01(\x08\"A\n\x11GetReceiptRequest\x12\x15\n\rinstance_name\x18\x01 \x01(\t\x12\x15\n\raction_digest\x18\x02 \x01(\t\"L\n\x13ListAccountsRequest\x12\x0e\n\x06prefix\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"\x94\x01\n\x07\x41\x63\x63ount\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04unit\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\t\x12\x15\n\rdebits_posted\x18\x04 \x01(\t\x12\x16\n\x0e\x63redits_posted\x18\x05 \x01(\t\x12\x16\n\x0e\x64\x65\x62its_pending\x18\x06 \x01(\t\x12\x17\n\x0f\x63redits_pending\x18\x07 \x01(\t\"W\n\x14ListAccountsResponse\x12&\n\x08\x61\x63\x63ounts\x18\x01 \x03(\x0b\x32\x14.buildnet.v1.Account\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"N\n\x10StatementRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12)\n\x05since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xca\x01\n\x07Posting\x12\r\n\x05index\x18\x01 \x01(\x04\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\r\n\x05\x64\x65\x62it\x18\x04 \x01(\t\x12\x0e\n\x06\x63redit\x18\x05 \x01(\t\x12\x0c\n\x04unit\x18\x06 \x01(\t\x12\x0e\n\x06\x61mount\x18\x07 \x01(\t\x12\x0e\n\x06status\x18\x08 \x01(\t\x12\x15\n\rdebits_posted\x18\t \x01(\t\x12\x16\n\x0e\x63redits_posted\x18\n \x01(\t2\xbf\x05\n\rLedgerService\x12\x41\n\x06\x41ppend\x12\x1a.buildnet.v1.AppendRequest\x1a\x1b.buildnet.v1.AppendResponse\x12<\n\x04Tail\x12\x18.buildnet.v1.TailRequest\x1a\x18.buildnet.v1.LedgerEntry0\x01\x12\x38\n\x03Get\x12\x17.buildnet.v1.GetRequest\x1a\x18.buildnet.v1.LedgerEntry\x12Y\n\x0eProveInclusion\x12\".buildnet.v1.ProveInclusionRequest\x1a#.buildnet.v1.ProveInclusionResponse\x12_\n\x10ProveConsistency\x12$.buildnet.v1.ProveConsistencyRequest\x1a%.buildnet.v1.ProveConsistencyResponse\x12K\n\rGetCheckpoint\x12!.buildnet.v1.GetCheckpointRequest\x1a\x17.buildnet.v1.Checkpoint\x12Q\n\nGetReceipt\x12\x1e.buildnet.v1.GetReceiptRequest\x1a#.buildnet.v1.ProveInclusionResponse\x12S\n\x0cListAccounts\x12 .buildnet.v1.ListAccountsRequest\x1a!.buildnet.v1.ListAccountsResponse\x12\x42\n\tStatement\x12\x1d.buildnet.v1.StatementRequest\x1a\x14.buildnet.v1.Posting0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,31 +41,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_APPENDRESPONSE']._serialized_start=241
   _globals['_APPENDRESPONSE']._serialized_end=278
   _globals['_TAILREQUEST']._serialized_start=280
-  _globals['_TAILREQUEST']._serialized_end=387
-  _globals['_GETREQUEST']._serialized_start=389
-  _globals['_GETREQUEST']._serialized_end=416
-  _globals['_PROVEINCLUSIONREQUEST']._serialized_start=418
-  _globals['_PROVEINCLUSIONREQUEST']._serialized_end=475
-  _globals['_PROVEINCLUSIONRESPONSE']._serialized_start=478
-  _globals['_PROVEINCLUSIONRESPONSE']._serialized_end=623
-  _globals['_PROVECONSISTENCYREQUEST']._serialized_start=625
-  _globals['_PROVECONSISTENCYREQUEST']._serialized_end=686
-  _globals['_PROVECONSISTENCYRESPONSE']._serialized_start=688
-  _globals['_PROVECONSISTENCYRESPONSE']._serialized_end=747
-  _globals['_GETCHECKPOINTREQUEST']._serialized_start=749
-  _globals['_GETCHECKPOINTREQUEST']._serialized_end=789
-  _globals['_GETRECEIPTREQUEST']._serialized_start=791
-  _globals['_GETRECEIPTREQUEST']._serialized_end=856
-  _globals['_LISTACCOUNTSREQUEST']._serialized_start=858
-  _globals['_LISTACCOUNTSREQUEST']._serialized_end=934
-  _globals['_ACCOUNT']._serialized_start=937
-  _globals['_ACCOUNT']._serialized_end=1085
-  _globals['_LISTACCOUNTSRESPONSE']._serialized_start=1087
-  _globals['_LISTACCOUNTSRESPONSE']._serialized_end=1174
-  _globals['_STATEMENTREQUEST']._serialized_start=1176
-  _globals['_STATEMENTREQUEST']._serialized_end=1254
-  _globals['_POSTING']._serialized_start=1257
-  _globals['_POSTING']._serialized_end=1459
-  _globals['_LEDGERSERVICE']._serialized_start=1462
-  _globals['_LEDGERSERVICE']._serialized_end=2165
+  _globals['_TAILREQUEST']._serialized_end=406
+  _globals['_GETREQUEST']._serialized_start=408
+  _globals['_GETREQUEST']._serialized_end=435
+  _globals['_PROVEINCLUSIONREQUEST']._serialized_start=437
+  _globals['_PROVEINCLUSIONREQUEST']._serialized_end=494
+  _globals['_PROVEINCLUSIONRESPONSE']._serialized_start=497
+  _globals['_PROVEINCLUSIONRESPONSE']._serialized_end=642
+  _globals['_PROVECONSISTENCYREQUEST']._serialized_start=644
+  _globals['_PROVECONSISTENCYREQUEST']._serialized_end=705
+  _globals['_PROVECONSISTENCYRESPONSE']._serialized_start=707
+  _globals['_PROVECONSISTENCYRESPONSE']._serialized_end=766
+  _globals['_GETCHECKPOINTREQUEST']._serialized_start=768
+  _globals['_GETCHECKPOINTREQUEST']._serialized_end=808
+  _globals['_GETRECEIPTREQUEST']._serialized_start=810
+  _globals['_GETRECEIPTREQUEST']._serialized_end=875
+  _globals['_LISTACCOUNTSREQUEST']._serialized_start=877
+  _globals['_LISTACCOUNTSREQUEST']._serialized_end=953
+  _globals['_ACCOUNT']._serialized_start=956
+  _globals['_ACCOUNT']._serialized_end=1104
+  _globals['_LISTACCOUNTSRESPONSE']._serialized_start=1106
+  _globals['_LISTACCOUNTSRESPONSE']._serialized_end=1193
+  _globals['_STATEMENTREQUEST']._serialized_start=1195
+  _globals['_STATEMENTREQUEST']._serialized_end=1273
+  _globals['_POSTING']._serialized_start=1276
+  _globals['_POSTING']._serialized_end=1478
+  _globals['_LEDGERSERVICE']._serialized_start=1481
+  _globals['_LEDGERSERVICE']._serialized_end=2184
 # @@protoc_insertion_point(module_scope)

@@ -40,16 +40,18 @@ class AppendResponse(_message.Message):
     def __init__(self, first_index: _Optional[int] = ...) -> None: ...
 
 class TailRequest(_message.Message):
-    __slots__ = ("from_index", "follow", "kinds", "since")
+    __slots__ = ("from_index", "follow", "kinds", "since", "instances")
     FROM_INDEX_FIELD_NUMBER: _ClassVar[int]
     FOLLOW_FIELD_NUMBER: _ClassVar[int]
     KINDS_FIELD_NUMBER: _ClassVar[int]
     SINCE_FIELD_NUMBER: _ClassVar[int]
+    INSTANCES_FIELD_NUMBER: _ClassVar[int]
     from_index: int
     follow: bool
     kinds: _containers.RepeatedScalarFieldContainer[str]
     since: _timestamp_pb2.Timestamp
-    def __init__(self, from_index: _Optional[int] = ..., follow: _Optional[bool] = ..., kinds: _Optional[_Iterable[str]] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    instances: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, from_index: _Optional[int] = ..., follow: _Optional[bool] = ..., kinds: _Optional[_Iterable[str]] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., instances: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class GetRequest(_message.Message):
     __slots__ = ("index",)
