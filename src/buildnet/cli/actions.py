@@ -35,7 +35,7 @@ command.add_command(watch)
 @command.command("ls", epilog="Example: buildnet actions ls --limit 20")
 @options.of_server
 @options.of_actions
-@click.option("--limit", default=50, show_default=True, help="At most this many.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most this many.")
 @options.as_json
 def ls(url: str | None, state: Path | None, instance: str, only: ActionFilter, limit: int, as_json: bool) -> None:
     """List operations, newest first; cached answers of the door are not operations."""
@@ -75,6 +75,8 @@ def show(url: str | None, state: Path | None, instance: str, as_json: bool, oper
         options.echo_json({**facts(info), "effects": told_effects.facts(told)})
         return
     for name, value in facts(info).items():
+        if name == "exit_code" and info.state != "completed":
+            continue
         if name.endswith("_unix_s") and isinstance(value, float):
             click.echo(f"{name.removesuffix('_unix_s'):20} {moments.shown(round(value * 1000))} UTC")
         elif value not in ("", None) and value is not False:
@@ -104,11 +106,14 @@ def logs(
     as_json: bool,
     operation: str,
 ) -> None:
-    """Print what an action prints or printed: stdout to stdout, stderr to stderr, in the order in which it came."""
+    """Print what an action prints or printed: stdout to stdout, stderr to stderr, in the order in which it came.
+
+    ID is an operation's, the beginning of it, or the word newest.
+    """
     offsets = _offsets(since)
     printer = LogPrinter(timestamps=timestamps)
     with options.connected(url, state, instance) as client:
-        info = client.action(operation)
+        info = client.action(resolved(client, operation))
         for piece in client.logs(info.id, follow=follow, streams=[int(streams)] if streams else (), offsets=offsets):
             if as_json:
                 options.echo_json(

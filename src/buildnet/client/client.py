@@ -401,11 +401,20 @@ class Client:
     # What happens.
 
     async def actions(self, *, limit: int = 100, only: ActionFilter = ALL) -> list[ActionInfo]:
-        """Operations in flight and the newest that ended, newest first."""
-        request = action_pb2.ListActionsRequest(page_size=limit, filter=only.message())
-        path = "/buildnet.v1.ActionService/ListActions"
-        answer = await self._unary(path, request, action_pb2.ListActionsResponse)
-        return [info_of(summary) for summary in answer.actions]
+        """Operations in flight and those that ended, newest first; `limit` of them at most.
+
+        Raises:
+            InvalidRequest: the limit is below 1.
+        """
+        if limit < 1:
+            raise InvalidRequest(f"a list of {limit} operations is none; ask for 1 or more", field="limit")
+        found: list[ActionInfo] = []
+        # A server puts at most a thousand on a page.
+        async for page in self.submissions.action_pages(only=only, page_size=min(limit, 1000)):
+            found += page
+            if len(found) >= limit:
+                break
+        return found[:limit]
 
     async def action(self, operation_id: str) -> ActionInfo:
         """One operation, by its id or an unambiguous beginning of it."""

@@ -39,6 +39,14 @@ _KEYS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "salt": str,
     "priority": int,
 }
+_NAMES: Final[Mapping[type, str]] = {
+    list: "a list",
+    dict: "an object",
+    str: "a text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+}
 _RESOURCES: Final = ("cpus", "memory", "disk", "gpus")
 _SOURCES: Final = ("local", "tree", "file", "output")
 _INPUT_KEYS: Final = ("path", *_SOURCES, "of", "executable")
@@ -97,7 +105,7 @@ def _draft(spec: Any, base: Path, where: str) -> Draft:
         kind = _KEYS[key]
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             names = kind if isinstance(kind, tuple) else (kind,)
-            raise InvalidRequest(f"{where}: {key} must be {' or '.join(name.__name__ for name in names)}", field=key)
+            raise InvalidRequest(f"{where}: {key} must be {' or '.join(_NAMES[name] for name in names)}", field=key)
     fields = {key: spec[key] for key in spec if key not in ("inputs", "require", "platform", "timeout", "resources")}
     for key in ("variables", "pins", "effects", "secrets", "platform"):
         _texts(spec.get(key, {}).values(), f"{where}: values of {key}", key)

@@ -12,6 +12,7 @@ from buildnet.edge import action_filter
 from buildnet.edge.bridge import Call, Method
 from buildnet.edge.execution import check_may_stop, outcome_status
 from buildnet.edge.fleet_watch import Watchers
+from buildnet.edge.paging import page_size_of
 from buildnet.errors import BuildNetError, InvalidRequest, NotFound
 from buildnet.model.caller import Caller, public_instance
 from buildnet.model.digest import UNKNOWN
@@ -80,7 +81,7 @@ class ActionService:
 
     def list_actions(self, request: action_pb2.ListActionsRequest, call: Call) -> action_pb2.ListActionsResponse:
         """Operations, newest first."""
-        limit = min(request.page_size or 100, _LIST_MAX)
+        limit = page_size_of(request.page_size, 100, _LIST_MAX)
         fits = self._fitting(request.filter, call.caller)
         after = action_filter.after_of(request.page_token)
         known = action_filter.later(self._scheduler.operations(), after)

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from buildnet.catalog.constraint import parse
 from buildnet.edge.bridge import Call, Method
+from buildnet.edge.paging import page_size_of
 from buildnet.edge.status import status_of
 from buildnet.errors import Forbidden, InvalidRequest, NotFound, Unimplemented
 from buildnet.model.action import Outcome, Wanted
@@ -117,11 +118,13 @@ class ExecutionService:
         """The newest operations; no filter is known."""
         if request.filter:
             raise Unimplemented("ListOperations knows no filter yet; leave it empty", missing="filter")
-        limit = min(request.page_size or _LIST_MAX, _LIST_MAX)
+        limit = page_size_of(request.page_size, _LIST_MAX, _LIST_MAX)
         try:
             start = int(request.page_token or "0")
-        except ValueError as error:
-            raise InvalidRequest("the page token is not one of ours", field="page_token") from error
+        except ValueError:
+            start = -1
+        if start < 0:
+            raise InvalidRequest("the page token is not one of ours", field="page_token")
         known = [o for o in self._scheduler.operations() if call.caller.may_see(o.wanted.key.instance)]
         page = known[start : start + limit]
         answer = operations_pb2.ListOperationsResponse()

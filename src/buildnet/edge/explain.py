@@ -13,12 +13,13 @@ from typing import Final, TypeVar
 from google.protobuf.message import Message
 
 from buildnet.edge.bridge import Call, Method
+from buildnet.edge.paging import page_size_of
 from buildnet.errors import InvalidRequest, NotFound
 from buildnet.history.explain import Explainer
 from buildnet.history.secrets import shown_arguments
 from buildnet.model.action import ActionKey
 from buildnet.model.caller import Caller, public_instance
-from buildnet.model.digest import Digest
+from buildnet.model.digest import UNKNOWN, Digest
 from buildnet.model.history import Change, Difference, Explanation, Part, PastOperation, Reason
 from buildnet.ports import ActionMessages, Clock, History, HistoryReader
 from buildnet.scheduler.operation import Operation
@@ -113,7 +114,7 @@ class ExplainService:
     async def past(self, request: pb.GetActionHistoryRequest, call: Call) -> pb.GetActionHistoryResponse:
         """One operation, or the runs of an action or a target, newest first."""
         name, sees = _checked(request.name, "name"), call.caller.may_see
-        limit = min(request.page_size or 100, _LIST_MAX)
+        limit = page_size_of(request.page_size, 100, _LIST_MAX)
 
         def work(reader: HistoryReader) -> pb.GetActionHistoryResponse:
             # More than are wanted are read, for those that the caller may not see.
@@ -211,7 +212,14 @@ def _one(found: Sequence[PastOperation], name: str, sees: Callable[[str], bool])
 
 
 def _stand_in(operation: Operation) -> PastOperation:
-    wanted = operation.wanted
+    wanted, outcome = operation.wanted, operation.progress.outcome
+    if wanted.key.digest == UNKNOWN:
+        why = "it waits for others of its graph" if outcome is None else outcome.message
+        raise NotFound(
+            f"the operation {operation.id} was never asked of a worker, so there is no action to explain: {why}",
+            kind="action",
+            name=operation.id,
+        )
     return PastOperation(
         number=0,
         operation=operation.id,

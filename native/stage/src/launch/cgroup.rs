@@ -348,7 +348,9 @@ impl Group {
             if number(&group.join(current)).is_none_or(|used| used > limit / 8) {
                 return false;
             }
-            self.peak_is_own = fs::write(group.join(peak), "0").is_ok();
+            // v2 forgets the peak for the descriptor that wrote alone (cgroup-v2.rst, memory.peak): who reads it anew is
+            // told of earlier actions too.
+            self.peak_is_own = self.version == 1 && fs::write(group.join(peak), "0").is_ok();
         }
         self.before = self.look_at_all();
         true
@@ -382,6 +384,10 @@ impl Group {
     /// SIGKILL to every member, for what has left the process group.
     pub(crate) fn kill(&self) {
         for dir in self.dirs() {
+            // v2 since Linux 5.14: nobody gets away by forking (cgroup-v2.rst, cgroup.kill).
+            if self.version == 2 && fs::write(dir.join("cgroup.kill"), "1").is_ok() {
+                continue;
+            }
             let members = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
             for pid in members.lines().filter_map(|line| line.parse().ok()) {
                 // A pid of 0 is one of another pid namespace: not ours to name.
@@ -481,6 +487,86 @@ mod tests {
         assert_eq!((shares_of(1), weight_of(1)), (2, 1));
         assert_eq!((shares_of(u64::MAX), weight_of(u64::MAX)), (262_144, 10_000));
         assert_eq!((shares_of(500), weight_of(500)), (512, 50));
+    }
+
+    /// A group of version 2 as the kernel shows one, in a directory of this test's own.
+    struct Fake {
+        dir: PathBuf,
+    }
+
+    impl Fake {
+        fn new(files: &[(&str, &str)]) -> Self {
+            let dir = std::env::temp_dir().join(format!("buildnet-cgroup-{}", unique("fake")));
+            fs::create_dir_all(&dir).unwrap();
+            for (name, text) in files {
+                fs::write(dir.join(name), text).unwrap();
+            }
+            Self { dir }
+        }
+
+        fn group(&self, wants: Wants) -> Group {
+            let part = |kind| Part { kind, home: self.dir.clone(), group: self.dir.clone() };
+            Group {
+                name: "fake".into(),
+                version: 2,
+                parts: vec![part(Kind::Memory), part(Kind::Pids)],
+                wants,
+                before: Sight::default(),
+                peak_is_own: true,
+            }
+        }
+
+        fn text(&self, name: &str) -> String {
+            fs::read_to_string(self.dir.join(name)).unwrap()
+        }
+    }
+
+    impl Drop for Fake {
+        fn drop(&mut self) {
+            fs::remove_dir_all(&self.dir).unwrap();
+        }
+    }
+
+    const WANTS: Wants = Wants { memory_bytes: Some(1 << 20), pids_max: Some(10), cpu_milli: None };
+
+    #[test]
+    fn version_two_kills_all_of_an_action_and_lets_none_of_it_swap() {
+        let fake = Fake::new(&[("memory.max", "max"), ("memory.oom.group", "0"), ("memory.swap.max", "max")]);
+        let group = std::mem::ManuallyDrop::new(fake.group(WANTS));
+        group.limit_memory(&fake.dir, 4096).unwrap();
+        let told = ["memory.max", "memory.oom.group", "memory.swap.max"].map(|name| fake.text(name));
+        assert_eq!(told, ["4096", "1", "0"]);
+        group.kill();
+        assert_eq!(fake.text("cgroup.kill"), "1");
+    }
+
+    #[test]
+    fn version_two_tells_what_this_action_did_and_no_earlier_one() {
+        let fake = Fake::new(&[
+            ("memory.events", "low 0\nhigh 0\nmax 7\noom 2\noom_kill 3\noom_group_kill 1\n"),
+            ("memory.peak", "12345\n"),
+            ("memory.current", "4096\n"),
+            ("pids.events", "max 5\n"),
+            ("pids.current", "0\n"),
+        ]);
+        let mut group = std::mem::ManuallyDrop::new(fake.group(WANTS));
+        let first = group.look();
+        assert_eq!((first.memory_kills, first.fork_refusals, first.memory_peak_bytes), (3, 5, Some(12345)));
+        assert!(group.renew());
+        fs::write(fake.dir.join("memory.events"), "oom_kill 4\n").unwrap();
+        let second = group.look();
+        // The peak of the whole group would be taken for this action's.
+        assert_eq!((second.memory_kills, second.fork_refusals, second.memory_peak_bytes), (1, 0, None));
+        assert_eq!(fake.text("memory.peak"), "12345\n");
+    }
+
+    #[test]
+    fn version_two_renews_no_group_that_is_full_or_inhabited() {
+        for (current, pids) in [("131073", "0"), ("0", "1"), ("none", "0")] {
+            let fake = Fake::new(&[("memory.current", current), ("pids.current", pids)]);
+            let mut group = std::mem::ManuallyDrop::new(fake.group(WANTS));
+            assert!(!group.renew(), "{current} bytes and {pids} processes are left");
+        }
     }
 
     #[test]
