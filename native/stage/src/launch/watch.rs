@@ -148,7 +148,8 @@ impl<'a> Watch<'a> {
         while self.step(&supervisor) {}
         supervisor.finish(self.answered);
         self.drain();
-        if self.started.is_none() {
+        // One that was stopped, and whose supervisor was killed before it told of the start, has run all the same.
+        if self.started.is_none() && (self.reason.is_empty() || self.failure.is_some()) {
             return Err(self.failure.unwrap_or_else(|| error::sandbox("the sandbox ended before it ran the program")));
         }
         if self.setting.disk.is_limited() {
