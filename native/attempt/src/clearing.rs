@@ -1,7 +1,8 @@
 //! What an attempt leaves is removed beside: neither its result nor its slot waits for that.
 //!
 //! To remove a directory takes two milliseconds on some file systems. It is put aside by a rename, and removed by threads that
-//! share no directory. What waits is bounded; past that, whoever brings more waits too.
+//! share no directory, several at a time: to wake a thread costs more than to remove what a small action left. What waits is
+//! bounded; past that, whoever brings more waits too.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use buildnet_formats::NativeError;
 use buildnet_stage::{quiet_thread, remove_tree};
@@ -16,6 +18,9 @@ use buildnet_stage::{quiet_thread, remove_tree};
 const LANES: u64 = 4;
 /// What waits to be removed still takes room on the disk.
 const WAITING_MAX: usize = 256;
+/// So many are removed at once, or what came within the linger.
+const BATCH: usize = 8;
+const LINGER: Duration = Duration::from_millis(20);
 
 #[derive(Default)]
 struct Waiting {
@@ -80,8 +85,11 @@ impl Clearing {
             waiting = self.lanes.fewer.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
         waiting.paths.push_back(aside);
+        let count = waiting.paths.len();
         drop(waiting);
-        self.lanes.more.notify_one();
+        if count == 1 || count.is_multiple_of(BATCH) {
+            self.lanes.more.notify_one();
+        }
     }
 
     /// Return once all that was taken is removed.
@@ -104,19 +112,31 @@ impl Lanes {
     fn remove(&self) {
         let mut waiting = self.lock();
         loop {
-            let Some(path) = waiting.paths.pop_front() else {
+            if waiting.paths.is_empty() {
                 if waiting.closed {
                     return;
                 }
                 waiting = self.more.wait(waiting).unwrap_or_else(PoisonError::into_inner);
                 continue;
-            };
+            }
+            let few = |waiting: &mut Waiting| (1..BATCH).contains(&waiting.paths.len()) && !waiting.closed;
+            waiting = self.more.wait_timeout_while(waiting, LINGER, few).unwrap_or_else(PoisonError::into_inner).0;
+            let count = waiting.paths.len().min(BATCH);
+            let batch: Vec<PathBuf> = waiting.paths.drain(..count).collect();
             drop(waiting);
-            // What cannot be removed goes when the worker next starts.
-            let _ = remove_tree(&path);
-            self.fewer.notify_one();
+            batch.iter().for_each(|path| remove(path));
+            self.fewer.notify_all();
             waiting = self.lock();
         }
+    }
+}
+
+/// What cannot be removed goes when the worker next starts.
+fn remove(path: &Path) {
+    // Most leave nothing: three calls instead of a walk that trusts nothing.
+    let gone = ["root", "tmp"].iter().all(|name| fs::remove_dir(path.join(name)).is_ok());
+    if !gone || fs::remove_dir(path).is_err() {
+        let _ = remove_tree(path);
     }
 }
 

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use buildnet_formats::{Digest, NativeError};
@@ -91,7 +91,8 @@ impl State {
 /// A caller's hold on one attempt. Dropping it stops nothing.
 pub struct Attempt {
     state: Arc<State>,
-    inner: Arc<Inner>,
+    /// The store is closed with the crew, however long somebody holds this.
+    inner: Weak<Inner>,
 }
 
 impl Attempt {
@@ -128,7 +129,9 @@ impl Attempt {
 
     /// The sandbox elsewhere has run it, or could not.
     pub fn finish(&self, ending: Option<Ending>) {
-        self.inner.give(Job::Finish(ending.map(Box::new), Arc::clone(&self.state)));
+        if let Some(inner) = self.inner.upgrade() {
+            inner.give(Job::Finish(ending.map(Box::new), Arc::clone(&self.state)));
+        }
     }
 }
 
@@ -167,7 +170,7 @@ impl Crew {
             begun: Mutex::default(),
         });
         self.inner.give(Job::Run(Box::new(order), Arc::clone(&state)));
-        Attempt { state, inner: Arc::clone(&self.inner) }
+        Attempt { state, inner: Arc::downgrade(&self.inner) }
     }
 
     /// Bring blobs, and a tree, into the worker's store, or say everything that is missing. Blocks.

@@ -3,6 +3,7 @@
 
 use std::os::fd::{IntoRawFd, RawFd};
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use buildnet_attempt as native;
@@ -31,7 +32,7 @@ impl PyShown {
 /// The attempts of one worker.
 #[pyclass(name = "Crew", module = "buildnet._native", frozen)]
 pub struct PyCrew {
-    crew: native::Crew,
+    crew: Mutex<Option<Arc<native::Crew>>>,
     hidden: Vec<PathBuf>,
     files: Vec<(PathBuf, Vec<u8>)>,
 }
@@ -57,24 +58,24 @@ impl PyCrew {
         };
         let (hidden, files) = (field(room, "hidden")?, read_files(room)?);
         let crew = py.detach(|| native::Crew::open(made)).map_err(raise)?;
-        Ok(Self { crew, hidden, files })
+        Ok(Self { crew: Mutex::new(Some(Arc::new(crew))), hidden, files })
     }
 
     /// Readable while there are events to take.
     #[getter]
-    fn fd(&self) -> RawFd {
-        self.crew.fd()
+    fn fd(&self) -> PyResult<RawFd> {
+        Ok(self.open_crew()?.fd())
     }
 
     /// What there is to be said: (fence, what, about it).
     fn take<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyTuple>>> {
-        self.crew.take().into_iter().map(|event| told(py, event)).collect()
+        self.open_crew()?.take().into_iter().map(|event| told(py, event)).collect()
     }
 
     /// Have an attempt made.
     fn run(&self, order: &Bound<'_, PyMapping>) -> PyResult<PyAttempt> {
         let order = self.order(order)?;
-        Ok(PyAttempt(self.crew.run(order)))
+        Ok(PyAttempt(self.open_crew()?.run(order)))
     }
 
     /// Bring blobs, and a tree, into the worker's store.
@@ -83,16 +84,27 @@ impl PyCrew {
     fn fetch(&self, py: Python<'_>, blobs: Vec<String>, tree: Option<&str>) -> PyResult<()> {
         let blobs = digests(&blobs).map_err(raise)?;
         let tree: Option<Digest> = tree.map(str::parse).transpose().map_err(raise)?;
-        py.detach(|| self.crew.fetch(&blobs, tree.as_ref())).map_err(raise)
+        let crew = self.open_crew()?;
+        py.detach(|| crew.fetch(&blobs, tree.as_ref())).map_err(raise)
     }
 
     /// Return once nothing of any attempt is left.
     fn close(&self, py: Python<'_>) {
-        py.detach(|| self.crew.close());
+        let crew = self.crew.lock().unwrap_or_else(PoisonError::into_inner).take();
+        py.detach(|| {
+            if let Some(crew) = crew {
+                crew.close();
+            }
+        });
     }
 }
 
 impl PyCrew {
+    fn open_crew(&self) -> PyResult<Arc<native::Crew>> {
+        let crew = self.crew.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        crew.ok_or_else(|| raise(NativeError::internal("the crew is closed")))
+    }
+
     fn order(&self, order: &Bound<'_, PyMapping>) -> PyResult<native::Order> {
         let shown: PyRef<'_, PyShown> = entry(order, "shown")?;
         let mut plan = read_rules(order, shown.0.clone())?;

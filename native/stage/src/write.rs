@@ -101,8 +101,14 @@ impl Writer<'_> {
                 parts.push(Part { made: index, from, to: count.min(from + ENTRIES_AT_ONCE) });
             }
         }
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = (entries / ENTRIES_PER_THREAD).clamp(1, processors.min(THREADS_MAX));
+        let threads = match entries / ENTRIES_PER_THREAD {
+            0 | 1 => 1,
+            // To ask costs a dozen system calls.
+            wanted => {
+                let processors = std::thread::available_parallelism().map_or(1, usize::from);
+                wanted.clamp(1, processors.min(THREADS_MAX))
+            }
+        };
         let next = AtomicUsize::new(0);
         let failed: Mutex<Option<NativeError>> = Mutex::new(None);
         let work = || {

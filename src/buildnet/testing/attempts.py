@@ -18,24 +18,27 @@ class ScriptedRunner:
         self.handles: dict[int, Handle] = {}
         self._stubborn = stubborn
         self._outcomes: dict[int, Outcome] = {}
+        self._news: dict[int, asyncio.Event] = {}
 
     def finish(self, fence: int, outcome: Outcome) -> None:
         """Let an attempt end, now or as soon as it begins."""
         self._outcomes[fence] = outcome
-        if fence in self.handles:
-            self.handles[fence].news.set()
+        if fence in self._news:
+            self._news[fence].set()
 
     async def run(self, assignment: Assignment, handle: Handle) -> Outcome:
         """Wait for the end of one attempt."""
         fence = assignment.fence
         self.begun.append(fence)
         self.handles[fence] = handle
+        news = self._news[fence] = asyncio.Event()
+        handle.on_stop(lambda _: news.set())
         while fence not in self._outcomes:
             if handle.stop_reason is not None and not self._stubborn:
                 self.stopped.append((fence, handle.stop_reason))
                 return Outcome("cancelled", None, handle.stop_reason)
-            handle.news.clear()
-            await handle.news.wait()
+            news.clear()
+            await news.wait()
         return self._outcomes[fence]
 
 

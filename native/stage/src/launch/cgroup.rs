@@ -3,9 +3,10 @@
 //! Uses whichever of cgroup v1 and v2 can really be written (kernel docs, cgroup-v1 and cgroup-v2); never moves the worker.
 //! The parent `buildnet` goes when its last group goes: an enclosing group must stay removable.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -221,6 +222,7 @@ pub(crate) struct Group {
     pub(crate) wants: Wants,
     /// What earlier actions in it did: the kernel counts on.
     before: Sight,
+    readings: Readings,
     /// Whether the kernel's peak is of this action alone.
     peak_is_own: bool,
 }
@@ -253,11 +255,13 @@ impl Group {
             parts: Vec::new(),
             wants,
             before: Sight::default(),
+            readings: Readings::default(),
             peak_is_own: true,
         };
         for (kind, (home, amount)) in wanted {
             group.add(kind, home, amount)?;
         }
+        group.readings = Readings::of(&group);
         Ok(Some(group))
     }
 
@@ -326,7 +330,7 @@ impl Group {
 
     /// What this action did in it.
     pub(crate) fn look(&self) -> Sight {
-        let all = self.look_at_all();
+        let all = self.readings.sight();
         Sight {
             memory_kills: all.memory_kills.saturating_sub(self.before.memory_kills),
             fork_refusals: all.fork_refusals.saturating_sub(self.before.fork_refusals),
@@ -334,51 +338,31 @@ impl Group {
         }
     }
 
-    /// Make it as new for another action; false when it cannot be, or when it is not empty.
-    pub(crate) fn renew(&mut self) -> bool {
-        let (current, peak) = match self.version {
-            2 => ("memory.current", "memory.peak"),
-            _ => ("memory.usage_in_bytes", "memory.max_usage_in_bytes"),
-        };
+    /// Make it as new for another action, after `look` saw so much; false when it cannot be, or when it is not empty.
+    pub(crate) fn renew(&mut self, seen: Sight) -> bool {
         if !self.is_empty() {
             return false;
         }
-        if let Some((group, limit)) = self.part(Kind::Memory).zip(self.wants.memory_bytes) {
+        if let Some(limit) = self.part(Kind::Memory).and(self.wants.memory_bytes) {
             // Cached pages of an earlier action give way, but a group full of them is slow.
-            if number(&group.join(current)).is_none_or(|used| used > limit / 8) {
+            if number(self.readings.used.as_ref()).is_none_or(|used| used > limit / 8) {
                 return false;
             }
-            // v2 forgets the peak for the descriptor that wrote alone (cgroup-v2.rst, memory.peak): who reads it anew is
-            // told of earlier actions too.
-            self.peak_is_own = self.version == 1 && fs::write(group.join(peak), "0").is_ok();
+            // v2 forgets it for the descriptor that wrote alone (cgroup-v2.rst, memory.peak), by which it is read too.
+            let peak = self.readings.peak.as_ref();
+            self.peak_is_own = peak.is_some_and(|file| file.write_at(b"0", 0).is_ok());
         }
-        self.before = self.look_at_all();
+        // Empty, so nothing was counted since.
+        self.before.memory_kills += seen.memory_kills;
+        self.before.fork_refusals += seen.fork_refusals;
         true
     }
 
     fn is_empty(&self) -> bool {
-        match self.part(Kind::Pids) {
-            Some(group) => number(&group.join("pids.current")) == Some(0),
-            None => {
-                self.dirs().all(|dir| fs::read_to_string(dir.join("cgroup.procs")).is_ok_and(|text| text.is_empty()))
-            }
+        if self.readings.members.is_some() {
+            return number(self.readings.members.as_ref()) == Some(0);
         }
-    }
-
-    fn look_at_all(&self) -> Sight {
-        let mut sight = Sight::default();
-        let names = match self.version {
-            2 => ["memory.events", "memory.peak"],
-            _ => ["memory.oom_control", "memory.max_usage_in_bytes"],
-        };
-        if let Some(group) = self.part(Kind::Memory) {
-            sight.memory_kills = keyed(&group.join(names[0]), "oom_kill");
-            sight.memory_peak_bytes = number(&group.join(names[1]));
-        }
-        if let Some(group) = self.part(Kind::Pids) {
-            sight.fork_refusals = keyed(&group.join("pids.events"), "max");
-        }
-        sight
+        self.dirs().all(|dir| fs::read_to_string(dir.join("cgroup.procs")).is_ok_and(|text| text.is_empty()))
     }
 
     /// SIGKILL to every member, for what has left the process group.
@@ -422,12 +406,58 @@ fn weight_of(cpu_milli: u64) -> u64 {
     (cpu_milli / 10).clamp(1, 10_000)
 }
 
-fn number(path: &Path) -> Option<u64> {
-    fs::read_to_string(path).ok()?.trim().parse().ok()
+/// What is read for each action, opened once: absent where the kernel has none.
+#[derive(Debug, Default)]
+struct Readings {
+    kills: Option<File>,
+    peak: Option<File>,
+    used: Option<File>,
+    refusals: Option<File>,
+    members: Option<File>,
 }
 
-fn keyed(path: &Path, key: &str) -> u64 {
-    let text = fs::read_to_string(path).unwrap_or_default();
+impl Readings {
+    fn of(group: &Group) -> Self {
+        let names = match group.version {
+            2 => ["memory.events", "memory.peak", "memory.current"],
+            _ => ["memory.oom_control", "memory.max_usage_in_bytes", "memory.usage_in_bytes"],
+        };
+        let file = |kind, name: &str| File::open(group.part(kind)?.join(name)).ok();
+        // Older kernels refuse to have the peak written.
+        let peak = group.part(Kind::Memory).map(|dir| dir.join(names[1]));
+        let peak = peak
+            .and_then(|path| OpenOptions::new().read(true).write(true).open(&path).or_else(|_| File::open(&path)).ok());
+        Self {
+            kills: file(Kind::Memory, names[0]),
+            peak,
+            used: file(Kind::Memory, names[2]),
+            refusals: file(Kind::Pids, "pids.events"),
+            members: file(Kind::Pids, "pids.current"),
+        }
+    }
+
+    fn sight(&self) -> Sight {
+        Sight {
+            memory_kills: keyed(self.kills.as_ref(), "oom_kill"),
+            fork_refusals: keyed(self.refusals.as_ref(), "max"),
+            memory_peak_bytes: number(self.peak.as_ref()),
+        }
+    }
+}
+
+/// As the file is now; these are short.
+fn text(file: Option<&File>) -> Option<String> {
+    let mut buffer = [0; 512];
+    let count = file?.read_at(&mut buffer, 0).ok()?;
+    String::from_utf8(buffer[..count].to_vec()).ok()
+}
+
+fn number(file: Option<&File>) -> Option<u64> {
+    text(file)?.trim().parse().ok()
+}
+
+fn keyed(file: Option<&File>, key: &str) -> u64 {
+    let text = text(file).unwrap_or_default();
     let lines = text.lines().filter_map(|line| line.split_once(' '));
     let value = lines.filter(|(name, _)| *name == key).map(|(_, value)| value);
     value.filter_map(|value| value.parse().ok()).next_back().unwrap_or(0)
@@ -506,14 +536,17 @@ mod tests {
 
         fn group(&self, wants: Wants) -> Group {
             let part = |kind| Part { kind, home: self.dir.clone(), group: self.dir.clone() };
-            Group {
+            let mut group = Group {
                 name: "fake".into(),
                 version: 2,
                 parts: vec![part(Kind::Memory), part(Kind::Pids)],
                 wants,
                 before: Sight::default(),
+                readings: Readings::default(),
                 peak_is_own: true,
-            }
+            };
+            group.readings = Readings::of(&group);
+            group
         }
 
         fn text(&self, name: &str) -> String {
@@ -552,12 +585,13 @@ mod tests {
         let mut group = std::mem::ManuallyDrop::new(fake.group(WANTS));
         let first = group.look();
         assert_eq!((first.memory_kills, first.fork_refusals, first.memory_peak_bytes), (3, 5, Some(12345)));
-        assert!(group.renew());
+        assert!(group.renew(first));
+        // The kernel counts on, but for the peak, which it was told to forget.
+        assert_eq!(fake.text("memory.peak"), "02345\n");
         fs::write(fake.dir.join("memory.events"), "oom_kill 4\n").unwrap();
+        fs::write(fake.dir.join("memory.peak"), "4321\n").unwrap();
         let second = group.look();
-        // The peak of the whole group would be taken for this action's.
-        assert_eq!((second.memory_kills, second.fork_refusals, second.memory_peak_bytes), (1, 0, None));
-        assert_eq!(fake.text("memory.peak"), "12345\n");
+        assert_eq!((second.memory_kills, second.fork_refusals, second.memory_peak_bytes), (1, 0, Some(4321)));
     }
 
     #[test]
@@ -565,7 +599,7 @@ mod tests {
         for (current, pids) in [("131073", "0"), ("0", "1"), ("none", "0")] {
             let fake = Fake::new(&[("memory.current", current), ("pids.current", pids)]);
             let mut group = std::mem::ManuallyDrop::new(fake.group(WANTS));
-            assert!(!group.renew(), "{current} bytes and {pids} processes are left");
+            assert!(!group.renew(Sight::default()), "{current} bytes and {pids} processes are left");
         }
     }
 

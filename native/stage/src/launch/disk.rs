@@ -57,7 +57,9 @@ impl DiskWatch {
 
     /// The command runs from now on.
     pub(crate) fn begin(&mut self, now: Instant) {
-        self.free_at_last_walk_bytes = self.dirs.first().and_then(|dir| free_bytes(dir));
+        if self.is_limited() {
+            self.free_at_last_walk_bytes = self.dirs.first().and_then(|dir| free_bytes(dir));
+        }
         self.last_walk = now;
         self.due = now + FIRST_LOOK;
     }

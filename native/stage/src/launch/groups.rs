@@ -6,7 +6,7 @@
 use std::io;
 use std::sync::{Mutex, MutexGuard};
 
-use super::cgroup::{Group, Wants};
+use super::cgroup::{Group, Sight, Wants};
 
 /// More slots than this make and remove some of theirs.
 const IDLE_MAX: usize = 64;
@@ -23,9 +23,9 @@ pub(crate) fn take(name: &str, wants: Wants) -> io::Result<Option<Group>> {
     Group::make(name, wants)
 }
 
-/// An action in it has ended, and was asked for what it saw.
-pub(crate) fn give_back(mut group: Group) {
-    if group.renew() {
+/// An action in it has ended, and this is what it saw.
+pub(crate) fn give_back(mut group: Group, seen: Sight) {
+    if group.renew(seen) {
         let mut idle = lock();
         if idle.len() < IDLE_MAX {
             idle.push(group);

@@ -210,7 +210,8 @@ fn confine(orders: &Orders) -> Result<(), Failure> {
     sys::drop_capabilities().map_err(privileges)?;
     // After the credentials: changing them clears it (prctl(2)).
     sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong).map_err(privileges)?;
-    sys::reset_signals();
+    // Their actions are the launcher's: the defaults.
+    sys::set_signal_mask(false);
     Ok(())
 }
 

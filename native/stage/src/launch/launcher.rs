@@ -44,6 +44,9 @@ struct Launcher {
 
 fn set_up() -> Result<(OwnedFd, RawFd), Errno> {
     sys::set_signal_mask(true);
+    // For all that it starts, once.
+    sys::reset_signals();
+    sys::bound_capabilities()?;
     let link = sys::take_standard(0)?;
     let null = sys::open(c"/dev/null", libc::O_RDWR, 0)?;
     sys::dup_to(null, 0)?;

@@ -81,6 +81,8 @@ impl Process {
                 // The starter waits for exactly one message; when it is gone nobody wants it.
                 match run.go(&|| drop(starter.try_send(Ok(())))) {
                     Ok(outcome) => {
+                        // One that was stopped at once may have ended before it was known to run.
+                        drop(starter.try_send(Ok(())));
                         shared.state().outcome = Some(outcome);
                         sys::raise_event(&event);
                     }

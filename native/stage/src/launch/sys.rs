@@ -20,6 +20,7 @@ const MOUNT_ATTR_NOSUID: u64 = 2;
 const MOUNT_ATTR_NODEV: u64 = 4;
 const SIOCGIFFLAGS: c_ulong = 0x8913;
 const SIOCSIFFLAGS: c_ulong = 0x8914;
+const PR_CAPBSET_READ: c_int = 23;
 const PR_CAPBSET_DROP: c_int = 24;
 const PR_CAP_AMBIENT: c_int = 47;
 const PR_CAP_AMBIENT_CLEAR_ALL: c_ulong = 4;
@@ -239,8 +240,8 @@ pub(crate) fn prctl(option: c_int, argument: c_ulong) -> Result<(), Errno> {
     check_int(unsafe { libc::prctl(option, argument, 0, 0, 0) }).map(drop)
 }
 
-/// Give up every capability for good: uid 0 without them cannot remount, make devices or load modules.
-pub(crate) fn drop_capabilities() -> Result<(), Errno> {
+/// Keep every program that is executed later from capabilities; what this process has it keeps.
+pub(crate) fn bound_capabilities() -> Result<(), Errno> {
     for capability in 0..=CAPABILITY_MAX {
         match prctl(PR_CAPBSET_DROP, capability) {
             // EPERM: an ordinary user has none to drop. EINVAL: past the last one that this kernel knows.
@@ -248,6 +249,16 @@ pub(crate) fn drop_capabilities() -> Result<(), Errno> {
             Err(libc::EPERM | libc::EINVAL) => break,
             Err(errno) => return Err(errno),
         }
+    }
+    Ok(())
+}
+
+/// Give up every capability for good: uid 0 without them cannot remount, make devices or load modules.
+pub(crate) fn drop_capabilities() -> Result<(), Errno> {
+    // SAFETY: plain numbers. The launcher has bounded its children; a user namespace begins unbounded (create_user_ns).
+    let bounded = unsafe { libc::prctl(PR_CAPBSET_READ, 0 as c_ulong) } == 0;
+    if !bounded {
+        bound_capabilities()?;
     }
     match prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL) {
         Ok(()) | Err(libc::EINVAL) => {}
@@ -301,7 +312,7 @@ pub(crate) fn set_limit(resource: libc::__rlimit_resource_t, soft: u64, hard: u6
     check_int(unsafe { libc::setrlimit(resource, &raw const wanted) }).map(drop)
 }
 
-/// Every signal back to its default and unblocked: Python ignores SIGPIPE, and ignoring survives exec.
+/// Every signal to its default: Python ignores SIGPIPE, and ignoring survives exec.
 pub(crate) fn reset_signals() {
     // The kernel's own call: libc refuses the two signals that it keeps, and they may have been ignored by our parent.
     // All zeros is SIG_DFL with no flags and an empty mask (struct sigaction of the kernel, rt_sigaction(2)).
@@ -312,7 +323,6 @@ pub(crate) fn reset_signals() {
             libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null::<u64>(), size_of::<u64>())
         };
     }
-    set_signal_mask(false);
 }
 
 /// Block every signal, or none.

@@ -9,6 +9,8 @@ use std::ffi::{CString, OsStr};
 use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::error::{self, Result};
 
@@ -16,6 +18,10 @@ use super::mounts::{Bind, EXECUTION_ROOT, Entry, Mounts};
 
 /// Ours whatever is shown.
 const OWN: [&str; 5] = ["/buildnet", "/dev", "/proc", "/tmp", "/var/tmp"];
+
+/// What is made, moved or removed at a path that is shown is seen so much later at most.
+const SEEN_FOR: Duration = Duration::from_secs(1);
+const KNOWN_MAX: usize = 16;
 
 /// What a view is made from; paths of the host.
 #[derive(Clone, Copy)]
@@ -30,6 +36,7 @@ pub(crate) struct ViewOf<'a> {
 }
 
 /// What stands at a path of the new root.
+#[derive(Clone)]
 enum Node {
     Directory,
     Symlink(PathBuf),
@@ -44,8 +51,7 @@ pub(crate) fn plan_view(of: ViewOf<'_>) -> Result<Mounts> {
     // One that is a mount of its own need not be anywhere else.
     let root = if of.root_mount.is_some() { of.root.to_owned() } else { real("root", of.root)? };
     let tmp = real("tmp", of.tmp)?;
-    let mut nodes = Nodes::new();
-    show(&mut nodes, &wanted(of.shown)?);
+    let mut nodes = (*shown_of(of.shown)?).clone();
     let var_tmp = Path::new("/var/tmp");
     let host_var_tmp = covers(&nodes, var_tmp);
     if !host_var_tmp {
@@ -72,6 +78,33 @@ pub(crate) fn plan_view(of: ViewOf<'_>) -> Result<Mounts> {
         var_tmp: if second { Some(bind(&tmp, var_tmp, true)?) } else { None },
         shm: shm_options(of.shm_size_bytes)?,
     })
+}
+
+/// What lies at these paths of the host. One answer serves for a moment: it takes hundreds of system calls, and a worker's
+/// toolchain is asked for with every action.
+fn shown_of(shown: &[PathBuf]) -> Result<Arc<Nodes>> {
+    static KNOWN: Mutex<Vec<Known>> = Mutex::new(Vec::new());
+    let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let now = Instant::now();
+    let fresh = |known: &Known| known.shown == shown && now.duration_since(known.seen) < SEEN_FOR;
+    if let Some(found) = known().iter().find(|known| fresh(known)) {
+        return Ok(Arc::clone(&found.nodes));
+    }
+    let mut nodes = Nodes::new();
+    show(&mut nodes, &wanted(shown)?);
+    let nodes = Arc::new(nodes);
+    let mut all = known();
+    all.retain(|known| known.shown != shown && now.duration_since(known.seen) < SEEN_FOR);
+    if all.len() < KNOWN_MAX {
+        all.push(Known { shown: shown.to_vec(), seen: now, nodes: Arc::clone(&nodes) });
+    }
+    Ok(nodes)
+}
+
+struct Known {
+    shown: Vec<PathBuf>,
+    seen: Instant,
+    nodes: Arc<Nodes>,
 }
 
 /// The path inside of a path in the execution root.

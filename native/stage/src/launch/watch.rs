@@ -11,7 +11,7 @@ use crate::error::{self, Result};
 
 use buildnet_formats::{FieldValue, NativeError};
 
-use super::cgroup::Group;
+use super::cgroup::{Group, Sight};
 use super::disk::{DiskWatch, Full};
 use super::groups;
 use super::link::{self, Supervisor};
@@ -148,14 +148,18 @@ impl<'a> Watch<'a> {
         while self.step(&supervisor) {}
         supervisor.finish(self.answered);
         self.drain();
-        if self.started.is_none() {
+        // One that was stopped, and whose supervisor was killed before it told of the start, has run all the same.
+        if self.started.is_none() && (self.reason.is_empty() || self.failure.is_some()) {
             return Err(self.failure.unwrap_or_else(|| error::sandbox("the sandbox ended before it ran the program")));
         }
-        // What came after the last look counts too.
-        self.look_at_disk(true);
-        let outcome = self.outcome();
+        if self.setting.disk.is_limited() {
+            // What came after the last look counts too.
+            self.look_at_disk(true);
+        }
+        let sight = self.group.as_ref().map(Group::look).unwrap_or_default();
+        let outcome = self.outcome(sight);
         if let Some(group) = self.group.take() {
-            groups::give_back(group);
+            groups::give_back(group, sight);
         }
         Ok(outcome)
     }
@@ -346,14 +350,13 @@ impl<'a> Watch<'a> {
         }
     }
 
-    fn outcome(&self) -> Outcome {
+    fn outcome(&self, sight: Sight) -> Outcome {
         let now = Instant::now();
         let (report, end) = self.ended.unwrap_or_else(|| {
             // The supervisor was killed, and everything with it.
             (Report::ended_unseen(libc::SIGKILL), now)
         });
         let (exit_code, signal) = exit_of(report.wait_status);
-        let sight = self.group.as_ref().map(Group::look).unwrap_or_default();
         // A process starts as a copy of the launcher, whose size stays in its ru_maxrss across exec (exec_mmap): for a
         // small action the group's peak is nearer the truth.
         let max_rss_bytes = report.max_rss_kib * 1024;
