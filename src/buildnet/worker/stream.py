@@ -58,7 +58,9 @@ class Stream:
     def __exit__(self, *_: object) -> None:
         self._source.news = lambda: None
         self._loop.remove_reader(self._call.fd)
-        self.over.cancel()
+        if not self.over.cancel() and not self.over.cancelled():
+            # Whoever left early does not ask for it.
+            self.over.exception()
         self._call.close()
 
     def _look(self) -> None:
