@@ -112,9 +112,7 @@ async def test_rows_are_the_same_however_many_a_transaction_writes(tmp_path: Pat
 
 
 @pytest.mark.parametrize("durability", ["process", "power"])
-async def test_full_batches_wait_for_nothing(
-    tmp_path: Path, durability: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_full_batches_wait_for_nothing(tmp_path: Path, durability: str, monkeypatch: pytest.MonkeyPatch) -> None:
     log = open_log(tmp_path, durability)
     monkeypatch.setattr("buildnet.ledger.log._LINGER_S", 3600.0)
     try:
