@@ -58,10 +58,10 @@ check-python: setup
 	PYTHONPATH=src $(BIN)/lint-imports
 	$(BIN)/python proto/generate.py --check
 
-test: setup ## every test: Rust, Python, flows over real sockets, third-party clients
+test: setup ## every test: Rust, Python, flows over real sockets, third-party clients; JOBS=2 files at once
 	cargo test --locked --workspace --quiet
 	tests/clients/install.sh
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(or $(JOBS),2) --dist loadfile
 
 crash: setup ## kill a server a hundred times while it is written to, and look for what was acknowledged: KILLS=100
 	$(BIN)/python -m tests.faults.campaign --kills $(or $(KILLS),100)

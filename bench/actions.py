@@ -5,8 +5,10 @@ it and a control group half as much again; namespaces 2-3 ms, most of it the net
 message in and out for each step: 0.3-0.6 ms in the controller (one call, three ledger entries, two messages of the
 session), as much in the worker. So 780/s in `process` isolation and 300/s in namespaces leave nothing to waste.
 
-The peers are what the machine itself does in the same minute: fork and exec of the same program, and bubblewrap around
-it, in as many threads as there are processors. The client is native and costs some 0.1 ms an action.
+Buildbarn is the peer, where its four programs are on PATH or named (BB_STORAGE, BB_SCHEDULER, BB_RUNNER, BB_WORKER): it
+runs commands in no sandbox. Else, and always for what could be had at all, the machine itself in the same minute: fork
+and exec of the same program, and bubblewrap around it, in as many threads as there are processors. The client is
+native and costs some 0.1 ms an action.
 """
 
 from __future__ import annotations
@@ -21,18 +23,28 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from bench.lines import header, line, server
-from bench.peers.servers import load_binary
+from bench.peers.execution import buildbarn
+from bench.peers.servers import CannotBeHadError, load_binary
+from bench.processes import below_cpu_s, cpu_s
 
-TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 SPAWNS = 400
 BWRAP = ["--unshare-all", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a peer does: actions a second with 64 clients, and the median of one alone in milliseconds."""
+
+    per_s: float
+    alone_ms: float
 
 
 async def work(url: str, state: Path, slots: int, isolation: str) -> None:
@@ -65,25 +77,6 @@ def worker(url: str, slots: int, isolation: str) -> Iterator[int]:
             process.wait()
 
 
-def cpu_s(pid: int) -> float:
-    """Processor time of a process, and of its children that it has waited for (proc(5): utime to cstime)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11:15])) / TICKS_A_SECOND
-
-
-def family_cpu_s(pid: int) -> tuple[float, float]:
-    """Of a worker; and of its launcher, what that keeps, and the commands that have ended."""
-    below, unseen = 0.0, [pid]
-    while unseen:
-        with suppress(FileNotFoundError, ProcessLookupError):
-            # One that ends meanwhile is counted by whoever waits for it.
-            for task in Path(f"/proc/{unseen.pop()}/task").iterdir():
-                for child in (task / "children").read_text().split():
-                    below += cpu_s(int(child))
-                    unseen.append(int(child))
-    return cpu_s(pid), below
-
-
 def spawns_per_s(argv: list[str]) -> float:
     """Starting a program and waiting for it, as fast as all processors together can."""
     threads = len(os.sched_getaffinity(0))
@@ -99,10 +92,15 @@ def spawns_per_s(argv: list[str]) -> float:
     return SPAWNS / (time.perf_counter() - started)
 
 
+def generator() -> Path:
+    """The load generator's program."""
+    return Path(os.environ.get("BUILDNET_LOAD") or load_binary())
+
+
 def load(url: str, *arguments: str) -> dict[str, float]:
     """One run of the load generator; every answer is checked."""
     command = [
-        os.environ.get("BUILDNET_LOAD") or str(load_binary()),
+        str(generator()),
         "run",
         "--url",
         url,
@@ -117,23 +115,57 @@ def load(url: str, *arguments: str) -> dict[str, float]:
     return result
 
 
-def measure(isolation: str, slots: int, seconds: float, peer: str, peer_per_s: float) -> None:
+def measure(isolation: str, slots: int, seconds: float, spawn: tuple[str, float], peer: Measured | None) -> None:
     """Print what one worker does."""
     with server("--no-worker") as (url, controller), worker(url, slots, isolation) as working:
-        load(url, "--calls", "200", "--seconds", "5", "--warmup", "0")
-        alone = load(url, "--serial", "--seconds", str(seconds / 2), "--warmup", "0")
-        before = cpu_s(controller), *family_cpu_s(working)
-        busy = load(url, "--streams", "64", "--connections", "4", "--seconds", str(seconds), "--warmup", "0")
-        after = cpu_s(controller), *family_cpu_s(working)
+        alone = load_alone(url, seconds)
+        before = cpu_s(controller), cpu_s(working), below_cpu_s(working)
+        busy = load_many(url, seconds)
+        after = cpu_s(controller), cpu_s(working), below_cpu_s(working)
     name = f"{isolation}, {slots} slots"
-    line(f"no-op, {name}, 64 clients", busy["calls_per_s"], "actions/s", peer, peer_per_s)
-    line(f"no-op, {name}, alone, p50", alone["p50_us"] / 1e3, "ms", f"{peer}, ms", 1e3 / peer_per_s)
+    spawned, spawns = spawn
+    line(f"no-op, {name}, 64 clients", busy["calls_per_s"], "actions/s", spawned, spawns)
+    line(f"no-op, {name}, alone, p50", alone["p50_us"] / 1e3, "ms", f"{spawned}, ms", 1e3 / spawns)
+    if peer is not None:
+        line(f"no-op, {name}, 64 clients", busy["calls_per_s"], "actions/s", "Buildbarn", peer.per_s)
+        line(f"no-op, {name}, alone, p50", alone["p50_us"] / 1e3, "ms", "Buildbarn, ms", peer.alone_ms)
     shares = [(after[i] - before[i]) / busy["calls"] * 1e3 for i in (0, 1, 2)]
     print(
         f"    CPU an action: controller {shares[0]:.2f} ms, worker {shares[1]:.2f} ms, launcher and commands "
         f"{shares[2]:.2f} ms, client {busy['load_cpu_us_per_call'] / 1e3:.2f} ms; "
         f"p99 with 64 clients {busy['p99_us'] / 1e3:.1f} ms"
     )
+
+
+def load_alone(url: str, seconds: float) -> dict[str, float]:
+    """One action at a time, after a few that warm everything up."""
+    load(url, "--calls", "200", "--seconds", "5", "--warmup", "0")
+    return load(url, "--serial", "--seconds", str(seconds / 2), "--warmup", "0")
+
+
+def load_many(url: str, seconds: float) -> dict[str, float]:
+    """As many as 64 clients ask for."""
+    return load(url, "--streams", "64", "--connections", "4", "--seconds", str(seconds), "--warmup", "0")
+
+
+def spent_s(pids: Sequence[int]) -> float:
+    """Processor time of these, and of all that they started."""
+    return sum(cpu_s(pid) + below_cpu_s(pid) for pid in pids)
+
+
+def measured_buildbarn(slots: int, seconds: float) -> Measured | None:
+    """What Buildbarn does, if it is here."""
+    try:
+        with buildbarn(slots, generator()) as (url, pids):
+            alone = load_alone(url, seconds)
+            before = spent_s(pids)
+            busy = load_many(url, seconds)
+            each_ms = (spent_s(pids) - before) / busy["calls"] * 1e3
+    except CannotBeHadError as error:
+        print(f"  Buildbarn: {error}")
+        return None
+    print(f"  Buildbarn, {slots} slots: {busy['calls_per_s']:.0f} actions/s, {each_ms:.2f} ms CPU an action, all four")
+    return Measured(busy["calls_per_s"], alone["p50_us"] / 1e3)
 
 
 def main() -> None:
@@ -155,10 +187,11 @@ def main() -> None:
     else:
         print("  bwrap is not here: namespaces are compared with plain spawns")
     for slots in parsed.slots or (2, 8):
+        buildbarns = measured_buildbarn(slots, parsed.seconds)
         for isolation in [parsed.only] if parsed.only else ["process", "namespaces"]:
             sandboxed = isolation == "namespaces" and bwrap
-            peer, peer_per_s = ("bwrap /bin/true", bwrap) if sandboxed else ("fork+exec /bin/true", spawn)
-            measure(isolation, slots, parsed.seconds, peer, peer_per_s)
+            spawned = ("bwrap /bin/true", bwrap) if sandboxed else ("fork+exec /bin/true", spawn)
+            measure(isolation, slots, parsed.seconds, spawned, buildbarns)
 
 
 if __name__ == "__main__":

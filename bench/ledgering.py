@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from bench.actions import cpu_s, load, worker
+from bench.actions import load, worker
 from bench.lines import COMMAND, header, line, server
+from bench.processes import cpu_s
 from buildnet.ledger.log import LedgerLog
 from buildnet.model.entry import Entry
 from buildnet.testing.memory_ledger import MemoryLedger

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -22,6 +23,18 @@ def ended_children_cpu_s(pid: int) -> float:
     """The same of its children that ended and were waited for, with theirs."""
     fields = _fields(pid)
     return (int(fields[13]) + int(fields[14])) / _TICKS
+
+
+def below_cpu_s(pid: int) -> float:
+    """The same of all that it started, and what they did: what lives, and what has ended and was waited for."""
+    spent_s, unseen = ended_children_cpu_s(pid), children(pid)
+    while unseen:
+        child = unseen.pop()
+        with suppress(FileNotFoundError, ProcessLookupError):
+            # One that ends meanwhile is counted by whoever waits for it.
+            spent_s += cpu_s(child) + ended_children_cpu_s(child)
+            unseen += children(child)
+    return spent_s
 
 
 def peak_mib(pid: int) -> float:

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from bench.actions import family_cpu_s
 from bench.lines import header, line
+from bench.processes import below_cpu_s
 from buildnet._native import Process, probe_isolation
 from buildnet.sandbox import Place
 from buildnet.sandbox.launcher import request_of
@@ -83,9 +83,9 @@ def spawned() -> None:
 
 
 def cpu_ms() -> float:
-    """Of this process and those that it has waited for; of its launcher, of what that keeps, and of their commands."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return (sum(one.ru_utime + one.ru_stime for one in used) + family_cpu_s(os.getpid())[1]) * 1000
+    """Of this process and all that it started: its launcher, what that keeps, and their commands."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return (used.ru_utime + used.ru_stime + below_cpu_s(os.getpid())) * 1000
 
 
 def measured(starts: dict[str, Callable[[], None]]) -> dict[str, float]:

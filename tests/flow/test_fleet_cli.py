@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from click.testing import CliRunner
 from buildnet.cli import fleet, options
 from buildnet.cli.main import cli
 from buildnet.client import NodeInfo, connect
+from buildnet.model.amounts import Amounts
 from tests.conftest import COMMAND, House, Role
 
 
@@ -52,6 +54,8 @@ def test_a_person_sees_cordons_and_drains(town: tuple[House, Role]) -> None:
     shown = command("show", "--url", server.url, node[:6])
     assert node in shown
     assert "offers       os=linux" in shown
+    assert re.search(r"^capacity     [1-9]\d* cpus?, .* of memory, .* of disk", shown, re.MULTILINE)
+    assert "in use       nothing\n" in shown
     assert command("cordon", "--url", server.url, node[:6]) == f"{node} is cordoned\n"
     (listed,) = json.loads(command("ls", "--url", server.url, "--json"))
     assert (listed["node"], listed["state"], listed["cordoned"]) == (node, "cordoned", True)
@@ -93,6 +97,12 @@ def test_ctrl_c_ends_the_waiting_and_not_the_drain(town: tuple[House, Role]) -> 
         with connect(server.url) as client:
             while not client.fleet_find(node).running:
                 pass
+            found = client.fleet_find(node)
+            assert found.capacity is not None
+            # An action that asks for nothing is counted as a slot's worth of the processors.
+            assert found.used == Amounts(min(1000, found.capacity.cpu_milli))
+        shown = command("show", "--url", server.url, node)
+        assert f"in use       {found.used.text}\n" in shown
         arguments = ["drain", "--wait", "--url", server.url, node]
         waiting = subprocess.Popen([*COMMAND, "fleet", *arguments], stderr=subprocess.PIPE, text=True)
         assert waiting.stderr is not None

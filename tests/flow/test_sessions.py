@@ -11,23 +11,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 
 from buildnet._native import NativeError
 from buildnet.client import Client
-from buildnet.dial import channel_of
 from buildnet.errors import BuildNetError, InvalidRequest
 from buildnet.ledger import audit
-from buildnet.model.credentials import NONE
 from buildnet.model.digest import Digest
 from buildnet.model.join_line import JoinLine
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2, ledger_pb2
 from buildnet.worker.uplink import met
+from tests.flow.calls import answer_of
 from tests.flow.fleets import PASSED, FleetHouse, FleetWorker, until, until_state, working
 from tests.flow.session_workers import SessionWorker, counted, until_counted
 
 OTHER_KEY = "ab" * 32
+PERMISSION_DENIED = 7
 
 
 @pytest.fixture
@@ -288,13 +287,12 @@ async def test_nobody_takes_the_id_of_a_node_with_a_key(fleet: FleetHouse) -> No
 async def test_a_session_may_work_and_nothing_else(fleet: FleetHouse) -> None:
     async with fleet.up() as client, asyncio.timeout(60):
         one = SessionWorker(fleet, "one", await line_of(fleet, client))
-        async with working(one), channel_of(one.uplink.address, NONE, []) as channel:
+        async with working(one):
             for call, request, refused in (
                 ("FleetService/ListNodes", fleet_pb2.ListNodesRequest(), False),
                 ("FleetService/DrainNode", fleet_pb2.DrainNodeRequest(node_id="one"), True),
                 ("FleetService/CreateJoinToken", fleet_pb2.CreateJoinTokenRequest(), True),
                 ("LedgerService/Append", ledger_pb2.AppendRequest(), True),
             ):
-                ask: Any = channel.unary_unary(f"/buildnet.v1.{call}")
-                asked = ask(request.SerializeToString())
-                assert await asked.code() is (grpc.StatusCode.PERMISSION_DENIED if refused else grpc.StatusCode.OK)
+                code, _, _ = await answer_of(one.uplink.call(f"/buildnet.v1.{call}"), request.SerializeToString())
+                assert code == (PERMISSION_DENIED if refused else 0)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,9 +10,7 @@ import pytest
 from buildnet._native import NativeError
 from buildnet.client.patience import Patience
 from buildnet.errors import InvalidRequest, NodeDown
-from buildnet.testing.scheduler_fakes import ManualClock
 from buildnet.wire.native import error_of
-from buildnet.worker.patience import PatientTransfers
 
 
 def native(code: str, message: str) -> NativeError:
@@ -22,70 +19,12 @@ def native(code: str, message: str) -> NativeError:
     return error
 
 
-class Link:
-    """Transfers that fail as they are told to, then succeed."""
-
-    def __init__(self, *failures: NativeError, then: Callable[[], None] = lambda: None) -> None:
-        self.failures = list(failures)
-        self.calls = 0
-        self._then = then
-
-    def push_blobs(self, store: Any, digests: Sequence[str]) -> Mapping[str, int]:
-        self.calls += 1
-        self._then()
-        if self.failures:
-            raise self.failures.pop(0)
-        return {"pushed": len(digests)}
-
-    fetch_blobs = push_blobs
-
-    def fetch_tree(self, store: Any, root: str) -> Mapping[str, int]:
-        return self.push_blobs(store, [root])
-
-
-DOWN = native("node_down", "cannot reach it")
 BROKEN = native("internal", "BatchUpdateBlobs: transport error")
-
-
-def patient(link: Link, clock: ManualClock) -> PatientTransfers:
-    return PatientTransfers(link, 10.0, clock, random.Random(1))
 
 
 def test_a_connection_that_broke_off_is_a_node_that_is_down_and_a_bug_is_a_bug() -> None:
     assert isinstance(error_of(BROKEN), NodeDown)
     assert error_of(native("internal", "an invariant")).code == "internal"
-
-
-def test_a_transfer_is_tried_again_while_the_controller_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("buildnet.worker.patience._FIRST_S", 0.001)
-    link = Link(DOWN, BROKEN)
-    assert patient(link, ManualClock()).fetch_tree(None, "x/1") == {"pushed": 1}  # type: ignore[arg-type]
-    assert link.calls == 3
-
-
-def test_a_transfer_that_is_refused_is_not_tried_again() -> None:
-    link = Link(native("forbidden", "no"))
-    with pytest.raises(NativeError):
-        patient(link, ManualClock()).push_blobs(None, ["x/1"])  # type: ignore[arg-type]
-    assert link.calls == 1
-
-
-def test_a_transfer_gives_up_when_its_time_is_over_or_its_worker_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("buildnet.worker.patience._FIRST_S", 0.001)
-    clock = ManualClock()
-
-    def pass_time() -> None:
-        clock.now_s += 4.0
-
-    link = Link(*[DOWN] * 9, then=pass_time)
-    with pytest.raises(NativeError):
-        patient(link, clock).push_blobs(None, [])  # type: ignore[arg-type]
-    assert link.calls == 3
-    leaving = patient(link := Link(*[DOWN] * 9), ManualClock())
-    leaving.give_up()
-    with pytest.raises(NativeError):
-        leaving.push_blobs(None, [])  # type: ignore[arg-type]
-    assert link.calls == 1
 
 
 def calls(*answers: str | Exception) -> Callable[[], Any]:

@@ -93,6 +93,53 @@ def test_a_small_one_goes_where_a_large_one_does_not_fit() -> None:
     assert bench.order() == [1, 3]
 
 
+def prefetched(bench: Bench, worker: str) -> list[int]:
+    """What the worker is told with its next beat."""
+    fences = tuple(fence for fence, (node, _) in bench.running.items() if node == worker)
+    effects = bench.do(ev.Heartbeat(worker, fences, 0.0))
+    return [int(effect.key.digest.hash, 16) for effect in effects if isinstance(effect, ev.Prefetch)]
+
+
+def test_a_full_worker_fetches_ahead_what_comes_next_and_then_runs_it() -> None:
+    bench = Bench(offer("v"), offer("w"))
+    bench.want(near=(1,))
+    bench.want(near=(2,))
+    for number in (3, 4, 5):
+        bench.want(near=(number,))
+    assert prefetched(bench, "w") == [3]
+    assert prefetched(bench, "v") == [4]
+    # One at a time, until that has begun.
+    assert prefetched(bench, "w") == prefetched(bench, "v") == []
+    bench.end(next(fence for fence, (node, _) in bench.running.items() if node == "v"))
+    assert bench.order()[-1] == 4, "what its worker has goes before the head, which can wait"
+    assert prefetched(bench, "v") == [5]
+
+
+def test_nothing_is_fetched_ahead_where_a_slot_is_free_or_the_inputs_are_there() -> None:
+    bench = Bench(offer("v", 2), offer("w"))
+    for _ in range(3):
+        bench.want(near=(1,))
+    bench.want(near=(1,), requirements=frozenset({("x", "y")}))
+    assert prefetched(bench, "v") == []
+    bench.want(near=(1,))
+    assert prefetched(bench, bench.running[max(bench.running)][0]) == [], "the inputs of the last that began are there"
+    bench.want(near=(2,))
+    bench.do(ev.Cordon("v", cordoned=True))
+    assert prefetched(bench, "v") == [], "it is given no more work"
+
+
+def test_what_was_fetched_ahead_runs_wherever_a_slot_is_free_first() -> None:
+    bench = Bench(offer("v"), offer("w"))
+    bench.want(near=(1,))
+    bench.want(near=(2,))
+    bench.want(near=(3,))
+    assert prefetched(bench, "w") == [3]
+    bench.end(next(fence for fence, (node, _) in bench.running.items() if node == "v"))
+    assert bench.running[max(bench.running)] == ("v", 3)
+    bench.want(near=(4,))
+    assert prefetched(bench, "w") == [4]
+
+
 def test_what_asks_for_nothing_is_bounded_by_slots_and_takes_a_slots_worth() -> None:
     bench = Bench(offer("v", 8, Amounts(2000)))
     for _ in range(9):
@@ -278,10 +325,10 @@ def test_the_worker_that_has_the_inputs_is_preferred() -> None:
 
 def test_one_whose_inputs_are_there_may_pass_another_that_has_not_waited_long() -> None:
     for waited_s, passes in ((0.0, True), (5.0, False)):
-        bench = Bench(offer("v"), near_wait_s=2.0)
+        bench = Bench(offer("v"), near_wait_s=2.0, lease_s=60.0)
         bench.want(near=(1,))
         first, second = bench.want(near=(2,)), bench.want(near=(1,))
-        bench.do(ev.Heartbeat("v", tuple(bench.running), waited_s))
+        bench.do(ev.Tick(waited_s))
         bench.end_oldest()
         assert bench.order()[-1] == (second if passes else first)
 

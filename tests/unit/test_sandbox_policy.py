@@ -172,3 +172,34 @@ def test_any_input_is_planned_or_refused_in_words(
     with suppress(InvalidRequest, SandboxFailed):
         made = plan_of(argv, env, properties, MEANS[isolation], Limits(), 1.0)
         assert made.network == (("effect:network", "ambient") in properties)
+
+
+STRICT = means_of({"namespaces": True, "network_namespace": True}, strict=True)
+
+
+def test_a_strict_worker_takes_writes_for_declared() -> None:
+    assert plan_of(["a"], [], frozenset(), STRICT, Limits(), 1.0).writes_are_strict
+    assert not plan().writes_are_strict
+    assert plan_of(["a"], [], frozenset(), STRICT, Limits(), 1.0).assurance == "enforced"
+
+
+def test_a_strict_worker_refuses_and_does_not_offer_writes_anywhere() -> None:
+    assert ("effect:write", "ambient") not in offered_effects(STRICT)
+    assert ("effect:write", "declared") in offered_effects(STRICT)
+    with pytest.raises(SandboxFailed, match="effect:write=ambient cannot be enforced"):
+        plan_of(["a"], [], frozenset({("effect:write", "ambient")}), STRICT, Limits(), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("probe", "wanted", "why"),
+    [
+        ({"namespaces": False}, None, "this kernel refuses"),
+        ({"namespaces": True, "network_namespace": False}, None, "this kernel refuses"),
+        ({"namespaces": True, "network_namespace": True}, "process", "told not to use"),
+    ],
+)
+def test_a_strict_worker_does_not_start_where_it_would_have_to_trust(
+    probe: dict[str, bool], wanted: str | None, why: str
+) -> None:
+    with pytest.raises(SandboxFailed, match=f"{why}.*without --strict"):
+        means_of(probe, wanted, strict=True)

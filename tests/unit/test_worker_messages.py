@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import suppress
 
 import pytest
@@ -57,40 +56,37 @@ def test_any_bytes_are_an_event_or_refused(data: bytes) -> None:
         event_of(fleet_pb2.JoinResponse.FromString(data))
 
 
-async def test_a_log_gives_way_to_everything_else() -> None:
+def next_of(outbox: Outbox) -> fleet_pb2.JoinRequest | None:
+    body = outbox.next()
+    return None if body is None else fleet_pb2.JoinRequest.FromString(body)
+
+
+def test_a_log_gives_way_to_everything_else() -> None:
     pieces = [log_message(1, 1, offset, b"x", 7) for offset in range(3)]
     outbox = Outbox(lambda: pieces.pop(0) if pieces else None)
     accepted = fleet_pb2.JoinRequest(accepted=fleet_pb2.Accepted(fence=1))
-    first = await outbox.get()
+    first = next_of(outbox)
     outbox.put(accepted)
-    assert await outbox.get() == accepted
-    second = await outbox.get()
+    assert next_of(outbox) == accepted
+    second = next_of(outbox)
     assert first is not None
     assert second is not None
     assert (first.log.offset, second.log.offset, second.log.printed_at.ToMilliseconds()) == (0, 1, 7)
+    assert not outbox.closed
     outbox.close()
-    assert [message.log.offset for message in [await outbox.get()] if message] == [2]
-    assert await outbox.get() is None
+    assert outbox.closed
+    assert [message.log.offset for message in [next_of(outbox)] if message] == [2]
+    assert next_of(outbox) is None
 
 
-async def test_an_outbox_wakes_for_a_log() -> None:
-    pieces: list[fleet_pb2.JoinRequest] = []
-    outbox = Outbox(lambda: pieces.pop(0) if pieces else None)
-    async with asyncio.TaskGroup() as tasks:
-        reader = tasks.create_task(outbox.get())
-        await asyncio.sleep(0)
-        pieces.append(log_message(1, 2, 0, b"x", None))
-        outbox.log_waits()
-    message = reader.result()
-    assert message is not None
-    assert not message.log.HasField("printed_at")
-
-
-async def test_a_reader_waits_for_what_is_put_later() -> None:
+def test_an_outbox_tells_of_all_that_can_be_asked_for() -> None:
     outbox = Outbox()
-    async with asyncio.TaskGroup() as tasks:
-        reader = tasks.create_task(outbox.get())
-        outbox.put(fleet_pb2.JoinRequest(draining=fleet_pb2.Draining()))
-    message = reader.result()
-    assert message is not None
-    assert message.HasField("draining")
+    told: list[str] = []
+    outbox.put(fleet_pb2.JoinRequest(draining=fleet_pb2.Draining()))
+    outbox.news = lambda: told.append("news")
+    outbox.put(fleet_pb2.JoinRequest(draining=fleet_pb2.Draining()))
+    outbox.log_waits()
+    outbox.close()
+    assert len(told) == 3
+    messages = [next_of(outbox), next_of(outbox)]
+    assert all(message is not None and message.HasField("draining") for message in messages)

@@ -65,7 +65,7 @@ impl Default for LinkOptions {
 pub(crate) struct Bearer(Arc<RwLock<Option<MetadataValue<Ascii>>>>);
 
 impl Bearer {
-    fn set(&self, token: &str) -> Result<(), DialError> {
+    pub(crate) fn set(&self, token: &str) -> Result<(), DialError> {
         let mut value = None;
         if !token.is_empty() {
             let mut header: MetadataValue<Ascii> = format!("Bearer {token}")
@@ -231,7 +231,7 @@ pub(crate) async fn ready(client: &mut Client) -> Result<(), Status> {
     client.ready().await.map_err(|e| Status::unavailable(root_cause(&e)))
 }
 
-fn root_cause(error: &dyn std::error::Error) -> String {
+pub(crate) fn root_cause(error: &dyn std::error::Error) -> String {
     let mut deepest = error;
     while let Some(source) = deepest.source() {
         deepest = source;

@@ -1,6 +1,7 @@
 //! Dials one controller by sessions. Whom it must meet is said once and never given up; what it learns there (the session
 //! key, a later term) serves the next dial.
 
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context as Waking, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,6 +11,7 @@ use buildnet_session::{
 };
 use futures_util::future::BoxFuture;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tonic::Code;
 use tonic::codegen::http::Uri;
@@ -95,7 +97,20 @@ impl Dialler {
     /// # Errors
     /// Nobody answers, somebody else does, or the controller does not let this node in.
     pub async fn dial(&self) -> Result<SessionStream<TcpStream>, DialError> {
-        let done = self.attempts().await;
+        self.dial_by(connected).await
+    }
+
+    /// The same over connections that `connect` makes to an address.
+    ///
+    /// # Errors
+    /// As [`Dialler::dial`].
+    pub(crate) async fn dial_by<S, C, F>(&self, connect: C) -> Result<SessionStream<S>, DialError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+        C: Fn(String) -> F,
+        F: Future<Output = io::Result<S>>,
+    {
+        let done = self.attempts(connect).await;
         let mut learnt = self.learnt();
         match done {
             Ok((stream, term)) => {
@@ -111,7 +126,12 @@ impl Dialler {
         }
     }
 
-    async fn attempts(&self) -> Result<(SessionStream<TcpStream>, u64), SessionError> {
+    async fn attempts<S, C, F>(&self, connect: C) -> Result<(SessionStream<S>, u64), SessionError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+        C: Fn(String) -> F,
+        F: Future<Output = io::Result<S>>,
+    {
         let known = self.learnt().met;
         let session_key = known.map(|(key, _)| key).or(self.options.session_key);
         let term = known.map_or(0, |(_, term)| term).max(self.options.term);
@@ -119,7 +139,8 @@ impl Dialler {
         let mut left = ATTEMPTS_MAX;
         loop {
             left -= 1;
-            match self.attempt(plan).await {
+            let stream = connect(self.options.address.clone()).await?;
+            match self.attempt(plan, stream).await {
                 Ok(stream) => return Ok((stream, plan.term)),
                 Err(error) => match self.next(plan, &error).filter(|_| left > 0) {
                     Some(next) => plan = next,
@@ -146,11 +167,10 @@ impl Dialler {
         }
     }
 
-    async fn attempt(&self, plan: Plan) -> Result<SessionStream<TcpStream>, SessionError> {
-        let dialled = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&self.options.address));
-        let stream = dialled.await.map_err(|_| SessionError::Slow)??;
-        // Without it small frames wait; a socket that refuses the option still works.
-        let _ = stream.set_nodelay(true);
+    async fn attempt<S>(&self, plan: Plan, stream: S) -> Result<SessionStream<S>, SessionError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let now_unix_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let remote = Remote { node_key: self.options.node_key, session_key: plan.session_key };
         let context = Context { organisation: self.options.organisation.clone(), term: plan.term };
@@ -183,6 +203,14 @@ impl Dialler {
         };
         DialError::Unmet { url, code, message }
     }
+}
+
+async fn connected(address: String) -> io::Result<TcpStream> {
+    let dialled = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&address));
+    let stream = dialled.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    // Without it small frames wait; a socket that refuses the option still works.
+    let _ = stream.set_nodelay(true);
+    Ok(stream)
 }
 
 fn is(farewell: u8, code: Code) -> bool {

@@ -1,6 +1,6 @@
 //! Errors of outbound transfers, each with the slug that the rest of the house knows it by.
 
-use buildnet_formats::NativeError;
+use buildnet_formats::{FieldValue, NativeError};
 use tonic::{Code, Status};
 
 /// Why a transfer failed.
@@ -57,6 +57,27 @@ pub enum DialError {
     /// The local store or a format refused.
     #[error(transparent)]
     Native(#[from] NativeError),
+}
+
+impl From<DialError> for NativeError {
+    fn from(error: DialError) -> Self {
+        let message = error.to_string();
+        match error {
+            DialError::Native(error) => error,
+            DialError::Url(_) => Self::invalid("url", message),
+            DialError::Invalid(_) => Self::invalid("inputs", message),
+            DialError::Local { .. } => Self::invalid("path", message),
+            DialError::Unmet { url, code, .. } => Self::new(code, message).with("url", FieldValue::Text(url)),
+            DialError::Down { url, .. } => Self::new("node_down", message).with("url", FieldValue::Text(url)),
+            DialError::Missing(digests) => {
+                Self::new("blobs_missing", message).with("digests", FieldValue::Texts(digests))
+            }
+            DialError::Refused { code, .. } => Self::new(code, message),
+            DialError::Mismatch(digest) => Self::new("digest_mismatch", message)
+                .with("expected", FieldValue::Text(digest))
+                .with("blame", FieldValue::Text("peer".to_owned())),
+        }
+    }
 }
 
 impl DialError {

@@ -5,17 +5,19 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod call;
 mod channel;
 mod dialler;
 mod error;
 mod input_tree;
 mod pull;
-mod splice;
+mod secure;
 mod transfer;
+mod wire;
 
+pub use call::{Call, Turn};
 pub use channel::{Link, LinkOptions, TlsOptions};
 pub use dialler::{Dialler, DiallerOptions};
 pub use error::DialError;
 pub use input_tree::{InputTree, Source};
-pub use splice::Splice;
 pub use transfer::Moved;

@@ -1,13 +1,16 @@
-//! Link, InputTree, Dialler and Splice as Python sees them. Every method blocks with the interpreter lock released.
+//! Link, InputTree, Dialler and Call as Python sees them. Every method of a link blocks with the interpreter lock released;
+//! none of a call blocks.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use buildnet_dial::{
-    DialError, Dialler, DiallerOptions, InputTree, Link, LinkOptions, Moved, Source, Splice, TlsOptions,
+    Call, DialError, Dialler, DiallerOptions, InputTree, Link, LinkOptions, Moved, Source, TlsOptions,
 };
 use buildnet_formats::{Digest, FieldValue, NativeError};
+use bytes::Bytes;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
@@ -19,22 +22,7 @@ const SESSION_TIMEOUT: Duration = Duration::from_secs(15);
 const READ_BYTES_MAX: u64 = 64 << 20;
 
 fn native(error: DialError) -> NativeError {
-    let message = error.to_string();
-    match error {
-        DialError::Native(error) => error,
-        DialError::Url(_) => NativeError::invalid("url", message),
-        DialError::Invalid(_) => NativeError::invalid("inputs", message),
-        DialError::Local { .. } => NativeError::invalid("path", message),
-        DialError::Unmet { url, code, .. } => NativeError::new(code, message).with("url", FieldValue::Text(url)),
-        DialError::Down { url, .. } => NativeError::new("node_down", message).with("url", FieldValue::Text(url)),
-        DialError::Missing(digests) => {
-            NativeError::new("blobs_missing", message).with("digests", FieldValue::Texts(digests))
-        }
-        DialError::Refused { code, .. } => NativeError::new(code, message),
-        DialError::Mismatch(digest) => NativeError::new("digest_mismatch", message)
-            .with("expected", FieldValue::Text(digest))
-            .with("blame", FieldValue::Text("peer".to_owned())),
-    }
+    error.into()
 }
 
 /// A file by its path, or bytes in memory.
@@ -86,13 +74,14 @@ impl PyInputTree {
 pub struct PyLink(Mutex<Option<Arc<Link>>>);
 
 impl PyLink {
+    /// The open link.
+    pub fn open(&self) -> Result<Arc<Link>, NativeError> {
+        let link = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        link.ok_or_else(|| NativeError::internal("the link is closed"))
+    }
+
     fn with<T: Send>(&self, py: Python<'_>, call: impl FnOnce(&Link) -> Result<T, DialError> + Send) -> PyResult<T> {
-        let link = self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-            .ok_or_else(|| raise(NativeError::internal("the link is closed")))?;
+        let link = self.open().map_err(raise)?;
         py.detach(|| call(&link)).map_err(|e| raise(native(e)))
     }
 }
@@ -286,22 +275,75 @@ impl PyDialler {
     }
 }
 
-/// A path at which each connection becomes a session.
-#[pyclass(name = "Splice", module = "buildnet._native", frozen)]
-pub struct PySplice(Mutex<Option<Splice>>);
+/// Below it a turn takes microseconds, for which giving the interpreter lock away costs more than it gives.
+const DETACHED_BYTES: usize = 64 << 10;
+
+/// What a turn brought: messages, bytes that the transport has not taken, and how the call ended.
+type PyTurn<'py> = (Vec<Bound<'py, PyBytes>>, usize, Option<(i32, String)>);
+
+/// One bidirectional call, turned by Python's loop.
+#[pyclass(name = "Call", module = "buildnet._native", frozen)]
+pub struct PyCall {
+    call: Call,
+    queued_bytes: AtomicUsize,
+}
+
+impl PyCall {
+    fn of(call: Result<Call, DialError>) -> PyResult<Self> {
+        let call = call.map_err(|e| raise(native(e)))?;
+        Ok(Self { call, queued_bytes: AtomicUsize::new(0) })
+    }
+}
 
 #[pymethods]
-impl PySplice {
+impl PyCall {
     #[new]
-    #[allow(clippy::needless_pass_by_value)]
-    fn new(dialler: &Bound<'_, PyDialler>, path: PathBuf) -> PyResult<Self> {
-        let splice = Splice::open(Arc::clone(&dialler.get().0), &path).map_err(|e| raise(native(e)))?;
-        Ok(Self(Mutex::new(Some(splice))))
+    #[pyo3(signature = (url, path, *, ca_pem = None, certificate_pem = None, key_pem = None, token = ""))]
+    fn new(
+        url: &str,
+        path: &str,
+        ca_pem: Option<Vec<u8>>,
+        certificate_pem: Option<Vec<u8>>,
+        key_pem: Option<Vec<u8>>,
+        token: &str,
+    ) -> PyResult<Self> {
+        let tls = TlsOptions { ca: ca_pem, identity: certificate_pem.zip(key_pem) };
+        Self::of(Call::new(url, path, &tls, token))
     }
 
-    fn close(&self, py: Python<'_>) {
-        let splice = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        py.detach(|| drop(splice));
+    #[staticmethod]
+    fn by_session(dialler: &Bound<'_, PyDialler>, path: &str) -> PyResult<Self> {
+        Self::of(Call::by_session(Arc::clone(&dialler.get().0), path))
+    }
+
+    #[getter]
+    fn fd(&self) -> i32 {
+        self.call.fd()
+    }
+
+    fn send(&self, message: &Bound<'_, PyBytes>) {
+        let message = Bytes::copy_from_slice(message.as_bytes());
+        self.queued_bytes.fetch_add(message.len(), Ordering::Relaxed);
+        self.call.send(message);
+    }
+
+    fn finish(&self) {
+        self.call.finish();
+    }
+
+    fn turn<'py>(&self, py: Python<'py>) -> PyTurn<'py> {
+        let turn = if self.queued_bytes.load(Ordering::Relaxed) < DETACHED_BYTES {
+            self.call.turn()
+        } else {
+            py.detach(|| self.call.turn())
+        };
+        self.queued_bytes.store(turn.waiting_bytes, Ordering::Relaxed);
+        let messages = turn.messages.iter().map(|message| PyBytes::new(py, message)).collect();
+        (messages, turn.waiting_bytes, turn.end)
+    }
+
+    fn close(&self) {
+        self.call.close();
     }
 }
 
@@ -310,5 +352,5 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyInputTree>()?;
     module.add_class::<PyLink>()?;
     module.add_class::<PyDialler>()?;
-    module.add_class::<PySplice>()
+    module.add_class::<PyCall>()
 }

@@ -2,6 +2,7 @@
 
 use pyo3::prelude::*;
 
+mod attempt;
 mod dial;
 mod door;
 mod error;
@@ -17,6 +18,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     dial::register(module)?;
     door::register(module)?;
     process::register(module)?;
+    attempt::register(module)?;
     stage::register(module)?;
     tiers::register(module)
 }

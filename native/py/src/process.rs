@@ -119,22 +119,45 @@ fn outcome_dict<'py>(py: Python<'py>, outcome: &stage::Outcome) -> PyResult<Boun
 }
 
 fn read_plan(plan: &Bound<'_, PyMapping>) -> PyResult<stage::Plan> {
-    let words: Vec<OsString> = field(plan, "argv")?;
-    let env: BTreeMap<OsString, OsString> = field(plan, "env")?;
-    let isolation: String = field(plan, "isolation")?;
-    let files = optional::<BTreeMap<PathBuf, String>>(plan, "files")?.unwrap_or_default();
+    let shown = optional::<Vec<PathBuf>>(plan, "shown")?.unwrap_or_default();
     Ok(stage::Plan {
-        argv: words.into_iter().map(OsString::into_vec).collect(),
-        env: env.into_iter().map(|(name, value)| (name.into_vec(), value.into_vec())).collect(),
         cwd: field(plan, "cwd")?,
         root: field(plan, "root")?,
         root_mount: optional::<RawFd>(plan, "root_mount")?.filter(|fd| *fd >= 0),
-        shown: optional::<Vec<PathBuf>>(plan, "shown")?.unwrap_or_default(),
         hidden: optional::<Vec<PathBuf>>(plan, "hidden")?.unwrap_or_default(),
-        files: files.into_iter().map(|(path, text)| (path, text.into_bytes())).collect(),
+        files: read_files(plan)?,
         tmp: field(plan, "tmp")?,
         stdout_path: field(plan, "stdout_path")?,
         stderr_path: field(plan, "stderr_path")?,
+        counted: optional::<Vec<PathBuf>>(plan, "counted")?.unwrap_or_default(),
+        cgroup_name: field(plan, "cgroup_name")?,
+        ..read_rules(plan, shown)?
+    })
+}
+
+/// Small files by their paths.
+pub(crate) fn read_files(plan: &Bound<'_, PyMapping>) -> PyResult<Vec<(PathBuf, Vec<u8>)>> {
+    let files = optional::<BTreeMap<PathBuf, String>>(plan, "files")?.unwrap_or_default();
+    Ok(files.into_iter().map(|(path, text)| (path, text.into_bytes())).collect())
+}
+
+/// A plan without its place.
+pub(crate) fn read_rules(plan: &Bound<'_, PyMapping>, shown: Vec<PathBuf>) -> PyResult<stage::Plan> {
+    let words: Vec<OsString> = field(plan, "argv")?;
+    let env: BTreeMap<OsString, OsString> = field(plan, "env")?;
+    let isolation: String = field(plan, "isolation")?;
+    Ok(stage::Plan {
+        argv: words.into_iter().map(OsString::into_vec).collect(),
+        env: env.into_iter().map(|(name, value)| (name.into_vec(), value.into_vec())).collect(),
+        cwd: PathBuf::new(),
+        root: PathBuf::new(),
+        root_mount: None,
+        shown,
+        hidden: Vec::new(),
+        files: Vec::new(),
+        tmp: PathBuf::new(),
+        stdout_path: PathBuf::new(),
+        stderr_path: PathBuf::new(),
         log_size_bytes_max: field(plan, "log_size_bytes_max")?,
         masked: optional::<Vec<Vec<u8>>>(plan, "masked")?.unwrap_or_default(),
         timeout: Duration::try_from_secs_f64(field(plan, "timeout_s")?)
@@ -145,7 +168,7 @@ fn read_plan(plan: &Bound<'_, PyMapping>) -> PyResult<stage::Plan> {
         cpu_s: optional::<f64>(plan, "cpu_s")?.map(|seconds| seconds.ceil() as u64),
         cpu_milli: optional(plan, "cpu_milli")?,
         disk_bytes: optional(plan, "disk_bytes")?,
-        counted: optional::<Vec<PathBuf>>(plan, "counted")?.unwrap_or_default(),
+        counted: Vec::new(),
         network: field(plan, "network")?,
         isolation: match isolation.as_str() {
             "namespaces" => stage::Isolation::Namespaces,
@@ -155,16 +178,19 @@ fn read_plan(plan: &Bound<'_, PyMapping>) -> PyResult<stage::Plan> {
                 return Err(invalid("isolation", &message));
             }
         },
-        cgroup_name: field(plan, "cgroup_name")?,
+        cgroup_name: String::new(),
     })
 }
 
-fn field<'py, T: FromPyObjectOwned<'py>>(plan: &Bound<'py, PyMapping>, name: &str) -> PyResult<T> {
+pub(crate) fn field<'py, T: FromPyObjectOwned<'py>>(plan: &Bound<'py, PyMapping>, name: &str) -> PyResult<T> {
     let value = optional(plan, name)?;
     value.ok_or_else(|| invalid(name, "is required"))
 }
 
-fn optional<'py, T: FromPyObjectOwned<'py>>(plan: &Bound<'py, PyMapping>, name: &str) -> PyResult<Option<T>> {
+pub(crate) fn optional<'py, T: FromPyObjectOwned<'py>>(
+    plan: &Bound<'py, PyMapping>,
+    name: &str,
+) -> PyResult<Option<T>> {
     if !plan.contains(name)? {
         return Ok(None);
     }
@@ -173,7 +199,7 @@ fn optional<'py, T: FromPyObjectOwned<'py>>(plan: &Bound<'py, PyMapping>, name: 
     read.map_err(|error| invalid(name, &Into::<PyErr>::into(error).to_string()))
 }
 
-fn invalid(name: &str, message: &str) -> PyErr {
+pub(crate) fn invalid(name: &str, message: &str) -> PyErr {
     raise(NativeError::invalid(name, format!("{name}: {message}")))
 }
 

@@ -6,15 +6,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use buildnet_formats::{Digest, NativeError};
-use buildnet_stage as native;
+use buildnet_stage::{self as native, FILE_COUNT_MAX, SIZE_BYTES_MAX};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
 use crate::error::raise;
 use crate::store::{PyStore, texts};
-
-const FILE_COUNT_MAX: u64 = 100_000;
-const SIZE_BYTES_MAX: u64 = 64 << 30;
 
 /// Write the input tree `root` below `dest`, with the working directory and the parents of the outputs of `command`.
 #[pyfunction]
@@ -40,6 +37,13 @@ fn stage<'py>(
 /// Input trees that are kept for later actions.
 #[pyclass(name = "Trees", module = "buildnet._native", frozen)]
 pub struct PyTrees(Arc<native::Trees>);
+
+impl PyTrees {
+    /// The same trees.
+    pub fn share(&self) -> Arc<native::Trees> {
+        Arc::clone(&self.0)
+    }
+}
 
 #[pymethods]
 impl PyTrees {

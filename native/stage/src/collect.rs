@@ -21,6 +21,10 @@ use crate::pending::Pending;
 use crate::place::{Cursor, Facts, Kind};
 use crate::stage::join;
 
+/// What one action may leave where the caller sets no other limit.
+pub const FILE_COUNT_MAX: u64 = 100_000;
+/// As [`FILE_COUNT_MAX`].
+pub const SIZE_BYTES_MAX: u64 = 64 << 30;
 const PATH_BYTES_MAX: usize = libc::PATH_MAX as usize;
 
 /// How much one action may leave.
@@ -30,6 +34,12 @@ pub struct CollectLimits {
     pub file_count_max: u64,
     /// Bytes of all files.
     pub size_bytes_max: u64,
+}
+
+impl Default for CollectLimits {
+    fn default() -> Self {
+        Self { file_count_max: FILE_COUNT_MAX, size_bytes_max: SIZE_BYTES_MAX }
+    }
 }
 
 /// What the action left.

@@ -17,11 +17,11 @@ mod view;
 mod write;
 mod written;
 
-pub use collect::{CollectLimits, Collected, collect};
+pub use collect::{CollectLimits, Collected, FILE_COUNT_MAX, SIZE_BYTES_MAX, collect};
 pub use error::Result;
 pub use launch::{
-    Isolation, LogPiece, MASKED_BYTES_MIN, Outcome, Plan, Process, launcher_main, launcher_pid, probe_isolation,
-    set_interpreter, start_launcher,
+    Control, Isolation, LogPiece, MASKED_BYTES_MIN, Outcome, Plan, Process, Run, launcher_main, launcher_pid,
+    probe_isolation, quiet_thread, set_interpreter, start_launcher,
 };
 pub use remove::remove_tree;
 pub use stage::{Root, Staged, stage, stage_kept};

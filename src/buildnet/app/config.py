@@ -99,7 +99,7 @@ class ControllerConfig:
     None: what it holds at most, and for how long nothing is evicted that was used. `tiers` are `[[cache.tier]]` of the
     configuration file as they are written there. `organisation` is whose it is, to nodes that dial by sessions.
     `toolchain` are paths that the local worker's actions may read besides the usual ones, `secrets` the files of those
-    that they may name. `witnesses` are asked at most
+    that they may name; `strict`: they write nothing but what they declare. `witnesses` are asked at most
     every `witness_interval_s`. Platform properties called as in `ignored_properties` need no worker that offers them.
     `scheduler` is what bounds the queue and weighs who waits in it.
     """
@@ -113,6 +113,7 @@ class ControllerConfig:
     cache_size_bytes: int | None = None
     cache_keep_s: int | None = None
     toolchain: tuple[Path, ...] = ()
+    strict: bool = False
     secrets: Mapping[str, Path] = field(default_factory=dict)
     tiers: tuple[Mapping[str, object], ...] = ()
     witnesses: tuple[WitnessConfig, ...] = ()
@@ -155,6 +156,7 @@ class ControllerConfig:
 class WorkerRunConfig:
     """One worker that dials the controller at `url`, by sessions when there is a `line`. Its actions find the
     directories `hidden` empty, and may read `toolchain` besides the usual paths. `secrets` are files by secrets' names.
+    `strict`: its actions write nothing but what they declare.
 
     `cache_size_bytes`: blobs and input trees that it keeps, together; None for blobs as the disk allows.
     """
@@ -164,6 +166,7 @@ class WorkerRunConfig:
     slots: int = 1
     hidden: tuple[Path, ...] = ()
     toolchain: tuple[Path, ...] = ()
+    strict: bool = False
     secrets: Mapping[str, Path] = field(default_factory=dict)
     credentials: Credentials = NONE
     line: JoinLine | None = None

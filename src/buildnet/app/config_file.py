@@ -132,7 +132,7 @@ KEYS: Final[Mapping[str, Mapping[str, Parse]]] = {
         "durability": _text,
         "tier": _tables,
     },
-    "worker": {"toolchain_paths": _paths, "secrets": _files},
+    "worker": {"toolchain_paths": _paths, "secrets": _files, "strict": _flag},
     "tls": {"certificate": _path, "key": _path, "client_ca": _path},
     "access": {
         "anonymous": _text,
@@ -243,6 +243,7 @@ def _assembled(settings: Settings) -> ControllerConfig:
         "cache.tier": "tiers",
         "worker.toolchain_paths": "toolchain",
         "worker.secrets": "secrets",
+        "worker.strict": "strict",
         "ledger.witnesses": "witnesses",
         "ledger.witness_interval": "witness_interval_s",
     }

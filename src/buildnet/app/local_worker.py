@@ -37,6 +37,7 @@ async def supervise(
     descriptors: tuple[int, int],
     cache_size_bytes: int | None = None,
     secrets: Mapping[str, Path] = MappingProxyType({}),
+    strict: bool = False,
 ) -> None:
     """Run `buildnet join` as a child until `stop` is set, then let it drain and end it.
 
@@ -52,6 +53,7 @@ async def supervise(
         monotonic_s: a clock.
         descriptors: the child's limits of open files, soft and hard.
         secrets: files with the values of secrets, by name. The values are in no argument and no variable of the child.
+        strict: actions write nothing but what they declare.
         cache_size_bytes: what the child keeps beside the controller's own cache; None: as the disk allows.
     """
     delay_s = _RESTART_DELAY_S
@@ -73,6 +75,7 @@ async def supervise(
             *(argument for path in toolchain for argument in ("--toolchain-path", str(path))),
             *(argument for name, path in secrets.items() for argument in ("--secret", f"{name}={path.absolute()}")),
             *(() if cache_size_bytes is None else ("--cache-size", str(cache_size_bytes))),
+            *(("--strict",) if strict else ()),
             "--quiet",
             # The pipe closes with this process, however it ends: a killed controller leaves no worker behind.
             "--until-stdin-closes",

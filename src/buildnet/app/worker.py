@@ -66,6 +66,7 @@ async def run(
             hostname=socket.gethostname(),
             hidden=config.hidden,
             toolchain=tuple(str(path) for path in config.toolchain),
+            strict=config.strict,
             search_path=search_path(),
             secrets=config.secrets,
             credentials=config.credentials,

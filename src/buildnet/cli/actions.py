@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from buildnet.cli import options
+from buildnet.cli import moments, options, printable, told_effects
 from buildnet.cli.actions_again import repro, rerun
 from buildnet.cli.actions_submit import facts, submit, watch
-from buildnet.cli.actions_why import diff, history, why
+from buildnet.cli.actions_why import diff, history, resolved, why
 from buildnet.cli.log_printer import LogPrinter
 from buildnet.errors import InvalidRequest
 
@@ -67,16 +67,21 @@ def ls(url: str | None, state: Path | None, instance: str, only: ActionFilter, l
 @options.as_json
 @click.argument("operation", metavar="ID")
 def show(url: str | None, state: Path | None, instance: str, as_json: bool, operation: str) -> None:
-    """Show one operation by its id or the beginning of it."""
+    """Show one operation by its id, the beginning of it or the word newest: where it stands, and what it could do."""
     with options.connected(url, state, instance) as client:
-        info = client.action(operation)
+        info = client.action(resolved(client, operation))
+        told = client.result(info.id).effects if info.state == "completed" else None
     if as_json:
-        options.echo_json(facts(info))
+        options.echo_json({**facts(info), "effects": told_effects.facts(told)})
         return
     for name, value in facts(info).items():
-        if value not in ("", None):
-            shown = " ".join(value) if isinstance(value, tuple) else value
-            click.echo(f"{name:20} {shown}")
+        if name.endswith("_unix_s") and isinstance(value, float):
+            click.echo(f"{name.removesuffix('_unix_s'):20} {moments.shown(round(value * 1000))} UTC")
+        elif value not in ("", None) and value is not False:
+            shown = " ".join(value) if isinstance(value, tuple) else str(value)
+            click.echo(f"{name:20} {printable.shown(shown)}")
+    for name, shown in told_effects.lines(told) if told is not None else ():
+        click.echo(f"{name:20} {printable.shown(shown)}")
 
 
 @command.command("logs", epilog="Example: buildnet actions logs -f 3f2a9c")

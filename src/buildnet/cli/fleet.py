@@ -80,10 +80,13 @@ def show(url: str | None, state: Path | None, instance: str, as_json: bool, node
         options.echo_json({**asdict(info), "actions": [act.id for act in acts]})
         return
     for name, value in asdict(info).items():
-        if name == "properties" or value is None or value in ("", False):
+        if name in ("properties", "capacity", "used") or value is None or value in ("", False):
             continue
         shown = _time(value) if name.endswith("_unix_s") else str(value)
         click.echo(f"{name.removesuffix('_unix_s'):12} {printable.shown(shown)}")
+    if info.capacity is not None:
+        click.echo(f"{'capacity':12} {info.capacity.text}")
+        click.echo(f"{'in use':12} {(info.used and info.used.text) or 'nothing'}")
     for name, values in sorted(info.properties.items()):
         click.echo(f"{'offers':12} {printable.shown(name)}={printable.shown(', '.join(values))}")
     for act in acts:

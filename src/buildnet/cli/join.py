@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     help="A file or directory that actions may read, besides /usr and the like.",
 )
 @options.secrets
+@click.option("--strict", is_flag=True, help="Actions may write nothing but declared outputs, and none is trusted.")
 @click.option("--quiet", is_flag=True, help="Print no ready line.")
 @click.option("--until-stdin-closes", is_flag=True, help="Leave at once when standard input ends.")
 @click.option("--token-from-stdin", is_flag=True, help="Show the newest token that standard input brings, one a line.")
@@ -46,6 +47,7 @@ def command(
     hide: tuple[Path, ...],
     toolchain_path: tuple[Path, ...],
     secret: tuple[str, ...],
+    strict: bool,
     quiet: bool,
     until_stdin_closes: bool,
     token_from_stdin: bool,
@@ -69,6 +71,7 @@ def command(
         hidden=tuple(path.absolute() for path in hide),
         toolchain=tuple(path.absolute() for path in toolchain_path),
         secrets=options.secret_files(secret),
+        strict=strict,
         cache_size_bytes=None if cache_size is None else size_bytes_of(cache_size, "--cache-size"),
     )
     tokens = StdinTokens() if token_from_stdin else None

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from buildnet.cli import determinism, options
+from buildnet.cli import determinism, options, told_effects
 from buildnet.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -255,6 +255,13 @@ def say(result: RunResult, wall_s: float) -> None:
     how = "from the cache" if result.cached else f"ran on {result.worker[:12]}"
     entry = "" if result.entry_index is None else f", ledger entry {result.entry_index}"
     click.echo(f"buildnet: {how} in {wall_s:.2f} s{entry}", err=True)
+    told = result.effects
+    if told is not None and told.trusted:
+        click.echo(
+            f"buildnet: advisory: isolation {told.isolation} leaves {', '.join(told.trusted)} to trust", err=True
+        )
+    if told is not None and told.undeclared_write_count:
+        click.echo(f"buildnet: it wrote beside its outputs: {told_effects.written(told)}", err=True)
 
 
 def facts_of(result: RunResult) -> dict[str, object]:
@@ -267,6 +274,7 @@ def facts_of(result: RunResult) -> dict[str, object]:
         "worker": result.worker,
         "entry_index": result.entry_index,
         "execution_s": result.execution_s,
+        "effects": told_effects.facts(result.effects),
         "stdout": result.stdout_digest and result.stdout_digest.text,
         "stderr": result.stderr_digest and result.stderr_digest.text,
         "outputs": {

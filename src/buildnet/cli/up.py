@@ -23,6 +23,7 @@ KEYS: Final = {
     "cache_keep": "cache.keep",
     "toolchain_path": "worker.toolchain_paths",
     "secret": "worker.secrets",
+    "strict": "worker.strict",
     "tls_cert": "tls.certificate",
     "tls_key": "tls.key",
     "client_ca": "tls.client_ca",
@@ -67,6 +68,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     help="A file or directory that the local worker's actions may read, besides /usr and the like.",
 )
 @options.secrets
+@click.option("--strict", is_flag=True, default=None, help="Local actions may write nothing but declared outputs.")
 @click.option("--tls-cert", type=_FILE, help="Serve TLS with this certificate and those above it, PEM.")
 @click.option("--tls-key", type=_FILE, help="Its private key, PEM.")
 @click.option("--client-ca", type=_FILE, help="Believe certificates of clients that this authority signed, PEM.")

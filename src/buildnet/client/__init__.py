@@ -13,7 +13,7 @@ from buildnet.client.actions import ActionFilter
 from buildnet.client.client import Client
 from buildnet.client.fleet import JoinTokenInfo, NodeInfo
 from buildnet.client.history import PastRun, Why
-from buildnet.client.results import ActionInfo, LogPiece, Output, RunResult
+from buildnet.client.results import ActionInfo, EffectsTold, LogPiece, Output, RunResult
 from buildnet.client.submission import GraphOutcome, SubmittedGraph
 from buildnet.client.sync import SyncClient, connect
 from buildnet.model.credentials import Credentials
@@ -25,6 +25,7 @@ __all__ = [
     "Client",
     "Credentials",
     "Digest",
+    "EffectsTold",
     "GraphOutcome",
     "JoinTokenInfo",
     "LogPiece",

@@ -15,6 +15,7 @@ import grpc
 from buildnet._native import InputTree
 from buildnet.client import cache, ledger, logs
 from buildnet.client.actions import ALL, ActionFilter, info_of
+from buildnet.client.channel import channel_of, metadata_of
 from buildnet.client.fleet import FleetCalls
 from buildnet.client.history import HistoryCalls
 from buildnet.client.patience import Patience
@@ -22,7 +23,7 @@ from buildnet.client.resources import NodeVerdict, ResourceNews, news_of
 from buildnet.client.results import ActionInfo, LogPiece, RunResult, result_of
 from buildnet.client.status import error_of_call, error_of_status
 from buildnet.client.submission import SubmissionCalls
-from buildnet.dial import channel_of, link_of, metadata_of
+from buildnet.dial import link_of
 from buildnet.errors import BadSignature, BuildNetError, InvalidRequest, NodeDown, NotFound
 from buildnet.ledger.checkpoint import Verifier
 from buildnet.ledger.receipt import Receipt

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from buildnet.errors import NotFound
+from buildnet.model.amounts import Amounts
 from buildnet.model.join_line import JoinLine
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
 
@@ -29,7 +30,8 @@ class NodeInfo:
     `state` is joining, active, cordoned, draining, left or removed. `clock_skew_s` is its clock less the server's, None
     when it did not tell its time. Times are Unix seconds, None for never. `asked_by` is who cordoned or removed it, or
     asked it to drain; "" for a caller without credentials and for the node itself. `key` is that of a node that joined
-    by a session of its own keys, "" for another.
+    by a session of its own keys, "" for another. `capacity` is what its actions may use together, `used` what is
+    reserved of that now; both None when it told none.
     """
 
     node: str
@@ -46,6 +48,8 @@ class NodeInfo:
     clock_skew_s: float | None = None
     asked_by: str = ""
     key: str = ""
+    capacity: Amounts | None = None
+    used: Amounts | None = None
     properties: dict[str, list[str]] = field(default_factory=dict)
 
 
@@ -199,6 +203,10 @@ def _token_info(token: fleet_pb2.JoinToken) -> JoinTokenInfo:
     )
 
 
+def _amounts(told: fleet_pb2.Amounts) -> Amounts:
+    return Amounts(told.cpu_milli, told.memory_bytes, told.disk_bytes, told.gpus)
+
+
 def _info(node: fleet_pb2.Node) -> NodeInfo:
     properties: dict[str, list[str]] = {}
     for item in node.properties:
@@ -218,5 +226,7 @@ def _info(node: fleet_pb2.Node) -> NodeInfo:
         clock_skew_s=node.clock_skew.ToNanoseconds() / 1e9 if node.HasField("clock_skew") else None,
         asked_by=node.asked_by,
         key=node.node_key,
+        capacity=_amounts(node.capacity) if node.HasField("capacity") else None,
+        used=_amounts(node.used) if node.HasField("capacity") else None,
         properties=properties,
     )

@@ -12,6 +12,7 @@ from buildnet.model.digest import Digest
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire.actions import digest_of
 from buildnet.wire.native import translated
+from buildnet.wire.usage import effects_of
 
 _LOG_BYTES_MAX = 64 << 20
 
@@ -49,8 +50,33 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
+class EffectsTold:
+    """What a worker told of a command: what kept it apart, what it could do, and what it wrote beside its outputs.
+
+    `isolation` is namespaces or process; `effects` are levels by name, of which those in `trusted` nothing enforced.
+    `undeclared_writes` are paths below the execution root, at most 100 of `undeclared_write_count`; directories end in
+    a slash. `undeclared_writes_partial`: not everything was looked at. `limits` are what bounded each resource.
+    """
+
+    isolation: str
+    effects: Mapping[str, str]
+    trusted: tuple[str, ...]
+    undeclared_writes: tuple[str, ...]
+    undeclared_write_count: int
+    undeclared_writes_partial: bool
+    limits: Mapping[str, str]
+
+    @property
+    def assurance(self) -> Literal["enforced", "advisory"]:
+        """`enforced` when nothing was left to trust."""
+        return "advisory" if self.trusted else "enforced"
+
+
+@dataclass(frozen=True, slots=True)
 class RunResult:
-    """How a command ended. `cached` when it did not run now; times are in seconds, None when the worker told none."""
+    """How a command ended. `cached` when it did not run now; times are in seconds, None when the worker told none.
+    `effects` is None when the worker told nothing of them.
+    """
 
     exit_code: int
     outputs: Mapping[str, Output]
@@ -64,6 +90,7 @@ class RunResult:
     stdout_digest: Digest | None
     stderr_digest: Digest | None
     _read: Callable[[Digest], bytes] = field(repr=False, compare=False)
+    effects: EffectsTold | None = None
 
     def stdout(self) -> bytes:
         """What it printed, at most 64 MiB. *Blocks*."""
@@ -153,6 +180,22 @@ def result_of(
         stdout_digest=digest_of(result.stdout_digest) if result.HasField("stdout_digest") else None,
         stderr_digest=digest_of(result.stderr_digest) if result.HasField("stderr_digest") else None,
         _read=read,
+        effects=_effects_of(result),
+    )
+
+
+def _effects_of(result: re.ActionResult) -> EffectsTold | None:
+    report = effects_of(result)
+    if report is None:
+        return None
+    return EffectsTold(
+        isolation=report.isolation,
+        effects={grant.name: grant.level for grant in report.effects},
+        trusted=tuple(grant.name for grant in report.effects if not grant.enforced),
+        undeclared_writes=tuple(report.undeclared_writes),
+        undeclared_write_count=report.undeclared_write_count,
+        undeclared_writes_partial=report.undeclared_writes_partial,
+        limits={limit.name: limit.by for limit in report.limits},
     )
 
 

@@ -109,7 +109,7 @@ class ActionLogs:
     def methods(self) -> dict[str, Method]:
         """What this service answers, by path."""
         pb = action_pb2
-        return {_PATH: Method("server_stream", self.stream_logs, pb.StreamLogsRequest, pb.LogRecord)}
+        return {_PATH: Method("server_stream", self.stream_logs, pb.StreamLogsRequest, pb.LogRecord, wide=True)}
 
     async def stream_logs(
         self, request: action_pb2.StreamLogsRequest, call: Call

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, Protocol, cast
 from google.protobuf.message import DecodeError
 
 from buildnet._native import Door, Store, Tiers
-from buildnet.edge.flow import END, FAIL, REPLY, Exchange, Requests
+from buildnet.edge.flow import END, FAIL, REPLY, Duplex, Exchange, Requests
 from buildnet.errors import BuildNetError
 from buildnet.model.caller import ANYBODY, Caller
 from buildnet.wire.native import translated
@@ -32,6 +32,9 @@ _CANCELLED: Final[Failure] = (1, "the call was cancelled", b"")
 _INVALID_ARGUMENT: Final = 3
 _INTERNAL: Final[Failure] = (13, "internal error; the server's log has the details", b"")
 _LAST_WORDS_S: Final = 0.2
+# Of a wide stream, and how many have it at once: replies that wait in the door are bounded by the two together.
+WIDE_WINDOW_BYTES: Final = 2 << 20
+WIDE_STREAMS_MAX: Final = 32
 _STOPPING: Final[Failure] = (14, "the server is stopping", b"")
 
 
@@ -40,13 +43,16 @@ class Method:
     """One method: how its messages flow, who answers, and the types of its messages.
 
     A unary handler takes (request, Call) and returns the reply, plainly or as an awaitable. A server-streaming one is
-    an async generator over the same; a bidi one gets an async iterator of requests.
+    an async generator over the same; a bidi one gets an async iterator of requests, or, where the method is `direct`,
+    is a coroutine function over a Duplex. A stream of replies that is `wide` has a larger window while few have one.
     """
 
     kind: Kind
     handler: Callable[[Any, Call], Any]
     request: type[Any]
     response: type[Any]
+    direct: bool = False
+    wide: bool = False
 
 
 @dataclass(slots=True)
@@ -160,6 +166,7 @@ class Bridge:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._streams: dict[int, Requests] = {}
         self._exchanges: dict[int, Exchange] = {}
+        self._wide: set[int] = set()
         self._stopping = False
         self._outbox: list[tuple[int, int, Any]] = []
         self._flushing = False
@@ -262,7 +269,7 @@ class Bridge:
                     stream.end()
             case 3:  # _CANCEL
                 # A task cancelled before its first step never reaches its `finally`: forget it here.
-                self._streams.pop(event[1], None)
+                self._forget_stream(event[1])
                 self._exchanges.pop(event[1], None)
                 if (task := self._tasks.pop(event[1], None)) is not None:
                     task.cancel()
@@ -311,15 +318,25 @@ class Bridge:
             else:
                 self.emit((call_id, REPLY, answer.SerializeToString()))
             return
-        stream = self._streams[call_id] = Requests(self.emit, call_id, method.request.FromString)
+        decode = method.request.FromString
+        stream: Requests
+        if method.direct:
+            stream = Duplex(self.emit, call_id, decode)
+        elif method.wide and len(self._wide) < WIDE_STREAMS_MAX:
+            self._wide.add(call_id)
+            stream = Requests(self.emit, call_id, decode, WIDE_WINDOW_BYTES)
+        else:
+            stream = Requests(self.emit, call_id, decode)
+        self._streams[call_id] = stream
         try:
-            argument = method.request.FromString(body) if body is not None else stream.requests()
+            argument: Any = stream if method.direct else stream.requests() if body is None else decode(body)
             replies = method.handler(argument, call)
         except Exception as error:  # noqa: BLE001 - every failure becomes a status
-            self._streams.pop(call_id, None)
+            self._forget_stream(call_id)
             self.emit((call_id, FAIL, self._failure(error)))
             return
-        self._spawn(call_id, self._stream(call_id, stream, replies))
+        work = replies if method.direct else _replied(stream, replies)
+        self._spawn(call_id, self._stream(call_id, work))
 
     def _on_request(
         self,
@@ -386,10 +403,9 @@ class Bridge:
         finally:
             self._tasks.pop(batch_id, None)
 
-    async def _stream(self, call_id: int, stream: Requests, replies: AsyncIterator[Any]) -> None:
+    async def _stream(self, call_id: int, work: Coroutine[Any, Any, None]) -> None:
         try:
-            async for reply in replies:
-                await stream.send(reply.SerializeToString())
+            await work
             self.emit((call_id, END, None))
         except asyncio.CancelledError:
             self.emit((call_id, FAIL, _CANCELLED))
@@ -397,9 +413,11 @@ class Bridge:
             self.emit((call_id, FAIL, self._failure(error)))
         finally:
             self._tasks.pop(call_id, None)
-            self._streams.pop(call_id, None)
-            # The generator's own `finally` runs now, not when it is collected.
-            await cast(AsyncGenerator[Any, None], replies).aclose()
+            self._forget_stream(call_id)
+
+    def _forget_stream(self, call_id: int) -> None:
+        self._streams.pop(call_id, None)
+        self._wide.discard(call_id)
 
     def _failure(self, error: Exception) -> Failure:
         if isinstance(error, BuildNetError):
@@ -410,3 +428,12 @@ class Bridge:
             return (_INVALID_ARGUMENT, "the request cannot be decoded", b"")
         log.error("a call failed inside", exc_info=error)
         return _INTERNAL
+
+
+async def _replied(stream: Requests, replies: AsyncIterator[Any]) -> None:
+    try:
+        async for reply in replies:
+            await stream.send(reply.SerializeToString())
+    finally:
+        # The generator's own `finally` runs now, not when it is collected.
+        await cast(AsyncGenerator[Any, None], replies).aclose()

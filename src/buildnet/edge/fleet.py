@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final
 
 from buildnet.edge.announcements import Announcements
 from buildnet.edge.bridge import Call, Method
 from buildnet.edge.fleet_session import Session, greeting_of, log_piece_of, node_message, outcome_of, running_of
 from buildnet.edge.fleet_watch import Watchers
+from buildnet.edge.flow import Duplex
 from buildnet.edge.logs import LogBook
 from buildnet.edge.sessions import Sessions
 from buildnet.errors import BuildNetError, DeadlinePassed, InvalidRequest, NodeDown, NotFound
@@ -88,7 +89,7 @@ class FleetService:
         """What this service answers, by path."""
         pb = fleet_pb2
         return {
-            _FLEET + "Join": Method("bidi", self.join, pb.JoinRequest, pb.JoinResponse),
+            _FLEET + "Join": Method("bidi", self.join, pb.JoinRequest, pb.JoinResponse, direct=True),
             _FLEET + "ListNodes": Method("unary", self.list_nodes, pb.ListNodesRequest, pb.ListNodesResponse),
             _FLEET + "WatchNodes": Method("server_stream", self.watch_nodes, pb.WatchNodesRequest, pb.NodeEvent),
             _FLEET + "DrainNode": Method("unary", self.drain_node, pb.DrainNodeRequest, pb.Node),
@@ -118,13 +119,11 @@ class FleetService:
 
     # Workers.
 
-    async def join(
-        self, requests: AsyncIterator[fleet_pb2.JoinRequest], call: Call
-    ) -> AsyncIterator[fleet_pb2.JoinResponse]:
+    async def join(self, stream: Duplex, call: Call) -> None:
         """Serve one worker until its session ends."""
         try:
             async with asyncio.timeout(_HELLO_TIMEOUT_S):
-                first = await anext(requests, None)
+                first = await stream.first()
         except TimeoutError:
             raise DeadlinePassed(f"no Hello within {_HELLO_TIMEOUT_S:.0f} s", timeout_s=_HELLO_TIMEOUT_S) from None
         if first is None or first.WhichOneof("message") != "hello":
@@ -134,69 +133,53 @@ class FleetService:
         if self._keys is not None:
             await self._keys.check_hello(greeting.offer.node, call.caller)
         number, self._session_next = self._session_next, self._session_next + 1
-        session = Session(number, greeting, running_of(first.hello), self._clock.monotonic_s(), self._watchers.changed)
+        running, heard_s = running_of(first.hello), self._clock.monotonic_s()
+        session = Session(number, greeting, running, heard_s, self._watchers.changed, stream)
         task = asyncio.current_task()
         assert task is not None
         session.abort, session.read = task.cancel, self._read_blob
         self._sessions[number] = session
-        reader: asyncio.Future[Any] | None = None
         clean = False
         try:
             self._apply(fleet.Hello(number, greeting, now_unix_ms, call.caller.subject))
             if session.error is not None:
                 raise session.error
-            yield self._welcome()
+            stream.put(self._welcome().SerializeToString())
             self._apply(fleet.Welcomed(number))
-            reader = asyncio.ensure_future(self._read(session, requests))
-            async for message in self._outgoing(session, reader):
-                yield message
-            clean = reader.done()
+            stream.attach(lambda request: self._hear(session, request))
+            clean = await session.served()
         finally:
-            if reader is not None:
-                reader.cancel()
+            stream.detach()
             del self._sessions[number]
             self._apply(fleet.Ended(number, clean, self._last_seen_unix_ms(session)))
 
-    async def _outgoing(self, session: Session, reader: asyncio.Future[Any]) -> AsyncIterator[fleet_pb2.JoinResponse]:
-        reader.add_done_callback(lambda _: session.news.set())
-        while True:
-            while session.outbox:
-                yield session.outbox.popleft()
-            if session.ended:
-                break
-            if reader.done():
-                # What the worker sent wrongly becomes the status of its session.
-                reader.result()
-                return
-            session.news.clear()
-            await session.news.wait()
-        if session.error is not None:
-            raise session.error
-
-    async def _read(self, session: Session, requests: AsyncIterator[fleet_pb2.JoinRequest]) -> None:
+    def _hear(self, session: Session, request: fleet_pb2.JoinRequest) -> Coroutine[Any, Any, None] | None:
         node = session.node
-        async for request in requests:
-            if not self._core.is_current(session.number):
-                # It was displaced or removed: what it says now counts for nothing.
-                continue
-            session.last_heard_s = self._clock.monotonic_s()
-            match request.WhichOneof("message"):
-                case "heartbeat":
-                    self._scheduler.heartbeat(node, tuple(request.heartbeat.fences))
-                case "accepted":
-                    self._scheduler.accepted(node, request.accepted.fence)
-                case "log":
-                    # What is printed under a lease that is lost, or another's, is nobody's.
-                    if self._scheduler.leased(node, request.log.fence):
-                        await self._logs.take(request.log.fence, log_piece_of(request.log), session)
-                case "done":
-                    self._scheduler.done(node, request.done.fence, outcome_of(request.done, node))
-                case "announcement":
-                    session.tell(self._announcements.take(node, request.announcement))
-                case "draining":
-                    self._apply(fleet.DrainSaid(session.number))
-                case other:
-                    raise InvalidRequest(f"{other} cannot come within a session", field="message")
+        if not self._core.is_current(session.number):
+            # It was displaced or removed: what it says now counts for nothing.
+            return None
+        session.last_heard_s = self._clock.monotonic_s()
+        match request.WhichOneof("message"):
+            case "heartbeat":
+                self._scheduler.heartbeat(node, tuple(request.heartbeat.fences))
+            case "accepted":
+                self._scheduler.accepted(node, request.accepted.fence)
+            case "log":
+                # What is printed under a lease that is lost, or another's, is nobody's.
+                fence = request.log.fence
+                if self._scheduler.leased(node, fence):
+                    piece = log_piece_of(request.log)
+                    if not self._logs.take_now(fence, piece, session):
+                        return self._logs.take(fence, piece, session)
+            case "done":
+                self._scheduler.done(node, request.done.fence, outcome_of(request.done, node))
+            case "announcement":
+                session.tell(self._announcements.take(node, request.announcement))
+            case "draining":
+                self._apply(fleet.DrainSaid(session.number))
+            case other:
+                raise InvalidRequest(f"{other} cannot come within a session", field="message")
+        return None
 
     def _welcome(self) -> fleet_pb2.JoinResponse:
         message = fleet_pb2.JoinResponse()
@@ -256,7 +239,8 @@ class FleetService:
         last_seen_unix_ms = view.last_seen_unix_ms if session is None else self._last_seen_unix_ms(session)
         running = len(self._scheduler.leases_of(name)) if session is not None else 0
         key = "" if self._keys is None else self._keys.key_of(name)
-        return node_message(view, running=running, last_seen_unix_ms=last_seen_unix_ms, node_key=key)
+        used = self._scheduler.used_of(name)
+        return node_message(view, running=running, used=used, last_seen_unix_ms=last_seen_unix_ms, node_key=key)
 
     def _last_seen_unix_ms(self, session: Session) -> int:
         silent_s = self._clock.monotonic_s() - session.last_heard_s

@@ -6,18 +6,18 @@ What a node says of itself is bounded and printable before anything keeps it: na
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 
+from buildnet.edge.flow import Duplex
 from buildnet.edge.log_spool import RECORD_BYTES_MAX, LogPiece
 from buildnet.errors import BuildNetError, InvalidRequest
-from buildnet.model.action import Lease, Outcome
-from buildnet.model.amounts import AMOUNT_MAX, Amounts
+from buildnet.model.action import ActionKey, Lease, Outcome
+from buildnet.model.amounts import AMOUNT_MAX, NOTHING, Amounts
 from buildnet.model.caller import public_instance
 from buildnet.model.node import Greeting, NodeView, WorkerOffer, check_node_id
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
@@ -50,8 +50,7 @@ STATES: Final = {
 class Session:
     """The controller's end of one worker's session; a WorkerLink. `changed` hears of every lease given or ended.
 
-    `ended` says that nothing more is to be said; what is queued until then is still sent, and then `error`. `news` is
-    set when there is something to send, or that.
+    `ended` says that nothing more is to be said; what is queued until then is still sent, and then `error`.
     """
 
     number: int
@@ -59,8 +58,8 @@ class Session:
     running: tuple[int, ...]
     last_heard_s: float
     changed: Callable[[str], None]
-    outbox: deque[fleet_pb2.JoinResponse] = field(default_factory=deque)
-    news: asyncio.Event = field(default_factory=asyncio.Event)
+    stream: Duplex
+    finished: asyncio.Event = field(default_factory=asyncio.Event)
     ended: bool = False
     error: BuildNetError | None = None
     read: Callable[[str], bytes] | None = None
@@ -75,12 +74,33 @@ class Session:
     def _send(self, message: fleet_pb2.JoinResponse) -> None:
         if self.ended:
             return
-        if len(self.outbox) < _QUEUED_MAX:
-            self.outbox.append(message)
+        if self.stream.queued < _QUEUED_MAX:
+            self.stream.put(message.SerializeToString())
         else:
             # A worker that reads nothing is lost; its leases go elsewhere.
             self.ended = True
-        self.news.set()
+            self.finished.set()
+
+    async def served(self) -> bool:
+        """Until the session is over; whether it was the worker that ended it.
+
+        Raises:
+            BuildNetError: what the worker is told, or sent wrongly.
+        """
+        finished = asyncio.ensure_future(self.finished.wait())
+        ends: set[asyncio.Future[Any]] = {finished, self.stream.over}
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            finished.cancel()
+        if self.ended:
+            await self.stream.sent()
+            if self.error is not None:
+                raise self.error
+            return self.stream.over.done()
+        # What the worker sent wrongly becomes the status of its session.
+        self.stream.over.result()
+        return True
 
     def assign(self, lease: Lease) -> None:
         """Send an Assign."""
@@ -115,6 +135,12 @@ class Session:
         self._send(message)
         self.changed(self.node)
 
+    def prefetch(self, key: ActionKey) -> None:
+        """Send a Prefetch."""
+        message = fleet_pb2.JoinResponse()
+        message.prefetch.action_digest.CopyFrom(digest_message(key.digest))
+        self._send(message)
+
     def settle(self, fence: int) -> None:
         """Send a Settled."""
         message = fleet_pb2.JoinResponse()
@@ -143,7 +169,7 @@ class Session:
         """Say nothing more than what is queued, then this."""
         self.error = error
         self.ended = True
-        self.news.set()
+        self.finished.set()
 
 
 def check_version(theirs: str, ours: str) -> None:
@@ -261,7 +287,19 @@ def outcome_of(done: fleet_pb2.Done, node: str) -> Outcome:
     )
 
 
-def node_message(view: NodeView, *, running: int, last_seen_unix_ms: int, node_key: str = "") -> fleet_pb2.Node:
+def amounts_message(amounts: Amounts) -> fleet_pb2.Amounts:
+    """Amounts as a message."""
+    return fleet_pb2.Amounts(
+        cpu_milli=amounts.cpu_milli,
+        memory_bytes=amounts.memory_bytes,
+        disk_bytes=amounts.disk_bytes,
+        gpus=amounts.gpus,
+    )
+
+
+def node_message(
+    view: NodeView, *, running: int, used: Amounts = NOTHING, last_seen_unix_ms: int, node_key: str = ""
+) -> fleet_pb2.Node:
     """A node as people see it."""
     node = fleet_pb2.Node(
         node_id=view.node,
@@ -281,6 +319,9 @@ def node_message(view: NodeView, *, running: int, last_seen_unix_ms: int, node_k
     node.hostname, node.version = greeting.hostname, greeting.version
     for name, value in sorted(greeting.offer.properties):
         node.properties.add(name=name, value=value)
+    if (capacity := greeting.offer.capacity) is not None:
+        node.capacity.CopyFrom(amounts_message(capacity))
+        node.used.CopyFrom(amounts_message(used))
     node.joined_at.FromMilliseconds(view.joined_at_unix_ms)
     if greeting.skew_ms is not None:
         node.clock_skew.FromMilliseconds(greeting.skew_ms)

@@ -122,20 +122,31 @@ class LogBook:
 
     async def take(self, fence: int, piece: LogPiece, source: LogSource) -> None:
         """Keep what a worker sent. Waits only while the disk is far behind, and then holds up no one but `source`."""
+        spool = self._logs.setdefault(fence, _Spool(fence))
+        await self._recover(spool)
+        self._keep(spool, piece, source)
+        while self._waiting_bytes > self._limits.waiting_bytes_max:
+            self._room.clear()
+            await self._room.wait()
+
+    def take_now(self, fence: int, piece: LogPiece, source: LogSource) -> bool:
+        """The same where nothing is to be waited for; False, and nothing is done, where `take` would wait."""
         spool = self._logs.get(fence)
         if spool is None:
             spool = self._logs[fence] = _Spool(fence)
-        await self._recover(spool)
+        if spool.left or self._waiting_bytes > self._limits.waiting_bytes_max:
+            return False
+        self._keep(spool, piece, source)
+        return True
+
+    def _keep(self, spool: _Spool, piece: LogPiece, source: LogSource) -> None:
         if spool.source is not source:
             spool.source = source
             spool.asked_again.clear()
         if spool.ended_at_s is not None:
-            self._ended.remove(fence)
+            self._ended.remove(spool.fence)
             spool.ended_at_s = None
         self._accept(spool, piece)
-        while self._waiting_bytes > self._limits.waiting_bytes_max:
-            self._room.clear()
-            await self._room.wait()
 
     def _accept(self, spool: _Spool, piece: LogPiece) -> None:
         index = piece.stream - 1

@@ -7,15 +7,17 @@ the constraint that it stands for. What cannot be meant is refused with its fiel
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from functools import lru_cache
+from typing import Any, Final, TypeVar
 
 from buildnet.errors import InvalidRequest, TooLarge
 from buildnet.model.action import CONSTRAINT, SECRET, TIER
 from buildnet.model.amounts import NOTHING, RESOURCE_PREFIX, Amounts
 from buildnet.model.digest import Digest
 from buildnet.model.effect import EFFECT_PREFIX, Effect
+from buildnet.model.quick import quick
 
 SECRET_PREFIX: Final = "secret:"
 
@@ -32,8 +34,10 @@ _PIN: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 _PIN_VERSION: Final = re.compile(r"[A-Za-z0-9_.+-]+")
 
 Pairs = tuple[tuple[str, str], ...]
+_Item = TypeVar("_Item", bound=Any)
 
 
+@quick
 @dataclass(frozen=True, slots=True, order=True)
 class TreeInput:
     """A directory at `path`, "" for the root itself; `digest` is of its Directory message."""
@@ -42,6 +46,7 @@ class TreeInput:
     digest: Digest
 
 
+@quick
 @dataclass(frozen=True, slots=True, order=True)
 class FileInput:
     """A file at `path`."""
@@ -51,6 +56,7 @@ class FileInput:
     executable: bool = False
 
 
+@quick
 @dataclass(frozen=True, slots=True, order=True)
 class OutputInput:
     """What another action of the same graph leaves at `output`, put at `path`."""
@@ -63,6 +69,7 @@ class OutputInput:
 Input = TreeInput | FileInput | OutputInput
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class ActionSpec:
     """One action, canonical: made by `spec_of`, which checks and sorts.
@@ -141,18 +148,18 @@ def spec_of(
         )
     if len(salt) > SALT_BYTES_MAX:
         raise TooLarge(f"a salt has at most {SALT_BYTES_MAX} bytes", field="salt", limit=SALT_BYTES_MAX)
-    secret_pairs = _secrets(secrets or {}, variables or {})
+    # What is empty is left alone: a graph of thousands says little more than arguments, inputs and outputs of each.
     spec = ActionSpec(
         arguments=words,
-        inputs=_inputs(inputs),
-        variables=_variables(variables or {}),
+        inputs=_inputs(inputs) if inputs else (),
+        variables=_variables(tuple(variables.items())) if variables else (),
         working_directory=checked_path(working_directory, "working_directory", may_be_root=True),
-        outputs=tuple(sorted({checked_path(path.rstrip("/"), "outputs") for path in outputs})),
-        effects=tuple(sorted(Effect.parse(name, level) for name, level in (effects or {}).items())),
+        outputs=_sorted({checked_path(path.rstrip("/"), "outputs") for path in outputs}),
+        effects=_sorted([Effect.parse(name, level) for name, level in effects.items()]) if effects else (),
         resources=_resources(resources),
-        constraints=tuple(sorted({*constraints, *_pins(pins or {})})),
-        platform=_platform(platform),
-        secrets=secret_pairs,
+        constraints=_sorted({*constraints, *_pins(pins or {})}) if constraints or pins else (),
+        platform=_platform(platform) if platform else (),
+        secrets=_secrets(secrets, variables or {}) if secrets else (),
         timeout_s=timeout_s,
         do_not_cache=do_not_cache,
         salt=salt,
@@ -213,14 +220,20 @@ def _order(one: Input) -> tuple[str, ...]:
             return one.path, "output", one.action, one.output
 
 
-def _variables(variables: Mapping[str, str]) -> Pairs:
-    for name, value in variables.items():
+def _sorted(items: Collection[_Item]) -> tuple[_Item, ...]:
+    return tuple(items) if len(items) < 2 else tuple(sorted(items))
+
+
+@lru_cache(maxsize=256)
+def _variables(variables: Pairs) -> Pairs:
+    # Remembered: actions of a graph, or of a build, have one environment.
+    for name, value in variables:
         if not _VARIABLE.fullmatch(name) or "\0" in value or not _is_text(name + value):
             raise InvalidRequest(
                 f"{name[:64]!r} cannot name a variable, or its value holds a NUL byte or is not UTF-8",
                 field="variables",
             )
-    return tuple(sorted(variables.items()))
+    return tuple(sorted(variables))
 
 
 def _secrets(secrets: Mapping[str, str], variables: Mapping[str, str]) -> Pairs:

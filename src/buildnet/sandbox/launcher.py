@@ -44,6 +44,10 @@ class NativeRunning:
         self._process.kill(reason)
 
 
+class Launched:
+    """A sandbox whose commands the native launcher starts; whoever has a launcher at hand needs no `start`."""
+
+
 def start(plan: Plan, place: Place) -> NativeRunning:
     """Start `plan` in `place`.
 
@@ -54,29 +58,41 @@ def start(plan: Plan, place: Place) -> NativeRunning:
 
 
 def request_of(plan: Plan, place: Place) -> dict[str, Any]:
-    """A plan in the native launcher's words (`buildnet._native.Process`)."""
-    return {
-        "argv": list(plan.argv),
-        "env": {**dict(plan.env), **dict(plan.secrets)},
-        "masked": [os.fsencode(value) for _, value in plan.secrets],
+    """A plan in its place in the native launcher's words (`buildnet._native.Process`)."""
+    return rules_of(plan) | {
         "cwd": place.cwd,
         "root": place.root,
         "root_mount": place.root_mount,
         "shown": list(plan.shown),
         "hidden": list(place.hidden),
-        "files": accounts(os.geteuid(), os.getegid()),
+        "files": own_files(),
         "tmp": place.tmp,
         "stdout_path": place.stdout_path,
         "stderr_path": place.stderr_path,
-        "log_size_bytes_max": plan.limits.log_size_bytes_max,
-        "timeout_s": plan.timeout_s,
-        "memory_bytes": plan.limits.memory_bytes,
-        "pids_max": plan.limits.pids_max,
-        "cpu_s": plan.limits.cpu_s,
-        "cpu_milli": plan.limits.cpu_milli,
-        "disk_bytes": plan.limits.disk_bytes,
         "counted": list(place.counted),
-        "network": plan.network,
-        "isolation": plan.isolation,
         "cgroup_name": place.name,
     }
+
+
+def rules_of(plan: Plan) -> dict[str, Any]:
+    """What of a plan in the native launcher's words depends on no place."""
+    limits = plan.limits
+    return {
+        "argv": list(plan.argv),
+        "env": {**dict(plan.env), **dict(plan.secrets)},
+        "masked": [os.fsencode(value) for _, value in plan.secrets],
+        "log_size_bytes_max": limits.log_size_bytes_max,
+        "timeout_s": plan.timeout_s,
+        "memory_bytes": limits.memory_bytes,
+        "pids_max": limits.pids_max,
+        "cpu_s": limits.cpu_s,
+        "cpu_milli": limits.cpu_milli,
+        "disk_bytes": limits.disk_bytes,
+        "network": plan.network,
+        "isolation": plan.isolation,
+    }
+
+
+def own_files() -> dict[str, str]:
+    """The small files that every command has of its own, by path."""
+    return accounts(os.geteuid(), os.getegid())

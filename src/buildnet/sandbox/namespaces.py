@@ -9,7 +9,7 @@ from buildnet.sandbox import Place, Running, launcher
 from buildnet.sandbox.policy import Plan
 
 
-class NamespaceSandbox:
+class NamespaceSandbox(launcher.Launched):
     """It sees its execution root, what the plan shows, read-only, and a /tmp of its own; nothing outlives the first
     process.
     """

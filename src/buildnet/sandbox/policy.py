@@ -10,6 +10,9 @@ says `advisory` where that cannot be enforced. What is declared is enforced or r
 | `effect:read` | `declared`: inputs and the worker's toolchain; `ambient`: the machine's files too | `declared` |
 | `effect:write` | `declared`: to write anything but declared outputs fails; `ambient`: it is told | `ambient` |
 | `effect:clock`, `effect:random` | `ambient`: the machine's own | `ambient` |
+
+On a strict worker all that is not declared is `none` or `declared`, nothing is advisory, and `effect:write=ambient` is
+not offered.
 """
 
 from __future__ import annotations
@@ -86,21 +89,32 @@ def _lower(asked: int, own: int | None) -> int | None:
 @dataclass(frozen=True, slots=True)
 class Means:
     """What a worker runs commands with. `private_network`: a command can be kept from the machine's
-    network. `toolchain`: paths of the machine that every command may read.
+    network. `toolchain`: paths of the machine that every command may read. `strict`: what a command writes is declared.
     """
 
     isolation: Isolation
     private_network: bool
     toolchain: tuple[str, ...] = ()
+    strict: bool = False
 
 
-def means_of(probe: Mapping[str, bool], wanted: str | None = None, toolchain: tuple[str, ...] = ()) -> Means:
+def means_of(
+    probe: Mapping[str, bool], wanted: str | None = None, toolchain: tuple[str, ...] = (), *, strict: bool = False
+) -> Means:
     """Choose the backend: the one wanted, else the strongest that the kernel's probe allows.
 
     Raises:
-        SandboxFailed: namespaces are wanted and the kernel refuses them.
+        SandboxFailed: namespaces are wanted and the kernel refuses them; or a strict worker would have to trust
+        commands.
     """
     namespaces = probe.get("namespaces", False)
+    private_network = probe.get("network_namespace", False)
+    if strict and not (namespaces and private_network and wanted != "process"):
+        raise SandboxFailed(
+            "a strict worker needs namespaces and networks of its own for what it runs, which "
+            f"{'it is told not to use' if wanted == 'process' else 'this kernel refuses'}; see `buildnet doctor`, "
+            "or start it without --strict"
+        )
     if wanted == "namespaces" and not namespaces:
         raise SandboxFailed(
             "this kernel refuses unprivileged namespaces; allow them "
@@ -108,7 +122,7 @@ def means_of(probe: Mapping[str, bool], wanted: str | None = None, toolchain: tu
         )
     if wanted == "process" or not namespaces:
         return Means("process", private_network=False, toolchain=toolchain)
-    return Means("namespaces", private_network=probe.get("network_namespace", False), toolchain=toolchain)
+    return Means("namespaces", private_network, toolchain, strict)
 
 
 class Variables(tuple[tuple[str, str], ...]):
@@ -189,7 +203,7 @@ def plan_of(
                 f"{means.isolation!r} on this worker; declare another level of "
                 f"{' or '.join(sorted(_LEVELS[name]))}, or use a worker that offers it"
             )
-    effects = dict(DEFAULTS) | declared
+    effects = dict(DEFAULTS) | ({"write": "declared"} if means.strict else {}) | declared
     unenforced = frozenset(name for name, level in effects.items() if not _enforced(name, level, means))
     network = effects["network"] == "ambient"
     return Plan(
@@ -214,6 +228,8 @@ def _enforced(name: str, level: str, means: Means) -> bool:
             return means.private_network
         case "read", "declared":
             return means.isolation == "namespaces"
+        case "write", "ambient":
+            return not means.strict
         case _:
             return True
 

@@ -9,7 +9,7 @@ from buildnet.sandbox import Place, Running, launcher
 from buildnet.sandbox.policy import Plan
 
 
-class ProcessSandbox:
+class ProcessSandbox(launcher.Launched):
     """Clean environment, own session, limits and a TMPDIR; network and files are the machine's:
     `advisory`.
     """

@@ -398,6 +398,10 @@ class SchedulerCore:
                 attempt.deadline_s = deadline_s
             else:
                 effects.append(ev.Stop(event.worker, fence, "the lease was lost"))
+        # With each beat and not with each lease: what ends sooner than the next beat has nothing to wait for.
+        worker = self.workers.get(event.worker)
+        if worker is not None and (entry := self.dispatch.ahead(worker)) is not None:
+            effects.append(ev.Prefetch(event.worker, entry.wanted.key))
 
     # Time passes.
 

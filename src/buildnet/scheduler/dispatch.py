@@ -22,6 +22,7 @@ DEMANDS_MAX: Final = 1024
 """Different sets of requirements and amounts that are known at once."""
 
 _NEAR_LOOKED_AT: Final = 5
+_AHEAD_LOOKED_AT: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,8 @@ class DispatchMechanisms:
 class Waiting:
     """The part of an entry that waits and takes room. `branch` is where it waits, None while it does not.
 
-    `order` is the time at which its turn comes within its invocation.
+    `order` is the time at which its turn comes within its invocation. `foretold` once a worker was told to fetch its
+    inputs.
     """
 
     id: int
@@ -68,6 +70,7 @@ class Waiting:
     branch: Branch | None = None
     demand: Demand | None = None
     avoid: tuple[str, ...] = ()
+    foretold: bool = False
 
 
 class Dispatch:
@@ -302,6 +305,9 @@ class Dispatch:
             return head
         if now_s >= head.order - bounded(head.wanted.priority) * self.limits.age_s + self.limits.near_wait_s:
             return head
+        own = self._entries.get(worker.ahead)
+        if own is not None and own.branch is branch and own.wanted.priority == head.wanted.priority:
+            return own
         for ticket in branch.next_tickets(_NEAR_LOOKED_AT):
             entry = self._entries.get(ticket[1])
             if (
@@ -312,6 +318,29 @@ class Dispatch:
             ):
                 return entry
         return head
+
+    def ahead(self, worker: Worker) -> Waiting | None:
+        """What is likely to begin next on a worker without a free slot, so that it may fetch the inputs meanwhile: told
+        of each entry once, and to each worker while it has no other. It is no promise: whoever is free first has it.
+        """
+        if not self.waiting or not worker.is_open or worker.bit & self.room.open:
+            return None
+        told = self._entries.get(worker.ahead)
+        if told is not None and told.branch is not None:
+            return None
+        branch = fairest([demand.queue.root for demand in self._active if demand.able & worker.bit])
+        if branch is None:
+            return None
+        for ticket in (branch.ticket(), *branch.next_tickets(_AHEAD_LOOKED_AT)):
+            entry = self._entries.get(ticket[1])
+            if entry is None or entry.foretold or not branch.queue.is_good(ticket, branch):
+                continue
+            near = entry.wanted.near
+            if near and not self.room.is_near(worker, near):
+                entry.foretold, worker.ahead = True, entry.id
+                self.room.remember(worker, near)
+                return entry
+        return None
 
     def begun(self, entry: Waiting, worker: Worker, fence: int, reserved: Amounts, now_s: float) -> int:
         """It runs there under this fence, and waits no more; returns its charge, which `ended` is given back."""

@@ -182,6 +182,15 @@ class Assign:
 
 @quick
 @dataclass(frozen=True, slots=True)
+class Prefetch:
+    """Tell a worker what it is likely to be given next."""
+
+    worker: str
+    key: ActionKey
+
+
+@quick
+@dataclass(frozen=True, slots=True)
 class Stop:
     """Tell a worker that an attempt is not wanted."""
 
@@ -233,4 +242,4 @@ class Record:
     outcome: Outcome | None = None
 
 
-Effect = Lookup | Assign | Stop | Settle | Publish | Tell | Record
+Effect = Lookup | Assign | Prefetch | Stop | Settle | Publish | Tell | Record

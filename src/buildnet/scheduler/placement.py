@@ -82,10 +82,12 @@ class Demand:
 class Worker:
     """A worker whose session is open, and what its attempts use.
 
-    `level` is how busy it is, -1 while it is given no work or has no free slot.
+    `level` is how busy it is, -1 while it is given no work or has no free slot. `ahead` is the entry whose inputs it
+    was told to fetch, -1 for none.
     """
 
     __slots__ = (
+        "ahead",
         "bit",
         "capacity",
         "cordoned",
@@ -109,6 +111,7 @@ class Worker:
         self.fences: set[int] = set()
         self.cpu_milli = self.memory_bytes = self.disk_bytes = self.gpus = 0
         self.level = -1
+        self.ahead = -1
         self.refused: list[Demand] = []
         self.capacity = capacity = offer.capacity
         known = capacity is not None and capacity.cpu_milli
@@ -267,6 +270,10 @@ class Placement:
             worker.disk_bytes += reserved.disk_bytes
             worker.gpus += reserved.gpus
         self.changed(worker)
+        self.remember(worker, near)
+
+    def remember(self, worker: Worker, near: tuple[int, ...]) -> None:
+        """It has, or will have, what these numbers stand for."""
         for number in near:
             self._near[number] = worker.offer.node
             self._near.move_to_end(number)

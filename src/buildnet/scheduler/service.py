@@ -18,6 +18,7 @@ from typing import Any
 
 from buildnet.errors import BuildNetError, NodeDown
 from buildnet.model.action import ActionKey, Lease, Outcome, Wanted
+from buildnet.model.amounts import NOTHING, Amounts
 from buildnet.model.digest import UNKNOWN
 from buildnet.model.entry import Entry, Value
 from buildnet.model.node import WorkerOffer
@@ -345,6 +346,11 @@ class Scheduler:
         worker = self._core.workers.get(node)
         return tuple(sorted(worker.fences)) if worker is not None else ()
 
+    def used_of(self, node: str) -> Amounts:
+        """What is reserved of a worker for the attempts that it was given."""
+        worker = self._core.workers.get(node)
+        return NOTHING if worker is None else worker.used
+
     def leased(self, node: str, fence: int) -> bool:
         """Whether a worker holds this lease."""
         worker = self._core.workers.get(node)
@@ -414,6 +420,9 @@ class Scheduler:
                 self._spawn(self._publish(effect))
             case ev.Assign():
                 self._assign(effect)
+            case ev.Prefetch():
+                if (link := self._links.get(effect.worker)) is not None:
+                    link.prefetch(effect.key)
             case ev.Stop():
                 self._attempt_ended(effect.fence)
                 if (link := self._links.get(effect.worker)) is not None:

@@ -223,6 +223,7 @@ class RecordingLink:
 
     stopped: list[tuple[int, str]] = field(default_factory=list)
     settled: list[int] = field(default_factory=list)
+    prefetched: list[ActionKey] = field(default_factory=list)
     leases: asyncio.Queue[Lease] = field(default_factory=asyncio.Queue)
 
     def assign(self, lease: Lease) -> None:
@@ -232,6 +233,10 @@ class RecordingLink:
     def cancel(self, fence: int, reason: str) -> None:
         """See ports.WorkerLink."""
         self.stopped.append((fence, reason))
+
+    def prefetch(self, key: ActionKey) -> None:
+        """See ports.WorkerLink."""
+        self.prefetched.append(key)
 
     def settle(self, fence: int) -> None:
         """See ports.WorkerLink."""

@@ -5,8 +5,11 @@ Bytes are made once, here: tag order, no unknown fields, repeated fields sorted 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, Final
+
+from google.protobuf.duration_pb2 import Duration
 
 from buildnet.errors import InvalidRequest
 from buildnet.model.action_spec import ActionSpec, FileInput, Input, OutputInput, TreeInput, spec_of
@@ -58,28 +61,9 @@ def spec_of_message(message: action_pb2.ActionSpec) -> ActionSpec:
         InvalidRequest: it is none; `field` says why.
         TooLarge: there is too much of something.
     """
-    timeout_s = message.timeout.ToNanoseconds() / 1e9 if message.HasField("timeout") else None
-    resources = NOTHING
-    if message.HasField("resources"):
-        asked = message.resources
-        resources = Amounts(asked.cpu_milli, asked.memory_bytes, asked.disk_bytes, asked.gpus)
-    return spec_of(
-        message.arguments,
-        inputs=[_input_of(one) for one in message.inputs],
-        variables=_pairs(message.variables),
-        pins=_pairs(message.pins),
-        working_directory=message.working_directory,
-        outputs=message.outputs,
-        effects=_pairs(message.effects),
-        resources=resources,
-        constraints=message.require,
-        platform=[(one.name, one.value) for one in message.platform],
-        secrets=_pairs(message.secrets),
-        timeout_s=timeout_s,
-        do_not_cache=message.do_not_cache,
-        salt=message.salt,
-        priority=message.priority,
-    )
+    # What is not said is not looked at: of a graph of thousands that would be half the time.
+    given = {_READ[field.name][0]: _READ[field.name][1](value) for field, value in message.ListFields()}
+    return spec_of(given.pop("arguments", ()), **given)
 
 
 def message_of_spec(spec: ActionSpec) -> action_pb2.ActionSpec:
@@ -114,10 +98,48 @@ def message_of_spec(spec: ActionSpec) -> action_pb2.ActionSpec:
 
 
 def _pairs(texts: Mapping[str, str]) -> dict[str, str]:
-    """A map of a message. `dict` of one asks for each key's value anew, and most are empty: of a graph's time it was
-    half.
-    """
-    return dict(texts.items()) if texts else {}
+    """A map of a message. `dict` of one asks for each key's value anew."""
+    return dict(texts.items())
+
+
+def _inputs(messages: Iterable[action_pb2.ActionInput]) -> list[Input]:
+    return [_input_of(one) for one in messages]
+
+
+def _amounts(asked: action_pb2.ActionResources) -> Amounts:
+    return Amounts(asked.cpu_milli, asked.memory_bytes, asked.disk_bytes, asked.gpus)
+
+
+def _platform(messages: Iterable[re.Platform.Property]) -> list[tuple[str, str]]:
+    return [(one.name, one.value) for one in messages]
+
+
+def _seconds(duration: Duration) -> float:
+    return duration.ToNanoseconds() / 1e9
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+_READ: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
+    "inputs": ("inputs", _inputs),
+    "variables": ("variables", _pairs),
+    "pins": ("pins", _pairs),
+    "arguments": ("arguments", _same),
+    "working_directory": ("working_directory", _same),
+    "outputs": ("outputs", _same),
+    "effects": ("effects", _pairs),
+    "resources": ("resources", _amounts),
+    "require": ("constraints", _same),
+    "platform": ("platform", _platform),
+    "secrets": ("secrets", _pairs),
+    "timeout": ("timeout_s", _seconds),
+    "do_not_cache": ("do_not_cache", _same),
+    "salt": ("salt", _same),
+    "priority": ("priority", _same),
+}
+"""How each field of the message is read, and what `spec_of` calls it."""
 
 
 def _input_of(message: action_pb2.ActionInput) -> Input:

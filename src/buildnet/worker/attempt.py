@@ -36,8 +36,14 @@ class AttemptLog:
         self._news = news
         self._progress = LogProgress()
         # Open for as long as they are sent from: the scratch that they are in may go before.
-        self._files: list[int] = []
+        self._files = [-1, -1]
+        self._closed = False
         self._emptied = asyncio.Event()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether both files are known."""
+        return min(self._files) >= 0
 
     def open(self, stdout_path: str, stderr_path: str) -> None:
         """The command runs, and prints to these files.
@@ -45,14 +51,26 @@ class AttemptLog:
         Raises:
             OSError: they cannot be read.
         """
-        for path in (stdout_path, stderr_path):
-            self._files.append(os.open(path, _FLAGS))
+        for stream, path in enumerate((stdout_path, stderr_path)):
+            self._keep(stream, os.open(path, _FLAGS))
+
+    def follow(self, *files: int) -> None:
+        """Take the descriptors of what was printed so far, -1 for a stream that has none yet."""
+        for stream, file in enumerate(files):
+            if file >= 0:
+                self._keep(stream, file)
+
+    def _keep(self, stream: int, file: int) -> None:
+        if self._closed or self._files[stream] >= 0:
+            os.close(file)
+        else:
+            self._files[stream] = file
 
     def look(self) -> int:
         """Notice what was printed since the last look; returns how many bytes."""
-        if not self._files:
+        if max(self._files) < 0:
             return 0
-        sizes = [os.fstat(file).st_size for file in self._files]
+        sizes = [os.fstat(file).st_size if file >= 0 else 0 for file in self._files]
         news_bytes = self._progress.printed(sizes, self._clock.now_unix_ms())
         if news_bytes:
             self._emptied.clear()
@@ -103,28 +121,34 @@ class AttemptLog:
 
     def close(self) -> None:
         """Send no more. Safe to repeat."""
-        files, self._files = self._files, []
+        files, self._files, self._closed = self._files, [-1, -1], True
         for file in files:
-            os.close(file)
+            if file >= 0:
+                os.close(file)
         self._progress = LogProgress()
         self._emptied.set()
 
 
 class Handle:
-    """The strings of one attempt. `news` is set when it should look: something was printed, or
-    somebody wants it to stop.
-    """
+    """The strings of one attempt."""
 
     def __init__(self, log: AttemptLog) -> None:
         self.log = log
-        self.news = asyncio.Event()
         self.stop_reason: str | None = None
+        self._stopping: list[Callable[[str], object]] = []
+
+    def on_stop(self, call: Callable[[str], object]) -> None:
+        """Have this called with the reason once somebody wants it to stop, or now if somebody does."""
+        self._stopping.append(call)
+        if self.stop_reason is not None:
+            call(self.stop_reason)
 
     def stop(self, reason: str) -> None:
         """Ask the attempt to stop; safe to repeat."""
         if self.stop_reason is None:
             self.stop_reason = reason or "cancelled"
-        self.news.set()
+            for call in self._stopping:
+                call(self.stop_reason)
 
 
 class Runner(Protocol):

@@ -34,6 +34,7 @@ class WorkerConfig:
             worker's own state is always among them.
         toolchain: paths of this machine that every command may read, besides the usual ones, where namespaces are to be
             had.
+        strict: an action that does not say so may write nothing but its outputs, and nothing is left to trust.
         secrets: files with the values of secrets, by the names that actions know them by.
         properties: offered to requirements, besides those found out by the worker itself.
         search_path: directories whose programs are announced as tools.
@@ -60,6 +61,7 @@ class WorkerConfig:
     isolation: str | None = None
     hidden: tuple[Path, ...] = ()
     toolchain: tuple[str, ...] = ()
+    strict: bool = False
     secrets: Mapping[str, Path] = field(default_factory=dict)
     properties: frozenset[tuple[str, str]] = frozenset()
     search_path: tuple[str, ...] = SEARCH_PATH

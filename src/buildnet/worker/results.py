@@ -14,9 +14,7 @@ from buildnet.errors import (
     from_code,
 )
 from buildnet.model.action import Outcome
-from buildnet.sandbox import Ending
 from buildnet.sandbox.policy import Plan
-from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire.usage import UndeclaredWrites
 
 # Undeclared writes that an error names.
@@ -50,41 +48,40 @@ def strict_failure(writes: UndeclaredWrites) -> BuildNetError | None:
     return from_code(
         "output_invalid",
         f"the command wrote what effect:write=declared forbids: {named}{more}; declare them as outputs, write them to "
-        "/tmp, or leave the effect out",
+        "/tmp, or leave the effect out (on a strict worker: declare effect:write=ambient, to run on another)",
         path=writes.paths[0],
     )
 
 
-def limit_failure(ending: Ending, plan: Plan) -> BuildNetError | None:
+def limit_failure(reason: str, plan: Plan) -> BuildNetError | None:
     """The error of a command that was stopped, with what would help."""
-    if not ending.reason:
+    if not reason:
         return None
-    if ending.reason == "timeout":
+    if reason == "timeout":
         return from_code(
             "deadline_passed",
             f"the command ran for its whole timeout of {plan.timeout_s:g} s and was stopped; give it a longer timeout",
             timeout_s=plan.timeout_s,
         )
-    if ending.reason == "killed":
+    if reason == "killed":
         return Cancelled("the command was stopped")
-    if ending.reason == "storage_full":
+    if reason == "storage_full":
         return StorageFull("the worker's disk was full while the command printed; free some space")
-    if ending.reason == "sandbox_failed":
+    if reason == "sandbox_failed":
         return SandboxFailed("the worker could not keep what the command printed")
     limits = {name: getattr(plan.limits, name) for name in plan.limits.__slots__}
     return from_code(
         "too_large",
-        "the command " + _LIMIT_REMEDIES[ending.reason].format(**limits),
-        limit=ending.reason,
+        "the command " + _LIMIT_REMEDIES[reason].format(**limits),
+        limit=reason,
     )
 
 
-def outcome_of(result: re.ActionResult, failure: BuildNetError | None, node: str) -> Outcome:
-    """What a command came to; with a failure its result is told beside it."""
-    data = result.SerializeToString(deterministic=True)
+def outcome_of(result: bytes, exit_code: int, failure: BuildNetError | None, node: str) -> Outcome:
+    """What a command came to, `result` being its encoded ActionResult; with a failure it is told beside it."""
     if failure is None:
-        return Outcome("ok", data, worker=node, exit_code=result.exit_code)
-    return Outcome(failure.code, data, failure.message, worker=node, exit_code=result.exit_code)
+        return Outcome("ok", result, worker=node, exit_code=exit_code)
+    return Outcome(failure.code, result, failure.message, worker=node, exit_code=exit_code)
 
 
 def failure_of(error: BuildNetError) -> Outcome:

@@ -8,26 +8,28 @@ import os
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
-from buildnet._native import Link, Store, Trees, probe_isolation, start_launcher
+from buildnet._native import Crew, Link, Store, Trees, probe_isolation, start_launcher
 from buildnet.catalog.plugins import Setting, built_in, installed
 from buildnet.errors import BuildNetError
 from buildnet.model.credentials import Credentials
 from buildnet.model.resource import Resource
 from buildnet.ports import Clock
 from buildnet.sandbox import Sandbox
+from buildnet.sandbox.launcher import own_files
 from buildnet.sandbox.namespaces import NamespaceSandbox
 from buildnet.sandbox.policy import Isolation, Means, means_of
 from buildnet.sandbox.process import ProcessSandbox
 from buildnet.sandbox.toolchain import toolchain_of
 from buildnet.wire.native import translated
+from buildnet.worker.ahead import Ahead
 from buildnet.worker.announcer import Announcer
 from buildnet.worker.config import WorkerConfig
 from buildnet.worker.executor import Executor
 from buildnet.worker.identity import Randomness, identity_of, node_key, offered
 from buildnet.worker.inventory import Stocktaker
-from buildnet.worker.patience import PatientTransfers
 from buildnet.worker.secrets import Secrets
 from buildnet.worker.session import Ready, Session
 from buildnet.worker.uplink import uplink_of
@@ -71,32 +73,30 @@ async def run_worker(
     with translated():
         probed = probe_isolation()
         start_launcher()
-        means = means_of(probed, config.isolation, toolchain_of(config.toolchain))
+        means = means_of(probed, config.isolation, toolchain_of(config.toolchain), strict=config.strict)
         store = Store(str(config.state / "cas"), config.durability, size_bytes_max=config.blobs_size_bytes)
     try:
         identity = identity_of(config.state, rng)
         uplink = uplink_of(config)
         link = uplink.link
-        # One more than slots, so that a cancelled attempt's clean-up never waits for another's
-        # upload.
         threads = ThreadPoolExecutor(config.slots + 1, thread_name_prefix="attempt")
-        patient = PatientTransfers(link, config.away_timeout_s, clock, rng)
         try:
+            crew = await asyncio.get_running_loop().run_in_executor(
+                threads, crew_of, config, store, link, means, identity.node
+            )
+            ahead = Ahead(store, crew)
             executor = Executor(
+                crew,
                 store,
-                patient,
                 _sandbox(means.isolation),
                 config.state / "scratch",
                 means,
                 config.limits.within(_memory_bytes()),
-                (config.state, *config.hidden),
+                _hidden(config),
                 threads,
-                clock,
                 identity.node,
-                await asyncio.get_running_loop().run_in_executor(threads, _trees, config, means),
                 secrets,
             )
-            await asyncio.get_running_loop().run_in_executor(threads, executor.clear_scratch)
             properties = offered(means, config.properties | secrets.properties)
             setting = Setting(config.state, config.search_path)
             stock = Stocktaker([*built_in(setting), *installed(setting)], sandbox_resources(means, probed))
@@ -106,6 +106,7 @@ async def run_worker(
                 identity,
                 properties,
                 executor,
+                prefetch=ahead.fetch,
                 clock=clock,
                 rng=rng,
                 ready=ready,
@@ -116,9 +117,10 @@ async def run_worker(
                 try:
                     await session.run(stop, stop_now or asyncio.Event())
                 finally:
-                    await asyncio.to_thread(executor.close)
+                    ahead.close()
+                    executor.leave()
+                    await asyncio.to_thread(crew.close)
         finally:
-            patient.give_up()
             uplink.close()
             threads.shutdown(wait=False, cancel_futures=True)
     finally:
@@ -167,6 +169,34 @@ def sandbox_resources(means: Means, probed: Mapping[str, bool]) -> list[Resource
 
 def _memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def crew_of(config: WorkerConfig, store: Store, link: Link, means: Means, node: str) -> Crew:
+    """Who makes this worker's attempts. Blocks: what a killed worker left behind goes.
+
+    Raises:
+        BuildNetError: a directory below the state cannot be emptied.
+    """
+    with translated():
+        return Crew.open(
+            {
+                "store": store,
+                "link": link,
+                "trees": _trees(config, means),
+                "scratch": config.state / "scratch",
+                "cleared": config.state / "cleared",
+                "node": node,
+                "away_timeout_s": config.away_timeout_s,
+                # One more than slots, so that a cancelled attempt's end never waits for another's upload.
+                "threads_max": config.slots + 1,
+                "hidden": _hidden(config),
+                "files": own_files(),
+            }
+        )
+
+
+def _hidden(config: WorkerConfig) -> tuple[Path, ...]:
+    return (config.state, *config.hidden)
 
 
 def _trees(config: WorkerConfig, means: Means) -> Trees | None:

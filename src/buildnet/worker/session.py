@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final, TypeAlias
+from functools import partial
+from typing import Any, Final
 
-import grpc.aio
+from google.protobuf.message import DecodeError
 
-from buildnet.dial import channel_of, metadata_of
+from buildnet.dial import call_of
 from buildnet.errors import BuildNetError, CallerError, InvalidRequest, Untrusted
 from buildnet.model.action import Outcome, Properties
+from buildnet.model.digest import Digest
 from buildnet.ports import Clock
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
+from buildnet.wire.actions import digest_of
 from buildnet.worker import lease_book, messages
 from buildnet.worker.announcer import Announcer
 from buildnet.worker.attempt import AttemptLog, Handle, Runner
@@ -28,6 +31,7 @@ from buildnet.worker.config import WorkerConfig
 from buildnet.worker.identity import Identity, Randomness
 from buildnet.worker.lease_book import Assignment, Book
 from buildnet.worker.outbox import Outbox
+from buildnet.worker.stream import Stream
 from buildnet.worker.uplink import Uplink
 
 _log = logging.getLogger(__name__)
@@ -39,28 +43,27 @@ _HEARTBEAT_INTERVAL_DEFAULT_S: Final = 1.0
 _LOG_SENT_TIMEOUT_S: Final = 2.0
 # An attempt that ends within this is told of once, by its end.
 _ACCEPTED_LINGER_S: Final = 0.02
-_OPTIONS: Final = [
-    # A path that swallows packets is noticed within 15 s.
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.http2.max_pings_without_data", 0),
-    # Reconnecting is this module's, with its own delays; a pooled connection would add grpc's.
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.enable_retries", 0),
-    ("grpc.enable_http_proxy", 0),
-]
-# Repeating a first Hello that was refused for one of these would be refused for ever.
+_INVALID_ARGUMENT, _PERMISSION_DENIED, _FAILED_PRECONDITION, _UNIMPLEMENTED, _UNAUTHENTICATED = 3, 7, 9, 12, 16
+# Repeating a first Hello that was refused for one of these would be refused for ever. Codes of gRPC's status.
 _REFUSALS: Final = {
-    grpc.StatusCode.INVALID_ARGUMENT,
-    grpc.StatusCode.UNIMPLEMENTED,
-    grpc.StatusCode.UNAUTHENTICATED,
-    grpc.StatusCode.PERMISSION_DENIED,
-    grpc.StatusCode.FAILED_PRECONDITION,
+    _INVALID_ARGUMENT,
+    _UNIMPLEMENTED,
+    _UNAUTHENTICATED,
+    _PERMISSION_DENIED,
+    _FAILED_PRECONDITION,
 }
 
-_Call: TypeAlias = "grpc.aio.StreamStreamCall[fleet_pb2.JoinRequest, fleet_pb2.JoinResponse]"
 Ready = Callable[[str], None]
 """Told the controller's id each time a session begins."""
+
+
+class _Ended(Exception):
+    """The call ended before there was a session."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text or f"it ended with code {code}"
 
 
 class Session:
@@ -73,6 +76,7 @@ class Session:
         properties: Properties,
         runner: Runner,
         *,
+        prefetch: Callable[[Digest], None] = lambda action: None,
         clock: Clock,
         rng: Randomness,
         ready: Ready | None = None,
@@ -81,11 +85,13 @@ class Session:
     ) -> None:
         self._config = config
         self._uplink = uplink
+        self._open = partial(call_of, config.address, config.credentials) if uplink is None else uplink.call
         self._announcer = announcer
         self._controller_id = ""
         self._identity = identity
         self._properties = properties
         self._runner = runner
+        self._prefetch = prefetch
         self._clock = clock
         self._ready = ready
         self._backoff = Backoff(config.backoff_first_s, config.backoff_max_s, rng)
@@ -240,7 +246,7 @@ class Session:
 
     def _next_log(self) -> fleet_pb2.JoinRequest | None:
         """A piece of the log whose turn it is."""
-        while self._printing:
+        while self._printing and self._book.joined:
             fence = next(iter(self._printing))
             log = self._printing.pop(fence)
             if (message := log.next_message()) is not None:
@@ -252,8 +258,8 @@ class Session:
         if (handle := self._handles.get(taken.fence)) is not None:
             handle.log.taken((taken.stdout_offset, taken.stderr_offset), resend=taken.resend)
 
-    def _session_began(self) -> None:
-        self._outbox = Outbox(self._next_log)
+    def _session_began(self, outbox: Outbox) -> None:
+        self._outbox = outbox
         for fence, handle in self._handles.items():
             handle.log.rewind()
             self._log_waits(fence)
@@ -282,33 +288,28 @@ class Session:
     async def _connect(self) -> str:
         """Hold one session; return why it ended."""
         try:
-            credentials = self._config.credentials
-            address = self._config.address if self._uplink is None else self._uplink.address
-            async with channel_of(address, credentials, _OPTIONS) as channel:
-                stub: Any = channel.stream_stream(
-                    _JOIN,
-                    request_serializer=fleet_pb2.JoinRequest.SerializeToString,
-                    response_deserializer=fleet_pb2.JoinResponse.FromString,
-                )
-                call: _Call = stub(None, metadata=metadata_of(credentials))
-                async with asyncio.timeout(_JOIN_TIMEOUT_S):
-                    intervals_s = await self._join(call)
+            outbox = Outbox(self._next_log)
+            outbox.put(self._hello())
+            welcome: asyncio.Future[fleet_pb2.Welcome] = asyncio.get_running_loop().create_future()
+            with Stream(self._open(_JOIN), outbox, partial(self._heard, outbox, welcome)) as stream:
                 try:
-                    return await self._converse(call, *intervals_s)
+                    async with asyncio.timeout(_JOIN_TIMEOUT_S):
+                        intervals_s = await self._join(stream, welcome)
+                    return await self._converse(stream, *intervals_s)
                 finally:
-                    self._session_ended()
+                    if welcome.done():
+                        self._session_ended()
         except TimeoutError:
             return f"no welcome within {_JOIN_TIMEOUT_S:g} s"
-        except grpc.aio.AioRpcError as error:
+        except _Ended as error:
             if self._uplink is not None and (failure := self._uplink.failure()) is not None:
                 # There was no session to call in: why is known where it was dialled.
                 if not self._ever_joined and isinstance(failure, CallerError | Untrusted):
                     self._refuse(failure.message)
                 return failure.message
-            reason = error.details() or error.code().name
-            if not self._ever_joined and error.code() in _REFUSALS:
-                self._refuse(reason)
-            return reason
+            if not self._ever_joined and error.code in _REFUSALS:
+                self._refuse(error.text)
+            return error.text
         except InvalidRequest as error:
             if not self._ever_joined:
                 self._refuse(error.message)
@@ -318,84 +319,91 @@ class Session:
         self._refused = InvalidRequest(f"{self._config.url} refused this worker: {reason}", field="hello")
         self._leaving.set()
 
-    async def _join(self, call: _Call) -> tuple[float, float]:
-        """Say Hello, take the Welcome; return the heartbeat intervals in seconds: with leases, without."""
-        hello = messages.hello_of(
+    def _hello(self) -> fleet_pb2.JoinRequest:
+        return messages.hello_of(
             self._config,
             self._identity,
             self._properties,
             self._book.held,
             sent_at_unix_ms=self._clock.now_unix_ms(),
         )
-        with suppress(asyncio.InvalidStateError):
-            # Already over: reading says why.
-            await call.write(hello)
-        first = await call.read()
-        if not isinstance(first, fleet_pb2.JoinResponse) or not first.HasField("welcome"):
-            raise InvalidRequest(
-                "it answered Hello with something other than Welcome; is it a BuildNET controller?",
-                field="welcome",
-            )
-        welcome = first.welcome
-        self._session_began()
-        self._ever_joined = True
-        self._controller_id = welcome.controller_id
-        self._apply(lease_book.Joined(welcome.controller_id))
+
+    async def _join(self, stream: Stream, welcome: asyncio.Future[fleet_pb2.Welcome]) -> tuple[float, float]:
+        """Wait for the Welcome; return the heartbeat intervals in seconds: with leases, without."""
+        either: set[asyncio.Future[Any]] = {welcome, stream.over}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not welcome.done():
+            raise _Ended(*stream.over.result())
+        said = welcome.result()
         if self._uplink is not None:
             await asyncio.to_thread(self._uplink.remember)
         if self._ready is not None:
-            self._ready(welcome.controller_id)
-        interval_s = welcome.heartbeat_interval.ToNanoseconds() / 1e9 or _HEARTBEAT_INTERVAL_DEFAULT_S
-        return interval_s, max(interval_s, welcome.idle_heartbeat_interval.ToNanoseconds() / 1e9)
+            self._ready(said.controller_id)
+        interval_s = said.heartbeat_interval.ToNanoseconds() / 1e9 or _HEARTBEAT_INTERVAL_DEFAULT_S
+        return interval_s, max(interval_s, said.idle_heartbeat_interval.ToNanoseconds() / 1e9)
 
-    async def _converse(self, call: _Call, interval_s: float, idle_interval_s: float) -> str:
-        reading = asyncio.ensure_future(self._read(call))
-        tasks = {
-            reading,
-            asyncio.ensure_future(self._write(call)),
-            asyncio.ensure_future(self._beat(interval_s, idle_interval_s)),
-        }
+    def _heard(self, outbox: Outbox, welcome: asyncio.Future[fleet_pb2.Welcome], received: Sequence[bytes]) -> None:
+        """Take what came in one turn.
+
+        Raises:
+            InvalidRequest: it cannot come from a controller.
+        """
+        for body in received:
+            try:
+                message = fleet_pb2.JoinResponse.FromString(body)
+            except DecodeError:
+                raise InvalidRequest("it sent what cannot be decoded", field="message") from None
+            if welcome.done():
+                self._take(message)
+                continue
+            if not message.HasField("welcome"):
+                raise InvalidRequest(
+                    "it answered Hello with something other than Welcome; is it a BuildNET controller?",
+                    field="welcome",
+                )
+            self._session_began(outbox)
+            self._ever_joined = True
+            self._controller_id = message.welcome.controller_id
+            welcome.set_result(message.welcome)
+            self._apply(lease_book.Joined(message.welcome.controller_id))
+
+    def _take(self, message: fleet_pb2.JoinResponse) -> None:
+        if message.HasField("announced"):
+            if self._announcer is not None:
+                self._announcer.heard(message.announced)
+            return
+        if message.HasField("log_taken"):
+            self._log_taken(message.log_taken)
+            return
+        try:
+            if message.HasField("prefetch"):
+                self._prefetch(digest_of(message.prefetch.action_digest))
+                return
+            event = messages.event_of(message)
+        except BuildNetError as error:
+            # A newer controller may say what this worker does not know; its lease will run out.
+            _log.warning("ignored a message of the controller: %s", error.message)
+            return
+        self._apply(event)
+
+    async def _converse(self, stream: Stream, interval_s: float, idle_interval_s: float) -> str:
+        tasks = {asyncio.ensure_future(self._beat(interval_s, idle_interval_s))}
         if self._announcer is not None:
             tasks.add(asyncio.ensure_future(self._announcer.run(self._controller_id, self._outbox.put)))
-        waiting = set(tasks)
+        waiting: set[asyncio.Future[Any]] = {stream.over, *tasks}
         try:
-            # The writer may end first, for goodbye or because the stream broke: then the reader
-            # meets the end, with its reason.
-            while reading in waiting:
+            while stream.over in waiting:
                 ended, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                for task in ended:
-                    task.result()
+                for one in ended - {stream.over}:
+                    one.result()
         finally:
-            for task in waiting:
+            for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+        code, text = stream.over.result()
+        if code:
+            raise _Ended(code, text)
         return "the controller ended it"
-
-    async def _read(self, call: _Call) -> None:
-        while isinstance(message := await call.read(), fleet_pb2.JoinResponse):
-            if message.HasField("announced"):
-                if self._announcer is not None:
-                    self._announcer.heard(message.announced)
-                continue
-            if message.HasField("log_taken"):
-                self._log_taken(message.log_taken)
-                continue
-            try:
-                event = messages.event_of(message)
-            except BuildNetError as error:
-                # A newer controller may say what this worker does not know; its lease will run out.
-                _log.warning("ignored a message of the controller: %s", error.message)
-                continue
-            self._apply(event)
-
-    async def _write(self, call: _Call) -> None:
-        try:
-            while (message := await self._outbox.get()) is not None:
-                await call.write(message)
-            await call.done_writing()
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            # The stream is over; the reader meets the same end with its reason.
-            return
 
     async def _beat(self, interval_s: float, idle_interval_s: float) -> None:
         """Renew leases at every interval; with none, say at longer ones that this worker lives."""

@@ -6,18 +6,17 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from buildnet._native import Dialler, Link, Splice
+from buildnet._native import Call, Dialler, Link
 from buildnet.access.keys import node_keys
-from buildnet.dial import link_of
+from buildnet.dial import call_of, link_of
 from buildnet.errors import BuildNetError, InvalidRequest, StateCorrupt, from_code
-from buildnet.model.credentials import Address
 from buildnet.model.join_line import TERM_MAX, JoinLine, check_organisation
 from buildnet.wire.native import translated
 from buildnet.worker.config import WorkerConfig
@@ -38,19 +37,16 @@ class Met:
 
 @dataclass(frozen=True, slots=True)
 class Uplink:
-    """Where the control stream is dialled, and the link that moves blobs. `failure` says why there is no session."""
+    """What opens a call of a path, and the link that moves blobs. `failure` says why there is no session."""
 
-    address: Address
+    call: Callable[[str], Call]
     link: Link
     failure: Callable[[], BuildNetError | None] = lambda: None
     remember: Callable[[], None] = lambda: None
-    closers: tuple[Callable[[], None], ...] = field(default=())
 
     def close(self) -> None:
-        """End it. *Blocks* for a second at most."""
+        """End the link; a call is ended by whoever opened it. *Blocks* for a second at most."""
         self.link.close()
-        for close in self.closers:
-            close()
 
 
 def uplink_of(config: WorkerConfig) -> Uplink:
@@ -61,7 +57,7 @@ def uplink_of(config: WorkerConfig) -> Uplink:
         StateCorrupt: the state directory is damaged.
     """
     if config.line is None:
-        return Uplink(config.address, link_of(config.address, config.credentials))
+        return Uplink(partial(call_of, config.address, config.credentials), link_of(config.address, config.credentials))
     line = config.line
     own = node_keys(config.state)
     known = met(config.state)
@@ -80,11 +76,10 @@ def uplink_of(config: WorkerConfig) -> Uplink:
             token=line.token_bytes,
         )
         link = Link.by_session(dialler)
-        try:
-            address, close = _splice(dialler, config.state / "splice")
-        except BaseException:
-            link.close()
-            raise
+
+    def call(path: str) -> Call:
+        with translated():
+            return Call.by_session(dialler, path)
 
     def failure() -> BuildNetError | None:
         failed = dialler.failure
@@ -93,33 +88,7 @@ def uplink_of(config: WorkerConfig) -> Uplink:
     def remember() -> None:
         _remember(config.state, line, dialler.met)
 
-    return Uplink(address, link, failure, remember, (close,))
-
-
-def _splice(dialler: Dialler, directory: Path) -> tuple[Address, Callable[[], None]]:
-    """A socket that only this user reaches. It is named through a descriptor, since the kernel allows a path of 107
-    bytes and state directories may be deeper.
-    """
-    try:
-        directory.mkdir(mode=0o700, exist_ok=True)
-        directory.chmod(0o700)
-        (directory / "socket").unlink(missing_ok=True)
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise StateCorrupt(f"cannot use {directory}: {error.strerror}", path=str(directory)) from error
-    path = f"/proc/self/fd/{descriptor}/socket"
-    try:
-        splice = Splice(dialler, path)
-    except BaseException:
-        os.close(descriptor)
-        raise
-
-    def close() -> None:
-        splice.close()
-        (directory / "socket").unlink(missing_ok=True)
-        os.close(descriptor)
-
-    return Address(f"unix:{path}", tls=False), close
+    return Uplink(call, link, failure, remember)
 
 
 # What is remembered.

@@ -294,7 +294,7 @@ pub struct Done {
 pub struct Draining {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct JoinResponse {
-    #[prost(oneof = "join_response::Message", tags = "1, 2, 3, 4, 5, 7, 30")]
+    #[prost(oneof = "join_response::Message", tags = "1, 2, 3, 4, 5, 7, 8, 30")]
     pub message: ::core::option::Option<join_response::Message>,
 }
 /// Nested message and enum types in `JoinResponse`.
@@ -313,6 +313,8 @@ pub mod join_response {
         Drain(super::Drain),
         #[prost(message, tag = "7")]
         Announced(super::Announced),
+        #[prost(message, tag = "8")]
+        Prefetch(super::Prefetch),
         #[prost(message, tag = "30")]
         LogTaken(super::LogTaken),
     }
@@ -350,6 +352,13 @@ pub struct Assign {
     pub action: ::prost::bytes::Bytes,
     #[prost(bytes = "bytes", tag = "8")]
     pub command: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Prefetch {
+    #[prost(message, optional, tag = "1")]
+    pub action_digest: ::core::option::Option<
+        super::super::build::bazel::remote::execution::v2::Digest,
+    >,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Cancel {
@@ -395,6 +404,10 @@ pub struct Node {
     pub clock_skew: ::core::option::Option<::prost_types::Duration>,
     #[prost(string, tag = "14")]
     pub asked_by: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "15")]
+    pub capacity: ::core::option::Option<Amounts>,
+    #[prost(message, optional, tag = "16")]
+    pub used: ::core::option::Option<Amounts>,
     #[prost(string, tag = "30")]
     pub node_key: ::prost::alloc::string::String,
 }

@@ -16,6 +16,8 @@ use super::report::{Failure, Report, Stage, Used};
 use super::sys::{self, Errno};
 
 const EXEC_BUSY_TRIES: u32 = 200;
+/// A command that ends within this is told of once, by its end: each report wakes the worker.
+const STARTED_LINGER_MS: c_int = 20;
 const COMMAND_STACK_BYTES: usize = 64 << 10;
 
 /// What the command's first steps leave for the supervisor: they share memory until exec.
@@ -50,14 +52,28 @@ pub(crate) fn supervise_all(link: &OwnedFd) -> ! {
     sys::exit(errno)
 }
 
-/// The end of status closes with the orders; the worker may then send others.
-fn report(orders: &Orders, ended: Result<(c_int, Used), Failure>) {
-    let report = match ended {
-        Ok((wait_status, used)) => Report::ended(wait_status, used),
-        Err(failure) => Report::failed(failure),
-    };
+/// The last word on these orders: nothing of the action is left, and the worker may send others.
+fn report(orders: &Orders, ended: Result<Ended, Failure>) {
+    match ended {
+        // Together, so that the worker wakes once.
+        Ok(Ended { started: Some(started), wait_status, used }) => {
+            tell(orders, Report::all_bytes(&[started, Report::ended(wait_status, used)]));
+        }
+        Ok(Ended { started: None, wait_status, used }) => tell(orders, Report::ended(wait_status, used).as_bytes()),
+        Err(failure) => tell(orders, Report::failed(failure).as_bytes()),
+    }
+}
+
+fn tell(orders: &Orders, bytes: &[u8]) {
     // When the worker is gone there is nobody to tell.
-    let _ = sys::write(orders.fds.status.as_raw_fd(), report.as_bytes());
+    let _ = sys::write(orders.fds.status.as_raw_fd(), bytes);
+}
+
+/// How a command ended, and its start where that is not told yet.
+struct Ended {
+    started: Option<Report>,
+    wait_status: c_int,
+    used: Used,
 }
 
 /// As `prepare`, for many orders that change nothing of this process.
@@ -123,19 +139,13 @@ fn stdio_only(orders: &Orders) -> Result<(), Errno> {
     sys::close_all_but(3, &keep)
 }
 
-/// Returns the command's wait status, and what was used, once it and all that it started are gone.
-fn run(orders: &Orders, signals: RawFd) -> Result<(c_int, Used), Failure> {
+/// Returns once the command and all that it started are gone.
+fn run(orders: &Orders, signals: RawFd) -> Result<Ended, Failure> {
     let command = spawn(orders)?;
-    let fds = &orders.fds;
-    for fd in [&fds.stdout, &fds.stderr].into_iter().chain(&fds.groups) {
-        // Else the pipes would never end. The numbers stay taken: they are closed with the orders.
-        sys::dup_to(fds.stdin.as_raw_fd(), fd.as_raw_fd()).map_err(|errno| (Stage::Descriptors, errno))?;
-    }
-    let _ = sys::write(fds.status.as_raw_fd(), Report::started().as_bytes());
-    let mut used = Used::default();
-    let wait_status = watch(orders, signals, command, &mut used);
-    kill_all(orders, command, &mut used);
-    Ok((wait_status, used))
+    let mut ended = Ended { started: Some(Report::started()), wait_status: 0, used: Used::default() };
+    ended.wait_status = watch(orders, signals, command, &mut ended);
+    kill_all(orders, command, &mut ended.used);
+    Ok(ended)
 }
 
 /// Start the command as vfork would, on a stack of its own: no second copy of its page tables.
@@ -229,18 +239,23 @@ fn exec(orders: &Orders) -> Errno {
 }
 
 /// Reap until the command itself has ended; kill everything when the worker says so or is gone.
-fn watch(orders: &Orders, signals: RawFd, command: libc::pid_t, used: &mut Used) -> c_int {
+fn watch(orders: &Orders, signals: RawFd, command: libc::pid_t, ended: &mut Ended) -> c_int {
     let mut polled =
         [orders.fds.control.as_raw_fd(), signals].map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
     loop {
         while let Some(reaped) = sys::wait_any(false) {
-            used.add(&reaped.usage);
+            ended.used.add(&reaped.usage);
             if reaped.pid == command {
                 return reaped.wait_status;
             }
         }
+        let linger_ms = if ended.started.is_some() { STARTED_LINGER_MS } else { -1 };
         // SAFETY: the array has two entries.
-        unsafe { libc::poll(polled.as_mut_ptr(), 2, -1) };
+        if unsafe { libc::poll(polled.as_mut_ptr(), 2, linger_ms) } == 0
+            && let Some(started) = ended.started.take()
+        {
+            tell(orders, started.as_bytes());
+        }
         if polled[0].revents != 0 {
             polled[0].fd = -1;
             polled[0].revents = 0;

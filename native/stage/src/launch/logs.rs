@@ -3,34 +3,53 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
-use std::sync::Mutex;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-
-use crate::error::{self, Result};
+use std::sync::{Mutex, OnceLock};
 
 /// One of the two streams: written by the watching thread, read by whoever follows it.
 #[derive(Debug)]
 pub(crate) struct Log {
-    file: File,
+    path: PathBuf,
+    file: OnceLock<File>,
     written_bytes: AtomicU64,
     read_bytes: Mutex<u64>,
 }
 
 impl Log {
+    /// Of a file that is made when there is something to keep: most commands print nothing.
+    pub(crate) fn at(path: &Path) -> Self {
+        let (file, read_bytes) = (OnceLock::new(), Mutex::new(0));
+        Self { path: path.to_owned(), file, written_bytes: AtomicU64::new(0), read_bytes }
+    }
+
     /// Make the file anew; a symlink in its place is refused.
-    pub(crate) fn create(path: &Path) -> Result<Self> {
+    pub(crate) fn create(&self) -> io::Result<&File> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(true);
         options.mode(0o600).custom_flags(libc::O_NOFOLLOW);
-        let file = options.open(path).map_err(|error| error::io("write", path, &error))?;
-        Ok(Self { file, written_bytes: AtomicU64::new(0), read_bytes: Mutex::new(0) })
+        let file = options.open(&self.path)?;
+        Ok(self.file.get_or_init(|| file))
     }
 
+    /// The file, once something was printed.
+    pub(crate) fn file(&self) -> Option<&File> {
+        self.file.get()
+    }
+
+    /// For the one thread that keeps what is printed.
     pub(crate) fn append(&self, data: &[u8]) -> io::Result<()> {
-        (&self.file).write_all(data)?;
+        let mut file = match self.file.get() {
+            Some(file) => file,
+            None => self.create()?,
+        };
+        file.write_all(data)?;
         self.written_bytes.fetch_add(data.len() as u64, Ordering::Release);
         Ok(())
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     pub(crate) fn size_bytes(&self) -> u64 {
@@ -42,7 +61,9 @@ impl Log {
         let mut offset = self.read_bytes.lock().unwrap_or_else(|lock| lock.into_inner());
         let new = self.size_bytes().saturating_sub(*offset);
         let mut data = vec![0; usize::try_from(new).unwrap_or(bytes_max).min(bytes_max)];
-        self.file.read_exact_at(&mut data, *offset)?;
+        if let Some(file) = self.file.get() {
+            file.read_exact_at(&mut data, *offset)?;
+        }
         let start = *offset;
         *offset += data.len() as u64;
         Ok((start, data))
@@ -61,7 +82,7 @@ mod tests {
     #[test]
     fn reading_follows_writing_in_bounded_pieces() -> std::result::Result<(), Box<dyn std::error::Error>> {
         let dir = tempfile::tempdir()?;
-        let log = Log::create(&dir.path().join("stdout"))?;
+        let log = Log::at(&dir.path().join("stdout"));
         assert_eq!(log.read_new(10)?, (0, Vec::new()));
         log.append(b"hello world")?;
         assert_eq!(log.read_new(5)?, (0, b"hello".to_vec()));

@@ -25,7 +25,7 @@ mod watch;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
@@ -38,7 +38,7 @@ use logs::Log;
 use mask::Mask;
 use orders::{ChildFds, Limit, Orders, OrdersOf};
 use view::ViewOf;
-use watch::{ParentFds, Setting, Shared, Watch};
+use watch::{News, ParentFds, Setting, Shared, Watch};
 
 pub use launcher::launcher_main;
 pub use link::{launcher_pid, set_interpreter, start_launcher};
@@ -52,9 +52,9 @@ const THREAD_STACK_BYTES: usize = 512 << 10;
 pub type LogPiece = (u8, u64, Vec<u8>);
 
 /// One running command and everything it starts. Dropping it kills them.
-#[derive(Debug)]
 pub struct Process {
-    shared: Arc<Shared>,
+    control: Control,
+    event: Arc<OwnedFd>,
 }
 
 impl Process {
@@ -64,20 +64,30 @@ impl Process {
     /// `not_found` when there is no such program, `invalid_request` for a malformed plan, `sandbox_failed` when the
     /// sandbox cannot be made, `storage_full` when the log files cannot.
     pub fn start(plan: &Plan) -> Result<Self> {
-        plan.validate()?;
-        let wants = Wants { memory_bytes: plan.memory_bytes, pids_max: plan.pids_max, cpu_milli: plan.cpu_milli };
-        let group = groups::take(&plan.cgroup_name, wants)
-            .map_err(|error| error::sandbox(format!("cannot make a control group: {error}")))?;
-        let (orders, fds, shared) = prepare(plan, group.as_ref())?;
-        let setting = setting(plan, orders.namespaces, group.as_ref());
+        let event = Arc::new(sys::event_fd().map_err(|error| error::sandbox(format!("cannot make pipes: {error}")))?);
+        let news = Arc::clone(&event);
+        let run = Run::prepare(plan, Box::new(move || sys::raise_event(&news)))?;
+        for log in &run.shared.logs {
+            log.create().map_err(|error| error::io("write", log.path(), &error))?;
+        }
+        let process = Self { control: run.control(), event: Arc::clone(&event) };
         let (starter, started) = sync_channel(1);
-        let watch = Watch::new(Arc::clone(&shared), setting, group, fds, starter);
         std::thread::Builder::new()
             .name("buildnet-action".to_owned())
             .stack_size(THREAD_STACK_BYTES)
-            .spawn(move || watch.run(orders))
+            .spawn(move || {
+                sys::set_signal_mask(true);
+                let shared = Arc::clone(&run.shared);
+                // The starter waits for exactly one message; when it is gone nobody wants it.
+                match run.go(&|| drop(starter.try_send(Ok(())))) {
+                    Ok(outcome) => {
+                        shared.state().outcome = Some(outcome);
+                        sys::raise_event(&event);
+                    }
+                    Err(error) => drop(starter.try_send(Err(error))),
+                }
+            })
             .map_err(|error| error::sandbox(format!("cannot start a thread: {error}")))?;
-        let process = Self { shared };
         match started.recv() {
             Ok(result) => result.map(|()| process),
             Err(_) => Err(error::sandbox("the thread of the action ended")),
@@ -86,7 +96,7 @@ impl Process {
 
     /// Readable when there is new output (`read_logs` quiets that) and, for good, once the command has ended.
     pub fn fd(&self) -> RawFd {
-        self.shared.event.as_raw_fd()
+        self.event.as_raw_fd()
     }
 
     /// What was printed since the last call, at most `bytes_max` of it in all; the rest raises the event again.
@@ -94,10 +104,11 @@ impl Process {
     /// # Errors
     /// `sandbox_failed` when the log files cannot be read.
     pub fn read_logs(&self, bytes_max: usize) -> Result<Vec<LogPiece>> {
-        sys::clear_event(&self.shared.event);
+        sys::clear_event(&self.event);
+        let shared = &self.control.0;
         let mut pieces = Vec::new();
         let mut left = bytes_max;
-        for (stream, log) in [1, 2].into_iter().zip(&self.shared.logs) {
+        for (stream, log) in [1, 2].into_iter().zip(&shared.logs) {
             let read = log.read_new(left);
             let (offset, data) = read.map_err(|error| error::io("read", Path::new("the action's log"), &error))?;
             left -= data.len();
@@ -106,26 +117,21 @@ impl Process {
             }
         }
         // The end stays signalled for good: a caller that polled just before it would otherwise never wake.
-        let ended = self.shared.state().outcome.is_some();
-        if ended || self.shared.logs.iter().any(Log::has_new) {
-            sys::raise_event(&self.shared.event);
+        let ended = shared.state().outcome.is_some();
+        if ended || shared.logs.iter().any(Log::has_new) {
+            sys::raise_event(&self.event);
         }
         Ok(pieces)
     }
 
     /// None while it runs.
     pub fn poll(&self) -> Option<Outcome> {
-        self.shared.state().outcome.clone()
+        self.control.0.state().outcome.clone()
     }
 
     /// End the command and all it started, at once; the first reason given is the outcome's.
     pub fn kill(&self, reason: &str) {
-        let mut state = self.shared.state();
-        if state.kill.is_none() {
-            state.kill = Some(reason.to_owned());
-        }
-        drop(state);
-        sys::raise_event(&self.shared.wake);
+        self.control.kill(reason);
     }
 }
 
@@ -135,9 +141,80 @@ impl Drop for Process {
     }
 }
 
-/// Files, pipes and orders; everything that can fail before a process exists.
-fn prepare(plan: &Plan, group: Option<&Group>) -> Result<(Orders, ParentFds, Arc<Shared>)> {
-    let logs = [Log::create(&plan.stdout_path)?, Log::create(&plan.stderr_path)?];
+/// One command that is to run for as long as a thread of the caller stays with it.
+pub struct Run {
+    shared: Arc<Shared>,
+    orders: Orders,
+    setting: Setting,
+    group: Option<Group>,
+    fds: ParentFds,
+}
+
+impl Run {
+    /// Everything that can fail before a process exists. `printed` is called, by the thread that stays, when there is news.
+    ///
+    /// # Errors
+    /// As [`Process::start`].
+    pub fn prepare(plan: &Plan, printed: Box<dyn Fn() + Send + Sync>) -> Result<Self> {
+        plan.validate()?;
+        let wants = Wants { memory_bytes: plan.memory_bytes, pids_max: plan.pids_max, cpu_milli: plan.cpu_milli };
+        let group = groups::take(&plan.cgroup_name, wants)
+            .map_err(|error| error::sandbox(format!("cannot make a control group: {error}")))?;
+        let (orders, fds, shared) = prepare(plan, group.as_ref(), printed)?;
+        let setting = setting(plan, orders.namespaces, group.as_ref());
+        Ok(Self { shared: Arc::new(shared), orders, setting, group, fds })
+    }
+
+    /// For other threads, before and while it runs.
+    pub fn control(&self) -> Control {
+        Control(Arc::clone(&self.shared))
+    }
+
+    /// Run it to its end; `begun` is called once it runs. The caller's thread should take no signals (`quiet_thread`).
+    ///
+    /// # Errors
+    /// As [`Process::start`]; then nothing ran.
+    pub fn go(self, begun: &dyn Fn()) -> Result<Outcome> {
+        Watch::new(self.shared, self.setting, self.group, self.fds, begun).run(self.orders)
+    }
+}
+
+/// How other threads reach a command that one stays with. It outlives the command.
+#[derive(Clone)]
+pub struct Control(Arc<Shared>);
+
+impl Control {
+    /// End the command and all it started, at once; the first reason given is the outcome's. Safe to repeat, and after the end.
+    pub fn kill(&self, reason: &str) {
+        let mut state = self.0.state();
+        if state.kill.is_none() {
+            state.kill = Some(reason.to_owned());
+        }
+        drop(state);
+        sys::raise_event(&self.0.wake);
+    }
+
+    /// Bytes of standard output and standard error so far.
+    pub fn printed_bytes(&self) -> [u64; 2] {
+        let [stdout, stderr] = &self.0.logs;
+        [stdout.size_bytes(), stderr.size_bytes()]
+    }
+
+    /// The files that they are in, where there is one.
+    pub fn logs(&self) -> [Option<&File>; 2] {
+        let [stdout, stderr] = &self.0.logs;
+        [stdout.file(), stderr.file()]
+    }
+}
+
+/// Have signals of this process delivered to other threads than the one that calls.
+pub fn quiet_thread() {
+    sys::set_signal_mask(true);
+}
+
+/// Pipes and orders.
+fn prepare(plan: &Plan, group: Option<&Group>, printed: News) -> Result<(Orders, ParentFds, Shared)> {
+    let logs = [Log::at(&plan.stdout_path), Log::at(&plan.stderr_path)];
     let broken = |error: io::Error| error::sandbox(format!("cannot make pipes: {error}"));
     let (parent, child) = pipes(group).map_err(broken)?;
     let namespaces = match plan.isolation {
@@ -158,7 +235,7 @@ fn prepare(plan: &Plan, group: Option<&Group>) -> Result<(Orders, ParentFds, Arc
         limits: rlimits(plan, group),
         fds: child,
     })?;
-    let shared = Arc::new(Shared::new(logs).map_err(broken)?);
+    let shared = Shared::new(logs, printed).map_err(broken)?;
     Ok((orders, parent, shared))
 }
 

@@ -1,6 +1,8 @@
 //! What the supervising process tells the worker through a pipe: one fixed record per event, smaller than PIPE_BUF.
 
-use super::sys::Errno;
+use std::time::Duration;
+
+use super::sys::{self, Errno};
 
 /// The step that failed before the command ran.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +83,8 @@ pub(crate) struct Report {
     pub(crate) user_us: u64,
     pub(crate) system_us: u64,
     pub(crate) max_rss_kib: u64,
+    /// When it happened, by the clock that counts from the machine's start.
+    pub(crate) at_ns: u64,
 }
 
 pub(crate) const STARTED: u32 = 1;
@@ -90,7 +94,7 @@ pub(crate) const REPORT_SIZE: usize = size_of::<Report>();
 
 impl Report {
     pub(crate) fn started() -> Self {
-        Self { kind: STARTED, ..Self::default() }
+        Self { kind: STARTED, at_ns: sys::monotonic_ns(), ..Self::default() }
     }
 
     pub(crate) fn failed((stage, errno): Failure) -> Self {
@@ -99,7 +103,8 @@ impl Report {
 
     pub(crate) fn ended(wait_status: i32, used: Used) -> Self {
         let Used { user_us, system_us, max_rss_kib } = used;
-        Self { kind: ENDED, wait_status, user_us, system_us, max_rss_kib, ..Self::default() }
+        let at_ns = sys::monotonic_ns();
+        Self { kind: ENDED, wait_status, user_us, system_us, max_rss_kib, at_ns, ..Self::default() }
     }
 
     /// The supervisor ended without a word; what the action used went with it.
@@ -107,9 +112,18 @@ impl Report {
         Self { kind: ENDED, wait_status, ..Self::default() }
     }
 
+    /// How long ago it was.
+    pub(crate) fn age(&self) -> Duration {
+        Duration::from_nanos(sys::monotonic_ns().saturating_sub(self.at_ns))
+    }
+
     pub(crate) fn as_bytes(&self) -> &[u8] {
-        // SAFETY: repr(C), no padding (four 4-byte fields, then three of 8 bytes), all bytes initialised.
-        unsafe { std::slice::from_raw_parts((&raw const *self).cast(), REPORT_SIZE) }
+        Self::all_bytes(std::slice::from_ref(self))
+    }
+
+    pub(crate) fn all_bytes(reports: &[Self]) -> &[u8] {
+        // SAFETY: repr(C), no padding (four 4-byte fields, then four of 8 bytes), all bytes initialised.
+        unsafe { std::slice::from_raw_parts(reports.as_ptr().cast(), size_of_val(reports)) }
     }
 
     pub(crate) fn from_bytes(bytes: &[u8; REPORT_SIZE]) -> Self {

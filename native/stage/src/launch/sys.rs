@@ -430,6 +430,14 @@ pub(crate) fn wait_for(pid: libc::pid_t) -> c_int {
     status
 }
 
+/// CLOCK_MONOTONIC, which all processes of a machine share: no action has a time namespace.
+pub(crate) fn monotonic_ns() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a local; this clock is always there.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
+}
+
 pub(crate) fn exit(status: c_int) -> ! {
     // SAFETY: ends the process without running any handler.
     unsafe { libc::_exit(status) }

@@ -4,7 +4,6 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -35,10 +34,9 @@ const DRAIN_WAIT: Duration = Duration::from_millis(500);
 const ARGUMENTS_BYTES_MAX: u64 = 2 << 20;
 
 /// What the handle and the thread share.
-#[derive(Debug)]
 pub(crate) struct Shared {
-    /// For the caller's event loop: new output, or the end.
-    pub(crate) event: OwnedFd,
+    /// Called by the thread when there is new output.
+    printed: News,
     /// For the thread: look at `state`.
     pub(crate) wake: OwnedFd,
     pub(crate) logs: [Log; 2],
@@ -48,12 +46,16 @@ pub(crate) struct Shared {
 #[derive(Debug, Default)]
 pub(crate) struct State {
     pub(crate) kill: Option<String>,
+    /// For those that do not wait in the thread itself.
     pub(crate) outcome: Option<Outcome>,
 }
 
+/// What to do when a command has printed something.
+pub(crate) type News = Box<dyn Fn() + Send + Sync>;
+
 impl Shared {
-    pub(crate) fn new(logs: [Log; 2]) -> io::Result<Self> {
-        Ok(Self { event: sys::event_fd()?, wake: sys::event_fd()?, logs, state: Mutex::default() })
+    pub(crate) fn new(logs: [Log; 2], printed: News) -> io::Result<Self> {
+        Ok(Self { printed, wake: sys::event_fd()?, logs, state: Mutex::default() })
     }
 
     /// Every change of State is one assignment: a panic elsewhere cannot leave it half done.
@@ -85,7 +87,7 @@ pub(crate) struct ParentFds {
 }
 
 /// The thread's whole state.
-pub(crate) struct Watch {
+pub(crate) struct Watch<'a> {
     pub(crate) shared: Arc<Shared>,
     pub(crate) setting: Setting,
     pub(crate) group: Option<Group>,
@@ -93,7 +95,9 @@ pub(crate) struct Watch {
     masked: [Masked; 2],
     status: OwnedFd,
     control: Option<OwnedFd>,
-    starter: Option<SyncSender<Result<()>>>,
+    /// Told once that the command runs.
+    begun: Option<&'a dyn Fn()>,
+    failure: Option<NativeError>,
     begun_unix_ns: u64,
     started: Option<Instant>,
     ended: Option<(Report, Instant)>,
@@ -105,13 +109,13 @@ pub(crate) struct Watch {
     buffer: Vec<u8>,
 }
 
-impl Watch {
+impl<'a> Watch<'a> {
     pub(crate) fn new(
         shared: Arc<Shared>,
         setting: Setting,
         group: Option<Group>,
         fds: ParentFds,
-        starter: SyncSender<Result<()>>,
+        begun: &'a dyn Fn(),
     ) -> Self {
         Self {
             shared,
@@ -121,52 +125,42 @@ impl Watch {
             masked: [Masked::default(), Masked::default()],
             status: fds.status,
             control: Some(fds.control),
-            starter: Some(starter),
+            begun: Some(begun),
+            failure: None,
             begun_unix_ns: 0,
             started: None,
             ended: None,
             answered: false,
             reason: String::new(),
             deadline: Instant::now() + START_WAIT,
-            buffer: vec![0; CHUNK_BYTES],
+            buffer: Vec::new(),
         }
     }
 
-    /// The thread's body.
-    pub(crate) fn run(mut self, orders: Orders) {
-        sys::set_signal_mask(true);
+    /// Have it launched and stay until it has ended.
+    pub(crate) fn run(mut self, orders: Orders) -> Result<Outcome> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.begun_unix_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
         let launched = link::launch(&orders);
         // The child's ends: the pipes must end with the action.
         drop(orders);
-        let supervisor = match launched {
-            Ok(supervisor) => supervisor,
-            Err(error) => {
-                self.group = None;
-                self.tell(Err(error));
-                return;
-            }
-        };
+        let supervisor = launched?;
         while self.step(&supervisor) {}
         supervisor.finish(self.answered);
         self.drain();
-        if self.started.is_some() {
-            // What came after the last look counts too.
-            self.look_at_disk(true);
-            let outcome = self.outcome();
-            if let Some(group) = self.group.take() {
-                groups::give_back(group);
-            }
-            self.shared.state().outcome = Some(outcome);
-            sys::raise_event(&self.shared.event);
-        } else {
-            self.group = None;
-            self.tell(Err(error::sandbox("the sandbox ended before it ran the program")));
+        if self.started.is_none() {
+            return Err(self.failure.unwrap_or_else(|| error::sandbox("the sandbox ended before it ran the program")));
         }
+        // What came after the last look counts too.
+        self.look_at_disk(true);
+        let outcome = self.outcome();
+        if let Some(group) = self.group.take() {
+            groups::give_back(group);
+        }
+        Ok(outcome)
     }
 
-    /// One wait; false once the supervisor has closed its pipe, so is gone.
+    /// One wait; false once the supervisor has said its last word, or is gone.
     fn step(&mut self, supervisor: &Supervisor) -> bool {
         let fd = |fd: &Option<OwnedFd>| fd.as_ref().map_or(-1, AsRawFd::as_raw_fd);
         let [stdout, stderr] = &self.streams;
@@ -192,7 +186,7 @@ impl Watch {
         if self.control.is_some() && now >= self.setting.disk.due() {
             self.look_at_disk(false);
         }
-        !ready[0] || self.take_report()
+        !ready[0] || self.take_reports()
     }
 
     fn look_at_disk(&mut self, surely: bool) {
@@ -232,23 +226,34 @@ impl Watch {
         }
     }
 
-    fn take_report(&mut self) -> bool {
-        let mut bytes = [0; REPORT_SIZE];
-        match sys::read(self.status.as_raw_fd(), &mut bytes) {
-            Ok(REPORT_SIZE) => {}
+    /// False after the supervisor's last word, which comes when all of the action is gone.
+    fn take_reports(&mut self) -> bool {
+        let mut bytes = [0; 2 * REPORT_SIZE];
+        let read = match sys::read(self.status.as_raw_fd(), &mut bytes) {
             Err(libc::EINTR) => return true,
-            _ => return false,
+            Err(_) | Ok(0) => return false,
+            Ok(read) => read,
+        };
+        // Each is written whole, so read whole.
+        let (reports, _) = bytes[..read].as_chunks();
+        for report in reports {
+            self.take_report(Report::from_bytes(report));
         }
-        let report = Report::from_bytes(&bytes);
+        !self.answered
+    }
+
+    fn take_report(&mut self, report: Report) {
         match report.kind {
             STARTED => {
-                let now = Instant::now();
-                self.started = Some(now);
-                self.setting.disk.begin(now);
+                let started = Instant::now().checked_sub(report.age()).unwrap_or_else(Instant::now);
+                self.started = Some(started);
+                self.setting.disk.begin(started);
                 if self.control.is_some() {
-                    self.deadline = now + self.setting.timeout;
+                    self.deadline = started + self.setting.timeout;
                 }
-                self.tell(Ok(()));
+                if let Some(begun) = self.begun.take() {
+                    begun();
+                }
             }
             FAILED => {
                 self.answered = true;
@@ -256,17 +261,10 @@ impl Watch {
             }
             ENDED => {
                 self.answered = true;
-                self.ended = Some((report, Instant::now()));
+                let ended = Instant::now().checked_sub(report.age()).unwrap_or_else(Instant::now);
+                self.ended = Some((report, ended));
             }
             _ => {}
-        }
-        true
-    }
-
-    fn tell(&mut self, result: Result<()>) {
-        if let Some(starter) = self.starter.take() {
-            // The starter waits for exactly one message; when it is gone nobody wants it.
-            let _ = starter.send(result);
         }
     }
 
@@ -282,7 +280,7 @@ impl Watch {
             (Some(Stage::Exec), _) => error::sandbox(format!("cannot run {program}: {reason}")),
             _ => error::sandbox(format!("the sandbox could not {}: {reason}", Stage::text(report.stage))),
         };
-        self.tell(Err(error));
+        self.failure = Some(error);
     }
 
     /// Move what a pipe holds to its file; past the limit the action ends, and the rest is thrown away.
@@ -290,6 +288,8 @@ impl Watch {
         let Some(pipe) = &self.streams[stream] else {
             return false;
         };
+        // Most print nothing, and need none.
+        self.buffer.resize(CHUNK_BYTES, 0);
         let count = match sys::read(pipe.as_raw_fd(), &mut self.buffer) {
             Ok(0) => {
                 self.streams[stream] = None;
@@ -327,7 +327,7 @@ impl Watch {
         let kept = usize::try_from(room).unwrap_or(count).min(count);
         let written = self.shared.logs[stream].append(&data[..kept]);
         if kept > 0 {
-            sys::raise_event(&self.shared.event);
+            (self.shared.printed)();
         }
         if let Err(error) = written {
             let full = matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT));

@@ -1,0 +1,4 @@
+{
+  buildDirectoryPath: '@STATE@/build',
+  grpcServers: [{ listenPaths: ['@STATE@/runner'], authenticationPolicy: { allow: {} } }],
+}

@@ -1,0 +1,220 @@
+//! The steps of one attempt, in the thread that stays with it. Each leaves the scratch to whoever calls.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
+use buildnet_formats::{Digest, NativeError};
+use buildnet_stage::{self as stage, CollectLimits, Collected, Control, Root, View, Written};
+
+use crate::crew::State;
+use crate::events::{Event, Events};
+use crate::inputs;
+use crate::order::{Done, Ending, Order, Report, Room};
+use crate::patience::Patience;
+use crate::program;
+use crate::report::{self, Times};
+
+/// What the steps work with.
+pub(crate) struct Tools {
+    pub(crate) room: Room,
+    pub(crate) patience: Patience,
+    pub(crate) events: Events,
+}
+
+/// An attempt whose command may start.
+pub(crate) struct Begun {
+    order: Order,
+    scratch: PathBuf,
+    /// Where this process finds the execution root.
+    root: PathBuf,
+    view: Option<View>,
+    times: Times,
+}
+
+impl Begun {
+    pub(crate) fn mount_fd(&self) -> i32 {
+        self.view.as_ref().map_or(-1, View::fd)
+    }
+}
+
+pub(crate) fn scratch_of(room: &Room, fence: u64) -> PathBuf {
+    room.scratch.join(format!("{fence:016x}"))
+}
+
+/// Fetch and stage, and see that the program is there.
+pub(crate) fn begin(mut order: Order, tools: &Tools, state: &State) -> Result<Begun, NativeError> {
+    let room = &tools.room;
+    let mut times = Times { worker_start: report::now(), input_fetch_start: report::now(), ..Times::default() };
+    // In use from now on: it must not go before it is staged.
+    let kept = room.trees.as_ref().and_then(|trees| trees.find(&order.input_root));
+    if kept.is_none() {
+        inputs::bring(room, &tools.patience, &[], Some(&order.input_root))?;
+    }
+    state.unless_stopped()?;
+    let scratch = scratch_of(room, order.fence);
+    make(&scratch)?;
+    let tmp = scratch.join("tmp");
+    make(&tmp)?;
+    let view = staged(room, &order, &scratch)?;
+    drop(kept);
+    times.input_fetch_completed = report::now();
+    state.unless_stopped()?;
+    let root = view.as_ref().map_or_else(|| scratch.join("root"), View::path);
+    let name = order.plan.argv.first().map_or(&[][..], Vec::as_slice);
+    program::check(name, &order.search_path, &root.join(&order.working_directory))?;
+    times.execution_start = report::now();
+    let plan = &mut order.plan;
+    plan.root = scratch.join("root");
+    plan.root_mount = view.as_ref().map(View::fd);
+    plan.cwd = plan.root.join(&order.working_directory);
+    plan.counted = if view.is_some() { vec![scratch.join("upper"), tmp.clone()] } else { Vec::new() };
+    plan.tmp = tmp;
+    plan.stdout_path = scratch.join("stdout");
+    plan.stderr_path = scratch.join("stderr");
+    plan.cgroup_name = format!("{:016x}", order.fence);
+    Ok(Begun { order, scratch, root, view, times })
+}
+
+/// Have the launcher run it, and stay until it has ended.
+pub(crate) fn launched(
+    begun: &Begun,
+    tools: &Arc<Tools>,
+    state: &Arc<State>,
+) -> Result<(Ending, Control), NativeError> {
+    let (news, told) = (Arc::clone(tools), Arc::clone(state));
+    let printed = move || {
+        if told.tell() {
+            news.events.put(Event::Printed(told.fence));
+        }
+    };
+    let run = stage::Run::prepare(&begun.order.plan, Box::new(printed))?;
+    let control = run.control();
+    state.runs(control.clone());
+    state.unless_stopped()?;
+    let ended = run.go(&|| {}).map_err(|error| seen(error, &begun.order));
+    state.unless_stopped_after()?;
+    Ok((Ending::from(&ended?), control))
+}
+
+/// A program that was there for the worker, but whose interpreter is not, or which the sandbox does not show.
+fn seen(error: NativeError, order: &Order) -> NativeError {
+    if error.code != "not_found" {
+        return error;
+    }
+    NativeError::invalid("command.arguments", format!("{}{}", error.message, order.unseen_hint))
+}
+
+/// Collect and push. The logs are read from the files that they were kept in, whatever became of their names.
+pub(crate) fn end(begun: Begun, ending: &Ending, logs: Option<&Control>, tools: &Tools) -> Done {
+    let (room, order) = (&tools.room, &begun.order);
+    let mut times = begun.times;
+    times.execution_completed = report::now();
+    times.output_upload_start = report::now();
+    let layered = begun.view.is_some();
+    let looked_at = if layered { begun.scratch.join("upper") } else { begun.root.clone() };
+    let written = stage::undeclared_writes(
+        &room.store,
+        &order.input_root,
+        &looked_at,
+        &order.command,
+        ending.begun_unix_ns,
+        layered,
+    )?;
+    let (mut collected, failure) = match outputs(room, order, &begun.root, ending, &written) {
+        Ok(collected) => (collected, None),
+        // An output that breaks the Command's rules still leaves the logs.
+        Err(error) => (Collected::default(), Some(error)),
+    };
+    if ending.printed_bytes > 0 {
+        let named = [begun.scratch.join("stdout"), begun.scratch.join("stderr")];
+        let [stdout, stderr] = logs.map_or_else(|| named.each_ref().map(|path| File::open(path).ok()), opened);
+        let digests = &mut collected.digests;
+        collected.result.stdout_digest = stored(room, stdout, &named[0], digests)?;
+        collected.result.stderr_digest = stored(room, stderr, &named[1], digests)?;
+    }
+    if !collected.digests.is_empty() {
+        let push = || room.link.push_blobs(&room.store, &collected.digests).map_err(NativeError::from);
+        tools.patience.tried(push)?;
+    }
+    times.output_upload_completed = report::now();
+    times.worker_completed = report::now();
+    let result = report::encode(collected.result, order, ending, times, &written, &room.node);
+    Ok(Report { result, exit_code: ending.exit_code, reason: ending.reason.clone(), failure, written })
+}
+
+fn outputs(
+    room: &Room,
+    order: &Order,
+    root: &Path,
+    ending: &Ending,
+    written: &Written,
+) -> Result<Collected, NativeError> {
+    let forbidden = order.writes_are_strict && (written.count > 0 || !written.whole);
+    if !order.has_outputs || !ending.reason.is_empty() || forbidden {
+        return Ok(Collected::default());
+    }
+    stage::collect(&room.store, root, &order.command, CollectLimits::default())
+}
+
+fn opened(control: &Control) -> [Option<File>; 2] {
+    control.logs().map(|file| file.and_then(|file| file.try_clone().ok()))
+}
+
+/// A log that is empty, or that a command without namespaces has taken away, has no digest.
+fn stored(
+    room: &Room,
+    file: Option<File>,
+    path: &Path,
+    digests: &mut Vec<Digest>,
+) -> Result<Option<re::Digest>, NativeError> {
+    let file = file.filter(|file| file.metadata().is_ok_and(|facts| facts.len() > 0));
+    let Some(file) = file else { return Ok(None) };
+    let digest = room.store.put_open_file(&file, path)?;
+    digests.push(digest);
+    Ok(Some(digest.to_message()))
+}
+
+fn staged(room: &Room, order: &Order, scratch: &Path) -> Result<Option<View>, NativeError> {
+    let Some(trees) = &room.trees else {
+        stage::stage(&room.store, &order.input_root, &scratch.join("root"), &order.command)?;
+        return Ok(None);
+    };
+    match stage::stage_kept(trees, &room.store, &order.input_root, scratch, &order.command)? {
+        Root::Copied(_) => Ok(None),
+        Root::Seen(view) => Ok(Some(view)),
+    }
+}
+
+/// Make a directory for this user alone. A fence is used once; what is there was left by a worker that was killed while its
+/// scratch was being cleared.
+fn make(path: &Path) -> Result<(), NativeError> {
+    let made = || DirBuilder::new().mode(0o700).create(path);
+    let made = match made() {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            stage::remove_tree(path)?;
+            made()
+        }
+        made => made,
+    };
+    made.map_err(|error| match error.raw_os_error() {
+        Some(libc::ENOSPC | libc::EDQUOT) => {
+            NativeError::new("storage_full", format!("the worker's disk is full: {error}; free some space"))
+        }
+        _ => NativeError::new("sandbox_failed", format!("cannot make {}: {error}", path.display())),
+    })
+}
+
+/// Remove what a killed worker left.
+pub(crate) fn clear_all(scratch: &Path) -> Result<(), NativeError> {
+    let failed =
+        |error: io::Error| NativeError::new("sandbox_failed", format!("cannot empty {}: {error}", scratch.display()));
+    DirBuilder::new().recursive(true).mode(0o700).create(scratch).map_err(failed)?;
+    for leftover in fs::read_dir(scratch).map_err(failed)? {
+        stage::remove_tree(&leftover.map_err(failed)?.path())?;
+    }
+    Ok(())
+}

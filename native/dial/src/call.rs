@@ -1,0 +1,424 @@
+//! One bidirectional gRPC call on a connection of its own, turned by its owner: no thread waits on either side of it, and
+//! a turn takes in and sends all that there is. It knows no message.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes};
+use futures_util::future::{AbortHandle, BoxFuture, FutureExt, abortable};
+use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
+use http::Uri;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::service::Interceptor;
+use tonic::{Code, Request, Status};
+
+use crate::channel::{Bearer, root_cause};
+use crate::secure::client_config;
+use crate::wire::{Bell, Wire, held};
+use crate::{DialError, Dialler, TlsOptions};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A path that swallows packets is noticed within 15 s.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+const WINDOW_BYTES: u32 = 1 << 20;
+const MESSAGE_BYTES_MAX: usize = 4 << 20;
+/// What one turn gives; more stays with the transport, and the next turn comes at once.
+const BATCH_MAX: usize = 256;
+const BATCH_BYTES: usize = 1 << 20;
+/// Looks of one turn; each is a step of the connection that woke another.
+const LOOKS_MAX: usize = 64;
+
+/// For names, connecting and timers alone: one thread for all calls of the process, which no message wakes.
+fn runtime() -> Result<&'static Runtime, io::Error> {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    if let Some(runtime) = RUNTIME.get() {
+        return Ok(runtime);
+    }
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let made = builder.worker_threads(1).thread_name("buildnet-call").enable_all().build()?;
+    Ok(RUNTIME.get_or_init(|| made))
+}
+
+#[derive(Default)]
+struct Outgoing {
+    messages: VecDeque<Bytes>,
+    bytes: usize,
+    finished: bool,
+    waker: Option<Waker>,
+}
+
+#[derive(Default)]
+struct Incoming {
+    messages: Vec<Bytes>,
+    bytes: usize,
+    waker: Option<Waker>,
+}
+
+impl Incoming {
+    fn is_full(&self) -> bool {
+        self.messages.len() >= BATCH_MAX || self.bytes >= BATCH_BYTES
+    }
+}
+
+/// What the owner and the transport share.
+#[derive(Default)]
+struct Shared {
+    outgoing: Mutex<Outgoing>,
+    incoming: Mutex<Incoming>,
+    end: Mutex<Option<Status>>,
+    spawned: Mutex<Vec<BoxFuture<'static, ()>>>,
+}
+
+/// Requests as the transport asks for them.
+struct Requests(Arc<Shared>);
+
+impl Stream for Requests {
+    type Item = Bytes;
+
+    fn poll_next(self: std::pin::Pin<&mut Self>, waking: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        let mut outgoing = held(&self.0.outgoing);
+        if let Some(message) = outgoing.messages.pop_front() {
+            outgoing.bytes -= message.len();
+            return Poll::Ready(Some(message));
+        }
+        if outgoing.finished {
+            return Poll::Ready(None);
+        }
+        outgoing.waker = Some(waking.waker().clone());
+        Poll::Pending
+    }
+}
+
+/// Runs what hyper spawns in the owner's turns.
+#[derive(Clone)]
+struct Beside(Arc<Shared>);
+
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Beside {
+    fn execute(&self, work: F) {
+        held(&self.0.spawned).push(work.boxed());
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = Bytes;
+    type Decode = Bytes;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        *self
+    }
+
+    fn decoder(&mut self) -> Self {
+        *self
+    }
+}
+
+impl Encoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, message: Bytes, into: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        into.put(message);
+        Ok(())
+    }
+}
+
+impl Decoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        let size = from.remaining();
+        Ok(Some(from.copy_to_bytes(size)))
+    }
+}
+
+/// Gives tonic the one connection.
+struct Sender(http2::SendRequest<tonic::body::Body>);
+
+impl tower_service::Service<http::Request<tonic::body::Body>> for Sender {
+    type Response = http::Response<hyper::body::Incoming>;
+    type Error = hyper::Error;
+    type Future = BoxFuture<'static, Result<Self::Response, hyper::Error>>;
+
+    fn poll_ready(&mut self, waking: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
+        self.0.poll_ready(waking)
+    }
+
+    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
+        self.0.send_request(request).boxed()
+    }
+}
+
+/// Where a call goes.
+enum Target {
+    Plain(String),
+    Secure(String, Arc<rustls::ClientConfig>, ServerName<'static>),
+    Session(Arc<Dialler>),
+}
+
+/// All that a call is made of before it begins.
+struct Plan {
+    target: Target,
+    origin: Uri,
+    path: PathAndQuery,
+    bearer: Bearer,
+}
+
+/// A call; it dials when it is first turned. Dropping it ends the connection.
+pub struct Call {
+    bell: Arc<Bell>,
+    shared: Arc<Shared>,
+    work: Mutex<FuturesUnordered<BoxFuture<'static, ()>>>,
+    abort: AbortHandle,
+}
+
+/// What a turn brought.
+pub struct Turn {
+    /// Messages that came, in their order.
+    pub messages: Vec<Bytes>,
+    /// Bytes of messages that the transport has not taken.
+    pub waiting_bytes: usize,
+    /// How the call ended, after the last message: a gRPC status code and a text.
+    pub end: Option<(i32, String)>,
+}
+
+impl Call {
+    /// A call of `path` at `grpc://HOST:PORT` or, within TLS, `grpcs://HOST:PORT`, which brings `token` unless it is empty.
+    ///
+    /// # Errors
+    /// The URL names no server, the path is none, or a certificate or the token is not one.
+    pub fn new(url: &str, path: &str, tls: &TlsOptions, token: &str) -> Result<Self, DialError> {
+        let (secure, address) = match url.split_once("://") {
+            Some(("grpc" | "http", address)) => (false, address.trim_end_matches('/')),
+            Some(("grpcs" | "https", address)) => (true, address.trim_end_matches('/')),
+            _ => return Err(DialError::Url(url.to_owned())),
+        };
+        let scheme = if secure { "https" } else { "http" };
+        let origin: Uri = format!("{scheme}://{address}").parse().map_err(|_| DialError::Url(url.to_owned()))?;
+        let host = origin.host().filter(|host| !host.is_empty() && origin.port().is_some());
+        let host = host.ok_or_else(|| DialError::Url(url.to_owned()))?;
+        let target = if secure {
+            let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())
+                .map_err(|_| DialError::Url(url.to_owned()))?;
+            let refused = |reason| DialError::Invalid(format!("TLS to {url}: {reason}"));
+            Target::Secure(address.to_owned(), client_config(tls).map_err(refused)?, name)
+        } else {
+            Target::Plain(address.to_owned())
+        };
+        let bearer = Bearer::default();
+        bearer.set(token)?;
+        Self::planned(path, target, origin, bearer)
+    }
+
+    /// The same by a session of `dialler`, which needs no token.
+    ///
+    /// # Errors
+    /// The path is none.
+    pub fn by_session(dialler: Arc<Dialler>, path: &str) -> Result<Self, DialError> {
+        // The name is for HTTP's own sake: the dialler knows where it dials.
+        Self::planned(path, Target::Session(dialler), Uri::from_static("http://controller"), Bearer::default())
+    }
+
+    fn planned(path: &str, target: Target, origin: Uri, bearer: Bearer) -> Result<Self, DialError> {
+        let path = path.parse().map_err(|_| DialError::Invalid(format!("{path:?} is not the path of a call")))?;
+        let unavailable = |e: io::Error| DialError::Down { url: origin.to_string(), reason: e.to_string() };
+        let bell = Bell::new().map_err(unavailable)?;
+        let shared = Arc::<Shared>::default();
+        let plan = Plan { target, origin: origin.clone(), path, bearer };
+        let (work, abort) = abortable(begin(plan, Arc::clone(&shared), Arc::clone(&bell)));
+        let work: BoxFuture<'static, ()> = work.map(|_| ()).boxed();
+        Ok(Self { bell, shared, work: Mutex::new(FuturesUnordered::from_iter([work])), abort })
+    }
+
+    /// Readable when a turn is worth it.
+    pub fn fd(&self) -> RawFd {
+        self.bell.fd()
+    }
+
+    /// Queue a message; the next turn sends it if the peer takes it.
+    pub fn send(&self, message: Bytes) {
+        let _quiet = self.bell.quiet();
+        let mut outgoing = held(&self.shared.outgoing);
+        outgoing.bytes += message.len();
+        outgoing.messages.push_back(message);
+        if let Some(waker) = outgoing.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// No more will be sent after what is queued.
+    pub fn finish(&self) {
+        let _quiet = self.bell.quiet();
+        let mut outgoing = held(&self.shared.outgoing);
+        outgoing.finished = true;
+        if let Some(waker) = outgoing.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Send what is queued as far as the peer takes it, and take what has come. Never waits.
+    pub fn turn(&self) -> Turn {
+        self.look();
+        let (messages, reader) = {
+            let mut incoming = held(&self.shared.incoming);
+            incoming.bytes = 0;
+            (std::mem::take(&mut incoming.messages), incoming.waker.take())
+        };
+        if let Some(reader) = reader {
+            // Outside of a turn, so that it rings for another one.
+            reader.wake();
+        }
+        let end = held(&self.shared.end).as_ref().map(|end| (end.code() as i32, end.message().to_owned()));
+        Turn { messages, waiting_bytes: held(&self.shared.outgoing).bytes, end }
+    }
+
+    fn look(&self) {
+        let Ok(runtime) = runtime() else {
+            *held(&self.shared.end) = Some(Status::unavailable("no thread can be started for connections"));
+            return;
+        };
+        let _inside = runtime.enter();
+        let quiet = self.bell.quiet();
+        self.bell.listen();
+        let mut work = held(&self.work);
+        let waker = Waker::from(Arc::clone(&self.bell));
+        let mut waking = Context::from_waker(&waker);
+        for _ in 0..LOOKS_MAX {
+            self.bell.take_rung();
+            while let Poll::Ready(Some(())) = work.poll_next_unpin(&mut waking) {}
+            let spawned = std::mem::take(&mut *held(&self.shared.spawned));
+            let quiet_now = spawned.is_empty();
+            work.extend(spawned);
+            if quiet_now && !self.bell.take_rung() {
+                return;
+            }
+        }
+        drop(quiet);
+        self.bell.ring();
+    }
+
+    /// End it now: the peer is told as far as it can be told at once.
+    pub fn close(&self) {
+        {
+            let _quiet = self.bell.quiet();
+            self.abort.abort();
+        }
+        self.look();
+        held(&self.work).clear();
+        held(&self.shared.end).get_or_insert_with(|| Status::cancelled("the call was closed"));
+    }
+}
+
+async fn begin(plan: Plan, shared: Arc<Shared>, bell: Arc<Bell>) {
+    let end = match through(plan, &shared, &bell).await {
+        Ok(()) => Status::ok(""),
+        // What has a source is the transport's word, and the deepest of them says most.
+        Err(status) => match std::error::Error::source(&status) {
+            Some(source) if status.code() != Code::Ok => Status::unavailable(root_cause(source)),
+            _ => status,
+        },
+    };
+    *held(&shared.end) = Some(end);
+}
+
+async fn through(plan: Plan, shared: &Arc<Shared>, bell: &Arc<Bell>) -> Result<(), Status> {
+    let Plan { target, origin, path, bearer } = plan;
+    let down = |error: &dyn std::error::Error| Status::unavailable(root_cause(error));
+    let call = Begun { origin, path, bearer, shared };
+    match target {
+        Target::Plain(address) => {
+            let wire = connect(address, bell).await.map_err(|e| down(&e))?;
+            call.converse(wire).await
+        }
+        Target::Secure(address, config, name) => {
+            let wire = connect(address, bell).await.map_err(|e| down(&e))?;
+            let handshake = tokio_rustls::TlsConnector::from(config).connect(name, wire);
+            let within = tokio::time::timeout(CONNECT_TIMEOUT, handshake).await;
+            let stream = within.map_err(|_| Status::unavailable("no TLS handshake in time"))?.map_err(|e| down(&e))?;
+            call.converse(stream).await
+        }
+        Target::Session(dialler) => {
+            let dialled = dialler.dial_by(|address| connect(address, bell)).await;
+            call.converse(dialled.map_err(|e| Status::unavailable(e.to_string()))?).await
+        }
+    }
+}
+
+/// Names are resolved and connections made in the runtime's thread; what follows is the owner's.
+async fn connect(address: String, bell: &Arc<Bell>) -> io::Result<Wire> {
+    let dialled = tokio::spawn(async move {
+        let connected = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&address));
+        let stream = connected.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        // Without it small frames wait; a socket that refuses the option still works.
+        let _ = stream.set_nodelay(true);
+        stream.into_std()
+    });
+    Wire::new(dialled.await.map_err(io::Error::other)??, bell)
+}
+
+struct Begun<'a> {
+    origin: Uri,
+    path: PathAndQuery,
+    bearer: Bearer,
+    shared: &'a Arc<Shared>,
+}
+
+impl Begun<'_> {
+    async fn converse<S>(mut self, stream: S) -> Result<(), Status>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let beside = Beside(Arc::clone(self.shared));
+        let failed = |error: hyper::Error| Status::unavailable(root_cause(&error));
+        let (sender, connection) = http2::Builder::new(beside.clone())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(2 * WINDOW_BYTES)
+            .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(failed)?;
+        // How it ended is told by the call on it.
+        hyper::rt::Executor::execute(&beside, connection.map(drop));
+        let mut client =
+            tonic::client::Grpc::with_origin(Sender(sender), self.origin).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        client.ready().await.map_err(failed)?;
+        let request = self.bearer.call(Request::new(()))?.map(|()| Requests(Arc::clone(self.shared)));
+        let mut replies = client.streaming(request, self.path, Raw).await?.into_inner();
+        while let Some(message) = replies.message().await? {
+            std::future::poll_fn(|waking| has_room(self.shared, waking)).await;
+            let mut incoming = held(&self.shared.incoming);
+            incoming.bytes += message.len();
+            incoming.messages.push(message);
+        }
+        Ok(())
+    }
+}
+
+fn has_room(shared: &Shared, waking: &Context<'_>) -> Poll<()> {
+    let mut incoming = held(&shared.incoming);
+    if !incoming.is_full() {
+        return Poll::Ready(());
+    }
+    incoming.waker = Some(waking.waker().clone());
+    Poll::Pending
+}

@@ -1,0 +1,99 @@
+"""While a worker's only slot is taken, the inputs of what comes next reach its own store."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from buildnet._native import NativeError, Store
+from buildnet.client import Client
+from buildnet.model.digest import Digest
+from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
+from buildnet.wire.actions import digest_message
+from buildnet.worker.ahead import Ahead
+from tests.conftest import House
+
+ENV = {"PATH": "/usr/bin:/bin"}
+ABSENT = Digest.of(b"absent")
+
+
+def holds(directory: Path, data: bytes) -> bool:
+    return any(data in path.read_bytes() for path in directory.rglob("*") if path.is_file())
+
+
+async def test_what_comes_next_is_fetched_while_another_runs(house: House, tmp_path: Path) -> None:
+    server = house.up("--no-worker")
+    house.join(server.url, "--slots", "1", name="worker")
+    data = os.urandom(100_000)
+    (tmp_path / "input").write_bytes(data)
+    with tempfile.TemporaryDirectory(dir=Path.home()) as gates:
+        gate = Path(gates, "gate")
+        wait = ["/bin/sh", "-c", f"while ! test -e {gate}; do sleep 0.02; done"]
+        async with Client(server.url) as client, asyncio.timeout(60):
+            first = asyncio.ensure_future(client.run(wait, env=ENV, effects={"read": "ambient"}))
+            while not any(info.state == "executing" for info in await client.actions()):
+                await asyncio.sleep(0.02)
+            second = asyncio.ensure_future(
+                client.run(["/bin/cat", "input"], env=ENV, inputs={"input": tmp_path / "input"})
+            )
+            while not await asyncio.to_thread(holds, tmp_path / "worker" / "cas", data[:1000]):
+                await asyncio.sleep(0.05)
+            assert not first.done()
+            assert not second.done()
+            gate.touch()
+            await first
+            assert (await second).stdout() == data
+
+
+class Slow:
+    """Fetches when it is let on, and remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        self.begun, self.on = threading.Semaphore(0), threading.Semaphore(0)
+        self.asked: list[str] = []
+
+    def fetch(self, blobs: Sequence[str], tree: str | None = None) -> None:
+        self.asked += [*blobs, *([tree] if tree else [])]
+        self.begun.release()
+        self.on.acquire(timeout=20)
+        if ABSENT.text in blobs:
+            raise NativeError("blobs_missing", "it is not there", {})
+
+
+def test_of_what_is_asked_for_meanwhile_the_newest_is_fetched(tmp_path: Path) -> None:
+    store, slow = Store(str(tmp_path)), Slow()
+    root, command = Digest.of(b"tree"), Digest.of(b"command")
+    actions = [
+        re.Action(
+            command_digest=digest_message(command), input_root_digest=digest_message(root), salt=bytes([n])
+        ).SerializeToString()
+        for n in range(3)
+    ]
+    first, second, third = (Digest.parse(store.put_bytes(action)) for action in actions)
+    ahead = Ahead(store, slow)
+    ahead.fetch(first)
+    assert slow.begun.acquire(timeout=20)
+    ahead.fetch(second)
+    ahead.fetch(third)
+    for _ in range(3):
+        slow.on.release()
+        assert slow.begun.acquire(timeout=20)
+    slow.on.release()
+    ahead.close()
+    assert slow.asked == [digest.text for digest in (first, command, root, third, command, root)]
+
+
+def test_what_cannot_be_fetched_is_left_and_the_next_is_fetched(tmp_path: Path) -> None:
+    store, slow = Store(str(tmp_path)), Slow()
+    nonsense = Digest.parse(store.put_bytes(b"\xff\xff"))
+    ahead = Ahead(store, slow)
+    for digest in (nonsense, ABSENT, nonsense):
+        ahead.fetch(digest)
+        assert slow.begun.acquire(timeout=20)
+        slow.on.release()
+    ahead.close()
+    assert slow.asked == [nonsense.text, ABSENT.text, nonsense.text]
