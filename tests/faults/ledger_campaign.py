@@ -26,6 +26,8 @@ from buildnet.ledger.log import LedgerLog, load_or_create_key
 from buildnet.model.entry import Entry
 
 ACKNOWLEDGED_PER_ROUND = 400
+# Kills of one ledger: after each all of it is verified twice, so that a long one would take the time of many.
+KILLS_PER_LEDGER = 25
 NAMES = [f"{kind}:{number}" for kind in ("node", "caller") for number in range(12)]
 Sums = dict[tuple[str, str], list[int]]
 
@@ -124,6 +126,7 @@ class LedgerCampaign:
     seed: int
     durability: str = "process"
     kills: int = 0
+    acknowledged: int = 0
     in_tail: int = 0
     known: dict[int, bytes] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
@@ -131,9 +134,14 @@ class LedgerCampaign:
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
+        self.ledgers = self.directory
 
     def run(self, kills: int) -> None:
         for number in range(kills):
+            if number % KILLS_PER_LEDGER == 0:
+                self.directory = self.ledgers / str(number)
+                self.directory.mkdir()
+                self.known.clear()
             self._append_until_killed(number)
             self._look()
             if number % 20 == 19:
@@ -162,6 +170,7 @@ class LedgerCampaign:
 
     def _acknowledged(self, line: str) -> None:
         told = json.loads(line)
+        self.acknowledged += 1
         self.known[told["index"]] = told["body"].encode()
 
     def _look(self) -> None:
@@ -200,7 +209,7 @@ class LedgerCampaign:
     def line(self) -> str:
         """The line of the log."""
         return (
-            f"{self.kills} kills, {len(self.known)} entries acknowledged, {self.in_tail} found in the tail; "
+            f"{self.kills} kills, {self.acknowledged} entries acknowledged, {self.in_tail} found in the tail; "
             f"{len(self.lost)} lost, {len(self.wrong)} wrong"
         )
 

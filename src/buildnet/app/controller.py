@@ -249,7 +249,7 @@ def _worker_tokens(config: ControllerConfig, clock: SystemClock) -> Callable[[],
     def token() -> str:
         now_unix_s = clock.now_unix_ms() // 1000
         ends_unix_s = now_unix_s + _WORKER_TOKEN_S
-        says = tokens.Token(random_id(), ("worker",), ends_unix_s, "local worker", issued_unix_s=now_unix_s)
+        says = tokens.Token(random_id(), ("worker",), ends_unix_s, "local-worker", issued_unix_s=now_unix_s)
         return tokens.sign(signer, says)
 
     return token

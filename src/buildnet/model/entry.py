@@ -22,8 +22,8 @@ class Entry:
 
     Kinds so far: controller.started, access.configured, token.revoked, join_token.*, session.*, node.*,
     action.submitted, action.assigned, action.adopted, action.published, action.failed, action.cancelled,
-    results.updated, resource.announced, resource.withdrawn, resource.refused. Values are strings, integers, booleans
-    and lists of strings: no floats, so that one event has one encoding.
+    results.updated, resource.announced, resource.withdrawn, resource.refused, cache.*, quota.*. Values are strings,
+    integers, booleans and lists of strings: no floats, so that one event has one encoding.
     """
 
     kind: str
