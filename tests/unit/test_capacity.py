@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from buildnet.app.scheduling import quotas_of
 from buildnet.edge.fleet_session import Session, greeting_of
+from buildnet.edge.flow import Duplex
 from buildnet.errors import InvalidRequest
 from buildnet.model.action import ActionKey, Lease
 from buildnet.model.amounts import Amounts
@@ -44,9 +46,12 @@ def test_a_capacity_is_taken_as_it_was_said_and_bounded() -> None:
 
 
 async def test_what_is_reserved_is_told_to_the_worker() -> None:
-    session = Session(1, greeting_of(hello(), "0.1.0", 0), (), 0.0, lambda node: None)
+    sent: list[tuple[int, int, Any]] = []
+    stream = Duplex(sent.append, 1, fleet_pb2.JoinRequest.FromString)
+    session = Session(1, greeting_of(hello(), "0.1.0", 0), (), 0.0, lambda node: None, stream)
     session.assign(Lease(7, ActionKey("", EMPTY), "n", 1, 10.0, reserved=Amounts(1500, 1 << 30)))
-    reserved = session.outbox.popleft().assign.reserved
+    ((_, _, body),) = sent
+    reserved = fleet_pb2.JoinResponse.FromString(body).assign.reserved
     assert (reserved.cpu_milli, reserved.memory_bytes, reserved.gpus) == (1500, 1 << 30, 0)
 
 

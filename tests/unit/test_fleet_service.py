@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from buildnet.catalog.pins import Pins
 from buildnet.edge.announcements import Announcements
 from buildnet.edge.bridge import Call
 from buildnet.edge.fleet import SILENCE_S_MAX, FleetService
+from buildnet.edge.flow import Duplex
 from buildnet.edge.logs import LogBook
 from buildnet.errors import InvariantBroken, NodeDown, StorageFull
 from buildnet.model.caller import Caller
@@ -71,13 +72,14 @@ class Bench:
         self.kept = dict(policies)
         self.order.append("kept")
 
-    def join(self, node: str = "n") -> AsyncIterator[fleet_pb2.JoinResponse]:
-        async def requests() -> AsyncIterator[fleet_pb2.JoinRequest]:
-            hello = fleet_pb2.Hello(node_id=node, boot_id="b", version="0.1.0", slots=1)
-            yield fleet_pb2.JoinRequest(hello=hello)
-            await asyncio.Event().wait()
-
-        return self.service.join(requests(), CALL)
+    def join(self, told: list[fleet_pb2.JoinResponse], node: str = "n") -> asyncio.Future[None]:
+        """A session of which nothing comes but Hello; `told` gets what the worker is told."""
+        stream = Duplex(
+            lambda op: told.append(fleet_pb2.JoinResponse.FromString(op[2])), 1, fleet_pb2.JoinRequest.FromString
+        )
+        hello = fleet_pb2.Hello(node_id=node, boot_id="b", version="0.1.0", slots=1)
+        stream.message(fleet_pb2.JoinRequest(hello=hello).SerializeToString())
+        return asyncio.ensure_future(self.service.join(stream, CALL))
 
     def states(self) -> dict[str, str]:
         answer = self.service.list_nodes(fleet_pb2.ListNodesRequest(include_absent=True), CALL)
@@ -86,10 +88,11 @@ class Bench:
 
 async def test_a_worker_that_says_nothing_is_lost() -> None:
     bench = Bench()
-    session = bench.join()
-    assert (await anext(session)).HasField("welcome")
-    ending = asyncio.ensure_future(anext(session))
-    await asyncio.sleep(0)
+    told: list[fleet_pb2.JoinResponse] = []
+    ending = bench.join(told)
+    while not told:
+        await asyncio.sleep(0)
+    assert told[0].HasField("welcome")
     assert bench.states() == {"n": "ACTIVE"}
     bench.service.end_silent(bench.clock.now_s + SILENCE_S_MAX)
     assert not ending.done()
