@@ -183,6 +183,8 @@ pub(crate) struct Line {
     /// Bytes that came, up to [`GREETING_BYTES`].
     greeted: AtomicU64,
     calls: AtomicUsize,
+    /// Calls that have no answer yet.
+    answering: AtomicUsize,
     /// Pieces of responses on their way.
     sending: AtomicUsize,
     /// When a call last began or ended, and when a piece was last taken by the client.
@@ -203,6 +205,7 @@ impl Line {
             began_ms: now_ms,
             greeted: AtomicU64::new(0),
             calls: AtomicUsize::new(0),
+            answering: AtomicUsize::new(0),
             sending: AtomicUsize::new(0),
             called_ms: AtomicU64::new(now_ms),
             taken_ms: AtomicU64::new(now_ms),
@@ -247,6 +250,17 @@ impl Line {
         self.calls.fetch_add(1, Ordering::Relaxed);
         self.called_ms.store(self.budget.now_ms(), Ordering::Relaxed);
         Call(Arc::clone(self))
+    }
+
+    /// Count a call until it has an answer or is dropped.
+    pub(crate) fn answering(self: &Arc<Self>) -> Answering {
+        self.answering.fetch_add(1, Ordering::Relaxed);
+        Answering(Arc::clone(self))
+    }
+
+    /// Whether more answers may come soon than the one that is there.
+    pub(crate) fn answers_many(&self) -> bool {
+        self.answering.load(Ordering::Relaxed) > 1
     }
 
     /// Room for bytes of a message that says it has so many; none is needed for few.
@@ -387,6 +401,15 @@ impl Drop for Call {
     fn drop(&mut self) {
         self.0.called_ms.store(self.0.budget.now_ms(), Ordering::Relaxed);
         self.0.calls.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A call that has no answer yet.
+pub(crate) struct Answering(Arc<Line>);
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.answering.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

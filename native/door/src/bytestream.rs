@@ -5,7 +5,7 @@ use std::sync::Arc;
 use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
 use buildnet_formats::wire::google::bytestream as bs;
 use buildnet_formats::{Compressor, Digest, Function, NativeError, ReadName, WriteName};
-use buildnet_store::{BlobReader, Chunk, Store};
+use buildnet_store::{BlobReader, Checked, Chunk, Store};
 use buildnet_tiers::Tiers;
 use bytes::Bytes;
 use futures_util::stream;
@@ -277,7 +277,7 @@ pub(crate) async fn write(services: &Services, caller: &Caller, mut requests: Me
     let Some(first) = requests.next().await? else {
         return Err(Status::invalid_argument("the upload ended before its first message"));
     };
-    let first = WriteRequest::decode(first)?;
+    let mut first = WriteRequest::decode(first)?;
     requests.record().saw(|| Bytes::copy_from_slice(first.resource_name.as_bytes()));
     let name = WriteName::parse(&first.resource_name).map_err(|e| status_of(&e))?;
     caller.check(Right::WriteCas, &name.instance)?;
@@ -289,7 +289,10 @@ pub(crate) async fn write(services: &Services, caller: &Caller, mut requests: Me
     } else if compressed {
         Box::pin(write_zstd(services, &name, first, requests)).await?
     } else if first.finish_write && first.write_offset == 0 && first.data.len() <= INLINE_BYTES {
-        write_small(services, &name, first.data).await?
+        let _room = first.data.take_charges();
+        let blob = Checked::new(name.digest, first.data.into_bytes()).map_err(|e| status_of(&e))?;
+        services.writes.keep(&services.store, blob, requests.line()).await?;
+        committed(size)
     } else {
         Box::pin(write_pieces(services, &name, first, requests)).await?
     };
@@ -345,14 +348,6 @@ async fn write_pieces(
             }
         };
     }
-}
-
-/// A blob that came in one message, as nearly all do.
-async fn write_small(services: &Services, name: &WriteName, data: Rope) -> Result<Bytes, Status> {
-    let (store, digest, data) = (Arc::clone(&services.store), name.digest, data.into_bytes());
-    let cost = if store.waits_for_disk() { usize::MAX } else { data.len() };
-    on_disk(cost, move || store.put_expected(&digest, &data)).await?;
-    Ok(committed(name.digest.size_bytes().cast_signed()))
 }
 
 /// The first offset is in bytes of the blob, those that follow count the compressed bytes sent (REAPI, ByteStream). An

@@ -49,6 +49,11 @@ impl<'a> Messages<'a> {
         self.record
     }
 
+    /// What is known of the connection.
+    pub(crate) fn line(&self) -> &'a Arc<Line> {
+        self.line
+    }
+
     /// The next message; none at the end.
     pub(crate) async fn next(&mut self) -> Result<Option<Rope>, Status> {
         loop {

@@ -43,6 +43,7 @@ mod watch;
 mod watched;
 mod web;
 mod wire;
+mod writes;
 
 pub use access_log::LogOptions;
 pub use bridge::{Event, Hub, Kind, MESSAGE_COST_BYTES, MetadataValue, Op, WINDOW_BYTES};

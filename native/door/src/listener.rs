@@ -236,7 +236,9 @@ fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let (inner, origin) = (Arc::clone(inner), Arc::new(origin));
     let service = service_fn(move |request: http::Request<Incoming>| {
         let (inner, origin) = (Arc::clone(&inner), Arc::clone(&origin));
+        let answering = origin.line.answering();
         async move {
+            let _answering = answering;
             let call = origin.line.begin(request.version() < http::Version::HTTP_2);
             let response = inner.answer(&origin, request).await;
             Ok::<_, Infallible>(response.map(|body| During { body, _call: call }))

@@ -44,6 +44,11 @@ impl Rope {
         }
     }
 
+    /// The room that these bytes take, for who keeps them otherwise.
+    pub(crate) fn take_charges(&mut self) -> Vec<OwnedSemaphorePermit> {
+        std::mem::take(&mut self.charges)
+    }
+
     pub(crate) fn append(&mut self, other: Self) {
         self.length += other.length;
         for charge in other.charges {

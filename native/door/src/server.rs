@@ -25,6 +25,7 @@ use crate::tls::{Tls, TlsOptions};
 use crate::updates::Updates;
 use crate::uploads::Uploads;
 use crate::usage::Used;
+use crate::writes::Writes;
 
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often files that may change are looked at.
@@ -108,6 +109,7 @@ impl Door {
             store: Arc::clone(&store),
             tiers: tiers.clone(),
             uploads: Uploads::default(),
+            writes: Writes::default(),
             updates: Arc::clone(&updates),
             execution: options.execution,
             observe: Arc::clone(&observe),

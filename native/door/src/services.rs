@@ -23,6 +23,7 @@ use crate::status::{inner_status, status_of};
 use crate::updates::Updates;
 use crate::uploads::Uploads;
 use crate::wire::{FindMissing, framed};
+use crate::writes::Writes;
 
 /// Payload of one batch. With a digest and a status for each blob a reply stays under the 4 MiB that clients accept.
 pub(crate) const BATCH_BYTES_MAX: usize = 3 << 20;
@@ -100,6 +101,7 @@ pub(crate) struct Services {
     pub(crate) store: Arc<Store>,
     pub(crate) tiers: Option<Arc<Tiers>>,
     pub(crate) uploads: Uploads,
+    pub(crate) writes: Writes,
     pub(crate) updates: Arc<Updates>,
     pub(crate) execution: bool,
     pub(crate) observe: Arc<Observe>,

@@ -1,5 +1,6 @@
 //! What a connection writes in one turn leaves together: a system call and a packet for each frame would cost more than the
-//! calls that they answer. Nothing waits longer than the turn in which it was written, and nothing is reordered.
+//! calls that they answer. A turn waits for calls that can end at once, and nothing waits longer than the turn in which it
+//! was written, and nothing is reordered.
 
 use std::cell::Cell;
 use std::io::{self, IoSlice};
@@ -133,7 +134,8 @@ impl<S: AsyncWrite + Unpin> Gathering<S> {
 
     /// `connection`, which reads and writes this stream, in turns.
     pub(crate) fn turns<F>(&self, connection: F) -> Turns<F, S> {
-        Turns { connection: Box::pin(connection), gathered: Arc::clone(&self.0) }
+        let line = Arc::clone(&self.0.lock().line);
+        Turns { connection: Box::pin(connection), gathered: Arc::clone(&self.0), line, put_off: false }
     }
 
     /// The stream, for the connection to own.
@@ -184,10 +186,23 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathering<S> {
     }
 }
 
-/// A connection whose every poll is a turn. It ends with the connection, or when its stream takes nothing more for good.
+/// A connection that is polled in turns. It ends with the connection, or when its stream takes nothing more for good.
+///
+/// Each call is a task of its own and wakes the connection when it has an answer, which would then be served before the next
+/// call: one write for each answer. While several are being answered, a turn is put off once, behind all tasks that can run.
 pub(crate) struct Turns<F, S> {
     connection: Pin<Box<F>>,
     gathered: Arc<Mutex<Gathered<S>>>,
+    line: Arc<Line>,
+    put_off: bool,
+}
+
+impl<F, S> Turns<F, S> {
+    /// Whether this turn comes later; it is woken for it once the tasks before it have run.
+    fn puts_off(&mut self, context: &mut Context<'_>) -> bool {
+        self.put_off = !self.put_off && self.line.answers_many();
+        self.put_off && std::pin::pin!(tokio::task::yield_now()).poll(context).is_pending()
+    }
 }
 
 impl<F, S, E> Future for Turns<F, S>
@@ -199,6 +214,9 @@ where
     type Output = bool;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<bool> {
+        if self.puts_off(context) {
+            return Poll::Pending;
+        }
         let done = self.connection.as_mut().poll(context);
         let flushed = self.gathered.lock().poll_end(context);
         match (done, flushed) {
@@ -288,6 +306,31 @@ mod tests {
         assert_eq!((gathered.stream.calls, gathered.stream.got.len()), (1, 16_704));
         assert_eq!(gathered.stream.flushed, 16_704);
         assert_eq!(gathered.bytes.capacity(), 0, "an idle connection keeps a buffer");
+    }
+
+    #[test]
+    fn a_turn_is_put_off_once_while_several_calls_are_answered() {
+        let budget = Arc::new(Budget::default());
+        let line = Line::new(&budget);
+        let stream = Gathering::new(Narrow::default(), &line);
+        let turns_taken = Arc::new(Mutex::new(0));
+        let count = Arc::clone(&turns_taken);
+        let mut turns = stream.turns(std::future::poll_fn(move |_| {
+            *count.lock() += 1;
+            Poll::<Result<(), ()>>::Pending
+        }));
+        let taken_after = |turns: &mut Turns<_, _>| {
+            assert!(Pin::new(turns).poll(&mut context()).is_pending());
+            *turns_taken.lock()
+        };
+        let one = line.answering();
+        assert_eq!(taken_after(&mut turns), 1, "a call that is alone waits for nobody");
+        let two = line.answering();
+        assert_eq!([taken_after(&mut turns), taken_after(&mut turns)], [1, 2]);
+        assert_eq!([taken_after(&mut turns), taken_after(&mut turns)], [2, 3]);
+        assert_eq!(taken_after(&mut turns), 3);
+        drop((one, two));
+        assert_eq!(taken_after(&mut turns), 4, "a turn that was put off comes, whatever has ended since");
     }
 
     #[test]

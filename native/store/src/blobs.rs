@@ -1,6 +1,7 @@
 //! Blobs: written once their bytes are what their digest says, read with every byte under a checksum. A blob is visible
 //! whole or not at all.
 
+mod checked;
 mod intake;
 mod read;
 mod write;
@@ -19,6 +20,7 @@ use crate::log::Record;
 use crate::record::{Key, Kind, ZSTD, u64_at};
 use crate::{Store, free_bytes, now_s, unusable};
 
+pub use checked::Checked;
 pub use intake::Intake;
 pub use read::{BlobReader, Chunk};
 pub use write::BlobWriter;

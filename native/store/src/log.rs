@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use buildnet_formats::NativeError;
 use parking_lot::{Condvar, Mutex, RwLock};
 
+use crate::appending::Appending;
 use crate::index::Place;
 use crate::record::{HEADER_BYTES, Header, Key, Kind, Salt, aligned, crc};
-use crate::segment::{Opened, Row, Segment, write_at};
+use crate::segment::{Opened, Row, Segment};
 use crate::{Durability, unusable};
 
 /// A record to append.
@@ -31,7 +32,8 @@ impl<'a> Record<'a> {
         Self { key: *key, kind: Kind::Removed, function: key.function(), flags: 0, name: &key.hash, payload: &[] }
     }
 
-    fn encode(&self, salt: Salt, out: &mut Vec<u8>) {
+    /// What stands before its name.
+    pub(crate) fn header(&self, salt: Salt) -> [u8; HEADER_BYTES] {
         let header = Header {
             kind: self.kind,
             function: self.function,
@@ -41,10 +43,7 @@ impl<'a> Record<'a> {
             size_bytes: self.key.size_bytes(),
             payload_crc: crc(self.payload),
         };
-        out.extend_from_slice(&header.encode(salt, self.name));
-        out.extend_from_slice(self.name);
-        out.extend_from_slice(self.payload);
-        out.resize(aligned(out.len() as u64) as usize, 0);
+        header.encode(salt, self.name)
     }
 
     fn length(&self) -> usize {
@@ -187,13 +186,12 @@ impl Log {
             self.roll(active)?;
         }
         let Active { segment, rows, buffer, large_bytes, appends } = active;
-        buffer.clear();
-        buffer.reserve(length);
+        let mut appending = Appending::new(std::mem::take(buffer));
         let start = segment.end.load(Ordering::Relaxed);
         let first = rows.len();
         for record in numbers.iter().map(|n| &records[*n]) {
-            let offset = start + buffer.len() as u64;
-            record.encode(self.salt, buffer);
+            let offset = start + appending.len() as u64;
+            appending.push(record, self.salt);
             rows.push(Row {
                 key: record.key,
                 offset: u32::try_from(offset).unwrap_or(u32::MAX),
@@ -202,23 +200,25 @@ impl Log {
                 removed: record.kind == Kind::Removed,
             });
         }
-        if let Err(error) = write_at(&segment.file, buffer, start) {
+        let (written, length) = (appending.write_at(&segment.file, start), appending.len() as u64);
+        *buffer = appending.into_buffer();
+        if buffer.capacity() > BUFFER_BYTES_KEPT {
+            *buffer = Vec::new();
+        }
+        if let Err(error) = written {
             rows.truncate(first);
             // What was written of it is overwritten by the next, or cut off when the store is opened.
             let _ = segment.file.set_len(start);
             return Err(unusable(&segment.path, &error));
         }
-        segment.end.fetch_add(buffer.len() as u64, Ordering::Release);
-        self.bytes.fetch_add(buffer.len() as u64, Ordering::Relaxed);
+        segment.end.fetch_add(length, Ordering::Release);
+        self.bytes.fetch_add(length, Ordering::Relaxed);
         for (number, row) in numbers.into_iter().zip(&rows[first..]) {
             *large_bytes += row.large_bytes();
             if row.removed {
                 segment.removals.fetch_add(u64::from(row.length), Ordering::Relaxed);
             }
             placed(number, row.place(segment.number), segment);
-        }
-        if buffer.capacity() > BUFFER_BYTES_KEPT {
-            *buffer = Vec::new();
         }
         *appends += 1;
         Ok(Some(*appends))

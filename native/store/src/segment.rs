@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::io::{self, IoSliceMut};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -275,11 +274,6 @@ fn decode_index(bytes: &[u8], segment_length: u64) -> Option<(Vec<Row>, u64)> {
         }
     };
     sound.then(|| (rows.chunks_exact(ROW_BYTES).map(row).collect(), end))
-}
-
-/// Append bytes at an offset.
-pub(crate) fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-    file.write_all_at(bytes, offset)
 }
 
 #[cfg(test)]
