@@ -9,7 +9,7 @@ use std::time::Duration;
 use buildnet_dial::{
     Call, DialError, Dialler, DiallerOptions, InputTree, Link, LinkOptions, Moved, Source, TlsOptions,
 };
-use buildnet_formats::{Digest, FieldValue, NativeError};
+use buildnet_formats::{Digest, NativeError};
 use bytes::Bytes;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
