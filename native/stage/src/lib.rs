@@ -3,6 +3,8 @@
 //! No action can alter a cached blob (inputs are copies, or seen through a layer of its own), lead a path out of its execution root (every step is relative
 //! to an open directory and follows no symlink), or outlive the worker.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 mod collect;
 mod error;
 mod input_tree;
