@@ -43,7 +43,10 @@ impl Unpacker {
             let before = input.pos();
             let hint = self.decoder.run(&mut input, &mut output).map_err(refuse)?;
             let (made, full) = (output.pos(), output.pos() == output.capacity());
-            self.whole = hint == 0;
+            // Asked again without anything to do, as when the end just filled the step, it speaks of the next frame.
+            if made > 0 || input.pos() > before {
+                self.whole = hint == 0;
+            }
             sink(&self.step[..made])?;
             let rest = input.pos() < packed.len();
             if !full && (!rest || (input.pos() == before && made == 0)) {
