@@ -47,8 +47,8 @@ class Grounds:
         _record(self.recorder, self.clock, kind, facts)
 
     async def append(self, kind: str, facts: Mapping[str, Value]) -> None:
-        """Write an entry, and return when the ledger has it."""
-        await self.ledger.append([Entry(kind, self.clock.now_unix_ms(), facts)])
+        """Write an entry after those that were recorded, and return when the ledger has it."""
+        await self.recorder.append([Entry(kind, self.clock.now_unix_ms(), facts)])
 
 
 async def opened_grounds(config: ControllerConfig, clock: SystemClock, held: AsyncExitStack) -> Grounds:
