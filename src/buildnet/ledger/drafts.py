@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from buildnet.ledger import leaf
@@ -27,16 +27,18 @@ class Draft(NamedTuple):
 class Kept:
     """Entries that the tail holds and the database does not yet, and what they changed as it is after the last one."""
 
-    __slots__ = ("accounts", "bodies", "pendings")
+    __slots__ = ("accounts", "bodies", "pendings", "size_bytes")
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
+        self.size_bytes = 0
         self.accounts: dict[Account, Sums] = {}
         self.pendings: dict[Pending, Status] = {}
 
-    def add(self, bodies: Iterable[bytes], book: Book) -> None:
+    def add(self, bodies: Sequence[bytes], book: Book) -> None:
         """More entries, which follow those before, and what they changed in the book; that is settled with it."""
         self.bodies += bodies
+        self.size_bytes += sum(map(len, bodies))
         book.tell_changed(self.accounts, self.pendings)
         book.settle()
 

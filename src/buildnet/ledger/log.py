@@ -44,6 +44,8 @@ WAITING_MAX = 100_000
 # What the tail may hold when the database cannot be written.
 WAITING_BYTES_MAX = 64 << 20
 _BATCH_MAX = 4096
+# A batch of this size gathers no more: at tens of thousands of cache writes a second it would cost tens of MiB.
+_BATCH_BYTES = 1 << 20
 _READ_AT_ONCE = 500
 # How long entries gather before they share a transaction: nobody waits for it, since who reads has it done at once.
 _LINGER_S = 1.0
@@ -226,7 +228,12 @@ class LedgerLog:
     def _accept(self, first: int, bodies: list[bytes]) -> int:
         self.size = first + len(bodies)
         last = self._accepted[-1] if self._accepted else None
-        if last is None or last is self._committing or len(last.bodies) >= _BATCH_MAX:
+        if (
+            last is None
+            or last is self._committing
+            or len(last.bodies) >= _BATCH_MAX
+            or last.size_bytes >= _BATCH_BYTES
+        ):
             if last is not None and last is not self._committing:
                 # A full batch gathers no more: who appends without pause is not to outrun the database.
                 self._hurry.set()
@@ -288,7 +295,7 @@ class LedgerLog:
                 self._failure = None
                 del self._accepted[0]
                 self._accepted_count -= len(kept.bodies)
-                self._accepted_bytes -= sum(map(len, kept.bodies))
+                self._accepted_bytes -= kept.size_bytes
                 self._tail.clear(self._frontier.size)
             self._grown.set()
             self._grown = asyncio.Event()
