@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Never, final
 
 __all__ = [
+    "Attempt",
     "Call",
+    "Crew",
     "Dialler",
     "Door",
     "InputTree",
@@ -16,6 +18,7 @@ __all__ = [
     "Link",
     "NativeError",
     "Process",
+    "Shown",
     "StagedRoot",
     "Store",
     "Tiers",
