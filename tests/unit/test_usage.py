@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.buildnet.v1 import action_pb2
-from buildnet.wire.usage import CPU_MS_MAX, cpu_of, describe_usage
+from buildnet.wire.usage import CPU_MS_MAX, cpu_of
 
 SECONDS = st.integers(-(2**63), 2**63 - 1)
 NANOS = st.integers(-(2**31), 2**31 - 1)
@@ -17,7 +17,10 @@ NANOS = st.integers(-(2**31), 2**31 - 1)
 def test_what_was_measured_is_told() -> None:
     result = re.ActionResult()
     result.execution_metadata.virtual_execution_duration.seconds = 9
-    describe_usage(result.execution_metadata, 1.25, 0.5, 4096)
+    usage = action_pb2.Usage(max_rss_bytes=4096)
+    usage.user_cpu.FromNanoseconds(1_250_000_000)
+    usage.system_cpu.FromNanoseconds(500_000_000)
+    result.execution_metadata.auxiliary_metadata.add().Pack(usage)
     assert cpu_of(re.ActionResult.FromString(result.SerializeToString())) == (1750, "usage")
 
 

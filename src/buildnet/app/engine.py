@@ -120,8 +120,10 @@ async def opened_engine(config: ControllerConfig, grounds: Grounds, held: AsyncE
     await graphs.serving.wait()
     with _collecting_later():
         recovered = await recover(operations, stores, published_since, clock.now_unix_ms())
-        for entry in unsaid(recovered, await ledger.look(queries.last_words), clock.now_unix_ms()):
-            grounds.recorder.record(entry)
+        # The ledger is read only where something waits: what it has of caches may be long.
+        if recovered.waiting:
+            for entry in unsaid(recovered, await ledger.look(queries.last_words), clock.now_unix_ms()):
+                grounds.recorder.record(entry)
         scheduler.restore(recovered)
         graphs.restore(recovered.graphs, specs_of_pieces)
     await held.enter_async_context(running(announcements.run()))

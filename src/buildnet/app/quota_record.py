@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from buildnet.app.state import replace_file
 from buildnet.errors import NotFound
 from buildnet.model.entry import Entry, Value
 from buildnet.scheduler.entry import Limits
@@ -101,9 +102,7 @@ async def tell(directory: Path, ledger: ReadLedger, limits: Limits, now_unix_ms:
 
 def _keep(path: Path, index: int) -> None:
     path.parent.mkdir(exist_ok=True)
-    fresh = path.with_name(path.name + ".new")
-    fresh.write_text(json.dumps({"entry": index}) + "\n")
-    fresh.replace(path)
+    replace_file(path, json.dumps({"entry": index}) + "\n")
 
 
 async def _last(path: Path, ledger: ReadLedger) -> Mapping[str, Any] | None:

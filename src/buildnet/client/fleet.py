@@ -10,6 +10,7 @@ from buildnet.errors import NotFound
 from buildnet.model.amounts import Amounts
 from buildnet.model.join_line import JoinLine
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
+from buildnet.wire.amounts import amounts_of
 
 _FLEET: Final = "/buildnet.v1.FleetService/"
 _PREFIX_MIN: Final = 4
@@ -203,10 +204,6 @@ def _token_info(token: fleet_pb2.JoinToken) -> JoinTokenInfo:
     )
 
 
-def _amounts(told: fleet_pb2.Amounts) -> Amounts:
-    return Amounts(told.cpu_milli, told.memory_bytes, told.disk_bytes, told.gpus)
-
-
 def _info(node: fleet_pb2.Node) -> NodeInfo:
     properties: dict[str, list[str]] = {}
     for item in node.properties:
@@ -226,7 +223,7 @@ def _info(node: fleet_pb2.Node) -> NodeInfo:
         clock_skew_s=node.clock_skew.ToNanoseconds() / 1e9 if node.HasField("clock_skew") else None,
         asked_by=node.asked_by,
         key=node.node_key,
-        capacity=_amounts(node.capacity) if node.HasField("capacity") else None,
-        used=_amounts(node.used) if node.HasField("capacity") else None,
+        capacity=amounts_of(node.capacity) if node.HasField("capacity") else None,
+        used=amounts_of(node.used) if node.HasField("capacity") else None,
         properties=properties,
     )

@@ -23,6 +23,7 @@ from buildnet.model.node import Greeting, NodeView, WorkerOffer, check_node_id
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
 from buildnet.wire.actions import digest_message, digest_of
+from buildnet.wire.amounts import amounts_message, amounts_of
 from buildnet.wire.usage import cpu_of
 
 PROPERTIES_MAX: Final = 1000
@@ -111,9 +112,7 @@ class Session:
         message.assign.timeout.FromNanoseconds(round(lease.timeout_s * 1e9))
         message.assign.attempt = lease.attempt
         self._add_messages(message.assign, lease)
-        reserved, told = lease.reserved, message.assign.reserved
-        told.cpu_milli, told.memory_bytes = reserved.cpu_milli, reserved.memory_bytes
-        told.disk_bytes, told.gpus = reserved.disk_bytes, reserved.gpus
+        message.assign.reserved.CopyFrom(amounts_message(lease.reserved))
         self._send(message)
         self.changed(self.node)
 
@@ -231,7 +230,7 @@ def _capacity_of(hello: fleet_pb2.Hello) -> Amounts | None:
     said = hello.capacity
     if max(said.cpu_milli, said.memory_bytes, said.disk_bytes, said.gpus) > AMOUNT_MAX:
         raise InvalidRequest(f"an amount of the capacity is over {AMOUNT_MAX}", field="hello.capacity")
-    return Amounts(said.cpu_milli, said.memory_bytes, said.disk_bytes, said.gpus)
+    return amounts_of(said)
 
 
 def _skew_ms_of(hello: fleet_pb2.Hello, now_unix_ms: int) -> int | None:
@@ -284,16 +283,6 @@ def outcome_of(done: fleet_pb2.Done, node: str) -> Outcome:
         missing=tuple(digest_of(digest).text for digest in done.missing),
         cpu_ms=cpu_ms,
         cpu_from=cpu_from,
-    )
-
-
-def amounts_message(amounts: Amounts) -> fleet_pb2.Amounts:
-    """Amounts as a message."""
-    return fleet_pb2.Amounts(
-        cpu_milli=amounts.cpu_milli,
-        memory_bytes=amounts.memory_bytes,
-        disk_bytes=amounts.disk_bytes,
-        gpus=amounts.gpus,
     )
 
 

@@ -13,11 +13,12 @@ from google.protobuf.duration_pb2 import Duration
 
 from buildnet.errors import InvalidRequest
 from buildnet.model.action_spec import ActionSpec, FileInput, Input, OutputInput, TreeInput, spec_of
-from buildnet.model.amounts import NOTHING, Amounts
+from buildnet.model.amounts import NOTHING
 from buildnet.model.digest import Digest
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.buildnet.v1 import action_pb2
 from buildnet.wire.actions import digest_message, digest_of
+from buildnet.wire.amounts import amounts_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +107,6 @@ def _inputs(messages: Iterable[action_pb2.ActionInput]) -> list[Input]:
     return [_input_of(one) for one in messages]
 
 
-def _amounts(asked: action_pb2.ActionResources) -> Amounts:
-    return Amounts(asked.cpu_milli, asked.memory_bytes, asked.disk_bytes, asked.gpus)
-
-
 def _platform(messages: Iterable[re.Platform.Property]) -> list[tuple[str, str]]:
     return [(one.name, one.value) for one in messages]
 
@@ -130,7 +127,7 @@ _READ: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
     "working_directory": ("working_directory", _same),
     "outputs": ("outputs", _same),
     "effects": ("effects", _pairs),
-    "resources": ("resources", _amounts),
+    "resources": ("resources", amounts_of),
     "require": ("constraints", _same),
     "platform": ("platform", _platform),
     "secrets": ("secrets", _pairs),

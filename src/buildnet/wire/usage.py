@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,14 +15,6 @@ from buildnet.wire._gen.google.protobuf import any_pb2, duration_pb2, timestamp_
 CPU_MS_MAX: Final = 7200 * 1000 * 4096
 
 
-def describe_usage(metadata: re.ExecutedActionMetadata, user_s: float, system_s: float, max_rss_bytes: int) -> None:
-    """Add what a command used."""
-    usage = action_pb2.Usage(max_rss_bytes=max_rss_bytes)
-    usage.user_cpu.FromNanoseconds(round(user_s * 1e9))
-    usage.system_cpu.FromNanoseconds(round(system_s * 1e9))
-    metadata.auxiliary_metadata.add().Pack(usage)
-
-
 @dataclass(frozen=True, slots=True)
 class UndeclaredWrites:
     """Paths below the execution root, sorted, and how many there are; `partial` when not everything was looked at."""
@@ -31,29 +22,6 @@ class UndeclaredWrites:
     paths: tuple[str, ...] = ()
     count: int = 0
     partial: bool = False
-
-
-def describe_effects(
-    metadata: re.ExecutedActionMetadata,
-    isolation: str,
-    effects: Mapping[str, str],
-    unenforced: Collection[str],
-    limits: Mapping[str, str],
-    writes: UndeclaredWrites,
-) -> None:
-    """Add what a command could do, and what it did beside what was declared."""
-    report = action_pb2.EffectReport(
-        isolation=isolation,
-        effects=[
-            action_pb2.EffectGrant(name=name, level=level, enforced=name not in unenforced)
-            for name, level in sorted(effects.items())
-        ],
-        undeclared_writes=writes.paths,
-        undeclared_write_count=writes.count,
-        undeclared_writes_partial=writes.partial,
-        limits=[action_pb2.LimitKept(name=name, by=by) for name, by in sorted(limits.items())],
-    )
-    metadata.auxiliary_metadata.add().Pack(report)
 
 
 def effects_of(result: re.ActionResult) -> action_pb2.EffectReport | None:

@@ -12,6 +12,7 @@ from buildnet.model.action import ActionKey, Outcome, Properties
 from buildnet.model.digest import Digest
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
 from buildnet.wire.actions import digest_message, digest_of
+from buildnet.wire.amounts import amounts_message
 from buildnet.worker.config import WorkerConfig
 from buildnet.worker.identity import Identity
 from buildnet.worker.lease_book import (
@@ -46,8 +47,7 @@ def hello_of(
     hello.version, hello.hostname, hello.slots = config.version, config.hostname, config.slots
     hello.sent_at.FromMilliseconds(sent_at_unix_ms)
     if (capacity := config.capacity) is not None:
-        hello.capacity.cpu_milli, hello.capacity.memory_bytes = capacity.cpu_milli, capacity.memory_bytes
-        hello.capacity.disk_bytes, hello.capacity.gpus = capacity.disk_bytes, capacity.gpus
+        hello.capacity.CopyFrom(amounts_message(capacity))
     for name, value in sorted(properties):
         hello.properties.add(name=name, value=value)
     for assignment in held:
