@@ -15,7 +15,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
 use crate::error::raise;
-use crate::store::{PyStore, digests, texts};
+use crate::store::{digests, texts};
 
 /// A dial and its handshake, and another try of both.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(15);
@@ -166,44 +166,6 @@ impl PyLink {
     fn push_tree<'py>(&self, py: Python<'py>, tree: &Bound<'py, PyInputTree>) -> PyResult<Bound<'py, PyDict>> {
         let tree = tree.get();
         let moved = self.with(py, |link| link.push_tree(&tree.0))?;
-        facts(py, moved)
-    }
-
-    #[allow(clippy::needless_pass_by_value)]
-    fn push_blobs<'py>(
-        &self,
-        py: Python<'py>,
-        store: &Bound<'py, PyStore>,
-        digests: Vec<String>,
-    ) -> PyResult<Bound<'py, PyDict>> {
-        let store = store.get().open().map_err(raise)?;
-        let digests = self::digests(&digests).map_err(raise)?;
-        let moved = self.with(py, |link| link.push_blobs(&store, &digests))?;
-        facts(py, moved)
-    }
-
-    #[allow(clippy::needless_pass_by_value)]
-    fn fetch_blobs<'py>(
-        &self,
-        py: Python<'py>,
-        store: &Bound<'py, PyStore>,
-        digests: Vec<String>,
-    ) -> PyResult<Bound<'py, PyDict>> {
-        let store = store.get().open().map_err(raise)?;
-        let digests = self::digests(&digests).map_err(raise)?;
-        let moved = self.with(py, |link| link.fetch_blobs(&store, &digests))?;
-        facts(py, moved)
-    }
-
-    fn fetch_tree<'py>(
-        &self,
-        py: Python<'py>,
-        store: &Bound<'py, PyStore>,
-        root: &str,
-    ) -> PyResult<Bound<'py, PyDict>> {
-        let store = store.get().open().map_err(raise)?;
-        let root: Digest = root.parse().map_err(raise)?;
-        let moved = self.with(py, |link| link.fetch_tree(&store, &root))?;
         facts(py, moved)
     }
 
