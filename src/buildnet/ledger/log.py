@@ -29,6 +29,7 @@ from buildnet.errors import (
     TooLarge,
     TransferRefused,
 )
+from buildnet.files import replace_file
 from buildnet.ledger import files, keys, leaf, queries, stored_tree, tree
 from buildnet.ledger import tail as tails
 from buildnet.ledger.book import Book, postings_of
@@ -355,7 +356,7 @@ class LedgerLog:
         return self._signer.sign(Checkpoint(self._signer.verifier.name, frontier.size, frontier.root()))
 
     def _write_note(self, note: str) -> None:
-        files.replace(self._directory / files.CHECKPOINT, note, synced=self._power)
+        replace_file(self._directory / files.CHECKPOINT, note, synced=self._power)
 
     # Reading.
 

@@ -286,9 +286,7 @@ class SchedulerCore:
         self._forget(entry)
         self._place(effects)
 
-    def _finish(
-        self, entry: Entry, outcome: Outcome, effects: list[ev.Effect], lease: Lease | None = None
-    ) -> None:
+    def _finish(self, entry: Entry, outcome: Outcome, effects: list[ev.Effect], lease: Lease | None = None) -> None:
         """Tell who waits; a published result has its entry in the ledger already, any other end has it from here."""
         if outcome.code != "ok":
             effects.append(ev.Record("action.failed", lease, entry.wanted.key, outcome))
