@@ -386,7 +386,7 @@ class LedgerLog:
             NotFound: there is none.
         """
         await self._settle()
-        bodies = await self.read(index, 1)
+        bodies = await self.read(index, 1) if 0 <= index < self._frontier.size else []
         if not bodies:
             raise NotFound(f"the ledger has no entry {index}; it has {self.size}", kind="entry", name=str(index))
         return bodies[0]
@@ -434,7 +434,8 @@ class LedgerLog:
             return None if row is None else bytes(row[0]).decode()
 
         await self._settle()
-        found = await self._read(note)
+        # A number beyond 63 bits is none to the database.
+        found = await self._read(note) if size <= self._frontier.size else None
         if found is None:
             raise NotFound(f"the ledger has no checkpoint of size {size}", kind="checkpoint", name=str(size))
         return found
