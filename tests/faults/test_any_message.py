@@ -27,7 +27,7 @@ from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_
 from buildnet.wire._gen.google.longrunning import operations_pb2
 from tests.conftest import Role
 
-SECONDS = float(os.environ.get("BUILDNET_FUZZ_S", "8"))
+SECONDS = float(os.environ.get("BUILDNET_FUZZ_S", "5"))
 CALL_TIMEOUT_S = 0.5
 EXECUTE_TIMEOUT_S = 20
 ANSWERS_MAX = 20
@@ -151,14 +151,13 @@ def test_no_message_makes_a_method_fail_inside(channel: grpc.Channel) -> None:
     answered = set()
     until = time.monotonic() + SECONDS
     for method in itertools.cycle(methods):
-        if time.monotonic() > until:
+        if time.monotonic() > until and len(answered) == len(methods):
             break
         count = sender.random.choice((0, 1, 1, 2, 5)) if method.client_streaming else 1
         code, details = _answered(channel, method, [sender.body(method.input_type) for _ in range(count)])
         if code in BLAMED:
             blamed[method.full_name, code.name, details] += 1
         answered.add(method.full_name)
-    assert len(answered) == len(methods), "there was no time for all"
     assert not blamed, (seed, blamed)
 
 
