@@ -50,15 +50,20 @@ def entries(state: Path, kind: str) -> list[dict[str, Any]]:
     return [body for body in bodies if body["kind"] == kind]
 
 
-def node_of(client: SyncClient, tier: str) -> str:
-    """The id of the only node, once it is of this tier and has a session."""
+def until_joined(client: SyncClient, *tiers: str) -> dict[str, str]:
+    """Ids by tier, once just these nodes have a session."""
     deadline_s = time.monotonic() + 60
     while True:
         nodes = client.fleet_nodes()
-        if [(node.tier, node.state) for node in nodes] == [(tier, "active")]:
-            return nodes[0].node
+        if sorted(node.tier for node in nodes if node.state == "active") == sorted(tiers):
+            return {node.tier: node.node for node in nodes}
         assert time.monotonic() < deadline_s, nodes
         time.sleep(0.05)
+
+
+def node_of(client: SyncClient, tier: str) -> str:
+    """The id of the only node, once it is of this tier and has a session."""
+    return until_joined(client, tier)[tier]
 
 
 def test_what_an_untrusted_node_makes_is_a_namespaces_alone(house: House) -> None:
@@ -129,7 +134,7 @@ def test_a_tier_is_strict_where_the_controller_says_so(house: House) -> None:
     controller = house.up("--slots", "1", "--strict-tier", "untrusted")
     house.join(said(controller, "fleet", "tokens", "new", "--tier", "untrusted").strip(), "--slots", "1")
     with connect(controller.url) as client, apart(controller) as contributor:
-        (node,) = (node.node for node in client.fleet_nodes() if node.tier == "untrusted")
+        node = until_joined(client, "local", "untrusted")["untrusted"]
         ran = client.run(SCRIPT, outputs=["kept"])
         assert ran.effects is not None
         assert (ran.effects.effects["write"], ran.effects.undeclared_writes) == ("ambient", ("besides",))
