@@ -21,7 +21,7 @@ _RUNS_KNOWN_MIN: Final = 5
 class Leases:
     """Attempts by their fences. Not thread-safe: the core owns it."""
 
-    def __init__(self, limits: Limits, dispatch: Dispatch, fence_first: int) -> None:
+    def __init__(self, limits: Limits, dispatch: Dispatch[Entry], fence_first: int) -> None:
         self.fence_next = fence_first
         self._limits = limits
         self._dispatch = dispatch
@@ -45,7 +45,7 @@ class Leases:
         lease = Lease(
             fence,
             wanted.key,
-            worker.offer.node,
+            worker.node,
             entry.attempts,
             wanted.timeout_s,
             wanted.caller,
@@ -58,7 +58,7 @@ class Leases:
         limits, fence = self._limits, lease.fence
         charge = self._dispatch.begun(entry, worker, fence, lease.reserved, now_s)
         deadline_s = now_s + limits.lease_s
-        attempt = self._attempts[fence] = Attempt(entry, lease, charge, now_s, deadline_s)
+        self._attempts[fence] = attempt = Attempt(entry, lease, charge, now_s, deadline_s)
         heapq.heappush(self._deadlines, (deadline_s, fence))
         if limits.speculate and (demand := entry.demand) is not None and demand.runs >= _RUNS_KNOWN_MIN:
             late_s = max(limits.straggler_min_s, limits.straggler_factor * demand.typical_s)

@@ -98,13 +98,17 @@ class Worker:
         "gpus",
         "level",
         "memory_bytes",
+        "node",
         "offer",
         "refused",
         "slot",
+        "slots",
     )
 
     def __init__(self, offer: WorkerOffer, bit: int, *, cordoned: bool) -> None:
         self.offer = offer
+        self.node = offer.node
+        self.slots = offer.slots
         self.bit = bit
         self.cordoned = cordoned
         self.draining = False
@@ -137,16 +141,16 @@ class Worker:
         return self.slot
 
     def has_room(self, asked: Amounts) -> bool:
-        """Whether the amounts fit beside what runs."""
+        """Whether the amounts fit beside what runs. What is not asked does, cpus apart: each takes a slot's worth."""
         whole = self.capacity
         if whole is None:
             return True
-        cpu_milli = asked.cpu_milli or self.slot.cpu_milli
+        memory_bytes, disk_bytes, gpus = asked.memory_bytes, asked.disk_bytes, asked.gpus
         return (
-            (self.cpu_milli + cpu_milli <= whole.cpu_milli or not whole.cpu_milli)
-            and (self.memory_bytes + asked.memory_bytes <= whole.memory_bytes or not whole.memory_bytes)
-            and (self.disk_bytes + asked.disk_bytes <= whole.disk_bytes or not whole.disk_bytes)
-            and self.gpus + asked.gpus <= whole.gpus
+            (self.cpu_milli + (asked.cpu_milli or self.slot.cpu_milli) <= whole.cpu_milli or not whole.cpu_milli)
+            and not (memory_bytes and 0 < whole.memory_bytes < self.memory_bytes + memory_bytes)
+            and not (disk_bytes and 0 < whole.disk_bytes < self.disk_bytes + disk_bytes)
+            and not (gpus and whole.gpus < self.gpus + gpus)
         )
 
 
@@ -225,7 +229,7 @@ class Placement:
     def leave(self, worker: Worker, demands: Iterable[Demand]) -> None:
         """A worker is gone."""
         bit = worker.bit
-        del self.workers[worker.offer.node], self._of_bit[bit]
+        del self.workers[worker.node], self._of_bit[bit]
         self._free_bits.append(bit.bit_length() - 1)
         worker.draining = True
         self.changed(worker)
@@ -238,9 +242,11 @@ class Placement:
 
     def changed(self, worker: Worker) -> None:
         """How busy it is, or whether it is given work, is other than before."""
-        count, slots, was = len(worker.fences), worker.offer.slots, worker.level
+        count, slots, was = len(worker.fences), worker.slots, worker.level
         if count >= slots or worker.draining or worker.cordoned:
             level = -1
+        elif not count:
+            level = 0
         else:
             level = LEVELS * count // slots
             if worker.cpu_milli and (whole := worker.capacity) is not None and whole.cpu_milli:
@@ -270,12 +276,13 @@ class Placement:
             worker.disk_bytes += reserved.disk_bytes
             worker.gpus += reserved.gpus
         self.changed(worker)
-        self.remember(worker, near)
+        if near:
+            self.remember(worker, near)
 
     def remember(self, worker: Worker, near: tuple[int, ...]) -> None:
         """It has, or will have, what these numbers stand for."""
         for number in near:
-            self._near[number] = worker.offer.node
+            self._near[number] = worker.node
             self._near.move_to_end(number)
             if len(self._near) > NEAR_MAX:
                 self._near.popitem(last=False)
@@ -370,7 +377,7 @@ class Placement:
 
     def is_near(self, worker: Worker, near: tuple[int, ...]) -> bool:
         """Whether the worker is the one that ran something near it last."""
-        return any(self._near.get(number) == worker.offer.node for number in near)
+        return any(self._near.get(number) == worker.node for number in near)
 
     def hold(self, demand: Demand) -> bool:
         """Keep the worker that has most left free for one of these alone, until there is room; whether there is one."""
