@@ -72,8 +72,8 @@ class Share:
     """One organisation, user or invocation. `used` is the cost of what runs for it, `virtual` how far it was served.
 
     It is compared by `used` over its weight. `path` names an invocation from its organisation on, `way` is each share
-    from this one up, with its parent. `counted` are those of them with a quota: they count what waits and runs, as every
-    invocation does. `active` is how many of its children have anything that waits.
+    from this one up, with its parent. `counted` are those of them with a quota: they count what waits and runs, as
+    each invocation does. `active` is how many of its children have anything that waits.
     """
 
     __slots__ = (
