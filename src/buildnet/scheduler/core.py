@@ -323,7 +323,7 @@ class SchedulerCore:
             self.dispatch.leave(entry)
         self._returning.forget(entry)
         self.dispatch.known(entry)
-        entry.state, entry.attempt = "leased", self.leases.hold(entry, worker, lease, self.now_s)
+        entry.state, entry.attempt = "leased", self.leases.begin(entry, worker, self.now_s, lease)
         effects.append(ev.Record("action.adopted", lease, entry.wanted.key))
         for operation in entry.followers:
             effects.append(ev.Tell(operation, "executing", worker=lease.worker, fence=fence))

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
-from buildnet.model.action import Outcome, Wanted
+from buildnet.model.action import Lease, Outcome, Wanted
 from buildnet.model.amounts import Amounts
 from buildnet.model.node import WorkerOffer
 from buildnet.ports import ResourceMatcher
@@ -275,7 +275,7 @@ class Dispatch(Generic[W]):
             for demand in self._active:
                 if demand.dirty:
                     room.refresh(demand)
-                # Placement.candidates, in place: this is asked of every demand for every decision.
+                # As in Placement.choose: this is asked of every demand for every decision.
                 mask = demand.roomy & is_open
                 if mask and room.held:
                     mask &= demand.held | ~room.held
@@ -283,7 +283,7 @@ class Dispatch(Generic[W]):
                 if not mask and (overdue_s < demand.since_s or not self._is_overdue(demand, now_s)):
                     continue
                 if not passed or demand not in passed:
-                    roots.append(demand.queue.root)
+                    roots.append(demand.root)
             branch = fairest(roots)
             if branch is None:
                 return None
@@ -363,10 +363,11 @@ class Dispatch(Generic[W]):
         self.room.take(worker, fence, reserved, wanted.near)
         return charge
 
-    def ended(self, entry: Waiting, worker: Worker | None, fence: int, reserved: Amounts, charge: int) -> None:
+    def ended(self, entry: Waiting, lease: Lease, charge: int) -> None:
         """It runs no more; its worker may be gone."""
-        demand = entry.demand
+        demand, room = entry.demand, self.room
         assert demand is not None
         self.shares.give_back(entry.share, demand.cost, charge, demand.cpu_milli)
+        worker = room.workers.get(lease.worker)
         if worker is not None:
-            self.room.give_back(worker, fence, reserved)
+            room.give_back(worker, lease.fence, lease.reserved)

@@ -50,6 +50,7 @@ class Demand:
         "matching",
         "queue",
         "roomy",
+        "root",
         "runs",
         "since_s",
         "typical_s",
@@ -67,6 +68,7 @@ class Demand:
         memory = self.asked.memory_bytes * 1000 // _MEMORY_OF_CPU_BYTES
         self.cost = max(1, cpu_milli, memory, 1000 * _CPUS_OF_GPU * self.asked.gpus)
         self.queue = queue
+        self.root = queue.root
         self.matching = self.able = self.unknown = self.roomy = self.held = 0
         self.dirty = True
         self.since_s = 0.0
@@ -335,16 +337,13 @@ class Placement:
             demand.roomy = (demand.roomy | ~demand.able) & able
             demand.able = able
 
-    def candidates(self, demand: Demand) -> int:
-        """Workers that may run it and are not known to lack room."""
-        mask = demand.roomy & self.open
-        return mask & (demand.held | ~self.held) if self.held else mask
-
     def choose(self, demand: Demand, near: tuple[int, ...] = (), *, unlike: str = "") -> Worker | None:
         """The worker for one of these: one that ran something near it, else the least busy, those with gpus last; never
         the node `unlike`.
         """
-        mask = self.candidates(demand)
+        mask = demand.roomy & self.open
+        if self.held:
+            mask &= demand.held | ~self.held
         if unlike and unlike in self.workers:
             mask &= ~self.workers[unlike].bit
         alone = self._of_bit.get(mask)
@@ -368,7 +367,7 @@ class Placement:
         return None
 
     def _has_room(self, worker: Worker, demand: Demand) -> bool:
-        if not self._fits or worker.has_room(demand.asked):
+        if worker.has_room(demand.asked) or not self._fits:
             return True
         if demand.roomy & worker.bit:
             demand.roomy ^= worker.bit
