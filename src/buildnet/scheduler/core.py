@@ -55,7 +55,7 @@ class SchedulerCore:
         # Of an earlier controller, and not restored yet: they count as waiting.
         self.to_come = 0
         self.entries: dict[int, Entry] = {}
-        self.dispatch = Dispatch(limits, resources, self.entries, mechanisms)
+        self.dispatch: Dispatch[Entry] = Dispatch(limits, resources, self.entries, mechanisms)
         self.workers: dict[str, Worker] = self.dispatch.room.workers
         self.leases = Leases(limits, self.dispatch, fence_first)
         self._admission = Admission(self.entries, self.dispatch, mechanisms)
@@ -170,17 +170,18 @@ class SchedulerCore:
 
     def _place(self, effects: list[ev.Effect]) -> None:
         """Lease what waits to workers that have room for it, as long as there are any."""
-        dispatch = self.dispatch
-        while (chosen := dispatch.next(self.now_s)) is not None:
-            entry, worker = self.entries[chosen[0].id], chosen[1]
-            entry.state, entry.attempt = "leased", self._begin(entry, worker, effects)
+        dispatch, room = self.dispatch, self.dispatch.room
+        while room.open and (chosen := dispatch.next(self.now_s)) is not None:
+            entry, worker = chosen
+            entry.state = "leased"
+            entry.attempt = self._begin(entry, worker, effects)
 
     def _begin(self, entry: Entry, worker: Worker, effects: list[ev.Effect]) -> Attempt:
         attempt = self.leases.begin(entry, worker, self.now_s)
         if entry.lost is not None:
             self._returning.forget(entry)
-        effects.append(ev.Assign(attempt.lease, entry.followers[0]))
-        effects.append(ev.Record("action.assigned", attempt.lease, entry.wanted.key))
+        lease = attempt.lease
+        effects += (ev.Assign(lease, entry.followers[0]), ev.Record("action.assigned", lease, lease.key))
         return attempt
 
     def _accepted(self, event: ev.Accepted, effects: list[ev.Effect]) -> None:
@@ -193,27 +194,28 @@ class SchedulerCore:
     # It ends.
 
     def _done(self, event: ev.Done, effects: list[ev.Effect]) -> None:
+        worker, fence, outcome = event.worker, event.fence, event.outcome
         if self._on.settle:
-            effects.append(ev.Settle(event.worker, event.fence))
-        attempt = self.leases.of(event.fence)
-        if attempt is None or attempt.lease.worker != event.worker:
+            effects.append(ev.Settle(worker, fence))
+        attempt = self.leases.of(fence)
+        if attempt is None or attempt.lease.worker != worker:
             attempt = self._returned(event) or (None if self._on.fence else self._unfenced())
             if attempt is None:
                 return
         self.leases.release(attempt)
-        entry, code = attempt.entry, event.outcome.code
+        entry, code = attempt.entry, outcome.code
         if code == "ok":
-            self._publish(attempt, event.outcome, effects)
+            self._publish(attempt, outcome, effects)
         elif entry.attempt is not None:
             # The other attempt goes on; how this one ended says nothing yet.
             entry.count(code)
-            _attempted(attempt.lease, event.outcome, effects)
+            _attempted(attempt.lease, outcome, effects)
         elif entry.may_again(code, self.limits):
-            entry.avoid_too(event.worker)
-            _attempted(attempt.lease, event.outcome, effects)
+            entry.avoid_too(worker)
+            _attempted(attempt.lease, outcome, effects)
             self._queue_again(entry, effects)
         else:
-            self._finish(entry, event.outcome, effects, attempt.lease)
+            self._finish(entry, outcome, effects, attempt.lease)
         self._place(effects)
 
     def _returned(self, event: ev.Done) -> Attempt | None:
@@ -236,7 +238,7 @@ class SchedulerCore:
 
     def _publish(self, attempt: Attempt, outcome: Outcome, effects: list[ev.Effect]) -> None:
         entry, lease = attempt.entry, attempt.lease
-        if entry.demand is not None:
+        if self.limits.speculate and entry.demand is not None:
             entry.demand.took(self.now_s - attempt.began_s)
         if (loser := entry.attempt) is not None and self._on.stop_loser:
             effects.append(ev.Stop(loser.lease.worker, loser.lease.fence, "another attempt was first"))
@@ -337,7 +339,7 @@ class SchedulerCore:
             self.dispatch.leave(entry)
         self._returning.forget(entry)
         self.dispatch.known(entry)
-        entry.state, entry.attempt = "leased", self.leases.hold(entry, worker, lease, self.now_s)
+        entry.state, entry.attempt = "leased", self.leases.begin(entry, worker, self.now_s, lease)
         effects.append(ev.Record("action.adopted", lease, entry.wanted.key))
         for operation in entry.followers:
             effects.append(ev.Tell(operation, "executing", worker=lease.worker, fence=fence))

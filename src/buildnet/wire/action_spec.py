@@ -62,7 +62,10 @@ def spec_of_message(message: action_pb2.ActionSpec) -> ActionSpec:
         TooLarge: there is too much of something.
     """
     # What is not said is not looked at: of a graph of thousands that would be half the time.
-    given = {_READ[field.name][0]: _READ[field.name][1](value) for field, value in message.ListFields()}
+    given = {}
+    for field, value in message.ListFields():
+        name, read = _READ[field.number]
+        given[name] = read(value)
     return spec_of(given.pop("arguments", ()), **given)
 
 
@@ -115,7 +118,7 @@ def _same(value: Any) -> Any:
     return value
 
 
-_READ: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
+_READERS: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
     "inputs": ("inputs", _inputs),
     "variables": ("variables", _pairs),
     "pins": ("pins", _pairs),
@@ -135,15 +138,19 @@ _READ: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
 }
 """How each field of the message is read, and what `spec_of` calls it."""
 
+# A field's name is made anew each time it is asked for; its number is not.
+_READ: Final = {field.number: _READERS[field.name] for field in action_pb2.ActionSpec.DESCRIPTOR.fields}
+
 
 def _input_of(message: action_pb2.ActionInput) -> Input:
     match message.WhichOneof("source"):
+        case "output":
+            output = message.output
+            return OutputInput(message.path, output.action, output.path)
         case "tree":
             return TreeInput(message.path, _digest(message.tree))
         case "file":
             return FileInput(message.path, _digest(message.file.digest), message.file.is_executable)
-        case "output":
-            return OutputInput(message.path, message.output.action, message.output.path)
     raise InvalidRequest(
         f"the input {message.path[:200]!r} is nothing; give it a tree, a file or an output", field="inputs"
     )
