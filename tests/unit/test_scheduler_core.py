@@ -58,6 +58,14 @@ class Bench:
             if isinstance(e, ev.Tell) and e.operation == operation
         ]
 
+    def recorded(self) -> list[tuple[str, int | None, str]]:
+        """Kind, attempt and error of each entry."""
+        return [
+            (e.kind.removeprefix("action."), e.lease.attempt if e.lease else None, e.outcome.code if e.outcome else "")
+            for e in self.effects
+            if isinstance(e, ev.Record)
+        ]
+
     def publish(self) -> None:
         """Publish whatever waits for it."""
         for effect in [e for e in self.effects if isinstance(e, ev.Publish)]:
@@ -187,6 +195,26 @@ def test_only_the_nodes_own_failures_are_tried_elsewhere(code: str, again: bool)
     bench.do(ev.Done("v", 100, Outcome(code, None)))
     assert (bench.leases()[-1] == (101, "w")) is again
     assert (bench.told("a")[-1] == code) is not again
+
+
+def test_every_attempt_and_every_end_without_a_result_is_in_the_ledger() -> None:
+    bench = Bench(offer("v"), offer("w"), attempts_max=3)
+    bench.queue("a")
+    bench.do(ev.Done("v", 100, Outcome("sandbox_failed", None)))
+    bench.do(ev.WorkerLost("w"))
+    bench.do(ev.Done("v", 102, OK))
+    (publish,) = (e for e in bench.effects if isinstance(e, ev.Publish))
+    bench.do(ev.Published(publish.entry, Outcome("storage_full", None)))
+    assert bench.told("a")[-1] == "storage_full"
+    assert bench.recorded() == [
+        ("submitted", None, ""),
+        ("assigned", 1, ""),
+        ("attempted", 1, "sandbox_failed"),
+        ("assigned", 2, ""),
+        ("attempted", 2, "node_down"),
+        ("assigned", 3, ""),
+        ("failed", 3, "storage_full"),
+    ]
 
 
 def test_what_no_worker_offers_is_refused_by_name() -> None:

@@ -52,7 +52,7 @@ def ls(url: str | None, state: Path | None, instance: str, as_json: bool) -> Non
         options.echo_json([asdict(token) for token in found])
         return
     options.echo_table(
-        ["ID", "STATE", "ENDS", "MADE BY", "USED BY", "NOTE"],
+        ["ID", "STATE", "ENDS", "MADE BY", "USED BY KEY", "NOTE"],
         [
             [
                 token.id,

@@ -16,6 +16,7 @@ from buildnet.edge.bridge import Call, Method
 from buildnet.model.entry import Value
 from buildnet.model.join_line import TOKEN_BYTES, JoinLine
 from buildnet.ports import Clock
+from buildnet.wire import times
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
 
 _FLEET: Final = "/buildnet.v1.FleetService/"
@@ -74,7 +75,7 @@ class JoinTokens:
             InvalidRequest: the lifetime or the note is out of bounds.
             Overloaded: as many are kept as may be.
         """
-        lifetime_s = request.lifetime.ToSeconds() if request.HasField("lifetime") else LIFETIME_S
+        lifetime_s = int(times.seconds(request.lifetime)) if request.HasField("lifetime") else LIFETIME_S
         token, secret = await self._make(lifetime_s, call.caller.subject, request.note, call.peer)
         return fleet_pb2.CreateJoinTokenResponse(
             token=_message(token),

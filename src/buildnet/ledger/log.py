@@ -29,6 +29,7 @@ from buildnet.errors import (
     TooLarge,
     TransferRefused,
 )
+from buildnet.files import replace_file
 from buildnet.ledger import files, keys, leaf, queries, stored_tree, tree
 from buildnet.ledger import tail as tails
 from buildnet.ledger.book import Book, postings_of
@@ -355,7 +356,7 @@ class LedgerLog:
         return self._signer.sign(Checkpoint(self._signer.verifier.name, frontier.size, frontier.root()))
 
     def _write_note(self, note: str) -> None:
-        files.replace(self._directory / files.CHECKPOINT, note, synced=self._power)
+        replace_file(self._directory / files.CHECKPOINT, note, synced=self._power)
 
     # Reading.
 
@@ -385,7 +386,7 @@ class LedgerLog:
             NotFound: there is none.
         """
         await self._settle()
-        bodies = await self.read(index, 1)
+        bodies = await self.read(index, 1) if 0 <= index < self._frontier.size else []
         if not bodies:
             raise NotFound(f"the ledger has no entry {index}; it has {self.size}", kind="entry", name=str(index))
         return bodies[0]
@@ -433,7 +434,8 @@ class LedgerLog:
             return None if row is None else bytes(row[0]).decode()
 
         await self._settle()
-        found = await self._read(note)
+        # A number beyond 63 bits is none to the database.
+        found = await self._read(note) if size <= self._frontier.size else None
         if found is None:
             raise NotFound(f"the ledger has no checkpoint of size {size}", kind="checkpoint", name=str(size))
         return found

@@ -29,6 +29,14 @@ from buildnet.scheduler.share import Share
 
 __all__ = ["NO_RESOURCES", "Limits", "Mechanisms", "SchedulerCore", "matches"]
 
+_LOST: Final = Outcome("node_down", None, "its worker was lost")
+_OVERTAKEN: Final = Outcome("cancelled", None, "another attempt was first")
+
+
+def _attempted(lease: Lease, outcome: Outcome, effects: list[ev.Effect]) -> None:
+    """An attempt is over, and its action is not."""
+    effects.append(ev.Record("action.attempted", lease, lease.key, outcome))
+
 
 class SchedulerCore:
     """All state of the scheduler. Not thread-safe: one loop owns it."""
@@ -201,12 +209,13 @@ class SchedulerCore:
         elif entry.attempt is not None:
             # The other attempt goes on; how this one ended says nothing yet.
             entry.count(code)
+            _attempted(attempt.lease, outcome, effects)
         elif entry.may_again(code, self.limits):
             entry.avoid_too(worker)
+            _attempted(attempt.lease, outcome, effects)
             self._queue_again(entry, effects)
         else:
-            effects.append(ev.Record("action.failed", attempt.lease, entry.wanted.key, outcome))
-            self._finish(entry, outcome, effects)
+            self._finish(entry, outcome, effects, attempt.lease)
         self._place(effects)
 
     def _returned(self, event: ev.Done) -> Attempt | None:
@@ -233,6 +242,7 @@ class SchedulerCore:
             entry.demand.took(self.now_s - attempt.began_s)
         if (loser := entry.attempt) is not None and self._on.stop_loser:
             effects.append(ev.Stop(loser.lease.worker, loser.lease.fence, "another attempt was first"))
+            _attempted(loser.lease, _OVERTAKEN, effects)
             self.leases.release(loser)
         entry.state, entry.published = "publishing", lease
         entry.publications += 1
@@ -255,10 +265,12 @@ class SchedulerCore:
         again = entry.publications < limits.publications_max and entry.attempts < limits.attempts_max
         # The blobs went between ev.Done and publication: run it once more, if anybody still waits for it.
         if event.outcome.code == "blobs_missing" and again and entry.followers:
+            assert entry.published is not None, "it was being published"
+            _attempted(entry.published, event.outcome, effects)
             self._queue_again(entry, effects)
             self._place(effects)
             return
-        self._finish(entry, event.outcome, effects)
+        self._finish(entry, event.outcome, effects, entry.published)
 
     def _cancel(self, event: ev.Cancel, effects: list[ev.Effect]) -> None:
         entry = self._admission.left(event.operation)
@@ -276,7 +288,10 @@ class SchedulerCore:
         self._forget(entry)
         self._place(effects)
 
-    def _finish(self, entry: Entry, outcome: Outcome, effects: list[ev.Effect]) -> None:
+    def _finish(self, entry: Entry, outcome: Outcome, effects: list[ev.Effect], lease: Lease | None = None) -> None:
+        """Tell who waits; a published result has its entry in the ledger already, any other end has it from here."""
+        if outcome.code != "ok":
+            effects.append(ev.Record("action.failed", lease, entry.wanted.key, outcome))
         self._admission.tell_end(entry, outcome, effects)
         self._forget(entry)
 
@@ -345,6 +360,7 @@ class SchedulerCore:
         self.leases.release(attempt)
         if entry.attempt is not None:
             entry.count("node_down")
+            _attempted(attempt.lease, _LOST, effects)
             return
         self._lose(entry, attempt.lease, effects, may_return=may_return)
 
@@ -364,9 +380,9 @@ class SchedulerCore:
                 None,
                 f"{entry.losses} workers were lost while they ran this action; it may be what kills them",
             )
-            effects.append(ev.Record("action.failed", lease, entry.wanted.key, outcome))
-            self._finish(entry, outcome, effects)
+            self._finish(entry, outcome, effects, lease)
             return
+        _attempted(lease, _LOST, effects)
         if may_return:
             self._returning.expect(entry, lease)
         self._queue_again(entry, effects)

@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from google.protobuf.duration_pb2 import Duration
-
 from buildnet.errors import InvalidRequest
 from buildnet.model.action_spec import ActionSpec, FileInput, Input, OutputInput, TreeInput, spec_of
 from buildnet.model.amounts import NOTHING
 from buildnet.model.digest import Digest
+from buildnet.wire import times
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.buildnet.v1 import action_pb2
 from buildnet.wire.actions import digest_message, digest_of
@@ -114,10 +113,6 @@ def _platform(messages: Iterable[re.Platform.Property]) -> list[tuple[str, str]]
     return [(one.name, one.value) for one in messages]
 
 
-def _seconds(duration: Duration) -> float:
-    return duration.ToNanoseconds() / 1e9
-
-
 def _same(value: Any) -> Any:
     return value
 
@@ -134,7 +129,7 @@ _READERS: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
     "require": ("constraints", _same),
     "platform": ("platform", _platform),
     "secrets": ("secrets", _pairs),
-    "timeout": ("timeout_s", _seconds),
+    "timeout": ("timeout_s", times.seconds),
     "do_not_cache": ("do_not_cache", _same),
     "salt": ("salt", _same),
     "priority": ("priority", _same),

@@ -21,6 +21,7 @@ from buildnet.errors import BuildNetError, CallerError, InvalidRequest, Untruste
 from buildnet.model.action import Outcome, Properties
 from buildnet.model.digest import Digest
 from buildnet.ports import Clock
+from buildnet.wire import times
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
 from buildnet.wire.actions import digest_of
 from buildnet.worker import lease_book, messages
@@ -339,8 +340,8 @@ class Session:
             await asyncio.to_thread(self._uplink.remember)
         if self._ready is not None:
             self._ready(said.controller_id)
-        interval_s = said.heartbeat_interval.ToNanoseconds() / 1e9 or _HEARTBEAT_INTERVAL_DEFAULT_S
-        return interval_s, max(interval_s, said.idle_heartbeat_interval.ToNanoseconds() / 1e9)
+        interval_s = times.seconds(said.heartbeat_interval) or _HEARTBEAT_INTERVAL_DEFAULT_S
+        return interval_s, max(interval_s, times.seconds(said.idle_heartbeat_interval))
 
     def _heard(self, outbox: Outbox, welcome: asyncio.Future[fleet_pb2.Welcome], received: Sequence[bytes]) -> None:
         """Take what came in one turn.
