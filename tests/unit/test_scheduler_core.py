@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -227,11 +228,16 @@ def test_what_no_worker_offers_is_refused_by_name() -> None:
 
 
 def test_trust_is_the_controllers_word_not_the_workers() -> None:
-    boasting = offer("v", properties=LINUX | {("tier", "trusted")})
+    boasting = replace(offer("v", properties=LINUX | {("tier", "local")}), tier="untrusted")
     bench = Bench(boasting)
-    bench.queue("a", requirements=LINUX | {("tier", "trusted")})
+    bench.queue("a", requirements=LINUX | {("tier", "local")})
     assert bench.told("a")[-1] == "no_capable_worker"
-    bench.queue("b", 1, requirements=LINUX | {("tier", "local")})
+    (tell,) = (e for e in bench.effects if isinstance(e, ev.Tell) and e.outcome)
+    assert tell.outcome is not None
+    assert "is of the tier local or above (untrusted)" in tell.outcome.message
+    bench.queue("b", 1, requirements=LINUX)
+    assert bench.told("b")[-1] == "no_capable_worker"
+    bench.queue("c", 2, requirements=LINUX | {("tier", "untrusted")})
     assert bench.leases() == [(100, "v")]
 
 

@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from buildnet.database import transaction
 from buildnet.errors import (
+    BadSignature,
     BuildNetError,
     InvalidRequest,
     LedgerCorrupt,
@@ -123,7 +124,7 @@ class LedgerLog:
         frontier = stored_tree.read(self._connection, lambda node: tree.Frontier.load(size, node))
         path = self._directory / files.CHECKPOINT
         if path.exists():
-            known = self.verifier.open(path.read_text())
+            known = self._written(path)
             if known.size > size:
                 raise LedgerCorrupt(
                     f"the ledger in {self._directory} holds {size} entries, its checkpoint says {known.size}: "
@@ -136,6 +137,16 @@ class LedgerLog:
         query = "SELECT number, record FROM pending WHERE substr(record, 1, 1) = x'00' ORDER BY number"
         self._book.load_pendings(self._connection.execute(query))
         return frontier
+
+    def _written(self, path: Path) -> Checkpoint:
+        try:
+            return self.verifier.open(path.read_text())
+        except (BadSignature, UnicodeDecodeError) as error:
+            raise LedgerCorrupt(
+                f"{path}: {error}; it or keys/ledger.key is not what it was: restore both from a copy, or move the "
+                "ledger's directory aside to begin a new ledger",
+                where=files.CHECKPOINT,
+            ) from error
 
     def _note_writer(self) -> None:
         version = sqlite3.sqlite_version.encode()

@@ -18,6 +18,7 @@ from buildnet.model.amounts import NOTHING, RESOURCE_PREFIX, Amounts
 from buildnet.model.digest import Digest
 from buildnet.model.effect import EFFECT_PREFIX, Effect
 from buildnet.model.quick import quick
+from buildnet.model.tier import tier_of
 
 SECRET_PREFIX: Final = "secret:"
 
@@ -74,7 +75,8 @@ Input = TreeInput | FileInput | OutputInput
 class ActionSpec:
     """One action, canonical: made by `spec_of`, which checks and sorts.
 
-    `timeout_s` is None for the server's. `priority` is no part of what the action is: lower runs sooner.
+    `timeout_s` is None for the server's. `tier` is the least trust in the node that runs it, "" for what its result
+    needs (`model/tier.py`). `priority` is no part of what the action is: lower runs sooner.
     """
 
     arguments: tuple[str, ...]
@@ -87,6 +89,7 @@ class ActionSpec:
     constraints: tuple[str, ...] = ()
     platform: Pairs = ()
     secrets: Pairs = ()
+    tier: str = ""
     timeout_s: float | None = None
     do_not_cache: bool = False
     salt: bytes = b""
@@ -102,6 +105,7 @@ class ActionSpec:
                     *((CONSTRAINT, text) for text in self.constraints),
                     *((EFFECT_PREFIX + effect.name, effect.text) for effect in self.effects),
                     *((SECRET_PREFIX + variable, reference) for variable, reference in self.secrets),
+                    *(((TIER, self.tier),) if self.tier else ()),
                 }
             )
         )
@@ -125,6 +129,7 @@ def spec_of(
     constraints: Iterable[str] = (),
     platform: Iterable[tuple[str, str]] = (),
     secrets: Mapping[str, str] | None = None,
+    tier: str = "",
     timeout_s: float | None = None,
     do_not_cache: bool = False,
     salt: bytes = b"",
@@ -162,6 +167,7 @@ def spec_of(
         constraints=_sorted({*constraints, *_pins(pins or {})}) if constraints or pins else (),
         platform=_platform(platform) if platform else (),
         secrets=_secrets(secrets, variables or {}) if secrets else (),
+        tier=tier_of(tier, "tier") if tier else "",
         timeout_s=timeout_s,
         do_not_cache=do_not_cache,
         salt=salt,
@@ -291,10 +297,10 @@ def _resources(resources: Amounts) -> Amounts:
 def _platform(platform: Iterable[tuple[str, str]]) -> Pairs:
     pairs = sorted(set(platform))
     for name, _ in pairs:
-        if not name or name == CONSTRAINT or name.startswith((EFFECT_PREFIX, RESOURCE_PREFIX, SECRET_PREFIX)):
+        if not name or name in (CONSTRAINT, TIER) or name.startswith((EFFECT_PREFIX, RESOURCE_PREFIX, SECRET_PREFIX)):
             raise InvalidRequest(
                 f"the platform property {name[:64]!r} has a field of its own; "
-                "use effects, resources, require or secrets",
+                "use effects, resources, require, secrets or tier",
                 field="platform",
             )
     return tuple(pairs)

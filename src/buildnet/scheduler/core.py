@@ -263,8 +263,9 @@ class SchedulerCore:
             return
         limits = self.limits
         again = entry.publications < limits.publications_max and entry.attempts < limits.attempts_max
-        # The blobs went between ev.Done and publication: run it once more, if anybody still waits for it.
-        if event.outcome.code == "blobs_missing" and again and entry.followers:
+        # Between ev.Done and publication the blobs went, or the trust in the worker: run it once more, if anybody still
+        # waits for it.
+        if event.outcome.code in ("blobs_missing", "lease_lost") and again and entry.followers:
             assert entry.published is not None, "it was being published"
             _attempted(entry.published, event.outcome, effects)
             self._queue_again(entry, effects)

@@ -10,9 +10,10 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from buildnet.model.action import CONSTRAINT, Outcome, Properties, Wanted
+from buildnet.model.action import CONSTRAINT, TIER, Outcome, Properties, Wanted
 from buildnet.model.amounts import NOTHING, Amounts
 from buildnet.model.node import WorkerOffer
+from buildnet.model.tier import may_take, requires
 from buildnet.ports import ResourceMatcher
 from buildnet.scheduler.queue import FairQueue
 
@@ -174,19 +175,21 @@ NO_RESOURCES: Final = NoResources()
 def matches(wanted: Wanted, offer: WorkerOffer, resources: ResourceMatcher = NO_RESOURCES) -> bool | None:
     """Whether the worker offers every required name and value (REAPI Platform: all must hold); None while unknown.
 
-    `tier` is matched with the trust that the controller has in the worker, whatever the worker says of itself;
-    `require`, which may come several times, is a constraint on its resources. What is asked must fit a worker that
-    runs nothing.
+    `tier` is the least trust that the controller must have in the worker, whatever the worker says of itself, `trusted`
+    unless it is named; `require`, which may come several times, is a constraint on its resources. What is asked must
+    fit a worker that runs nothing.
     """
     if wanted.pinned and wanted.pinned != offer.node:
         return False
     if offer.capacity is not None and not wanted.asked.within(offer.capacity):
         return False
+    if not may_take(offer.tier, requires(wanted.requirements)):
+        return False
     constrained = False
     for name, value in wanted.requirements:
         if name == CONSTRAINT:
             constrained = True
-        elif not (value == offer.tier if name == "tier" else (name, value) in offer.properties):
+        elif name != TIER and (name, value) not in offer.properties:
             return False
     return resources.meets(offer.node, wanted.constraints) if constrained else True
 
@@ -418,8 +421,18 @@ def _why_not(wanted: Wanted, workers: Iterable[Worker], resources: ResourceMatch
         return (
             f"{none} has {wanted.asked.text}: {'; '.join(_capacities(offers))}; ask for less, or join a larger worker"
         )
-    offered = frozenset[tuple[str, str]]().union(*(offer.properties for offer in offers))
-    required = frozenset((name, value) for name, value in wanted.requirements if name != CONSTRAINT)
+    tier = requires(wanted.requirements)
+    trusted = [offer for offer in offers if may_take(offer.tier, tier)]
+    if offers and not trusted:
+        tiers = ", ".join(sorted({offer.tier for offer in offers}))
+        remedy = (
+            "join one, see `buildnet fleet tier`, or ask as a caller in a namespace, for whom untrusted nodes work too"
+            if tier == "trusted"
+            else "ask for `trusted`, or start the controller with a worker of its own"
+        )
+        return f"{none} is of the tier {tier} or above ({tiers}); {remedy}"
+    offered = frozenset[tuple[str, str]]().union(*(offer.properties for offer in trusted))
+    required = frozenset((name, value) for name, value in wanted.requirements if name not in (CONSTRAINT, TIER))
     unmet = sorted(required - offered)
     if not unmet and wanted.constraints:
         return (

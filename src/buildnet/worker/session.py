@@ -78,6 +78,7 @@ class Session:
         runner: Runner,
         *,
         prefetch: Callable[[Digest], None] = lambda action: None,
+        be_strict: Callable[[bool], None] = lambda strict: None,
         clock: Clock,
         rng: Randomness,
         ready: Ready | None = None,
@@ -93,6 +94,7 @@ class Session:
         self._properties = properties
         self._runner = runner
         self._prefetch = prefetch
+        self._be_strict = be_strict
         self._clock = clock
         self._ready = ready
         self._backoff = Backoff(config.backoff_first_s, config.backoff_max_s, rng)
@@ -365,6 +367,7 @@ class Session:
             self._session_began(outbox)
             self._ever_joined = True
             self._controller_id = message.welcome.controller_id
+            self._be_strict(message.welcome.strict)
             welcome.set_result(message.welcome)
             self._apply(lease_book.Joined(message.welcome.controller_id))
 
