@@ -181,8 +181,7 @@ fn a_layer_stays_while_a_tree_stands_on_it() {
     let new = house.root_of(&tree);
     let view = house.view(&trees, &new);
     for number in 0..3 {
-        let other =
-            wide(10).into_iter().map(|(path, _)| (path.clone(), Entry::File(format!("{number} {path}"), false)));
+        let other = wide(10).into_keys().map(|path| (path.clone(), Entry::File(format!("{number} {path}"), false)));
         drop(house.view(&trees, &house.root_of(&other.collect())));
     }
     assert!(trees.find(&old).is_none(), "the tree that the other stands on is known no more");
