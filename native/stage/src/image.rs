@@ -207,6 +207,9 @@ impl Layout {
                 put(inode, 44, &number(links)?.to_le_bytes());
             }
         }
+        // An overlay numbers inodes alike over all its layers only where each has an identity (super.c, ovl_get_fsid).
+        let identity = Digest::of(&self.tables);
+        put(&mut self.tables[SUPER_AT..], 48, &identity.hash()[..16]);
         Ok(())
     }
 }

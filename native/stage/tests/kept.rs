@@ -157,8 +157,13 @@ fn a_tree_that_differs_little_is_seen_as_its_copy_would_be() {
     let (count, bytes) = trees.counts();
     assert_eq!(count, 2);
     assert!(bytes <= whole_bytes || bytes - whole_bytes < whole_bytes / 4, "{whole_bytes} then {bytes}");
+    let number = |path: &str| view.path().join(path).metadata().map(|facts| (facts.dev(), facts.ino())).expect(path);
+    let device = number("").0;
+    assert!(["d00", "d00/f000", "d07", "d07/f140"].iter().all(|path| number(path).0 == device), "one file system");
+    let before = number("d06/f120");
     // What an action does to it, the next does not see.
     fs::write(view.path().join("d06/f120"), "mine").expect("an action may change its inputs");
+    assert_eq!(number("d06/f120"), before);
     fs::remove_dir_all(view.path().join("new")).expect("an action may remove its inputs");
     drop(view);
     house.check(&house.view(&trees, &new), &new);
