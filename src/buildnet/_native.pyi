@@ -7,6 +7,8 @@ Functions marked *blocks* do I/O with the interpreter lock released: call them i
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Never, final, overload
 
+from typing_extensions import Buffer
+
 __all__ = [
     "Attempt",
     "Body",
@@ -216,13 +218,12 @@ class Dialler:
     def failure(self) -> tuple[str, str] | None: ...
 
 @final
-class Body:
+class Body(Buffer):
     """Bytes that stay native: Python looks at them by the buffer protocol. A slice shares them."""
 
     def __new__(cls, data: bytes) -> Body: ...
     def __len__(self) -> int: ...
     def __getitem__(self, part: slice, /) -> Body: ...
-    def __buffer__(self, flags: int, /) -> memoryview: ...
 
 def log_chunk(message: Body) -> tuple[int, int, int, int | None, bytes | Body] | None:
     """Fence, stream, offset, time in Unix milliseconds and data of the piece of a log that a JoinRequest is; None where
