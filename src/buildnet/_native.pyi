@@ -5,10 +5,13 @@ Functions marked *blocks* do I/O with the interpreter lock released: call them i
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Never, final
+from typing import Any, Literal, Never, final, overload
+
+from typing_extensions import Buffer
 
 __all__ = [
     "Attempt",
+    "Body",
     "Call",
     "Crew",
     "Dialler",
@@ -26,6 +29,9 @@ __all__ = [
     "collect",
     "launcher_main",
     "launcher_pid",
+    "log_chunk",
+    "log_record",
+    "log_records",
     "probe_isolation",
     "remove_tree",
     "stage",
@@ -212,13 +218,49 @@ class Dialler:
     def failure(self) -> tuple[str, str] | None: ...
 
 @final
+class Body(Buffer):
+    """Bytes that stay native: Python looks at them by the buffer protocol. A slice shares them."""
+
+    def __new__(cls, data: bytes) -> Body: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, part: slice, /) -> Body: ...
+
+def log_chunk(message: Body) -> tuple[int, int, int, int | None, bytes | Body] | None:
+    """Fence, stream, offset, time in Unix milliseconds and data of the piece of a log that a JoinRequest is; None where
+    it is anything else.
+    """
+
+def log_record(message: bytes | Body) -> tuple[int, int, bytes, bool, float | None, int]:
+    """Stream, offset, data, whether bytes before it are not kept, time in Unix seconds and fence of a LogRecord.
+
+    Raises:
+        ValueError: it is none.
+    """
+
+def log_records(
+    file: int, position: int, end: int, waits: bool
+) -> tuple[list[tuple[int, int, int, bytes | Body]], int] | None:
+    """Stream, offset, time in Unix milliseconds (0: not known) and data of the whole records of a spooled segment
+    between `position` and `end`, as many as one read gives, and how many bytes of the file they are. *Blocks* where it
+    `waits`; where it does not, None says that the disk would have to be waited for.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+
+@final
 class Call:
     """One bidirectional gRPC call of `path` on a connection of its own, for an event loop: nothing here blocks. It
     dials when it is first turned. `fd` is readable when a turn is worth it.
 
     `turn` sends what is queued as far as the peer takes it, and gives what came (256 messages, or 1 MiB and one more),
     how many queued bytes the transport has not taken, and once the call is over its gRPC status code and text. After
-    `send` and `finish` a turn is due. A message that is larger than 4 MiB ends the call.
+    `send` and `finish` a turn is due. A message that is larger than 4 MiB ends the call. With `bodies` large messages
+    are not copied.
+
+    `send_from` queues `head` and behind it `size_bytes` of a file from `offset` on; it returns how many the file has
+    there, and where those are fewer queues nothing. `look` is a turn that leaves what came with the transport.
+    `details`: the server's google.rpc.Status, encoded, once it has failed the call.
     """
 
     def __new__(
@@ -236,8 +278,15 @@ class Call:
     @property
     def fd(self) -> int: ...
     def send(self, message: bytes) -> None: ...
+    def send_from(self, head: bytes, file: int, offset: int, size_bytes: int) -> int: ...
     def finish(self) -> None: ...
-    def turn(self) -> tuple[list[bytes], int, tuple[int, str] | None]: ...
+    def look(self) -> None: ...
+    @property
+    def details(self) -> bytes: ...
+    @overload
+    def turn(self, *, bodies: Literal[False] = False) -> tuple[list[bytes], int, tuple[int, str] | None]: ...
+    @overload
+    def turn(self, *, bodies: Literal[True]) -> tuple[list[bytes | Body], int, tuple[int, str] | None]: ...
     def close(self) -> None: ...
 
 @final

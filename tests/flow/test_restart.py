@@ -88,6 +88,35 @@ async def test_a_killed_controllers_running_action_is_adopted_and_its_client_hea
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.timeout(240)
+async def test_a_follower_goes_on_with_the_next_controller_and_hears_why_it_waits(house: House, gate: Path) -> None:
+    first = house.up("--no-worker")
+    house.join(first.url)
+    stages: asyncio.Queue[str] = asyncio.Queue()
+    said: list[str] = []
+    async with Client(first.url) as client, asyncio.timeout(2 * AWAY_S):
+        script = f"echo before; {GATE.format(gate=gate)}"
+        running = asyncio.ensure_future(
+            client.run(
+                ["/bin/sh", "-c", script],
+                env=ENVIRONMENT,
+                effects=MACHINE,
+                do_not_cache=True,
+                on_stage=stages.put_nowait,
+            )
+        )
+        await executing(stages)
+        (operation,) = [info.id for info in await client.actions()]
+        follower = client.logs(operation, follow=True, on_break=lambda failure: said.append(failure.message))
+        assert (await anext(follower)).data == b"before\n"
+        first.kill()
+        house.up("--no-worker", listen=first.ready["listen"])
+        gate.touch()
+        assert b"".join([piece.data async for piece in follower]) == b"through\n"
+        assert (await running).exit_code == 0
+    assert said
+
+
 async def test_what_was_queued_without_a_worker_runs_under_the_next_controller(house: House) -> None:
     first = house.up("--no-worker")
     stages: asyncio.Queue[str] = asyncio.Queue()

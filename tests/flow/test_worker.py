@@ -21,6 +21,7 @@ from buildnet.sandbox.policy import Limits, Plan, means_of
 from buildnet.sandbox.process import ProcessSandbox
 from buildnet.sandbox.toolchain import toolchain_of
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
+from buildnet.wire._gen.buildnet.v1 import fleet_pb2
 from buildnet.wire.actions import digest_message, digest_of
 from buildnet.worker.attempt import AttemptLog, Handle
 from buildnet.worker.executor import Executor
@@ -93,7 +94,9 @@ class Bench:
 
         def news() -> None:
             while (message := log.next_message()) is not None:
-                self.logs.append((message.log.stream, message.log.offset, message.log.data))
+                data = os.pread(message.file, message.size_bytes, message.offset)
+                piece = fleet_pb2.JoinRequest.FromString(message.head + data).log
+                self.logs.append((piece.stream, piece.offset, piece.data))
             watch(handle)
 
         log = AttemptLog(self.fence, Clock(), news)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from buildnet._native import Body
 from buildnet.client.logs import logs_request, resumed
+from buildnet.client.patience import Patience
 from buildnet.client.results import LogPiece as Shown
 from buildnet.edge import action_logs
 from buildnet.edge.action_logs import ActionLogs, StoredLogs
-from buildnet.edge.bridge import Call
+from buildnet.edge.bridge import Call, Parted
 from buildnet.edge.log_spool import RECORD_BYTES_MAX, LogPiece
 from buildnet.edge.logs import LogBook, LogLimits
-from buildnet.errors import NodeDown, Overloaded
+from buildnet.errors import InvariantBroken, NodeDown, Overloaded
 from buildnet.model.action import ActionKey, Outcome, Wanted
 from buildnet.model.digest import Digest
 from buildnet.ports import Follower, Progress
@@ -178,25 +180,64 @@ async def test_a_client_goes_on_where_the_connection_broke(monkeypatch: pytest.M
         [action_pb2.LogRecord(stream=1, offset=5, data=b"!", fence=5)],  # type: ignore[arg-type]
     ]
 
-    async def stream(path: str, request: action_pb2.StreamLogsRequest, kind: object) -> AsyncIterator[object]:
+    async def records(encoded: bytes) -> AsyncGenerator[bytes, None]:
+        request = action_pb2.StreamLogsRequest.FromString(encoded)
         asked.append((request.fence, request.stdout_offset, request.stderr_offset))
         for answer in answers.pop(0):
             if isinstance(answer, NodeDown):
                 raise answer
-            yield answer
+            yield answer.SerializeToString()
 
-    monkeypatch.setattr("buildnet.client.logs._BACKOFF_S", 0)
-    pieces: list[Shown] = [piece async for piece in resumed(stream, logs_request("o", True, (), (0, 0), 0))]
+    monkeypatch.setattr("buildnet.client.patience._FIRST_S", 0)
+    said: list[str] = []
+    following = resumed(records, request(), Patience(60).absence(), lambda failure: said.append(failure.message))
+    pieces: list[Shown] = [piece async for piece in following]
     assert [piece.data for piece in pieces] == [b"ab", b"e", b"again", b"!"]
     assert asked == [(0, 0, 0), (4, 2, 0), (4, 2, 0), (5, 5, 0)]
+    assert said == ["gone", "gone"], "once for each absence"
 
 
-async def test_a_client_gives_up_when_the_server_stays_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def stream(path: str, request: object, kind: object) -> AsyncIterator[object]:
-        raise NodeDown("gone", url="")
-        yield
+def request() -> action_pb2.StreamLogsRequest:
+    return logs_request("o", True, (), (0, 0), 0)
 
-    monkeypatch.setattr("buildnet.client.logs._BACKOFF_S", 0)
+
+async def never(_: bytes) -> AsyncGenerator[bytes, None]:
+    raise NodeDown("gone", url="")
+    yield
+
+
+@pytest.mark.parametrize(("reached", "away_s"), [(False, 60.0), (True, 0.0)], ids=["never there", "for too long"])
+async def test_a_client_gives_up_a_server_that_stays_away(reached: bool, away_s: float) -> None:
+    patience = Patience(away_s)
+    patience.reached = reached
+    said: list[NodeDown] = []
     with pytest.raises(NodeDown):
-        async for _ in resumed(stream, logs_request("o", True, (), (0, 0), 0)):
+        async for _ in resumed(never, request(), patience.absence(), said.append):
             pass
+    assert said == [], "nothing is made again"
+
+
+async def test_a_reply_that_is_no_record_is_no_log() -> None:
+    async def records(_: bytes) -> AsyncGenerator[bytes, None]:
+        yield b"\xff"
+
+    with pytest.raises(InvariantBroken, match="no piece of a log"):
+        await anext(resumed(records, request(), Patience(60).absence()))
+
+
+async def test_a_long_piece_is_a_record_whose_bytes_were_never_looked_at(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "long")
+    data = LARGE[:RECORD_BYTES_MAX]
+    bench.tell(Progress("executing"), 1)
+    await bench.printed(1, LogPiece(1, 0, Body(data), 5), LogPiece(1, len(data), b"end", 6))
+    running = asyncio.ensure_future(bench.book.run())
+    async with asyncio.timeout(20):
+        reader = bench.stream(follow=True, stdout_offset=7)
+        long, end = await anext(reader), await anext(reader)
+        await reader.aclose()  # type: ignore[attr-defined]
+    running.cancel()
+    bench.book.close()
+    assert isinstance(long, Parted)
+    record = action_pb2.LogRecord.FromString(long.head + bytes(long.rest))
+    assert (told(record), record.printed_at.ToMilliseconds()) == ((1, 1, 7, data[7:]), 5)
+    assert told(end) == (1, 1, len(data), b"end")

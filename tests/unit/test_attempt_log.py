@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from buildnet.testing.scheduler_fakes import ManualClock
+from buildnet.wire._gen.buildnet.v1 import fleet_pb2
 from buildnet.worker.attempt import AttemptLog, Handle
+from buildnet.worker.stream import Excerpt
 
 
 def log(news: Callable[[], None] = lambda: None) -> AttemptLog:
@@ -17,6 +19,12 @@ def log(news: Callable[[], None] = lambda: None) -> AttemptLog:
 def opened(path: Path, data: bytes) -> int:
     path.write_bytes(data)
     return os.open(path, os.O_RDONLY)
+
+
+def whole(excerpt: Excerpt | None) -> fleet_pb2.JoinRequest:
+    assert excerpt is not None
+    data = os.pread(excerpt.file, excerpt.size_bytes, excerpt.offset)
+    return fleet_pb2.JoinRequest.FromString(excerpt.head + data)
 
 
 def is_open(file: int) -> bool:
@@ -35,8 +43,8 @@ def test_a_stream_that_is_not_there_yet_is_followed_once_it_is(tmp_path: Path) -
     followed.follow(stdout, again)
     assert (followed.look(), len(told), followed.is_whole) == (4, 2, True)
     assert not is_open(again), "the one that it has is enough"
-    messages = [followed.next_message(), followed.next_message()]
-    assert [(m.log.stream, m.log.data) for m in messages if m is not None] == [(2, b"oops"), (1, b"said")]
+    messages = [whole(followed.next_message()), whole(followed.next_message())]
+    assert [(message.log.stream, message.log.data) for message in messages] == [(2, b"oops"), (1, b"said")]
     followed.close()
     assert not is_open(stderr)
     assert not is_open(stdout)
@@ -49,6 +57,18 @@ def test_what_comes_after_the_close_is_closed(tmp_path: Path) -> None:
     closed.follow(late, -1)
     assert not is_open(late)
     assert closed.look() == 0
+
+
+def test_a_log_that_was_cut_is_not_sent_any_further(tmp_path: Path) -> None:
+    followed = log()
+    stdout = opened(tmp_path / "stdout", b"said")
+    followed.follow(stdout, -1)
+    followed.look()
+    excerpt = followed.next_message()
+    assert excerpt is not None
+    excerpt.cut()
+    assert not is_open(stdout)
+    assert followed.next_message() is None
 
 
 def test_a_wish_to_stop_reaches_all_that_listen_once_and_those_that_come_late() -> None:

@@ -14,8 +14,9 @@ from buildnet.model.digest import Digest
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
 from buildnet.wire.actions import digest_message
 from buildnet.worker.lease_book import Assigned, CancelAsked, DrainAsked, Settled
-from buildnet.worker.messages import event_of, log_message
+from buildnet.worker.messages import event_of, log_head
 from buildnet.worker.outbox import Outbox
+from buildnet.worker.stream import Excerpt
 
 DIGEST = Digest.of(b"action")
 
@@ -58,11 +59,21 @@ def test_any_bytes_are_an_event_or_refused(data: bytes) -> None:
 
 def next_of(outbox: Outbox) -> fleet_pb2.JoinRequest | None:
     body = outbox.next()
+    if isinstance(body, Excerpt):
+        body = body.head + b"x"
     return None if body is None else fleet_pb2.JoinRequest.FromString(body)
 
 
+@given(st.integers(1, 600_000), st.integers(0, 1 << 62), st.none() | st.integers(0, 1 << 41))
+def test_a_head_and_its_bytes_are_a_piece_of_a_log(size_bytes: int, offset: int, unix_ms: int | None) -> None:
+    message = fleet_pb2.JoinRequest.FromString(log_head(1 << 40, 2, offset, size_bytes, unix_ms) + bytes(size_bytes))
+    log = message.log
+    assert (log.fence, log.stream, log.offset, log.data) == (1 << 40, 2, offset, bytes(size_bytes))
+    assert (log.printed_at.ToMilliseconds() if log.HasField("printed_at") else None) == unix_ms
+
+
 def test_a_log_gives_way_to_everything_else() -> None:
-    pieces = [log_message(1, 1, offset, b"x", 7) for offset in range(3)]
+    pieces = [Excerpt(log_head(1, 1, offset, 1, 7), -1, offset, 1, lambda: None) for offset in range(3)]
     outbox = Outbox(lambda: pieces.pop(0) if pieces else None)
     accepted = fleet_pb2.JoinRequest(accepted=fleet_pb2.Accepted(fence=1))
     first = next_of(outbox)

@@ -251,7 +251,8 @@ impl Call {
         Turn { messages, waiting_bytes: held(&self.shared.outgoing).bytes, end }
     }
 
-    fn look(&self) {
+    /// Go on with what is on its way as far as it goes without waiting; what came stays with the transport.
+    pub fn look(&self) {
         let Ok(runtime) = runtime() else {
             *held(&self.shared.end) = Some(Status::unavailable("no thread can be started for connections"));
             return;
@@ -274,6 +275,11 @@ impl Call {
         }
         drop(quiet);
         self.bell.ring();
+    }
+
+    /// What the peer says of its failure beside the text, encoded; empty before the end.
+    pub fn details(&self) -> Bytes {
+        held(&self.shared.end).as_ref().map(|end| Bytes::copy_from_slice(end.details())).unwrap_or_default()
     }
 
     /// End it now: the peer is told as far as it can be told at once.

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use prost::Message;
 use tonic::{Code, Status};
 
-use crate::bridge::MetadataValue;
+use crate::hub::MetadataValue;
 use crate::status::{any, status_of};
 
 /// An instance name in a key, before the namespace: what an instance name may not hold.

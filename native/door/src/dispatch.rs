@@ -15,13 +15,14 @@ use tonic::server::Grpc;
 use tonic::{Code, Status};
 
 use crate::access::Caller;
-use crate::bridge::{Bridged, Kind, Peer};
+use crate::bridge::{Bridged, Peer};
 use crate::budget::Metered;
 use crate::bytestream;
-use crate::codec::{Raw, decode, frame};
+use crate::codec::{Parted, decode, frame};
 use crate::credentials::refuse;
 use crate::execution::{EXECUTE, execute};
 use crate::grpc::{Answer, Messages, respond};
+use crate::hub::Kind;
 use crate::listener::Origin;
 use crate::observe::Record;
 use crate::pages::{self, Seen};
@@ -179,8 +180,9 @@ impl Inner {
         // It is counted as it is handed on.
         record.received = AtomicU64::new(0);
         let (request, received) = watched::request(request);
-        let mut grpc =
-            Grpc::new(Raw).max_decoding_message_size(self.message_size_bytes_max).max_encoding_message_size(usize::MAX);
+        let mut grpc = Grpc::new(Parted)
+            .max_decoding_message_size(self.message_size_bytes_max)
+            .max_encoding_message_size(usize::MAX);
         let bridged = Bridged { hub: Arc::clone(&self.hub), method };
         let mut response = match kind {
             Kind::Unary => grpc.unary(bridged, request).await,

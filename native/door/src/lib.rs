@@ -17,6 +17,7 @@ mod dispatch;
 mod execution;
 mod grpc;
 mod http;
+mod hub;
 mod listener;
 mod metrics;
 mod observe;
@@ -46,8 +47,8 @@ mod wire;
 mod writes;
 
 pub use access_log::LogOptions;
-pub use bridge::{Event, Hub, Kind, MESSAGE_COST_BYTES, MetadataValue, Op, WINDOW_BYTES};
 pub use credentials::{AccessOptions, CertificateRule};
+pub use hub::{Event, Hub, Kind, MESSAGE_COST_BYTES, MetadataValue, Op, Parts, WINDOW_BYTES};
 pub use observe::{ObserveOptions, Statistics};
 pub use server::{Door, DoorOptions};
 pub use sessions::SessionOptions;

@@ -21,8 +21,8 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_rustls::server::TlsStream;
 
 use crate::access::Caller;
-use crate::bridge::Event;
 use crate::budget::{Budget, During, Line};
+use crate::hub::Event;
 use crate::server::Inner;
 use crate::sessions::Sessions;
 use crate::tls::{Tls, names_of};

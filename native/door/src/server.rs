@@ -12,10 +12,10 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
-use crate::bridge::{Event, Hub};
 use crate::budget::few_heaps;
 use crate::credentials::{Access, AccessOptions};
 use crate::http::HttpCache;
+use crate::hub::{Event, Hub};
 use crate::listener::accept;
 use crate::observe::{Observe, ObserveOptions, Statistics};
 use crate::recent;

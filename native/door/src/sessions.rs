@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 use tonic::{Code, Status};
 
-use crate::bridge::{Event, Hub, Waiting};
+use crate::hub::{Event, Hub, Waiting};
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Of one node at once: a worker has a few.

@@ -11,8 +11,8 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
-use crate::bridge::Hub;
 use crate::bytestream::on_disk;
+use crate::hub::Hub;
 use crate::status::status_of;
 
 /// Values that wait for the ledger; their writers wait beyond that.

@@ -9,7 +9,8 @@ use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
 use crate::access::CALLER_PREFIX;
-use crate::bridge::{Event, Hub, MetadataValue, Replies, Waiting};
+use crate::bridge::Replies;
+use crate::hub::{Event, Hub, MetadataValue, Waiting};
 
 /// A request that is for no cache.
 pub struct WebRequest {
@@ -95,7 +96,7 @@ impl Hub {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bridge::{Op, WINDOW_BYTES};
+    use crate::hub::{Op, WINDOW_BYTES};
     use futures_util::StreamExt;
 
     fn request() -> WebRequest {
@@ -134,10 +135,10 @@ mod tests {
         let id = asked(&hub);
         let piece = Bytes::from(vec![b'x'; WINDOW_BYTES / 2]);
         let head = WebHead { status: 200, headers: Vec::new() };
-        hub.submit(vec![(id, Op::Start(head)), (id, Op::Message(piece.clone())), (id, Op::End)]);
+        hub.submit(vec![(id, Op::Start(head)), (id, Op::Message(piece.clone().into())), (id, Op::End)]);
         let (head, mut body) = asking.await.unwrap().ok().unwrap();
         assert_eq!(head.status, 200);
-        assert_eq!(body.next().await.unwrap().unwrap(), piece);
+        assert_eq!(body.next().await.unwrap().unwrap().joined(), piece);
         assert!(body.next().await.is_none());
         assert!(matches!(hub.drain().as_slice(), [Event::Credit { id: credited, .. }] if *credited == id));
         drop(body);
@@ -157,7 +158,7 @@ mod tests {
             if started {
                 hub.submit(vec![(id, Op::Start(WebHead { status: 200, headers: Vec::new() }))]);
                 let (_, mut body) = asking.await.unwrap().ok().unwrap();
-                hub.submit(vec![(id, Op::Message(Bytes::from_static(b"x")))]);
+                hub.submit(vec![(id, Op::Message(Bytes::from_static(b"x").into()))]);
                 assert!(body.next().await.unwrap().is_ok());
                 drop(body);
                 assert!(matches!(hub.drain().as_slice(), [Event::Cancel { id: gone }] if *gone == id));

@@ -1,6 +1,9 @@
 //! Link, InputTree, Dialler and Call as Python sees them. Every method of a link blocks with the interpreter lock released;
 //! none of a call blocks.
 
+use std::fs::File;
+use std::mem::ManuallyDrop;
+use std::os::fd::{FromRawFd, RawFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,11 +13,13 @@ use buildnet_dial::{
     Call, DialError, Dialler, DiallerOptions, InputTree, Link, LinkOptions, Moved, Source, TlsOptions,
 };
 use buildnet_formats::{Digest, NativeError};
+use buildnet_logs::message_from;
 use bytes::Bytes;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
 use crate::error::raise;
+use crate::logs::body_of;
 use crate::store::{digests, texts};
 
 /// A dial and its handshake, and another try of both.
@@ -241,7 +246,7 @@ impl PyDialler {
 const DETACHED_BYTES: usize = 64 << 10;
 
 /// What a turn brought: messages, bytes that the transport has not taken, and how the call ended.
-type PyTurn<'py> = (Vec<Bound<'py, PyBytes>>, usize, Option<(i32, String)>);
+type PyTurn<'py> = (Vec<Bound<'py, PyAny>>, usize, Option<(i32, String)>);
 
 /// One bidirectional call, turned by Python's loop.
 #[pyclass(name = "Call", module = "buildnet._native", frozen)]
@@ -289,19 +294,58 @@ impl PyCall {
         self.call.send(message);
     }
 
+    /// Queue `head` and behind it what `file` has from `offset` on; returns how many bytes of the file those are. Where they
+    /// are fewer than `size_bytes`, nothing is queued.
+    fn send_from(
+        &self,
+        py: Python<'_>,
+        head: &Bound<'_, PyBytes>,
+        file: RawFd,
+        offset: u64,
+        size_bytes: usize,
+    ) -> PyResult<usize> {
+        // SAFETY: the caller keeps it open for as long as this lasts, and closes it.
+        let file = ManuallyDrop::new(unsafe { File::from_raw_fd(file) });
+        let head = head.as_bytes();
+        let read = || message_from(head, &file, offset, size_bytes);
+        let message = if size_bytes < DETACHED_BYTES { read() } else { py.detach(read) }?;
+        let count = message.len() - head.len();
+        if count == size_bytes {
+            self.queued_bytes.fetch_add(message.len(), Ordering::Relaxed);
+            self.call.send(message);
+        }
+        Ok(count)
+    }
+
     fn finish(&self) {
         self.call.finish();
     }
 
-    fn turn<'py>(&self, py: Python<'py>) -> PyTurn<'py> {
+    /// Go on with what is on its way, and leave what came with the transport.
+    fn look(&self) {
+        self.call.look();
+    }
+
+    /// What the server says of its failure beside the text (`grpc-status-details-bin`); empty before the end.
+    #[getter]
+    fn details<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.call.details())
+    }
+
+    #[pyo3(signature = (*, bodies = false))]
+    fn turn<'py>(&self, py: Python<'py>, bodies: bool) -> PyResult<PyTurn<'py>> {
         let turn = if self.queued_bytes.load(Ordering::Relaxed) < DETACHED_BYTES {
             self.call.turn()
         } else {
             py.detach(|| self.call.turn())
         };
         self.queued_bytes.store(turn.waiting_bytes, Ordering::Relaxed);
-        let messages = turn.messages.iter().map(|message| PyBytes::new(py, message)).collect();
-        (messages, turn.waiting_bytes, turn.end)
+        let as_asked = |message: Bytes| match bodies {
+            true => body_of(py, message),
+            false => Ok(PyBytes::new(py, &message).into_any()),
+        };
+        let messages = turn.messages.into_iter().map(as_asked).collect::<PyResult<_>>()?;
+        Ok((messages, turn.waiting_bytes, turn.end))
     }
 
     fn close(&self) {

@@ -4,8 +4,8 @@
 //! `(4, id, bytes)`, `(5,)`, `(6, id, rows)`, `(7, text)`, `(8, id, (method, path, query, version, scheme), headers, body,
 //! caller, peer)`, `(9, id, node_key, token | None, pattern, peer)`, `(10, id, node_key, reason, rekeys)`, `(11, id,
 //! node_key, rekeys)`: call, message, half-close, cancel, credit, drained, results, said, request, greeted, session
-//! ended, session rekeyed.
-//! Decisions: `(id, 0, body)`, `(id, 1, body)`, `(id, 2, None)`, `(id, 3, (code, text, details))`, `(id, 4, bytes)`,
+//! ended, session rekeyed. The body of a message is bytes, or a `Body` where it is large.
+//! Decisions: `(id, 0, body)`, `(id, 1, body | (head, rest))`, `(id, 2, None)`, `(id, 3, (code, text, details))`, `(id, 4, bytes)`,
 //! `(id, 5, (status, headers))`: reply, message, end, fail, ack, start.
 
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use buildnet_door::{
     AccessOptions, CertificateRule, Door, DoorOptions, Event, Hub, Kind, LogOptions, MetadataValue, ObserveOptions, Op,
-    SessionOptions, TlsOptions, WebHead,
+    Parts, SessionOptions, TlsOptions, WebHead,
 };
 use buildnet_formats::NativeError;
 use bytes::Bytes;
@@ -25,6 +25,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
 use crate::error::raise;
+use crate::logs::{PyBody, body_of};
 use crate::store::PyStore;
 use crate::tiers::PyTiers;
 
@@ -266,7 +267,7 @@ fn tuple_of(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyTuple>> {
             let body = body.map(|body| PyBytes::new(py, &body));
             (0u8, id, method, body, pairs, timeout_s, peer).into_pyobject(py)
         }
-        Event::Message { id, body } => (1u8, id, PyBytes::new(py, &body)).into_pyobject(py),
+        Event::Message { id, body } => (1u8, id, body_of(py, body)?).into_pyobject(py),
         Event::HalfClose { id } => (2u8, id).into_pyobject(py),
         Event::Cancel { id } => (3u8, id).into_pyobject(py),
         Event::Credit { id, bytes } => (4u8, id, bytes).into_pyobject(py),
@@ -298,7 +299,13 @@ fn op_of(op: u8, payload: &Bound<'_, PyAny>) -> PyResult<Op> {
     let body = || -> PyResult<Bytes> { Ok(Bytes::copy_from_slice(payload.cast::<PyBytes>()?.as_bytes())) };
     Ok(match op {
         0 => Op::Reply(body()?),
-        1 => Op::Message(body()?),
+        1 => Op::Message(match payload.cast::<PyTuple>() {
+            Ok(pair) => {
+                let (head, rest): (Bound<'_, PyBytes>, Bound<'_, PyBody>) = pair.extract()?;
+                Parts { head: Bytes::copy_from_slice(head.as_bytes()), rest: rest.get().bytes() }
+            }
+            Err(_) => body()?.into(),
+        }),
         2 => Op::End,
         3 => {
             let (code, text, details): (i32, String, Vec<u8>) = payload.extract()?;

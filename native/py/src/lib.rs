@@ -6,6 +6,7 @@ mod attempt;
 mod dial;
 mod door;
 mod error;
+mod logs;
 mod process;
 mod stage;
 mod store;
@@ -17,6 +18,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     store::register(module)?;
     dial::register(module)?;
     door::register(module)?;
+    logs::register(module)?;
     process::register(module)?;
     attempt::register(module)?;
     stage::register(module)?;

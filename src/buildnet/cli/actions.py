@@ -114,7 +114,8 @@ def logs(
     printer = LogPrinter(timestamps=timestamps)
     with options.connected(url, state, instance) as client:
         info = client.action(resolved(client, operation))
-        for piece in client.logs(info.id, follow=follow, streams=[int(streams)] if streams else (), offsets=offsets):
+        chosen = [int(streams)] if streams else ()
+        for piece in client.logs(info.id, follow=follow, streams=chosen, offsets=offsets, on_break=printer.broke):
             if as_json:
                 options.echo_json(
                     {

@@ -9,6 +9,7 @@ from buildnet.cli import moments
 
 if TYPE_CHECKING:
     from buildnet.client import LogPiece
+    from buildnet.errors import NodeDown
 
 
 class LogPrinter:
@@ -31,6 +32,10 @@ class LogPrinter:
         out = self._outs[piece.stream]
         out.write(self._stamped(piece) if self._timestamps else piece.data)
         out.flush()
+
+    def broke(self, failure: NodeDown) -> None:
+        """Say that the log goes on once the server is back."""
+        self._remark(f"the connection broke, and is made again: {failure.message}")
 
     def _remark(self, text: str) -> None:
         self._outs[2].write(f"buildnet: {text}\n".encode())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re as regular
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -12,18 +12,19 @@ from typing import Any, Final
 
 import grpc
 
-from buildnet._native import InputTree
+from buildnet._native import Body, InputTree
 from buildnet.client import cache, ledger, logs
 from buildnet.client.actions import ALL, ActionFilter, info_of
 from buildnet.client.channel import channel_of, metadata_of
 from buildnet.client.fleet import FleetCalls
 from buildnet.client.history import HistoryCalls
 from buildnet.client.patience import Patience
+from buildnet.client.replies import replies
 from buildnet.client.resources import NodeVerdict, ResourceNews, news_of
 from buildnet.client.results import ActionInfo, LogPiece, RunResult, result_of
 from buildnet.client.status import error_of_call, error_of_status
 from buildnet.client.submission import SubmissionCalls
-from buildnet.dial import link_of
+from buildnet.dial import call_of, link_of
 from buildnet.errors import BadSignature, BuildNetError, InvalidRequest, NodeDown, NotFound
 from buildnet.ledger.checkpoint import Verifier
 from buildnet.ledger.receipt import Receipt
@@ -93,7 +94,7 @@ class Client:
         self._patience = Patience(away_s)
         self.instance = instance
         self._credentials = credentials
-        address = Address.parse(url)
+        address = self._address = Address.parse(url)
         self._link = link_of(address, credentials, instance=instance)
         self._channel = channel_of(address, credentials, _OPTIONS)
         self.fleet = FleetCalls(self._unary, self._stream)
@@ -439,8 +440,10 @@ class Client:
         streams: Collection[int] = (),
         offsets: tuple[int, int] = (0, 0),
         fence: int = 0,
+        on_break: logs.OnBreak | None = None,
     ) -> AsyncIterator[LogPiece]:
-        """What an action prints or printed, both streams as they came. A connection that breaks is made again.
+        """What an action prints or printed, both streams as they came. A connection that breaks is made again, for as
+        long as a server that is started anew may take.
 
         Args:
             operation_id: which operation.
@@ -448,13 +451,17 @@ class Client:
             streams: 1 for stdout, 2 for stderr; none for both.
             offsets: where to begin in stdout and stderr, in bytes.
             fence: the attempt that the offsets are of; another one is read from its beginning. 0: whichever it is.
+            on_break: called with why, when it broke and is made again.
 
         Raises:
             NodeDown: the server stayed away.
         """
         request = logs.logs_request(operation_id, follow, streams, offsets, fence)
-        async for piece in logs.resumed(self._stream, request):
+        async for piece in logs.resumed(self._log_records, request, self._patience.absence(), on_break):
             yield piece
+
+    def _log_records(self, request: bytes) -> AsyncGenerator[bytes | Body, None]:
+        return replies(call_of(self._address, self._credentials, logs.PATH), request, self.url)
 
     async def ledger_tail(
         self,

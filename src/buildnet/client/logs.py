@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Collection
-from typing import Any, Final
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
+from contextlib import aclosing
+from typing import Final
 
+from buildnet._native import Body, log_record
+from buildnet.client.patience import Absence
 from buildnet.client.results import LogPiece
-from buildnet.errors import NodeDown
+from buildnet.errors import InvariantBroken, NodeDown
 from buildnet.wire._gen.buildnet.v1 import action_pb2
 
-_PATH: Final = "/buildnet.v1.ActionService/StreamLogs"
-# Enough for a server to be started anew; any record in between counts from the beginning.
-_ATTEMPTS_MAX: Final = 8
-_BACKOFF_S: Final = 0.1
+PATH: Final = "/buildnet.v1.ActionService/StreamLogs"
 
-Stream = Callable[[str, Any, type[Any]], AsyncIterator[Any]]
+Records = Callable[[bytes], AsyncGenerator[bytes | Body, None]]
+"""Encoded LogRecords for an encoded StreamLogsRequest, over a connection of their own."""
+OnBreak = Callable[[NodeDown], None]
 
 
 def logs_request(
@@ -30,39 +31,48 @@ def logs_request(
     return request
 
 
-async def resumed(stream: Stream, request: action_pb2.StreamLogsRequest) -> AsyncIterator[LogPiece]:
-    """The pieces of one log to its end, over as many connections as it takes.
+async def resumed(
+    records: Records, request: action_pb2.StreamLogsRequest, absence: Absence, on_break: OnBreak | None = None
+) -> AsyncIterator[LogPiece]:
+    """The pieces of one log to its end, over as many connections as it takes. `on_break` hears of each that broke, once
+    until something comes again.
 
     Raises:
-        NodeDown: the server stayed away.
+        NodeDown: the server stayed away for longer than `absence` bears.
     """
-    failures = 0
+    told = False
     while True:
         try:
-            async for record in stream(_PATH, request, action_pb2.LogRecord):
-                failures = 0
-                _remember(request, record)
-                yield _piece_of(record)
+            async with aclosing(records(request.SerializeToString())) as messages:
+                async for message in messages:
+                    absence.over()
+                    told = False
+                    piece = _piece_of(message)
+                    _remember(request, piece)
+                    yield piece
             return
-        except NodeDown:
-            failures += 1
-            if failures == _ATTEMPTS_MAX:
-                raise
-        await asyncio.sleep(_BACKOFF_S * 2**failures)
+        except NodeDown as error:
+            failure = error
+        if on_break is not None and not told and absence.is_borne:
+            told = True
+            on_break(failure)
+        await absence.wait(failure)
 
 
-def _remember(request: action_pb2.StreamLogsRequest, record: action_pb2.LogRecord) -> None:
-    if record.fence != request.fence:
+def _remember(request: action_pb2.StreamLogsRequest, piece: LogPiece) -> None:
+    if piece.fence != request.fence:
         if request.fence:
             request.stdout_offset = request.stderr_offset = 0
-        request.fence = record.fence
-    end = record.offset + len(record.data)
-    if record.stream == 1:
+        request.fence = piece.fence
+    end = piece.offset + len(piece.data)
+    if piece.stream == 1:
         request.stdout_offset = end
     else:
         request.stderr_offset = end
 
 
-def _piece_of(record: action_pb2.LogRecord) -> LogPiece:
-    at = record.printed_at.ToNanoseconds() / 1e9 if record.HasField("printed_at") else None
-    return LogPiece(record.stream, record.offset, record.data, record.gap, at, record.fence)
+def _piece_of(message: bytes | Body) -> LogPiece:
+    try:
+        return LogPiece(*log_record(message))
+    except ValueError as error:
+        raise InvariantBroken(f"the server sent what is no piece of a log: {error}") from error

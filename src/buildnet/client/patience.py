@@ -29,16 +29,21 @@ class Absence:
         self._patience.reached = True
         self._began_s, self._delay_s = None, _FIRST_S
 
+    @property
+    def is_borne(self) -> bool:
+        """Whether `wait` would wait now."""
+        away_s = 0.0 if self._began_s is None else asyncio.get_running_loop().time() - self._began_s
+        return self._patience.reached and away_s < self._patience.away_s
+
     async def wait(self, failure: NodeDown) -> None:
         """Wait before the next try.
 
         Raises:
             NodeDown: `failure`, once the server was away for too long, or was never there.
         """
-        now_s = asyncio.get_running_loop().time()
         if self._began_s is None:
-            self._began_s = now_s
-        if not self._patience.reached or now_s - self._began_s >= self._patience.away_s:
+            self._began_s = asyncio.get_running_loop().time()
+        if not self.is_borne:
             raise failure
         await asyncio.sleep(self._delay_s)
         self._delay_s = min(self._delay_s * 2, _MAX_S)

@@ -46,10 +46,16 @@ def error_of_call(error: grpc.aio.AioRpcError, url: str) -> BuildNetError:
     """The error that a failed call stands for."""
     trailing: Iterable[tuple[str, str | bytes]] = tuple(error.trailing_metadata() or ())
     details = dict(trailing).get("grpc-status-details-bin")
-    if isinstance(details, bytes):
+    text = error.details() or error.code().name
+    return error_of_end(error.code().value[0], text, details if isinstance(details, bytes) else b"", url)
+
+
+def error_of_end(code: int, text: str, details: bytes, url: str) -> BuildNetError:
+    """The error that the end of a call stands for; `details` is an encoded google.rpc.Status, or nothing."""
+    if details:
         return error_of_status(status_pb2.Status.FromString(details))
-    slug = _CODES.get(error.code(), "internal")
-    message = error.details() or error.code().name
+    slug = _BY_NUMBER.get(code, "internal")
+    message = text
     if slug == "node_down":
         message = f"cannot reach {url}: {message}; is it running? start one with: buildnet up"
     return from_code(slug, message, url=url)

@@ -14,7 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from buildnet.edge.bridge import Call, Method
+from buildnet._native import Body
+from buildnet.edge.bridge import Call, Method, Parted
 from buildnet.edge.log_spool import LogPiece
 from buildnet.edge.logs import LogBook, LogReader
 from buildnet.errors import InvalidRequest, NotFound, Overloaded
@@ -26,6 +27,7 @@ from buildnet.scheduler.service import Scheduler
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.buildnet.v1 import action_pb2, fleet_pb2
 from buildnet.wire.actions import digest_of
+from buildnet.wire.lengths import field_of
 
 Read = Callable[[int, int], Awaitable[bytes]]
 """Bytes from an offset on, so many; fewer at the end."""
@@ -36,6 +38,7 @@ _CHUNK_BYTES: Final = 512 << 10
 _READ_BYTES_MAX: Final = 1 << 20
 STORED_READERS_MAX: Final = 16
 _BOTH: Final = frozenset({1, 2})
+_DATA: Final = action_pb2.LogRecord.DATA_FIELD_NUMBER
 
 
 class StoredLogs:
@@ -113,7 +116,7 @@ class ActionLogs:
 
     async def stream_logs(
         self, request: action_pb2.StreamLogsRequest, call: Call
-    ) -> AsyncIterator[action_pb2.LogRecord]:
+    ) -> AsyncIterator[action_pb2.LogRecord | Parted]:
         """What an action prints or printed, from the request's offsets on."""
         if unknown := set(request.streams) - _BOTH:
             raise InvalidRequest(f"there is no stream {unknown.pop()}; name STDOUT or STDERR", field="streams")
@@ -235,14 +238,13 @@ class _Following:
             self._reader = None
 
 
-def _record(piece: LogPiece, fence: int) -> action_pb2.LogRecord:
+def _record(piece: LogPiece, fence: int) -> action_pb2.LogRecord | Parted:
     record = action_pb2.LogRecord(
-        stream=fleet_pb2.LogStream.Name(piece.stream),
-        offset=piece.offset,
-        data=piece.data,
-        gap=piece.gap_bytes > 0,
-        fence=fence,
+        stream=fleet_pb2.LogStream.Name(piece.stream), offset=piece.offset, gap=piece.gap_bytes > 0, fence=fence
     )
     if piece.printed_at_unix_ms is not None:
         record.printed_at.FromMilliseconds(piece.printed_at_unix_ms)
+    if isinstance(piece.data, Body):
+        return Parted(record.SerializeToString() + field_of(_DATA, len(piece.data)), piece.data)
+    record.data = piece.data
     return record

@@ -10,12 +10,13 @@ import inspect
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, Literal, Protocol, cast
 
 from google.protobuf.message import DecodeError
 
-from buildnet._native import Door, Store, Tiers
+from buildnet._native import Body, Door, Store, Tiers
 from buildnet.edge.flow import END, FAIL, REPLY, Duplex, Exchange, Requests
 from buildnet.errors import BuildNetError
 from buildnet.model.caller import ANYBODY, Caller
@@ -46,6 +47,7 @@ class Method:
     A unary handler takes (request, Call) and returns the reply, plainly or as an awaitable. A server-streaming one is
     an async generator over the same; a bidi one gets an async iterator of requests, or, where the method is `direct`,
     is a coroutine function over a Duplex. A stream of replies that is `wide` has a larger window while few have one.
+    `read` makes of a request of a stream what its handler gets, where that is no message of `request`.
     """
 
     kind: Kind
@@ -54,6 +56,15 @@ class Method:
     response: type[Any]
     direct: bool = False
     wide: bool = False
+    read: Callable[[bytes | Body], Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parted:
+    """A reply of a stream: a message without its last field, and what follows in it, which stays native."""
+
+    head: bytes
+    rest: Body
 
 
 @dataclass(slots=True)
@@ -325,7 +336,7 @@ class Bridge:
             else:
                 self.emit((call_id, REPLY, answer.SerializeToString()))
             return
-        decode = method.request.FromString
+        decode = method.read or partial(_read, method.request)
         stream: Requests
         if method.direct:
             stream = Duplex(self.emit, call_id, decode)
@@ -437,10 +448,17 @@ class Bridge:
         return _INTERNAL
 
 
+def _read(request: type[Any], body: bytes | Body) -> Any:
+    return request.FromString(body if isinstance(body, bytes) else memoryview(body))
+
+
 async def _replied(stream: Requests, replies: AsyncIterator[Any]) -> None:
     try:
         async for reply in replies:
-            await stream.send(reply.SerializeToString())
+            if isinstance(reply, Parted):
+                await stream.send(reply.head, reply.rest)
+            else:
+                await stream.send(reply.SerializeToString())
     finally:
         # The generator's own `finally` runs now, not when it is collected.
         await cast(AsyncGenerator[Any, None], replies).aclose()

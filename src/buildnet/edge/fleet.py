@@ -14,11 +14,13 @@ from typing import Any, Final
 
 from buildnet.edge.announcements import Announcements
 from buildnet.edge.bridge import Call, Method
-from buildnet.edge.fleet_session import Session, greeting_of, log_piece_of, node_message, outcome_of, running_of
+from buildnet.edge.fleet_session import Session, greeting_of, node_message, outcome_of, running_of
 from buildnet.edge.fleet_watch import Watchers
 from buildnet.edge.flow import Duplex
+from buildnet.edge.log_spool import LogPiece
 from buildnet.edge.logs import LogBook
 from buildnet.edge.node_tiers import NodeTiers
+from buildnet.edge.printed import Printed, checked_piece, log_piece_of, said_of
 from buildnet.edge.sessions import Sessions
 from buildnet.errors import BuildNetError, DeadlinePassed, InvalidRequest, NodeDown, NotFound
 from buildnet.model.entry import Value
@@ -94,7 +96,7 @@ class FleetService:
         """What this service answers, by path."""
         pb = fleet_pb2
         return {
-            _FLEET + "Join": Method("bidi", self.join, pb.JoinRequest, pb.JoinResponse, direct=True),
+            _FLEET + "Join": Method("bidi", self.join, pb.JoinRequest, pb.JoinResponse, direct=True, read=said_of),
             _FLEET + "ListNodes": Method("unary", self.list_nodes, pb.ListNodesRequest, pb.ListNodesResponse),
             _FLEET + "WatchNodes": Method("server_stream", self.watch_nodes, pb.WatchNodesRequest, pb.NodeEvent),
             _FLEET + "DrainNode": Method("unary", self.drain_node, pb.DrainNodeRequest, pb.Node),
@@ -132,7 +134,7 @@ class FleetService:
                 first = await stream.first()
         except TimeoutError:
             raise DeadlinePassed(f"no Hello within {_HELLO_TIMEOUT_S:.0f} s", timeout_s=_HELLO_TIMEOUT_S) from None
-        if first is None or first.WhichOneof("message") != "hello":
+        if first is None or isinstance(first, Printed) or first.WhichOneof("message") != "hello":
             raise InvalidRequest("a session begins with Hello", field="hello")
         now_unix_ms = self._clock.now_unix_ms()
         greeting = greeting_of(first.hello, self._version, now_unix_ms)
@@ -161,24 +163,21 @@ class FleetService:
             del self._sessions[number]
             self._apply(fleet.Ended(number, clean, self._last_seen_unix_ms(session)))
 
-    def _hear(self, session: Session, request: fleet_pb2.JoinRequest) -> Coroutine[Any, Any, None] | None:
+    def _hear(self, session: Session, request: fleet_pb2.JoinRequest | Printed) -> Coroutine[Any, Any, None] | None:
         node = session.node
         if not self._core.is_current(session.number):
             # It was displaced or removed: what it says now counts for nothing.
             return None
         session.last_heard_s = self._clock.monotonic_s()
+        if isinstance(request, Printed):
+            return self._hear_log(session, request.fence, lambda: checked_piece(request.piece))
         match request.WhichOneof("message"):
             case "heartbeat":
                 self._scheduler.heartbeat(node, tuple(request.heartbeat.fences))
             case "accepted":
                 self._scheduler.accepted(node, request.accepted.fence)
             case "log":
-                # What is printed under a lease that is lost, or another's, is nobody's.
-                fence = request.log.fence
-                if self._scheduler.leased(node, fence):
-                    piece = log_piece_of(request.log)
-                    if not self._logs.take_now(fence, piece, session):
-                        return self._logs.take(fence, piece, session)
+                return self._hear_log(session, request.log.fence, lambda: log_piece_of(request.log))
             case "done":
                 self._scheduler.done(node, request.done.fence, outcome_of(request.done, node))
             case "announcement":
@@ -187,6 +186,14 @@ class FleetService:
                 self._apply(fleet.DrainSaid(session.number))
             case other:
                 raise InvalidRequest(f"{other} cannot come within a session", field="message")
+        return None
+
+    def _hear_log(
+        self, session: Session, fence: int, piece: Callable[[], LogPiece]
+    ) -> Coroutine[Any, Any, None] | None:
+        # What is printed under a lease that is lost, or another's, is nobody's.
+        if self._scheduler.leased(session.node, fence) and not self._logs.take_now(fence, printed := piece(), session):
+            return self._logs.take(fence, printed, session)
         return None
 
     def _welcome(self, *, strict: bool) -> fleet_pb2.JoinResponse:

@@ -14,7 +14,6 @@ from typing import Any, Final
 from google.protobuf.message import DecodeError
 
 from buildnet.edge.flow import Duplex
-from buildnet.edge.log_spool import RECORD_BYTES_MAX, LogPiece
 from buildnet.errors import BuildNetError, InvalidRequest
 from buildnet.model.action import ActionKey, Lease, Outcome
 from buildnet.model.amounts import AMOUNT_MAX, NOTHING, Amounts
@@ -33,7 +32,6 @@ _RUNNING_MAX: Final = 4096
 _HOSTNAME_CHARACTERS_MAX: Final = 255
 _VERSION_CHARACTERS_MAX: Final = 64
 _QUEUED_MAX: Final = 4096
-_LOG_OFFSET_MAX: Final = 1 << 62
 # Of an Action or a Command that goes with its Assign.
 _MESSAGE_BYTES_MAX: Final = 64 << 10
 
@@ -250,24 +248,6 @@ def running_of(hello: fleet_pb2.Hello) -> tuple[int, ...]:
         InvalidRequest: an action's digest is malformed.
     """
     return tuple(fence for fence, _ in ((r.fence, digest_of(r.action_digest)) for r in hello.running))
-
-
-def log_piece_of(chunk: fleet_pb2.LogChunk) -> LogPiece:
-    """A piece of a log, bounded.
-
-    Raises:
-        InvalidRequest: it is empty or too large, of no stream, or beyond what a stream can hold.
-    """
-    if chunk.stream not in (fleet_pb2.LOG_STREAM_STDOUT, fleet_pb2.LOG_STREAM_STDERR):
-        raise InvalidRequest(f"there is no stream {chunk.stream}", field="log.stream")
-    if not 0 < len(chunk.data) <= RECORD_BYTES_MAX:
-        raise InvalidRequest(f"a piece of a log has from 1 to {RECORD_BYTES_MAX} bytes", field="log.data")
-    if chunk.offset > _LOG_OFFSET_MAX:
-        raise InvalidRequest(f"an offset over {_LOG_OFFSET_MAX}", field="log.offset")
-    printed_at_unix_ms = None
-    if chunk.HasField("printed_at"):
-        printed_at_unix_ms = max(0, chunk.printed_at.seconds * 1000 + chunk.printed_at.nanos // 1_000_000)
-    return LogPiece(chunk.stream, chunk.offset, chunk.data, printed_at_unix_ms)
 
 
 def outcome_of(done: fleet_pb2.Done, node: str) -> Outcome:

@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Final
 
+from buildnet._native import Body
+
 WINDOW_BYTES: Final = 64 << 10
 _MESSAGE_COST_BYTES: Final = 16
 REPLY, SEND, END, FAIL, ACK, START = range(6)
@@ -32,13 +34,13 @@ class Outgoing:
         if self._room > 0:
             self._has_room.set()
 
-    async def send(self, body: bytes) -> None:
-        """Send a piece, once there is room for it."""
+    async def send(self, body: bytes, rest: Body | None = None) -> None:
+        """Send a piece, once there is room for it; `rest` is what of it stays native, and follows."""
         while self._room <= 0:
             self._has_room.clear()
             await self._has_room.wait()
-        self._room -= len(body) + _MESSAGE_COST_BYTES
-        self._emit((self._id, SEND, body))
+        self._room -= len(body) + _MESSAGE_COST_BYTES + (0 if rest is None else len(rest))
+        self._emit((self._id, SEND, body if rest is None else (body, rest)))
 
 
 class Exchange(Outgoing):
@@ -60,16 +62,16 @@ class Requests(Outgoing):
     """A stream of gRPC: what is sent, and the requests, acknowledged as they are taken."""
 
     def __init__(
-        self, emit: Emit, call_id: int, decode: Callable[[bytes], Any], window_bytes: int = WINDOW_BYTES
+        self, emit: Emit, call_id: int, decode: Callable[[bytes | Body], Any], window_bytes: int = WINDOW_BYTES
     ) -> None:
         super().__init__(emit, call_id, window_bytes)
         self._decode = decode
-        self._inbox: deque[bytes] = deque()
+        self._inbox: deque[bytes | Body] = deque()
         self._ended = False
         self._taken = 0
         self._has_news = asyncio.Event()
 
-    def message(self, body: bytes) -> None:
+    def message(self, body: bytes | Body) -> None:
         """One more request came."""
         self._inbox.append(body)
         self._has_news.set()
@@ -106,7 +108,7 @@ class Duplex(Requests):
     `over` ends with the requests, or fails with what `hear` raised.
     """
 
-    def __init__(self, emit: Emit, call_id: int, decode: Callable[[bytes], Any]) -> None:
+    def __init__(self, emit: Emit, call_id: int, decode: Callable[[bytes | Body], Any]) -> None:
         super().__init__(emit, call_id, decode)
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._hear: Callable[[Any], Coroutine[Any, Any, None] | None] | None = None
@@ -127,7 +129,7 @@ class Duplex(Requests):
         self._hear = hear
         self._go_on()
 
-    def message(self, body: bytes) -> None:
+    def message(self, body: bytes | Body) -> None:
         """One more request came."""
         super().message(body)
         self._go_on()

@@ -10,13 +10,14 @@ import errno
 import os
 import re
 import struct
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Final
+
+from buildnet._native import Body, log_records
 
 RECORD_BYTES_MAX: Final = 512 << 10
 _HEADER: Final = struct.Struct("<8sQQQ")
@@ -25,22 +26,21 @@ _MAGIC: Final = b"BNLOG\x01\r\n"
 _RECORD: Final = struct.Struct("<BxxxIQQ")
 """Stream (1 or 2), bytes of data, their offset in the stream, Unix milliseconds (0: not known); then the data."""
 _NAME: Final = re.compile(r"([0-9a-f]{16})-([0-9]{8})\.log")
-# More than one record with its header, however large.
-_READ_BYTES: Final = 1 << 20
 # As many as one call takes (IOV_MAX).
 _BUFFERS_MAX: Final = 1024
-_threads: Final = threading.local()
 # A log is not what the last of a disk is for.
 FREE_BYTES_MIN: Final = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class LogPiece:
-    """Bytes of stream 1 (stdout) or 2 (stderr) from `offset` on. `gap_bytes` before it are not kept."""
+    """Bytes of stream 1 (stdout) or 2 (stderr) from `offset` on. `gap_bytes` before it are not kept. Where they are
+    many they stay native (`Body`): what Python does to a log must not cost with its length.
+    """
 
     stream: int
     offset: int
-    data: bytes
+    data: bytes | Body
     printed_at_unix_ms: int | None = None
     gap_bytes: int = 0
 
@@ -167,18 +167,10 @@ def appended(segment: Segment, pieces: Iterable[LogPiece]) -> Segment:
     return replace(segment, size_bytes=end)
 
 
-def _encoded(pieces: Iterable[LogPiece]) -> Iterator[bytes]:
+def _encoded(pieces: Iterable[LogPiece]) -> Iterator[bytes | Body]:
     for piece in pieces:
         yield _RECORD.pack(piece.stream, len(piece.data), piece.offset, piece.printed_at_unix_ms or 0)
         yield piece.data
-
-
-def _buffer() -> memoryview:
-    """This thread's own: a fresh one for each read would be faulted in page by page."""
-    buffer: memoryview | None = getattr(_threads, "buffer", None)
-    if buffer is None:
-        buffer = _threads.buffer = memoryview(bytearray(_READ_BYTES))
-    return buffer
 
 
 class SegmentReader:
@@ -200,37 +192,24 @@ class SegmentReader:
 
     def read(self, size_bytes: int) -> list[LogPiece]:
         """The next pieces of the segment's first `size_bytes`; none at their end."""
-        data = _buffer()[: min(_READ_BYTES, size_bytes - self._position)]
-        return self._pieces(data[: os.preadv(self._file, [data], self._position)])
+        pieces = self._pieces(size_bytes, waits=True)
+        assert pieces is not None, "it waits"
+        return pieces
 
     def read_cached(self, size_bytes: int) -> list[LogPiece] | None:
         """As `read`, but never waits for the disk; None when it would have to.
 
         What was written a moment ago is in memory: a thread for it costs more than its bytes (preadv2(2), RWF_NOWAIT).
         """
-        data = _buffer()[: min(_READ_BYTES, size_bytes - self._position)]
-        try:
-            count = os.preadv(self._file, [data], self._position, os.RWF_NOWAIT)
-        except OSError as error:
-            # Some file systems cannot tell.
-            if error.errno in (errno.EAGAIN, errno.EOPNOTSUPP):
-                return None
-            raise
-        return self._pieces(data[:count]) or (None if count < len(data) else [])
+        return self._pieces(size_bytes, waits=False)
 
-    def _pieces(self, data: memoryview) -> list[LogPiece]:
-        """The whole records at the beginning of `data`, which are read with this."""
-        pieces: list[LogPiece] = []
-        at = 0
-        while at + _RECORD.size <= len(data):
-            stream, length, offset, unix_ms = _RECORD.unpack_from(data, at)
-            after = at + _RECORD.size + length
-            if after > len(data):
-                break
-            pieces.append(LogPiece(stream, offset, bytes(data[at + _RECORD.size : after]), unix_ms or None))
-            at = after
-        self._position += at
-        return pieces
+    def _pieces(self, size_bytes: int, *, waits: bool) -> list[LogPiece] | None:
+        found = log_records(self._file, self._position, size_bytes, waits)
+        if found is None:
+            return None
+        records, used_bytes = found
+        self._position += used_bytes
+        return [LogPiece(stream, offset, data, unix_ms or None) for stream, offset, unix_ms, data in records]
 
     def close(self) -> None:
         """Let go of the file."""

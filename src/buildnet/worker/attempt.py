@@ -12,10 +12,10 @@ from typing import Final, Protocol
 
 from buildnet.model.action import Outcome
 from buildnet.ports import Clock
-from buildnet.wire._gen.buildnet.v1 import fleet_pb2
 from buildnet.worker.lease_book import Assignment
 from buildnet.worker.log_progress import LogProgress
-from buildnet.worker.messages import log_message
+from buildnet.worker.messages import log_head
+from buildnet.worker.stream import Excerpt
 
 _log = logging.getLogger(__name__)
 _FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -82,20 +82,22 @@ class AttemptLog:
         """Whether something was printed that is not sent."""
         return self._progress.waits
 
-    def next_message(self) -> fleet_pb2.JoinRequest | None:
-        """The next piece to send; None while there is none or too much is on its way."""
+    def next_message(self) -> Excerpt | None:
+        """The next piece to send, at once: its file may be closed later. None while there is none or too much is on its
+        way.
+        """
         piece = self._progress.take()
         if piece is None:
             return None
-        data = os.pread(self._files[piece.stream - 1], piece.size_bytes, piece.offset)
         if not self._progress.waits:
             self._emptied.set()
-        if len(data) < piece.size_bytes:
-            # Without namespaces a command can shorten the very files that it prints to.
-            _log.warning("the log of fence %016x was cut while it was read; no more of it is sent", self._fence)
-            self.close()
-            return None
-        return log_message(self._fence, piece.stream, piece.offset, data, piece.printed_at_unix_ms)
+        head = log_head(self._fence, piece.stream, piece.offset, piece.size_bytes, piece.printed_at_unix_ms)
+        return Excerpt(head, self._files[piece.stream - 1], piece.offset, piece.size_bytes, self._cut)
+
+    def _cut(self) -> None:
+        # Without namespaces a command can shorten the very files that it prints to.
+        _log.warning("the log of fence %016x was cut while it was read; no more of it is sent", self._fence)
+        self.close()
 
     def taken(self, offsets: Sequence[int], *, resend: bool) -> None:
         """The controller has everything before these offsets of stdout and stderr."""

@@ -13,6 +13,7 @@ from buildnet.model.digest import Digest
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
 from buildnet.wire.actions import digest_message, digest_of
 from buildnet.wire.amounts import amounts_message
+from buildnet.wire.lengths import field_of
 from buildnet.worker.config import WorkerConfig
 from buildnet.worker.identity import Identity
 from buildnet.worker.lease_book import (
@@ -106,17 +107,14 @@ def _done_of(fence: int, outcome: Outcome) -> fleet_pb2.JoinRequest:
     return message
 
 
-def log_message(
-    fence: int, stream: int, offset: int, data: bytes, printed_at_unix_ms: int | None
-) -> fleet_pb2.JoinRequest:
-    """A piece of a log."""
-    message = fleet_pb2.JoinRequest()
-    log = message.log
-    log.fence, log.offset, log.data = fence, offset, data
+def log_head(fence: int, stream: int, offset: int, size_bytes: int, printed_at_unix_ms: int | None) -> bytes:
+    """A JoinRequest that holds a piece of a log, encoded up to the `size_bytes` of data, which are to follow."""
+    log = fleet_pb2.LogChunk(fence=fence, offset=offset)
     log.stream = cast("fleet_pb2.LogStream", stream)
     if printed_at_unix_ms is not None:
         log.printed_at.FromMilliseconds(printed_at_unix_ms)
-    return message
+    head = log.SerializeToString() + field_of(fleet_pb2.LogChunk.DATA_FIELD_NUMBER, size_bytes)
+    return field_of(fleet_pb2.JoinRequest.LOG_FIELD_NUMBER, len(head) + size_bytes) + head
 
 
 def event_of(message: fleet_pb2.JoinResponse) -> Event:

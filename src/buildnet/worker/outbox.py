@@ -8,9 +8,10 @@ from collections import deque
 from collections.abc import Callable
 
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
+from buildnet.worker.stream import Excerpt
 
 
-def _no_log() -> fleet_pb2.JoinRequest | None:
+def _no_log() -> Excerpt | None:
     return None
 
 
@@ -19,7 +20,7 @@ class Outbox:
     something to ask for.
     """
 
-    def __init__(self, next_log: Callable[[], fleet_pb2.JoinRequest | None] = _no_log) -> None:
+    def __init__(self, next_log: Callable[[], Excerpt | None] = _no_log) -> None:
         self.news: Callable[[], None] = lambda: None
         self._waiting: deque[fleet_pb2.JoinRequest] = deque()
         self._next_log = next_log
@@ -39,10 +40,9 @@ class Outbox:
         self._closed = True
         self.news()
 
-    def next(self) -> bytes | None:
+    def next(self) -> bytes | Excerpt | None:
         """The next message; None while there is none."""
-        message = self._waiting.popleft() if self._waiting else self._next_log()
-        return None if message is None else message.SerializeToString()
+        return self._waiting.popleft().SerializeToString() if self._waiting else self._next_log()
 
     @property
     def closed(self) -> bool:

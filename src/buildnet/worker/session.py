@@ -32,7 +32,7 @@ from buildnet.worker.config import WorkerConfig
 from buildnet.worker.identity import Identity, Randomness
 from buildnet.worker.lease_book import Assignment, Book
 from buildnet.worker.outbox import Outbox
-from buildnet.worker.stream import Stream
+from buildnet.worker.stream import Excerpt, Stream
 from buildnet.worker.uplink import Uplink
 
 _log = logging.getLogger(__name__)
@@ -247,7 +247,7 @@ class Session:
             self._printing[fence] = handle.log
             self._outbox.log_waits()
 
-    def _next_log(self) -> fleet_pb2.JoinRequest | None:
+    def _next_log(self) -> Excerpt | None:
         """A piece of the log whose turn it is."""
         while self._printing and self._book.joined:
             fence = next(iter(self._printing))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from buildnet._native import Call
@@ -14,12 +15,25 @@ from buildnet._native import Call
 AHEAD_BYTES: Final = 256 << 10
 
 
+@dataclass(frozen=True, slots=True)
+class Excerpt:
+    """A message whose last `size_bytes` are in `file` from `offset` on, and are read when it is sent. `cut` is called
+    where the file has fewer; nothing is sent then.
+    """
+
+    head: bytes
+    file: int
+    offset: int
+    size_bytes: int
+    cut: Callable[[], None]
+
+
 class Source(Protocol):
     """What is to be sent, in order."""
 
     news: Callable[[], None]
 
-    def next(self) -> bytes | None:
+    def next(self) -> bytes | Excerpt | None:
         """The next message; None while there is none."""
         ...
 
@@ -96,6 +110,15 @@ class Stream:
                     self._finished = True
                     self._call.finish()
                 return False
-            self._call.send(message)
-            self._waiting_bytes += len(message)
+            self._waiting_bytes += self._sent(message)
         return True
+
+    def _sent(self, message: bytes | Excerpt) -> int:
+        """Hand a message on; returns how many bytes it has."""
+        if isinstance(message, bytes):
+            self._call.send(message)
+            return len(message)
+        if self._call.send_from(message.head, message.file, message.offset, message.size_bytes) < message.size_bytes:
+            message.cut()
+            return 0
+        return len(message.head) + message.size_bytes

@@ -16,7 +16,7 @@ use super::HttpCache;
 use super::inbound::Inbound;
 use super::refusal::Refusal;
 use crate::access::Caller;
-use crate::bridge::Hub;
+use crate::hub::Hub;
 use crate::listener::Origin;
 use crate::web::{WebHead, WebRequest, Windowed, is_of_connection, shown, version_of};
 
@@ -73,7 +73,7 @@ impl HttpCache {
             let pieces = replies.map(move |piece| {
                 // The place among the open exchanges is given back with the body.
                 let _held = &permit;
-                piece.map(Frame::data)
+                piece.map(|piece| Frame::data(piece.joined()))
             });
             Body::new(StreamBody::new(pieces))
         };

@@ -29,7 +29,7 @@ use self::refusal::{Dialect, Refusal};
 use self::route::{Cache, Route, Target, route};
 use self::values::Named;
 use crate::access::{Caller, Right};
-use crate::bridge::Hub;
+use crate::hub::Hub;
 use crate::listener::Origin;
 use crate::updates::Updates;
 

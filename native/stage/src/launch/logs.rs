@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -48,6 +49,18 @@ impl Log {
         Ok(())
     }
 
+    /// Move what `pipe` holds, at most `bytes_max`, without a copy through this process. None where nothing was moved: there
+    /// is no file yet, the pipe is empty or at its end, or it cannot be done with these two.
+    pub(crate) fn splice(&self, pipe: &OwnedFd, bytes_max: usize) -> Option<usize> {
+        let file = self.file.get()?;
+        let (pipe, none) = (pipe.as_raw_fd(), std::ptr::null_mut());
+        // SAFETY: both descriptors are open, and no offset is given.
+        let count = unsafe { libc::splice(pipe, none, file.as_raw_fd(), none, bytes_max, libc::SPLICE_F_NONBLOCK) };
+        let count = usize::try_from(count).ok().filter(|count| *count > 0)?;
+        self.written_bytes.fetch_add(count as u64, Ordering::Release);
+        Some(count)
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -89,6 +102,25 @@ mod tests {
         assert!(log.has_new());
         assert_eq!(log.read_new(50)?, (5, b" world".to_vec()));
         assert!(!log.has_new());
+        Ok(())
+    }
+
+    #[test]
+    fn a_pipe_is_emptied_behind_what_was_kept() -> std::result::Result<(), Box<dyn std::error::Error>> {
+        let dir = tempfile::tempdir()?;
+        let log = Log::at(&dir.path().join("stdout"));
+        let (reads, mut writes) = io::pipe()?;
+        let reads = OwnedFd::from(reads);
+        writes.write_all(b"one two three")?;
+        assert!(log.splice(&reads, 3).is_none(), "no file is made for it");
+        log.append(b"first ")?;
+        assert_eq!(log.splice(&reads, 4), Some(4));
+        assert_eq!(log.splice(&reads, 100), Some(9));
+        assert_eq!(log.splice(&reads, 100), None, "it is empty");
+        log.append(b" last")?;
+        drop(writes);
+        assert_eq!(log.splice(&reads, 100), None, "it is at its end");
+        assert_eq!(log.read_new(100)?, (0, b"first one two three last".to_vec()));
         Ok(())
     }
 }

@@ -388,6 +388,13 @@ pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((above_stdio(read)?, above_stdio(write)?))
 }
 
+/// Have a pipe hold more, where the kernel allows it: whoever fills it waits less often.
+pub(crate) fn widen(pipe: &OwnedFd, size_bytes: usize) {
+    let size = c_int::try_from(size_bytes).unwrap_or(c_int::MAX);
+    // SAFETY: no pointer is given. A refusal (pipe-user-pages-soft) leaves the pipe as it is.
+    unsafe { libc::fcntl(pipe.as_raw_fd(), libc::F_SETPIPE_SZ, size) };
+}
+
 /// The same file at a number past 2: a worker started with a closed stdin would otherwise hand out 0.
 pub(crate) fn above_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {
     if fd.as_raw_fd() > 2 {

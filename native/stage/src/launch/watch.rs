@@ -23,6 +23,9 @@ use super::report::{ENDED, FAILED, REPORT_SIZE, Report, STARTED, Stage};
 use super::sys;
 
 const CHUNK_BYTES: usize = 64 << 10;
+/// What a pipe holds unless it is asked for more (pipe(7)), and what one that was found full is asked for.
+const PIPE_BYTES: usize = 64 << 10;
+const WIDE_PIPE_BYTES: usize = 256 << 10;
 /// A sandbox that is not up by then never will be: a mount hangs.
 const START_WAIT: Duration = Duration::from_secs(30);
 /// How long the supervisor may take to kill its action before it is killed itself (its namespace goes with it).
@@ -292,6 +295,16 @@ impl<'a> Watch<'a> {
         let Some(pipe) = &self.streams[stream] else {
             return false;
         };
+        // Most of a long log goes this way; its ends, its limit and every failure are the reader's below.
+        if self.setting.mask.is_empty()
+            && let Some(count) = self.shared.logs[stream].splice(pipe, self.room_bytes().min(WIDE_PIPE_BYTES))
+        {
+            if count == PIPE_BYTES {
+                sys::widen(pipe, WIDE_PIPE_BYTES);
+            }
+            (self.shared.printed)();
+            return true;
+        }
         // Most print nothing, and need none.
         self.buffer.resize(CHUNK_BYTES, 0);
         let count = match sys::read(pipe.as_raw_fd(), &mut self.buffer) {
@@ -315,6 +328,11 @@ impl<'a> Watch<'a> {
         true
     }
 
+    fn room_bytes(&self) -> usize {
+        let used: u64 = self.shared.logs.iter().map(Log::size_bytes).sum();
+        usize::try_from(self.setting.log_size_bytes_max.saturating_sub(used)).unwrap_or(usize::MAX)
+    }
+
     /// Keep what was held back because a secret might have begun there.
     fn end_output(&mut self, stream: usize) {
         let data = self.masked[stream].pass(&self.setting.mask, &[], true);
@@ -325,10 +343,7 @@ impl<'a> Watch<'a> {
 
     fn append(&mut self, stream: usize, data: &[u8]) {
         let count = data.len();
-        let [stdout, stderr] = &self.shared.logs;
-        let used = stdout.size_bytes() + stderr.size_bytes();
-        let room = self.setting.log_size_bytes_max.saturating_sub(used);
-        let kept = usize::try_from(room).unwrap_or(count).min(count);
+        let kept = self.room_bytes().min(count);
         let written = self.shared.logs[stream].append(&data[..kept]);
         if kept > 0 {
             (self.shared.printed)();
