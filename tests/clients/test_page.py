@@ -78,6 +78,20 @@ def run(running: Role, *command: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
+def test_a_node_that_is_given_no_more_work_is_said_to_be_so(opened: tuple[Page, Seen], running: Role) -> None:
+    page, _ = opened
+    nodes = page.get_by_role("region", name="Nodes")
+    expect(nodes.get_by_text("processor")).to_be_visible(timeout=WAIT_MS)
+    state = ["--state", running.ready["state"]]
+    (node,) = json.loads(subprocess.check_output([*COMMAND, "fleet", "ls", "--json", *state]))
+    subprocess.check_call([*COMMAND, "fleet", "cordon", node["node"], *state], stdout=subprocess.DEVNULL)
+    try:
+        expect(nodes.get_by_text("cordoned")).to_be_visible(timeout=WAIT_MS)
+    finally:
+        subprocess.check_call([*COMMAND, "fleet", "uncordon", node["node"], *state], stdout=subprocess.DEVNULL)
+    expect(nodes.get_by_text("cordoned")).to_have_count(0, timeout=WAIT_MS)
+
+
 def test_a_node_and_an_action_are_seen_while_it_runs(opened: tuple[Page, Seen], running: Role) -> None:
     page, _ = opened
     expect(page.get_by_role("banner").get_by_role("status")).to_have_text("live", timeout=WAIT_MS)

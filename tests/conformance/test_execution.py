@@ -30,6 +30,15 @@ def test_done_is_completed(executor: Executor) -> None:
     assert [metadata_of(o).stage == Stage.COMPLETED for o in told] == [o.done for o in told]
 
 
+@rule(MUST, "ExecutionStage", "An action that nobody disturbs goes through its stages in their order, never back.")
+def test_stages_are_in_order(executor: Executor) -> None:
+    told = [metadata_of(operation).stage for operation in executor.execute(executor.action("sleep 1; echo a"))]
+    order = [Stage.UNKNOWN, Stage.CACHE_CHECK, Stage.QUEUED, Stage.EXECUTING, Stage.COMPLETED]
+    places = [order.index(stage) for stage in told]
+    assert places == sorted(places)
+    assert told[-1] == Stage.COMPLETED
+
+
 @rule(MUST, "Execute", "The metadata is ExecuteOperationMetadata, and the response ExecuteResponse.")
 def test_metadata_names_the_action(executor: Executor) -> None:
     action = executor.action("true")

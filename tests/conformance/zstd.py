@@ -25,6 +25,12 @@ def compress(data: bytes) -> bytes:
     return bytes(_PACKAGE.ZstdCompressor().compress(data))
 
 
+def compress_unsized(data: bytes) -> bytes:
+    """One frame that does not say how much it holds."""
+    stream = _STDLIB.ZstdCompressor() if _STDLIB is not None else _PACKAGE.ZstdCompressor().compressobj()
+    return bytes(stream.compress(data) + stream.flush())
+
+
 def decompress(data: bytes) -> bytes:
     """The content of every frame in `data`; a stream of no bytes at all holds none."""
     if _STDLIB is not None:

@@ -175,7 +175,7 @@ def _distinct(worlds: list[World]) -> list[World]:
     return list(by_key.values())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_long_random_histories_keep_every_promise(data: st.DataObject) -> None:
     world = World()

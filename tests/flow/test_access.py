@@ -85,6 +85,7 @@ CALLS: dict[str, tuple[bytes, set[str] | None]] = {
     V1 + "FleetService/CordonNode": (b"", {"admin"}),
     V1 + "FleetService/RemoveNode": (b"", {"admin"}),
     V1 + "FleetService/AllowNode": (b"", {"admin"}),
+    V1 + "FleetService/SetNodeTier": (b"", {"admin"}),
     V1 + "FleetService/CreateJoinToken": (b"", {"admin"}),
     V1 + "FleetService/ListJoinTokens": (b"", {"admin"}),
     V1 + "FleetService/RevokeJoinToken": (b"", {"admin"}),

@@ -169,7 +169,7 @@ PREFACE = bytes.fromhex("000000040000000000")
 """An empty SETTINGS frame (RFC 9113, section 6.5)."""
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(answer=st.binary(max_size=300), polite=st.booleans())
 def test_any_bytes_for_an_answer_end_the_call_with_a_reason(answer: bytes, polite: bool) -> None:
     async def history() -> None:

@@ -49,8 +49,8 @@ def test_a_person_sees_cordons_and_drains(town: tuple[House, Role]) -> None:
     worker = house.join(server.url, "--slots", "2", name="one")
     node = node_of(server.url)
     table = command("ls", "--url", server.url).splitlines()
-    assert table[0].split() == ["NODE", "STATE", "HOST", "RUNNING", "SLOTS", "VERSION", "SEEN", "NOTE"]
-    assert table[1].split()[:2] == [node[:12], "active"]
+    assert table[0].split() == ["NODE", "STATE", "TIER", "HOST", "RUNNING", "SLOTS", "VERSION", "SEEN", "NOTE"]
+    assert table[1].split()[:3] == [node[:12], "active", "trusted"]
     shown = command("show", "--url", server.url, node[:6])
     assert node in shown
     assert "offers       os=linux" in shown

@@ -31,28 +31,42 @@ def holds(directory: Path, data: bytes) -> bool:
     return False
 
 
-async def test_what_comes_next_is_fetched_while_another_runs(house: House, tmp_path: Path) -> None:
+def waiting(gate: Path, then: str) -> list[str]:
+    return ["/bin/sh", "-c", f"while ! test -e {gate}; do sleep 0.02; done; {then}"]
+
+
+async def fetched_ahead(client: Client, cas: Path, directory: Path) -> bool:
+    """Whether the inputs of an action were in the worker's store while it was still queued behind another."""
+    data, gate, source = os.urandom(100_000), directory / "gate", directory / "input"
+    source.write_bytes(data)
+    ambient = {"read": "ambient"}
+    first = asyncio.ensure_future(client.run(waiting(gate, f": {data[:8].hex()}"), env=ENV, effects=ambient))
+    while not any(info.state == "executing" for info in await client.actions()):
+        await asyncio.sleep(0.02)
+    second = asyncio.ensure_future(
+        client.run(waiting(gate, "cat input"), env=ENV, inputs={"input": source}, effects=ambient)
+    )
+    while not await asyncio.to_thread(holds, cas, data[:1000]):
+        await asyncio.sleep(0.05)
+    # The newest first: the second was queued after the first.
+    newest = (await client.actions())[0].state
+    assert not first.done()
+    gate.touch()
+    await first
+    assert (await second).stdout() == data
+    return newest == "queued"
+
+
+async def test_what_comes_next_is_fetched_while_another_runs(house: House) -> None:
     server = house.up("--no-worker")
     house.join(server.url, "--slots", "1", name="worker")
-    data = os.urandom(100_000)
-    (tmp_path / "input").write_bytes(data)
-    with tempfile.TemporaryDirectory(dir=Path.home()) as gates:
-        gate = Path(gates, "gate")
-        wait = ["/bin/sh", "-c", f"while ! test -e {gate}; do sleep 0.02; done"]
-        async with Client(server.url) as client, asyncio.timeout(60):
-            first = asyncio.ensure_future(client.run(wait, env=ENV, effects={"read": "ambient"}))
-            while not any(info.state == "executing" for info in await client.actions()):
-                await asyncio.sleep(0.02)
-            second = asyncio.ensure_future(
-                client.run(["/bin/cat", "input"], env=ENV, inputs={"input": tmp_path / "input"})
-            )
-            while not await asyncio.to_thread(holds, tmp_path / "worker" / "cas", data[:1000]):
-                await asyncio.sleep(0.05)
-            assert not first.done()
-            assert not second.done()
-            gate.touch()
-            await first
-            assert (await second).stdout() == data
+    async with Client(server.url) as client, asyncio.timeout(300):
+        for _ in range(3):
+            # Where the worker stands still for longer than a lease, the first is queued again, behind the second.
+            with tempfile.TemporaryDirectory(dir=Path.home()) as directory:
+                if await fetched_ahead(client, house.directory / "worker" / "cas", Path(directory)):
+                    return
+    raise AssertionError("the inputs were there only once the action had begun")
 
 
 class Slow:

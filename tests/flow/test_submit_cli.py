@@ -104,6 +104,7 @@ def test_run_says_all_that_a_spec_can(running: Role, tmp_path: Path) -> None:
         (("--secret", "TOKEN=not a name!"), "name a secret"),
         (("--pin", "gcc=>12"), "as in gcc=12.2"),
         (("--platform", "effect:network=ambient"), "use effects"),
+        (("--platform", "tier=trusted"), "use effects, resources, require, secrets or tier"),
         (("--timeout", "9000"), "7200"),
     ],
 )

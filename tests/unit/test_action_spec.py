@@ -19,6 +19,7 @@ from buildnet.model.action_spec import ActionSpec, FileInput, OutputInput, TreeI
 from buildnet.model.amounts import Amounts, decimal_of_milli
 from buildnet.model.digest import Digest
 from buildnet.model.effect import EFFECTS, Effect
+from buildnet.model.tier import TIERS
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.buildnet.v1 import action_pb2
 from buildnet.wire.action_spec import lower, message_of_spec, spec_of_message
@@ -50,6 +51,7 @@ def specs(draw: st.DrawFn) -> ActionSpec:
         draw(st.lists(TEXT.filter(bool), min_size=1, max_size=3)),
         inputs=draw(st.lists(inputs, max_size=3)),
         variables=variables,
+        tier=draw(st.sampled_from(["", *TIERS])),
         working_directory=draw(st.one_of(st.just(""), PATH)),
         outputs=draw(st.lists(PATH, max_size=3)),
         effects=effects,
@@ -92,6 +94,7 @@ def test_order_and_repetition_mean_nothing(spec: ActionSpec, random: Any) -> Non
         constraints=mixed(spec.constraints),
         platform=mixed(spec.platform),
         secrets=dict(mixed(spec.secrets)),
+        tier=spec.tier,
         timeout_s=spec.timeout_s,
         do_not_cache=spec.do_not_cache,
         salt=spec.salt,
@@ -145,6 +148,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "no timeout": {"timeout_s": None},
     "caching": {"do_not_cache": True},
     "salt": {"salt": b"1"},
+    "tier": {"tier": "local"},
 }
 
 

@@ -51,7 +51,7 @@ SAID = st.builds(
 
 
 @given(SAID)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 def test_what_is_said_is_what_is_read(said: Announcement) -> None:
     packing, body = wire.body_of(said)
     assert wire.announcement_of(packing, body) == said
@@ -59,14 +59,13 @@ def test_what_is_said_is_what_is_read(said: Announcement) -> None:
 
 
 @given(st.integers(0, 3), st.binary(max_size=300))
-@settings(deadline=None)
 def test_any_bytes_are_read_or_refused(packing: int, body: bytes) -> None:
     with suppress(InvalidRequest, TooLarge):
         wire.announcement_of(packing, body)
 
 
 @given(SAID, st.data())
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 def test_an_altered_announcement_is_refused(said: Announcement, data: st.DataObject) -> None:
     node = AnnouncingNode()
     message = node.signed(said)

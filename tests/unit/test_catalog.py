@@ -74,7 +74,7 @@ def step(catalog: Catalog, model: Model, call: tuple[object, ...]) -> None:
 
 
 @given(STEPS, st.sampled_from([1, 3, 1000]))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 def test_readers_and_constraints_see_what_a_naive_model_sees(
     steps: list[tuple[object, ...]], journal_keys_max: int
 ) -> None:

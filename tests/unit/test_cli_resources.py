@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from buildnet.cli.resources import _lines, printable
@@ -11,7 +11,6 @@ from buildnet.model.resource import Resource
 
 
 @given(st.text(st.characters(), max_size=50))
-@settings(deadline=None)
 def test_no_text_reaches_a_terminal_with_what_it_would_obey(text: str) -> None:
     assert printable(text).isprintable()
 

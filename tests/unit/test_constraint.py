@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from buildnet.catalog.constraint import TERMS_MAX, TEXT_BYTES_MAX, Term, compare_versions, parse, reasons
@@ -125,7 +125,6 @@ NUMBERS = st.lists(st.integers(0, 10**6), min_size=1, max_size=5)
 
 
 @given(NUMBERS, NUMBERS)
-@settings(deadline=None)
 def test_exactly_one_of_less_equal_and_more_holds(left: list[int], right: list[int]) -> None:
     resource = Resource("tool", "x", ".".join(map(str, left)))
     value = ".".join(map(str, right))
@@ -133,7 +132,6 @@ def test_exactly_one_of_less_equal_and_more_holds(left: list[int], right: list[i
 
 
 @given(st.text(max_size=200))
-@settings(deadline=None)
 def test_any_text_is_parsed_or_refused(text: str) -> None:
     try:
         terms = parse([text])
@@ -145,7 +143,6 @@ def test_any_text_is_parsed_or_refused(text: str) -> None:
 
 
 @given(st.lists(st.sampled_from(["gcc>=12", "tool:clang", "gpu", "arch=x86_64", "cores<4"]), max_size=6))
-@settings(deadline=None)
 def test_a_constraint_has_reasons_exactly_when_it_is_not_met(texts: list[str]) -> None:
     constraint = parse(texts)
     told = reasons(constraint, lambda term: (resource for resource in ALL if term.concerns(resource)))

@@ -6,7 +6,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from buildnet.catalog import endpoints
@@ -56,7 +56,6 @@ def test_versions_as_tools_print_them(tool: str, output: str, version: str) -> N
 
 
 @given(st.sampled_from(["gcc", "clang", "java", "ld", "go", "deno", "docker", "bash"]), st.binary(max_size=3000))
-@settings(deadline=None)
 def test_any_output_tells_a_version_that_can_be_shown_or_none(tool: str, output: bytes) -> None:
     probe = probe_of(tool)
     assert probe is not None
@@ -87,7 +86,6 @@ def test_gpus_of_nvidia() -> None:
 
 
 @given(st.binary(max_size=300))
-@settings(deadline=None)
 def test_any_answer_of_nvidia_smi_is_read(answer: bytes) -> None:
     for gpu in nvidia_gpus(answer):
         check_resource(gpu)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from buildnet.errors import Forbidden, InvalidRequest, NotFound, TooLarge
@@ -172,7 +172,6 @@ def test_decisions_are_bounded() -> None:
     assert fleet.plan(fe.AllowAsked("n1", "")) is not None
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_an_id_is_plain_or_refused(text: str) -> None:
     try:

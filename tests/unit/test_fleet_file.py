@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from buildnet.app import fleet_file
@@ -18,13 +18,11 @@ ids = st.from_regex(r"[0-9A-Za-z._-]{1,128}", fullmatch=True)
 decided = st.builds(NodePolicy, st.booleans(), st.booleans(), st.text(max_size=40))
 
 
-@settings(deadline=None)
 @given(st.dictionaries(ids, decided, max_size=5))
 def test_what_is_written_is_read(policies: dict[str, NodePolicy]) -> None:
     assert fleet_file.parse(fleet_file.encode(policies).encode()) == policies
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_any_other_bytes_are_refused(data: bytes) -> None:
     with pytest.raises((ValueError, RecursionError, BuildNetError)):
@@ -38,7 +36,6 @@ json_values = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(json_values, ids)
 def test_a_decision_of_another_shape_is_refused(value: object, node: str) -> None:
     with pytest.raises((ValueError, BuildNetError)):

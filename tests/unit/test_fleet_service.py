@@ -16,14 +16,32 @@ from buildnet.edge.bridge import Call
 from buildnet.edge.fleet import SILENCE_S_MAX, FleetService
 from buildnet.edge.flow import Duplex
 from buildnet.edge.logs import LogBook
-from buildnet.errors import InvariantBroken, NodeDown, StorageFull
+from buildnet.edge.node_tiers import NodeTiers
+from buildnet.errors import InvalidRequest, InvariantBroken, NodeDown, NotFound, StorageFull
 from buildnet.model.caller import Caller
 from buildnet.model.node import NodePolicy
+from buildnet.model.tier import Tier
 from buildnet.scheduler.service import Scheduler
 from buildnet.testing.scheduler_fakes import HeldPublisher, ManualClock, MemoryBlobs, MemoryCache
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
 
 CALL = Call(1, "127.0.0.1:1", [], None, Caller("ann"))
+
+
+OFFERS = (("effect:network", "none"), ("effect:read", "declared"), ("effect:write", "declared"))
+
+
+class Trusted:
+    """Tiers of those that joined by keys, in memory."""
+
+    def __init__(self) -> None:
+        self.tiers: dict[str, Tier] = {}
+
+    def tier_of(self, node: str) -> Tier | None:
+        return self.tiers.get(node)
+
+    def set_tier(self, node: str, tier: Tier) -> None:
+        self.tiers[node] = tier
 
 
 class Bench:
@@ -34,6 +52,7 @@ class Bench:
         self.kept: dict[str, NodePolicy] = {}
         self.order: list[str] = []
         self.ledger_fails = self.disk_fails = False
+        self.trusted = Trusted()
         self.gate = asyncio.Event()
         self.gate.set()
         self.scheduler = Scheduler(
@@ -55,6 +74,7 @@ class Bench:
             announcements=Announcements(
                 Catalog(), Pins(Path("pins")), self.clock, controller_id="c", record=lambda kind, _: None
             ),
+            tiers=NodeTiers(self.trusted, self._append, ["untrusted"]),
             policies={},
             keep=self._keep,
         )
@@ -72,12 +92,16 @@ class Bench:
         self.kept = dict(policies)
         self.order.append("kept")
 
-    def join(self, told: list[fleet_pb2.JoinResponse], node: str = "n") -> asyncio.Future[None]:
+    def join(
+        self, told: list[fleet_pb2.JoinResponse], node: str = "n", offers: tuple[tuple[str, str], ...] = ()
+    ) -> asyncio.Future[None]:
         """A session of which nothing comes but Hello; `told` gets what the worker is told."""
         stream = Duplex(
             lambda op: told.append(fleet_pb2.JoinResponse.FromString(op[2])), 1, fleet_pb2.JoinRequest.FromString
         )
         hello = fleet_pb2.Hello(node_id=node, boot_id="b", version="0.1.0", slots=1)
+        for name, value in offers:
+            hello.properties.add(name=name, value=value)
         stream.message(fleet_pb2.JoinRequest(hello=hello).SerializeToString())
         return asyncio.ensure_future(self.service.join(stream, CALL))
 
@@ -138,3 +162,55 @@ async def test_an_ask_for_what_is_so_already_writes_nothing() -> None:
     for _ in range(2):
         await bench.service.remove_node(fleet_pb2.RemoveNodeRequest(node_id="n"), CALL)
     assert bench.order == ["kept", "node.removed"]
+
+
+async def welcomed(bench: Bench, *offers: tuple[str, str]) -> tuple[asyncio.Future[None], fleet_pb2.Node, bool]:
+    told: list[fleet_pb2.JoinResponse] = []
+    ending = bench.join(told, offers=offers)
+    while not told:
+        if ending.done():
+            await ending
+        await asyncio.sleep(0)
+    (node,) = bench.service.list_nodes(fleet_pb2.ListNodesRequest(), CALL).nodes
+    return ending, node, told[0].welcome.strict
+
+
+async def test_a_tier_is_kept_and_ledgered_and_a_session_of_the_old_one_ends() -> None:
+    bench = Bench()
+    bench.trusted.tiers["n"] = "trusted"
+    ending, node, strict = await welcomed(bench)
+    assert (node.tier, strict) == ("trusted", False)
+    asked = fleet_pb2.SetNodeTierRequest(node_id="n", tier="untrusted")
+    bench.ledger_fails = True
+    with pytest.raises(InvariantBroken):
+        await bench.service.set_node_tier(asked, CALL)
+    assert (bench.trusted.tiers, ending.done()) == ({"n": "trusted"}, False)
+    bench.ledger_fails = False
+    for _ in range(2):
+        assert (await bench.service.set_node_tier(asked, CALL)).tier == "untrusted"
+    with pytest.raises(NodeDown, match="is now untrusted"):
+        await ending
+    assert bench.order.count("node.tier_set") == 1
+    ending, node, strict = await welcomed(bench, *OFFERS, ("effect:write", "ambient"))
+    assert (node.tier, strict) == ("untrusted", True)
+    assert bench.service._sessions[2].greeting.offer.properties == frozenset(OFFERS)
+    ending.cancel()
+
+
+async def test_a_tier_that_is_strict_takes_no_node_that_cannot_be() -> None:
+    bench = Bench()
+    bench.trusted.tiers["n"] = "untrusted"
+    with pytest.raises(InvalidRequest, match="cannot enforce effect:read=declared, effect:write=declared; "):
+        await welcomed(bench, OFFERS[0])
+    assert bench.states() == {}
+
+
+@pytest.mark.parametrize(
+    ("tier", "error", "text"),
+    [("local", InvalidRequest, "there are untrusted, trusted"), ("trusted", NotFound, "trust is given to keys")],
+)
+async def test_a_tier_that_may_not_be_given_is_refused(tier: str, error: type[Exception], text: str) -> None:
+    bench = Bench()
+    with pytest.raises(error, match=text):
+        await bench.service.set_node_tier(fleet_pb2.SetNodeTierRequest(node_id="n", tier=tier), CALL)
+    assert bench.order == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from buildnet.edge.fleet_session import greeting_of
@@ -69,7 +69,6 @@ def test_what_is_over_a_limit_or_not_printable_is_refused(spoil: Callable[[fleet
         greeting_of(said, "0.1.0", NOW_MS)
 
 
-@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_a_host_may_be_called_anything_and_is_kept_printable(name: str) -> None:
     kept = greeting_of(hello(hostname=name), "0.1.0", NOW_MS).hostname

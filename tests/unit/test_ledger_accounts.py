@@ -270,7 +270,7 @@ TRANSFERS = st.one_of(
 STEPS = st.lists(st.tuples(st.integers(0, 4), TRANSFERS, st.booleans()), max_size=25)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(STEPS)
 def test_random_histories_are_as_a_naive_model_says(steps: list[tuple[int, Transfer, bool]]) -> None:
     accounts, naive, now_ms = Accounts(), Naive(), 0
@@ -300,7 +300,7 @@ def test_random_histories_are_as_a_naive_model_says(steps: list[tuple[int, Trans
         assert all(part >= 0 for account in accounts.all() for part in account.sums)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(TRANSFERS, st.booleans()), min_size=1, max_size=12))
 def test_chains_are_whole_or_nothing(wanted: list[tuple[Transfer, bool]]) -> None:
     chained, single = Accounts(), Accounts()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from buildnet.errors import BadSignature, InvalidRequest
@@ -39,7 +39,6 @@ def test_a_cosigned_note_is_opened_by_both_keys() -> None:
     assert WITNESS.key.text.startswith("witness.example/w1+")
 
 
-@settings(deadline=None)
 @given(st.integers(0, len(NOTE.encode()) - 1), st.integers(1, 255))
 def test_no_byte_of_a_cosigned_note_can_be_altered(place: int, mask: int) -> None:
     good = NOTE.encode()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from buildnet.errors import InvalidRequest, TransferRefused
@@ -43,13 +43,11 @@ LINES: st.SearchStrategy[Line] = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(LINES)
 def test_a_line_is_read_as_it_was_written(line: Line) -> None:
     assert parse_line(line.text) == line
 
 
-@settings(deadline=None)
 @given(st.text() | st.text(alphabet="ab:. 0123456789holdpstvi_cmu\x1b", max_size=60))
 def test_whatever_is_read_is_spelled_in_its_one_way(text: str) -> None:
     try:
@@ -96,7 +94,6 @@ def test_an_opening_is_read_as_it_was_written() -> None:
             parse_opening(text)
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_every_name_becomes_an_account_of_its_own(text: str) -> None:
     assert is_account(caller_account(text))
@@ -182,7 +179,6 @@ def test_rows_are_read_as_they_were_written_and_keep_their_length() -> None:
     assert [a.sums for a in kept.accounts.all()] == [a.sums for a in fresh.accounts.all()]
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=120))
 def test_a_row_that_is_none_is_no_account(record: bytes) -> None:
     account = book.decode_account(1, record)

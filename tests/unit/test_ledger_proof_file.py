@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 from cryptography.exceptions import InvalidSignature
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from buildnet.errors import BadSignature, BuildNetError, InvalidRequest
@@ -49,7 +49,6 @@ def proof_of(log: Log, index: int) -> str:
 PROOF = proof_of(log_of(11), 6)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 70), st.data())
 def test_every_entry_is_proven(size: int, data: st.DataObject) -> None:
     log = log_of(size)
@@ -63,7 +62,6 @@ def test_every_entry_is_proven(size: int, data: st.DataObject) -> None:
     assert to_text(*[getattr(parse(text), name) for name in ("index", "hashes", "note", "body")]) == text
 
 
-@settings(deadline=None)
 @given(st.integers(0, len(PROOF.encode()) - 1), st.integers(1, 255))
 def test_no_byte_can_be_altered(place: int, mask: int) -> None:
     good = PROOF.encode()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from buildnet.errors import InvalidRequest, LedgerCorrupt
@@ -104,7 +104,6 @@ LOG = log_of(259)
 EVERY = list(tiles.tiles_of(259))
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_an_altered_byte_is_found_and_named(data: st.DataObject) -> None:
     tile = data.draw(st.sampled_from(EVERY))

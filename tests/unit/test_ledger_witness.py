@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from buildnet.errors import InvalidRequest, StateCorrupt, StateNewer
@@ -45,7 +45,6 @@ def recorded(size: int) -> Recorded:
     return Recorded(size, first(size).head.root)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 40), st.integers(0, 40))
 def test_every_continuation_is_agreed_to(a: int, b: int) -> None:
     older, newer = sorted((a, b))
@@ -54,7 +53,6 @@ def test_every_continuation_is_agreed_to(a: int, b: int) -> None:
     assert agreed.head == first(newer).head
 
 
-@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 39))
 def test_no_fork_is(a: int, b: int, altered: int) -> None:
     older, newer = sorted((a, b))

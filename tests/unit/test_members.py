@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -128,3 +129,45 @@ def test_a_file_that_is_none_or_newer_is_refused(tmp_path: Path) -> None:
         database.execute("PRAGMA user_version = 9")
     with pytest.raises(StateNewer):
         Members(path)
+
+
+def test_a_node_has_the_tier_of_its_token_until_another_is_given(tmp_path: Path) -> None:
+    path = tmp_path / "members.sqlite"
+    first = Members(path)
+    made(first, tier="untrusted")
+    made(first, bytes(19) + b"1")
+    assert {token.tier for token in first.tokens(NOW)} == {"untrusted", "trusted"}
+    first.admit(ONE, SECRET, NOW)
+    first.bind(ONE, "a")
+    assert (first.tier_of("a"), first.tier_of("b")) == ("untrusted", None)
+    first.set_tier("a", "trusted")
+    first.set_tier("a", "untrusted")
+    second = Members(path)
+    assert second.tier_of("a") == "untrusted"
+    first.close()
+    second.close()
+
+
+def test_who_joined_before_there_were_tiers_is_trusted(tmp_path: Path) -> None:
+    path = tmp_path / "members.sqlite"
+    with sqlite3.connect(path) as database:
+        for statement in _VERSION_1:
+            database.execute(statement)
+        database.execute("INSERT INTO node VALUES (?, 'a', 1, 't', 1)", (ONE,))
+        digest = hashlib.sha256(SECRET).digest()
+        database.execute("INSERT INTO token VALUES (?, 't', 1, ?, '', '', NULL, NULL, NULL, '')", (digest, NOW * 2))
+        database.execute("PRAGMA user_version = 1")
+    members = Members(path)
+    assert (members.tier_of("a"), members.key_of("a")) == ("trusted", ONE)
+    assert members.tokens(NOW)[0].tier == "trusted"
+    members.admit(TWO, SECRET, NOW)
+    members.close()
+
+
+_VERSION_1 = (
+    "CREATE TABLE token (hash BLOB PRIMARY KEY, id TEXT NOT NULL UNIQUE, made_at_unix_ms INTEGER NOT NULL,"
+    " expires_at_unix_ms INTEGER NOT NULL, made_by TEXT NOT NULL, note TEXT NOT NULL, used_at_unix_ms INTEGER,"
+    " used_by TEXT, revoked_at_unix_ms INTEGER, refusals_told TEXT NOT NULL DEFAULT '') STRICT",
+    "CREATE TABLE node (key TEXT PRIMARY KEY, node TEXT UNIQUE, joined_at_unix_ms INTEGER NOT NULL,"
+    " token_id TEXT NOT NULL, is_ledgered INTEGER NOT NULL DEFAULT 0) STRICT",
+)

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from buildnet.errors import BlobsMissing, StorageFull
+from buildnet.errors import BlobsMissing, LeaseLost, StorageFull
 from buildnet.model.action import ActionKey, Lease, Outcome
+from buildnet.model.caller import Caller
 from buildnet.model.digest import EMPTY
 from buildnet.model.entry import Entry
 from buildnet.scheduler.publish import OrderedPublisher
@@ -99,3 +100,15 @@ async def test_nothing_is_cached_that_the_ledger_refused() -> None:
     with pytest.raises(StorageFull):
         await publisher(books).publish(LEASE, Outcome("ok", b"r"), cacheable=True)
     assert books.order == ["blobs", "ledger"]
+
+
+async def test_an_untrusted_node_speaks_for_nobody_but_a_namespace() -> None:
+    books = Books()
+    wary = OrderedPublisher(books, books, books, books, trusts=lambda node: node != "v")
+    with pytest.raises(LeaseLost, match="node v was trusted"):
+        await wary.publish(LEASE, Outcome("ok", b"r"), cacheable=True)
+    assert books.order == []
+    apart = replace(LEASE, key=ActionKey(Caller(namespace="pr").written("i"), EMPTY))
+    await wary.publish(apart, Outcome("ok", b"r"), cacheable=True)
+    await wary.publish(replace(LEASE, worker="w"), Outcome("ok", b"r"), cacheable=True)
+    assert books.order == ["blobs", "ledger", "cache"] * 2

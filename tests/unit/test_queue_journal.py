@@ -64,6 +64,16 @@ def test_no_altered_byte_is_taken_for_what_was_written(batches: list[list[Row]],
         assert found == expected[: len(expected) - len(batches[-1])]
 
 
+@pytest.mark.parametrize("cut", [0, 1, 3])
+def test_two_writes_that_became_one_line_are_not_taken_for_one_that_was_never_ended(tmp_path: Path, cut: int) -> None:
+    written(tmp_path, [[("end", (1,))], [("begin", (2,))]])
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"\n", b" ", 1)[: len(whole) - cut])
+    with pytest.raises(StateCorrupt):
+        list(journal.read(tmp_path))
+
+
 def test_files_are_numbered_on_and_removed_once_they_are_not_needed(tmp_path: Path) -> None:
     written(tmp_path, [[("begin", (1,))]])
     again = Journal(tmp_path, syncs=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -56,6 +57,14 @@ class Bench:
             e.outcome.code if e.outcome else e.stage
             for e in self.effects
             if isinstance(e, ev.Tell) and e.operation == operation
+        ]
+
+    def recorded(self) -> list[tuple[str, int | None, str]]:
+        """Kind, attempt and error of each entry."""
+        return [
+            (e.kind.removeprefix("action."), e.lease.attempt if e.lease else None, e.outcome.code if e.outcome else "")
+            for e in self.effects
+            if isinstance(e, ev.Record)
         ]
 
     def publish(self) -> None:
@@ -189,6 +198,26 @@ def test_only_the_nodes_own_failures_are_tried_elsewhere(code: str, again: bool)
     assert (bench.told("a")[-1] == code) is not again
 
 
+def test_every_attempt_and_every_end_without_a_result_is_in_the_ledger() -> None:
+    bench = Bench(offer("v"), offer("w"), attempts_max=3)
+    bench.queue("a")
+    bench.do(ev.Done("v", 100, Outcome("sandbox_failed", None)))
+    bench.do(ev.WorkerLost("w"))
+    bench.do(ev.Done("v", 102, OK))
+    (publish,) = (e for e in bench.effects if isinstance(e, ev.Publish))
+    bench.do(ev.Published(publish.entry, Outcome("storage_full", None)))
+    assert bench.told("a")[-1] == "storage_full"
+    assert bench.recorded() == [
+        ("submitted", None, ""),
+        ("assigned", 1, ""),
+        ("attempted", 1, "sandbox_failed"),
+        ("assigned", 2, ""),
+        ("attempted", 2, "node_down"),
+        ("assigned", 3, ""),
+        ("failed", 3, "storage_full"),
+    ]
+
+
 def test_what_no_worker_offers_is_refused_by_name() -> None:
     bench = Bench(offer("v"))
     bench.queue("a", requirements=LINUX | {("gpu", "yes")})
@@ -199,11 +228,16 @@ def test_what_no_worker_offers_is_refused_by_name() -> None:
 
 
 def test_trust_is_the_controllers_word_not_the_workers() -> None:
-    boasting = offer("v", properties=LINUX | {("tier", "trusted")})
+    boasting = replace(offer("v", properties=LINUX | {("tier", "local")}), tier="untrusted")
     bench = Bench(boasting)
-    bench.queue("a", requirements=LINUX | {("tier", "trusted")})
+    bench.queue("a", requirements=LINUX | {("tier", "local")})
     assert bench.told("a")[-1] == "no_capable_worker"
-    bench.queue("b", 1, requirements=LINUX | {("tier", "local")})
+    (tell,) = (e for e in bench.effects if isinstance(e, ev.Tell) and e.outcome)
+    assert tell.outcome is not None
+    assert "is of the tier local or above (untrusted)" in tell.outcome.message
+    bench.queue("b", 1, requirements=LINUX)
+    assert bench.told("b")[-1] == "no_capable_worker"
+    bench.queue("c", 2, requirements=LINUX | {("tier", "untrusted")})
     assert bench.leases() == [(100, "v")]
 
 

@@ -81,9 +81,11 @@ async def test_the_ledger_says_how_a_node_joined_before_it_is_let_in(bench: Benc
     await bench.gate.admit(greeted())
     assert bench.kinds() == ["join_token.used", "session.opened"]
     await bench.gate.admit(greeted())
+    bench.gate.rekeyed(1, ONE, 2)
+    assert bench.told[-1] == ("session.rekeyed", {"session": 1, "key": ONE, "rekeys": 2})
     bench.gate.ended(1, ONE, "", 3)
     assert bench.told[-1] == ("session.closed", {"session": 1, "key": ONE, "reason": "", "rekeys": 3})
-    assert bench.kinds() == ["session.opened", "session.closed"]
+    assert bench.kinds() == ["session.opened", "session.rekeyed", "session.closed"]
 
 
 async def test_a_token_that_is_of_no_use_is_told_once_and_counted(bench: Bench) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
@@ -43,7 +43,6 @@ def test_metadata_that_cannot_be_read_tells_nothing(value: bytes) -> None:
     assert cpu_of(result) == (0, "")
 
 
-@settings(deadline=None)
 @given(SECONDS, NANOS, SECONDS, NANOS, st.booleans())
 def test_a_worker_is_believed_within_bounds(first: int, nanos: int, second: int, more: int, measured: bool) -> None:
     result = re.ActionResult()

@@ -160,7 +160,7 @@ def test_an_event_is_one_block_of_lines() -> None:
     assert event("a", "{}") == b"event: a\ndata: {}\n\n"
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.dictionaries(st.text(min_size=1, max_size=5), st.text(max_size=20), max_size=3))
 def test_an_entry_is_told_whole_and_on_one_line(fields: dict[str, str]) -> None:
     fields = {name: value for name, value in fields.items() if name not in ("v", "kind", "at_unix_ms")}
@@ -200,7 +200,7 @@ def test_a_claim_that_is_none_is_refused(body: bytes) -> None:
         Claim.parse(body)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.one_of(st.binary(max_size=200), st.recursive(st.none() | st.text() | st.integers() | st.floats(), st.lists)))
 def test_no_claim_breaks_the_parser(said: Any) -> None:
     body = said if isinstance(said, bytes) else json.dumps({"known": said, "leaves": said}).encode()

@@ -36,5 +36,8 @@ def test_what_is_beyond_the_count_is_counted() -> None:
     assert fact["resources"][0]["attributes"] == [["bytes", "9223372036854775807"]]
 
 
-def test_a_node_tells_how_much_it_offers() -> None:
-    assert node_fact(fleet_pb2.Node(node_id="n"), 12)["resources"] == 12
+def test_a_node_tells_how_much_it_offers_and_whether_it_takes_work() -> None:
+    node = fleet_pb2.Node(node_id="n", state=fleet_pb2.NODE_STATE_DRAINING)
+    node.capacity.cpu_milli = 1500
+    fact = node_fact(node, 12)
+    assert (fact["resources"], fact["state"], fact["cpu_milli"], fact["gpus"]) == (12, "draining", 1500, 0)

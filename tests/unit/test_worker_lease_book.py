@@ -304,7 +304,7 @@ def test_each_mechanism_is_needed(weakened: Step, hole: str) -> None:
         explore(weakened)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.integers(0, 1 << 16), max_size=60))
 def test_long_histories_keep_the_rules(choices: list[int]) -> None:
     book, told = Book(), Told()

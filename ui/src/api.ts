@@ -4,7 +4,13 @@ export interface Node {
   node: string;
   hostname: string;
   version: string;
+  state: string;
   slots: number;
+  /** What its actions may use together; 0 is not told. */
+  cpu_milli: number;
+  memory_bytes: number;
+  disk_bytes: number;
+  gpus: number;
   joined_at_unix_ms: number;
   properties: [string, string][];
   resources: number;

@@ -22,6 +22,14 @@ const NUMBER = new Intl.NumberFormat("en");
 export const count = (n: number, one: string, many = `${one}s`) => `${NUMBER.format(n)} ${n === 1 ? one : many}`;
 export const number = (n: number) => NUMBER.format(n);
 
+/** A size in bytes, to three digits. */
+export function size(bytes: number): string {
+  const units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
+  let at = 0;
+  for (; bytes >= 1024 && at < units.length - 1; at++) bytes /= 1024;
+  return `${NUMBER.format(Number(bytes.toPrecision(3)))} ${units[at]}`;
+}
+
 /** A duration of milliseconds, to about two digits. */
 export function duration(ms: number): string {
   const s = Math.max(0, ms) / 1000;

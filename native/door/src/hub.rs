@@ -112,6 +112,15 @@ pub enum Event {
         /// Where it comes from.
         peer: String,
     },
+    /// The keys of a session that was let in were changed.
+    SessionRekeyed {
+        /// The session.
+        id: u64,
+        /// Its node's key.
+        node_key: String,
+        /// How often so far, by both ends.
+        rekeys: u64,
+    },
     /// A session that was let in is over.
     SessionEnded {
         /// The session.

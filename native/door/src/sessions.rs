@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use buildnet_formats::NativeError;
 use buildnet_session::{
@@ -22,6 +22,8 @@ use crate::hub::{Event, Hub, Waiting};
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Of one node at once: a worker has a few.
 const SESSIONS_OF_A_NODE_MAX: usize = 64;
+/// Its own end changes keys every 15 minutes, or after 2^20 frames.
+const REKEYS_TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// Who this end is to nodes that dial it.
 #[derive(Clone, Debug)]
@@ -147,6 +149,7 @@ impl Sessions {
         match answer.await {
             Ok(Ok(_)) => {
                 open.is_told = true;
+                open.tell_rekeys();
                 Ok(open)
             }
             Ok(Err(status)) => Err(turned_away(&status)),
@@ -227,6 +230,22 @@ pub(crate) struct Open {
     is_told: bool,
     /// Whether its connection ended by itself.
     pub(crate) is_orderly: bool,
+}
+
+impl Open {
+    /// Python hears of changed keys, of one session no more often than `REKEYS_TOLD_EVERY`: a node could change its keys
+    /// with every frame, and what it is told next counts those between.
+    fn tell_rekeys(&self) {
+        let (hub, id, node_key) = (Arc::clone(&self.hub), self.id, self.node_key.to_string());
+        let told: Mutex<Option<Instant>> = Mutex::default();
+        self.closer.on_rekey(move |rekeys| {
+            let mut told = told.lock();
+            if told.is_none_or(|at| at.elapsed() >= REKEYS_TOLD_EVERY) {
+                *told = Some(Instant::now());
+                hub.push(Event::SessionRekeyed { id, node_key: node_key.clone(), rekeys });
+            }
+        });
+    }
 }
 
 impl Drop for Open {

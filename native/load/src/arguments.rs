@@ -5,10 +5,15 @@ pub const USAGE: &str = "\
 buildnet-load floor [--listen HOST:PORT] [--threads N]
 buildnet-load run --url grpc://HOST:PORT --call CALL [--instance NAME] [--seconds S] [--warmup S] [--calls N]
     [--connections N] [--streams N] [--serial] [--digests N] [--present all|half] [--size BYTES] [--pid PID] [--json]
+    [--family F] [--stored N]
 calls: get-action-result-hit get-action-result-miss update-action-result find-missing batch-update batch-read
     execute execute-hit write-small read-small write-large read-large
---streams is how many calls are under way at once, over all connections.";
+--streams is how many calls are under way at once, over all connections. What update-action-result and batch-update put is
+of a family that is new in each run, or F, numbered from 0; get-action-result-hit and find-missing ask for a few of their own,
+or, at random, for the first N of family F, which must be there.";
 
+/// Those below are what every run puts or never puts.
+const FAMILY_MIN: u64 = 16;
 const LARGE_BYTES: usize = 64 << 20;
 const SMALL_BYTES: usize = 16 << 10;
 const BATCHED_BYTES: usize = 4 << 10;
@@ -84,6 +89,10 @@ pub struct RunOptions {
     pub half: bool,
     /// Bytes of one blob.
     pub size_bytes: usize,
+    /// The family of what is new, or of what is asked for; a new one if none.
+    pub family: Option<u64>,
+    /// How many of that family an earlier run has put.
+    pub stored: Option<u64>,
     /// Whose CPU and memory to count, with its children.
     pub pid: Option<u32>,
     /// Print JSON.
@@ -132,6 +141,8 @@ fn run(words: &[String]) -> Result<RunOptions, String> {
         digests: 10,
         half: false,
         size_bytes: 0,
+        family: None,
+        stored: None,
         pid: None,
         json: false,
     };
@@ -154,6 +165,8 @@ fn run(words: &[String]) -> Result<RunOptions, String> {
             "--digests" => options.digests = number(word, &mut words, 1, 20_000)?,
             "--present" => options.half = half(value(word, &mut words)?)?,
             "--size" => size_bytes = Some(number(word, &mut words, 64, BLOB_BYTES_MAX)?),
+            "--family" => options.family = Some(number(word, &mut words, FAMILY_MIN, u64::MAX)?),
+            "--stored" => options.stored = Some(number(word, &mut words, 1, u64::MAX)?),
             "--pid" => options.pid = Some(number(word, &mut words, 1, u32::MAX)?),
             "--json" => options.json = true,
             _ => return Err(format!("{word} is not an option of run")),
@@ -161,6 +174,9 @@ fn run(words: &[String]) -> Result<RunOptions, String> {
     }
     if options.address.is_empty() {
         return Err("--url is needed".to_owned());
+    }
+    if options.stored.is_some() && options.family.is_none() {
+        return Err("--stored needs --family: whose first N are asked for".to_owned());
     }
     let (call, default_bytes) = call_of(&options.name)?;
     options.call = call;
@@ -232,7 +248,15 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_refused() {
-        for line in ["", "run", "run --url grpc://h:1", "run --url h:1 --call none", "floor --no", "run --streams x"] {
+        for line in [
+            "",
+            "run",
+            "run --url grpc://h:1",
+            "run --url h:1 --call none",
+            "floor --no",
+            "run --streams x",
+            "run --url h:1 --call find-missing --stored 9",
+        ] {
             assert!(parse(&words(line)).unwrap_err().contains("buildnet-load run"));
         }
     }

@@ -48,7 +48,7 @@ async fn measure(options: &RunOptions) -> Result<Report, String> {
     for _ in 0..count {
         connections.push(connection::connect(&options.address).await?);
     }
-    let work = Rc::new(Work::prepare(options, &mut connections[0], seed()).await?);
+    let work = Rc::new(Work::prepare(options, &mut connections[0], options.family.unwrap_or_else(seed)).await?);
     let warmup = drive(&work, &connections, options.streams, options.warmup_s, u64::MAX).await;
     if warmup.errors + warmup.wrong > 0 {
         return Err(format!("before time ran: {}", warmup.texts.join("; ")));

@@ -22,6 +22,8 @@ const LARGE_BLOBS_MAX: u64 = 4;
 const LARGE_BYTES: usize = 1 << 20;
 const BATCH_VARIANTS: u64 = 64;
 const FIND_POOL: usize = 2000;
+/// Of a large store so many are asked for: more than caches hold, and few enough to be made ready.
+const SCATTERED: usize = 200_000;
 const PREPARE_BATCH_BYTES: usize = 1 << 20;
 const PREPARE_BATCH_BLOBS: usize = 1000;
 
@@ -173,7 +175,9 @@ impl Work {
                 return connection.read(&self.uri, &variant.request, &mut reading).await;
             }
             let message = answered(connection.unary(&self.uri, &outgoing.messages).await?)?;
-            return once(&variant.known, message, |message| self.check(&variant.want, message)).map_err(Failure::Wrong);
+            // A result is the same whichever action has it.
+            let known = if let Want::Result = variant.want { &self.known_result } else { &variant.known };
+            return once(known, message, |message| self.check(&variant.want, message)).map_err(Failure::Wrong);
         }
         let reply = connection.unary(&self.uri, &outgoing.messages).await?;
         if let Expect::Ran = outgoing.expect {
@@ -281,6 +285,12 @@ impl Setup<'_> {
     async fn known_results(&mut self, ask: &Pattern, want: impl Fn() -> Want) -> Result<Source, String> {
         self.outputs().await?;
         let update = self.update_pattern()?;
+        if let Some(stored) = self.options.stored {
+            let numbers = 0..SCATTERED as u64;
+            return Ok(Source::Variants(
+                numbers.map(|n| variant(ask.with(|| self.scattered(n, stored)), want())).collect(),
+            ));
+        }
         let mut variants = Vec::new();
         for number in 0..ACTIONS {
             let kept = self.kept(number);
@@ -323,7 +333,8 @@ impl Setup<'_> {
 
     async fn find_missing(&mut self) -> Result<Source, String> {
         let digests = self.options.digests;
-        let variants_count = (FIND_POOL / digests).max(4);
+        let pool = if self.options.stored.is_some() { SCATTERED } else { FIND_POOL };
+        let variants_count = (pool / digests).max(4);
         let mut kept = Vec::new();
         let mut variants = Vec::new();
         for turn in 0..variants_count {
@@ -332,11 +343,14 @@ impl Setup<'_> {
             for place in 0..digests {
                 let number = (turn * digests + place) as u64;
                 let absent = self.options.half && place % 2 == 1;
-                let tail = tail(if absent { ABSENT } else { KEPT }, number);
-                let hash = self.template.hash(&tail);
+                let (hash, tail) = match self.options.stored {
+                    _ if absent => self.numbered(ABSENT, number),
+                    Some(stored) => self.scattered(number, stored),
+                    None => self.kept(number),
+                };
                 if absent {
                     missing.insert(messages::text(&hash));
-                } else {
+                } else if self.options.stored.is_none() {
                     kept.push((hash, tail));
                 }
                 blob_digests.push(messages::digest(&hash, self.template.size()));
@@ -435,7 +449,17 @@ impl Setup<'_> {
     }
 
     fn kept(&self, number: u64) -> (Hash, Tail) {
-        let tail = tail(KEPT, number);
+        self.numbered(KEPT, number)
+    }
+
+    /// One of the first so many that an earlier run put, at random.
+    fn scattered(&self, number: u64, stored: u64) -> (Hash, Tail) {
+        let mut state = number;
+        self.numbered(self.options.family.unwrap_or(KEPT), splitmix(&mut state) % stored)
+    }
+
+    fn numbered(&self, family: u64, number: u64) -> (Hash, Tail) {
+        let tail = tail(family, number);
         (self.template.hash(&tail), tail)
     }
 

@@ -2,10 +2,12 @@
 //!
 //! Events: `(0, id, method, body | None, metadata, timeout_s | None, peer)`, `(1, id, body)`, `(2, id)`, `(3, id)`,
 //! `(4, id, bytes)`, `(5,)`, `(6, id, rows)`, `(7, text)`, `(8, id, (method, path, query, version, scheme), headers, body,
-//! caller, peer)`, `(9, id, node_key, token | None, pattern, peer)`, `(10, id, node_key, reason, rekeys)`: call, message,
-//! half-close, cancel, credit, drained, results, said, request, greeted, session ended.
+//! caller, peer)`, `(9, id, node_key, token | None, pattern, peer)`, `(10, id, node_key, reason, rekeys)`, `(11, id,
+//! node_key, rekeys)`: call, message, half-close, cancel, credit, drained, results, said, request, greeted, session
+//! ended, session rekeyed.
 //! The body of a message is bytes, or a `Body` where it is large.
-//! Decisions: `(id, 0, body)`, `(id, 1, body | (head, rest))`, `(id, 2, None)`, `(id, 3, (code, text, details))`, `(id, 4, bytes)`,
+//! Decisions: `(id, 0, body)`, `(id, 1, body | (head, rest))`, `(id, 2, None)`, `(id, 3, (code, text, details))`,
+//! `(id, 4, bytes)`,
 //! `(id, 5, (status, headers))`: reply, message, end, fail, ack, start.
 
 use std::collections::BTreeMap;
@@ -287,6 +289,7 @@ fn tuple_of(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyTuple>> {
             let token = token.map(|token| PyBytes::new(py, &token));
             (9u8, id, node_key, token, pattern, peer).into_pyobject(py)
         }
+        Event::SessionRekeyed { id, node_key, rekeys } => (11u8, id, node_key, rekeys).into_pyobject(py),
         Event::SessionEnded { id, node_key, reason, rekeys } => (10u8, id, node_key, reason, rekeys).into_pyobject(py),
     }
 }

@@ -1,5 +1,5 @@
-//! Ends a session from outside the task that runs it, with a word to the peer, and knows afterwards how it ended. The
-//! first reason counts.
+//! Ends a session from outside the task that runs it, with a word to the peer; hears when keys change, and knows
+//! afterwards how it ended. The first reason counts.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -9,12 +9,22 @@ use futures_util::task::AtomicWaker;
 
 use crate::SessionError;
 
+/// Hears how often keys were changed so far.
+struct Listener(Box<dyn Fn(u64) + Send + Sync>);
+
+impl std::fmt::Debug for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Listener")
+    }
+}
+
 #[derive(Debug, Default)]
 struct Shared {
     reason: Mutex<Option<(u8, String)>>,
     reader: AtomicWaker,
     failure: OnceLock<Failure>,
     rekeys: AtomicU64,
+    listener: OnceLock<Listener>,
 }
 
 /// Why a session did not end in order.
@@ -49,6 +59,12 @@ impl Closer {
         self.0.rekeys.load(Ordering::Relaxed)
     }
 
+    /// Call `hear` after each change of keys with how often both ends have changed theirs; the first listener counts. It
+    /// is called where the session's bytes are moved, and may not block.
+    pub fn on_rekey(&self, hear: impl Fn(u64) + Send + Sync + 'static) {
+        self.0.listener.get_or_init(|| Listener(Box::new(hear)));
+    }
+
     /// The reason, if there is one; else wake `reader` once there is.
     pub(crate) fn asked(&self, reader: &Waker) -> Option<(u8, String)> {
         // First, so that no reason comes unseen between the look and the wait.
@@ -64,6 +80,12 @@ impl Closer {
     }
 
     pub(crate) fn rekeyed(&self, times: u64) {
+        if self.0.rekeys.load(Ordering::Relaxed) == times {
+            return;
+        }
         self.0.rekeys.store(times, Ordering::Relaxed);
+        if let Some(listener) = self.0.listener.get() {
+            (listener.0)(times);
+        }
     }
 }

@@ -5,6 +5,7 @@
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context as Waking, Poll};
 use std::time::Duration;
 
@@ -242,10 +243,16 @@ fn a_closer_knows_how_a_session_went() {
         let limits = Limits { rekey_frames: 2, ..Limits::default() };
         let (mut a, mut b) = pair(4096, limits).await;
         let (closer, mut read) = (b.closer(), [0; 4]);
+        let heard = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&heard);
+        closer.on_rekey(move |rekeys| {
+            assert_eq!(count.swap(rekeys, Ordering::Relaxed) + 1, rekeys);
+        });
         a.write_all(b"more").await.unwrap();
         a.flush().await.unwrap();
         b.read_exact(&mut read).await.unwrap();
         assert_eq!((closer.failure(), closer.rekeys() > 0), (None, true));
+        assert_eq!(heard.load(Ordering::Relaxed), closer.rekeys());
         drop(a);
         b.read(&mut read).await.unwrap_err();
         let failure = closer.failure().unwrap();

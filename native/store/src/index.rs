@@ -1,14 +1,19 @@
-//! Where every record is, in memory: 56 bytes and a table cell each, found by hash without touching the disk. Pure: time
-//! is an argument, and nothing here reads or writes a file.
+//! Where every record is, in memory: 56 bytes and a cell or two of eight each, found by hash without touching the disk. Pure:
+//! time is an argument, and nothing here reads or writes a file.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use hashbrown::HashTable;
+use allocator_api2::vec::Vec as PageVec;
 
+use crate::pages::{HUGE_BYTES, Pages};
 use crate::record::Key;
+use crate::table::{Table, prefetch};
 
-/// Slots are kept in blocks, so that growing never copies them.
-const BLOCK: usize = 4096;
+/// Slots are kept in blocks of a huge page, so that growing never copies them.
+const BLOCK: usize = HUGE_BYTES / size_of::<Slot>();
+/// Slots that are listed at once.
+const LISTED: usize = 4096;
+const LISTS_PER_BLOCK: usize = BLOCK.div_ceil(LISTED);
 const REFERENCED: u32 = 1;
 /// Look-ups that wait for memory together: more than a core has misses under way, fewer than its first cache holds.
 const GROUP: usize = 32;
@@ -59,8 +64,8 @@ fn stamp(now_s: u64) -> u32 {
 
 /// Every record, by its key.
 pub(crate) struct Index {
-    table: HashTable<u32>,
-    blocks: Vec<Vec<Slot>>,
+    table: Table,
+    blocks: Vec<PageVec<Slot, Pages>>,
     free: Vec<u32>,
     seed: (u64, u64),
 }
@@ -81,7 +86,7 @@ pub(crate) enum Use {
 impl Index {
     /// An empty index; `seed` keeps those who choose hashes from choosing cells.
     pub(crate) fn new(seed: (u64, u64)) -> Self {
-        Self { table: HashTable::new(), blocks: Vec::new(), free: Vec::new(), seed: (seed.0 | 1, seed.1) }
+        Self { table: Table::new(), blocks: Vec::new(), free: Vec::new(), seed: (seed.0 | 1, seed.1) }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -90,9 +95,7 @@ impl Index {
 
     /// Make room for so many more.
     pub(crate) fn reserve(&mut self, additional: usize) {
-        let seed = self.seed;
-        let blocks = &self.blocks;
-        self.table.reserve(additional, |slot| spread(seed, &slot_at(blocks, *slot).key));
+        self.table.reserve(additional);
     }
 
     pub(crate) fn get(&self, key: &Key) -> Option<Place> {
@@ -101,7 +104,12 @@ impl Index {
 
     /// Where the record is, used at `now_s`.
     pub(crate) fn touch(&self, key: &Key, now_s: u64) -> Option<Place> {
-        let slot = self.find(key)?;
+        self.touch_by(tag_of(self.seed, key), key, now_s)
+    }
+
+    fn touch_by(&self, tag: u32, key: &Key, now_s: u64) -> Option<Place> {
+        let (_, number) = self.table.find(tag, |slot| self.slot(slot).key == *key)?;
+        let slot = self.slot(number);
         let used = stamp(now_s) | REFERENCED;
         // Reading first keeps the cache line shared when many ask for the same record within a second.
         if slot.used.load(Ordering::Relaxed) != used {
@@ -113,22 +121,28 @@ impl Index {
     /// Tell `each` of `keys` by its number whether it is here; used at `now_s`. In a large store a look-up waits for memory
     /// and does little else: those of a group wait together.
     pub(crate) fn touch_each(&self, keys: &[Key], now_s: u64, mut each: impl FnMut(usize, bool)) {
+        let mut tags = [0; GROUP];
         for (group, keys) in keys.chunks(GROUP).enumerate() {
-            for key in keys {
-                if let Some(number) = self.table.iter_hash(spread(self.seed, key)).next() {
-                    ask_for(self.slot(*number));
+            for (tag, key) in tags.iter_mut().zip(keys) {
+                *tag = tag_of(self.seed, key);
+                self.table.ask_for(*tag);
+            }
+            for tag in &tags[..keys.len()] {
+                // The first with this tag is the one nearly always; else the look itself waits.
+                if let Some((_, number)) = self.table.find(*tag, |_| true) {
+                    ask_for(self.slot(number));
                 }
             }
-            for (place, key) in keys.iter().enumerate() {
-                each(group * GROUP + place, self.touch(key, now_s).is_some());
+            for (place, (tag, key)) in tags.iter().zip(keys).enumerate() {
+                each(group * GROUP + place, self.touch_by(*tag, key, now_s).is_some());
             }
         }
     }
 
     /// The key of the blob with this function and hash, whatever its size.
     pub(crate) fn find_by_hash(&self, key: &Key) -> Option<Key> {
-        let hash = spread(self.seed, key);
-        self.table.find(hash, |slot| self.slot(*slot).key.same_hash(key)).map(|slot| self.slot(*slot).key)
+        let found = self.table.find(tag_of(self.seed, key), |slot| self.slot(slot).key.same_hash(key));
+        found.map(|(_, slot)| self.slot(slot).key)
     }
 
     /// When a record was last used or placed, in seconds since 1970.
@@ -159,23 +173,21 @@ impl Index {
 
     /// Put a record where it is now; returns where it was.
     pub(crate) fn insert(&mut self, key: Key, place: Place, now_s: u64) -> Option<Place> {
-        let hash = spread(self.seed, &key);
-        if let Some(found) = self.table.find(hash, |slot| slot_at(&self.blocks, *slot).key == key) {
-            let slot = &mut self.blocks[*found as usize / BLOCK][*found as usize % BLOCK];
+        let tag = tag_of(self.seed, &key);
+        if let Some((_, number)) = self.table.find(tag, |slot| self.slot(slot).key == key) {
+            let slot = self.slot_mut(number);
             slot.used.store(stamp(now_s), Ordering::Relaxed);
             return Some(std::mem::replace(&mut slot.place, place));
         }
         let number = self.place_slot(Slot { key, place, used: AtomicU32::new(stamp(now_s)) });
-        let (seed, blocks) = (self.seed, &self.blocks);
-        self.table.insert_unique(hash, number, |slot| spread(seed, &slot_at(blocks, *slot).key));
+        self.table.insert(tag, number);
         None
     }
 
     /// Move a record, unless it is no longer at `from`; its last use stays, its second chance is spent.
     pub(crate) fn relocate(&mut self, key: &Key, from: Place, to: Place) -> bool {
-        let hash = spread(self.seed, key);
-        let Some(found) = self.table.find(hash, |slot| slot_at(&self.blocks, *slot).key == *key) else { return false };
-        let slot = &mut self.blocks[*found as usize / BLOCK][*found as usize % BLOCK];
+        let Some((_, number)) = self.find_cell(key) else { return false };
+        let slot = self.slot_mut(number);
         if slot.place != from {
             return false;
         }
@@ -185,10 +197,8 @@ impl Index {
     }
 
     pub(crate) fn remove(&mut self, key: &Key) -> Option<Place> {
-        let hash = spread(self.seed, key);
-        let blocks = &self.blocks;
-        let entry = self.table.find_entry(hash, |slot| slot_at(blocks, *slot).key == *key).ok()?;
-        let (number, _) = entry.remove();
+        let (cell, number) = self.find_cell(key)?;
+        self.table.remove(cell);
         self.free.push(number);
         Some(self.slot(number).place)
     }
@@ -196,35 +206,45 @@ impl Index {
     /// Every record, in no order that means anything.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&Key, Place)> {
         self.table.iter().map(|number| {
-            let slot = self.slot(*number);
+            let slot = self.slot(number);
             (&slot.key, slot.place)
         })
     }
 
-    /// The records of one block of slots, so that who goes through all of them lets others in between; none past the end.
+    /// The records of some slots, so that who goes through all of them lets others in between; none past the end.
     pub(crate) fn block(&self, number: usize) -> Option<Vec<(Key, Place)>> {
-        let slots = self.blocks.get(number)?.iter();
+        let (block, first) = (number / LISTS_PER_BLOCK, number % LISTS_PER_BLOCK * LISTED);
+        let slots = self.blocks.get(block)?;
+        let slots = slots.get(first..slots.len().min(first + LISTED)).unwrap_or_default().iter();
         // A slot that was given back still holds what was there.
         let live = slots.filter(|slot| self.get(&slot.key) == Some(slot.place));
         Some(live.map(|slot| (slot.key, slot.place)).collect())
     }
 
     fn find(&self, key: &Key) -> Option<&Slot> {
-        let hash = spread(self.seed, key);
-        self.table.find(hash, |slot| self.slot(*slot).key == *key).map(|slot| self.slot(*slot))
+        self.find_cell(key).map(|(_, number)| self.slot(number))
+    }
+
+    fn find_cell(&self, key: &Key) -> Option<(usize, u32)> {
+        self.table.find(tag_of(self.seed, key), |slot| self.slot(slot).key == *key)
     }
 
     fn slot(&self, number: u32) -> &Slot {
-        slot_at(&self.blocks, number)
+        &self.blocks[number as usize / BLOCK][number as usize % BLOCK]
+    }
+
+    fn slot_mut(&mut self, number: u32) -> &mut Slot {
+        &mut self.blocks[number as usize / BLOCK][number as usize % BLOCK]
     }
 
     fn place_slot(&mut self, slot: Slot) -> u32 {
         if let Some(number) = self.free.pop() {
-            self.blocks[number as usize / BLOCK][number as usize % BLOCK] = slot;
+            *self.slot_mut(number) = slot;
             return number;
         }
         if self.blocks.last().is_none_or(|block| block.len() == BLOCK) {
-            self.blocks.push(Vec::with_capacity(BLOCK));
+            let huge = !self.blocks.is_empty();
+            self.blocks.push(PageVec::with_capacity_in(BLOCK, Pages { huge }));
         }
         let full = (self.blocks.len() - 1) * BLOCK;
         let last = self.blocks.len() - 1;
@@ -234,33 +254,18 @@ impl Index {
     }
 }
 
-/// Begin to bring a slot into the cache.
+/// Begin to bring a slot into the cache: it lies on two lines as often as not.
 fn ask_for(slot: &Slot) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // A slot lies on two cache lines as often as not.
-        let (first, last) = (std::ptr::from_ref(slot), std::ptr::from_ref(&slot.used));
-        // SAFETY: a prefetch reads nothing and cannot fault; SSE is part of this architecture.
-        unsafe {
-            _mm_prefetch::<_MM_HINT_T0>(first.cast());
-            _mm_prefetch::<_MM_HINT_T0>(last.cast());
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = slot;
+    prefetch(slot);
+    prefetch(&raw const slot.used);
 }
 
-fn slot_at(blocks: &[Vec<Slot>], number: u32) -> &Slot {
-    &blocks[number as usize / BLOCK][number as usize % BLOCK]
-}
-
-/// A cell for a key: its hash is random already, unless someone chose it.
-fn spread(seed: (u64, u64), key: &Key) -> u64 {
+/// What a key is looked for by: its hash is random already, unless someone chose it.
+fn tag_of(seed: (u64, u64), key: &Key) -> u32 {
     let mut half = [0; 8];
     half.copy_from_slice(&key.hash[..8]);
     let product = u128::from(u64::from_le_bytes(half) ^ seed.1) * u128::from(seed.0);
-    (product >> 64) as u64 ^ product as u64
+    (((product >> 64) as u64 ^ product as u64) >> 32) as u32
 }
 
 #[cfg(test)]

@@ -13,10 +13,12 @@ mod evict;
 mod index;
 mod log;
 mod open;
+mod pages;
 mod record;
 mod scrub;
 mod segment;
 mod survey;
+mod table;
 mod view;
 
 use std::collections::HashMap;

@@ -19,6 +19,7 @@ from typing import Any, Final, Literal
 
 from buildnet.database import connected, create, transaction
 from buildnet.errors import Forbidden, InvalidRequest, NotFound, Overloaded, StateCorrupt, Unauthenticated
+from buildnet.model.tier import Tier, tier_of
 
 LIFETIME_S: Final = 3600
 LIFETIME_S_MAX: Final = 30 * 86_400
@@ -26,17 +27,22 @@ NOTE_CHARACTERS_MAX: Final = 255
 TOKENS_MAX: Final = 10_000
 NODES_MAX: Final = 100_000
 _KEPT_MS: Final = 7 * 86_400_000
-_VERSION: Final = 1
+_VERSION: Final = 2
 _SCHEMA: Final = (
     """CREATE TABLE token (
   hash BLOB PRIMARY KEY, id TEXT NOT NULL UNIQUE, made_at_unix_ms INTEGER NOT NULL, expires_at_unix_ms INTEGER NOT NULL,
   made_by TEXT NOT NULL, note TEXT NOT NULL, used_at_unix_ms INTEGER, used_by TEXT, revoked_at_unix_ms INTEGER,
-  refusals_told TEXT NOT NULL DEFAULT ''
+  refusals_told TEXT NOT NULL DEFAULT '', tier TEXT NOT NULL DEFAULT 'trusted'
 ) STRICT""",
     """CREATE TABLE node (
   key TEXT PRIMARY KEY, node TEXT UNIQUE, joined_at_unix_ms INTEGER NOT NULL, token_id TEXT NOT NULL,
-  is_ledgered INTEGER NOT NULL DEFAULT 0
+  is_ledgered INTEGER NOT NULL DEFAULT 0, tier TEXT NOT NULL DEFAULT 'trusted'
 ) STRICT""",
+)
+
+# Before tiers every node that was let in was trusted.
+_SINCE_1: Final = tuple(
+    f"ALTER TABLE {table} ADD COLUMN tier TEXT NOT NULL DEFAULT 'trusted'" for table in ("token", "node")
 )
 
 TokenState = Literal["valid", "used", "expired", "revoked"]
@@ -54,6 +60,7 @@ class JoinToken:
     note: str = ""
     used_by: str = ""
     used_at_unix_ms: int = 0
+    tier: Tier = "trusted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +101,13 @@ class Members:
             self._database.execute("PRAGMA synchronous = FULL")
             if version == 0:
                 create(self._database, _SCHEMA, _VERSION)
-            # So that a list of nodes costs no look into the file for each.
-            self._keys: dict[str, str] = dict(
-                self._database.execute("SELECT node, key FROM node WHERE node IS NOT NULL")
-            )
-        except (OSError, sqlite3.Error) as error:
+            elif version == 1:
+                create(self._database, _SINCE_1, _VERSION)
+            # So that a list of nodes, or a publication, costs no look into the file.
+            known = self._database.execute("SELECT node, key, tier FROM node WHERE node IS NOT NULL").fetchall()
+            self._keys: dict[str, str] = {node: key for node, key, _ in known}
+            self._tiers: dict[str, Tier] = {node: tier_of(tier, "tier") for node, _, tier in known}
+        except (OSError, sqlite3.Error, InvalidRequest) as error:
             raise self._corrupt(error) from error
 
     def close(self) -> None:
@@ -108,7 +117,16 @@ class Members:
 
     # Tokens.
 
-    def make(self, secret: bytes, *, now_unix_ms: int, lifetime_s: int, by: str = "", note: str = "") -> JoinToken:
+    def make(
+        self,
+        secret: bytes,
+        *,
+        now_unix_ms: int,
+        lifetime_s: int,
+        by: str = "",
+        note: str = "",
+        tier: Tier = "trusted",
+    ) -> JoinToken:
         """Keep a new token; the secret is the caller's to tell, once.
 
         Raises:
@@ -133,11 +151,11 @@ class Members:
                     f"{TOKENS_MAX} join tokens are kept already; wait until some have ended", limit=TOKENS_MAX
                 )
             database.execute(
-                "INSERT INTO token(hash, id, made_at_unix_ms, expires_at_unix_ms, made_by, note)"
-                " VALUES (?, ?, ?, ?, ?, ?)",
-                (digest, _id_of(digest), now_unix_ms, now_unix_ms + lifetime_s * 1000, by, note),
+                "INSERT INTO token(hash, id, made_at_unix_ms, expires_at_unix_ms, made_by, note, tier)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (digest, _id_of(digest), now_unix_ms, now_unix_ms + lifetime_s * 1000, by, note, tier),
             )
-        return JoinToken(_id_of(digest), "valid", now_unix_ms, now_unix_ms + lifetime_s * 1000, by, note)
+        return JoinToken(_id_of(digest), "valid", now_unix_ms, now_unix_ms + lifetime_s * 1000, by, note, tier=tier)
 
     def tokens(self, now_unix_ms: int) -> list[JoinToken]:
         """Those that are kept, the newest first."""
@@ -228,11 +246,23 @@ class Members:
         """Bind a key to an id, both of which `check_id` has seen. Binding twice is binding once."""
         with self._transaction() as database:
             database.execute("UPDATE node SET node = ? WHERE key = ? AND node IS NULL", (node, key))
+            (tier,) = database.execute("SELECT tier FROM node WHERE key = ?", (key,)).fetchone()
         self._keys[node] = key
+        self._tiers[node] = tier_of(tier, "tier")
 
     def key_of(self, node: str) -> str:
         """The key of the node with this id, "" when it joined by none. It does not block."""
         return self._keys.get(node, "")
+
+    def tier_of(self, node: str) -> Tier | None:
+        """How far the node with this id is trusted, None when it joined by no key. It does not block."""
+        return self._tiers.get(node)
+
+    def set_tier(self, node: str, tier: Tier) -> None:
+        """Trust a node that joined by its key so far from now on."""
+        with self._transaction() as database:
+            database.execute("UPDATE node SET tier = ? WHERE node = ?", (tier, node))
+        self._tiers[node] = tier
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -250,7 +280,9 @@ class Members:
         )
 
 
-_COLUMNS: Final = "id, made_at_unix_ms, expires_at_unix_ms, made_by, note, used_by, used_at_unix_ms, revoked_at_unix_ms"
+_COLUMNS: Final = (
+    "id, made_at_unix_ms, expires_at_unix_ms, made_by, note, used_by, used_at_unix_ms, revoked_at_unix_ms, tier"
+)
 _WHY: Final = {
     "used": "was used already, by another node",
     "expired": "has expired",
@@ -263,7 +295,7 @@ def _id_of(digest: bytes) -> str:
 
 
 def _token_of(row: tuple[Any, ...], now_unix_ms: int) -> JoinToken:
-    token_id, made_at, expires_at, made_by, note, used_by, used_at, revoked_at = row
+    token_id, made_at, expires_at, made_by, note, used_by, used_at, revoked_at, tier = row
     state: TokenState = "valid"
     if used_at is not None:
         state = "used"
@@ -271,7 +303,7 @@ def _token_of(row: tuple[Any, ...], now_unix_ms: int) -> JoinToken:
         state = "revoked"
     elif now_unix_ms >= expires_at:
         state = "expired"
-    return JoinToken(token_id, state, made_at, expires_at, made_by, note, used_by or "", used_at or 0)
+    return JoinToken(token_id, state, made_at, expires_at, made_by, note, used_by or "", used_at or 0, tier)
 
 
 def _member(database: sqlite3.Connection, column: Literal["key", "node"], value: str) -> Member | None:
@@ -286,6 +318,7 @@ def _take(database: sqlite3.Connection, token: JoinToken, digest: bytes, key: st
         raise Overloaded(f"{NODES_MAX} nodes have joined already", limit=NODES_MAX)
     database.execute("UPDATE token SET used_at_unix_ms = ?, used_by = ? WHERE hash = ?", (now_unix_ms, key, digest))
     database.execute(
-        "INSERT INTO node(key, joined_at_unix_ms, token_id) VALUES (?, ?, ?)", (key, now_unix_ms, token.id)
+        "INSERT INTO node(key, joined_at_unix_ms, token_id, tier) VALUES (?, ?, ?, ?)",
+        (key, now_unix_ms, token.id, token.tier),
     )
     return Member(key, "", token.id, False)

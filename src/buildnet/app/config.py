@@ -15,6 +15,7 @@ from buildnet.errors import InvalidRequest, NodeDown
 from buildnet.model.action_spec import is_ours
 from buildnet.model.credentials import NONE, Credentials
 from buildnet.model.join_line import JoinLine, check_organisation
+from buildnet.model.tier import tier_of
 from buildnet.sandbox.policy import SEARCH_PATH
 
 # Only what a controller is set up with: workers and every command read this file too, and these take as long to import
@@ -99,7 +100,8 @@ class ControllerConfig:
     None: what it holds at most, and for how long nothing is evicted that was used. `tiers` are `[[cache.tier]]` of the
     configuration file as they are written there. `organisation` is whose it is, to nodes that dial by sessions.
     `toolchain` are paths that the local worker's actions may read besides the usual ones, `secrets` the files of those
-    that they may name; `strict`: they write nothing but what they declare. `witnesses` are asked at most
+    that they may name; `strict`: they write nothing but what they declare, and so
+    do actions on nodes of one of the `strict_tiers`. `witnesses` are asked at most
     every `witness_interval_s`. Platform properties called as in `ignored_properties` need no worker that offers them.
     `scheduler` is what bounds the queue and weighs who waits in it.
     """
@@ -114,6 +116,7 @@ class ControllerConfig:
     cache_keep_s: int | None = None
     toolchain: tuple[Path, ...] = ()
     strict: bool = False
+    strict_tiers: tuple[str, ...] = ()
     secrets: Mapping[str, Path] = field(default_factory=dict)
     tiers: tuple[Mapping[str, object], ...] = ()
     witnesses: tuple[WitnessConfig, ...] = ()
@@ -134,6 +137,8 @@ class ControllerConfig:
             raise InvalidRequest(f"the queue holds 1 to {QUEUED_MAX} actions", field="scheduler.queued_max")
         _check_slots(self.slots)
         _check_cache_size(self.cache_size_bytes)
+        for tier in self.strict_tiers:
+            tier_of(tier, "fleet.strict_tiers")
         if len(self.witnesses) > WITNESSES_MAX or len({one.key.key_id for one in self.witnesses}) < len(self.witnesses):
             raise InvalidRequest(f"name at most {WITNESSES_MAX} witnesses, each once", field="ledger.witnesses")
         if len(self.ignored_properties) > IGNORED_PROPERTIES_MAX:

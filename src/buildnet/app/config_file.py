@@ -133,6 +133,7 @@ KEYS: Final[Mapping[str, Mapping[str, Parse]]] = {
         "tier": _tables,
     },
     "worker": {"toolchain_paths": _paths, "secrets": _files, "strict": _flag},
+    "fleet": {"strict_tiers": _texts},
     "tls": {"certificate": _path, "key": _path, "client_ca": _path},
     "access": {
         "anonymous": _text,
@@ -244,6 +245,7 @@ def _assembled(settings: Settings) -> ControllerConfig:
         "worker.toolchain_paths": "toolchain",
         "worker.secrets": "secrets",
         "worker.strict": "strict",
+        "fleet.strict_tiers": "strict_tiers",
         "ledger.witnesses": "witnesses",
         "ledger.witness_interval": "witness_interval_s",
     }

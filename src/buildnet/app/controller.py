@@ -31,6 +31,7 @@ from buildnet.edge.contracts import BYTE_CALLS, DECLARED, POOL, SERVICES
 from buildnet.edge.fleet import FleetService
 from buildnet.edge.join_tokens import JoinTokens, Self
 from buildnet.edge.ledger import LedgerService
+from buildnet.edge.node_tiers import NodeTiers
 from buildnet.edge.reflection import ReflectionService
 from buildnet.edge.resources import ResourceService
 from buildnet.edge.results import ClientResults
@@ -43,6 +44,7 @@ from buildnet.edge.web.app import application
 from buildnet.edge.web.asgi import Asgi
 from buildnet.edge.web.view import View
 from buildnet.ledger.statements import Statements
+from buildnet.model.caller import LOCAL_WORKER
 from buildnet.scheduler.service import Scheduler
 from buildnet.worker.secrets import Secrets
 
@@ -145,11 +147,12 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
     """Open everything a controller stands on, lowest first; close it in reverse."""
     async with AsyncExitStack() as held:
         grounds = await opened_grounds(config, clock, held)
-        engine = await opened_engine(config, grounds, held)
         directory, ledger, stores = grounds.directory, grounds.ledger, grounds.stores
-        own = keys.node_keys(directory)
         members = Members(directory / "members.sqlite")
         held.callback(members.close)
+        node_tiers = NodeTiers(members, grounds.append, config.strict_tiers)
+        engine = await opened_engine(config, grounds, held, node_tiers.publishes)
+        own = keys.node_keys(directory)
         sessions = Sessions(
             members,
             engine.pins,
@@ -170,6 +173,7 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
             announcements=engine.announcements,
             policies=fleet_file.load(directory),
             keep=partial(fleet_file.keep, directory),
+            tiers=node_tiers,
             sessions=sessions,
             read=stores.read,
         )
@@ -249,7 +253,7 @@ def _worker_tokens(config: ControllerConfig, clock: SystemClock) -> Callable[[],
     def token() -> str:
         now_unix_s = clock.now_unix_ms() // 1000
         ends_unix_s = now_unix_s + _WORKER_TOKEN_S
-        says = tokens.Token(random_id(), ("worker",), ends_unix_s, "local-worker", issued_unix_s=now_unix_s)
+        says = tokens.Token(random_id(), ("worker",), ends_unix_s, LOCAL_WORKER, issued_unix_s=now_unix_s)
         return tokens.sign(signer, says)
 
     return token

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -64,8 +64,10 @@ class Engine:
     announcements: Announcements
 
 
-async def opened_engine(config: ControllerConfig, grounds: Grounds, held: AsyncExitStack) -> Engine:
-    """Open it, and go on with what an earlier controller left.
+async def opened_engine(
+    config: ControllerConfig, grounds: Grounds, held: AsyncExitStack, trusts: Callable[[str], bool]
+) -> Engine:
+    """Open it, and go on with what an earlier controller left. `trusts`: whether what a node made may be everybody's.
 
     Raises:
         BuildNetError: what is kept cannot be read.
@@ -98,7 +100,7 @@ async def opened_engine(config: ControllerConfig, grounds: Grounds, held: AsyncE
 
     scheduler = Scheduler(
         cache=stores,
-        publisher=OrderedPublisher(stores, grounds.recorder, stores, clock, intend),
+        publisher=OrderedPublisher(stores, grounds.recorder, stores, clock, intend, trusts),
         record=grounds.recorder.record,
         clock=clock,
         new_id=random_id,

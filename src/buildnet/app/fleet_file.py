@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from buildnet.app.state import replace_file
 from buildnet.errors import BuildNetError, StateCorrupt, StorageFull
+from buildnet.files import replace_file
 from buildnet.model.node import NODE_POLICIES_MAX, NodePolicy, check_node_id
 
 _VERSION: Final = 1
@@ -86,7 +86,7 @@ async def keep(directory: Path, policies: Mapping[str, NodePolicy]) -> None:
         StorageFull: the disk refused; the file is as it was.
     """
     try:
-        await asyncio.to_thread(replace_file, path_of(directory), encode(policies), sync=True)
+        await asyncio.to_thread(replace_file, path_of(directory), encode(policies), synced=True)
     except OSError as error:
         raise StorageFull(f"cannot write {path_of(directory)}: {error.strerror}; nothing was changed") from error
 

@@ -14,8 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from buildnet.app.state import replace_file
 from buildnet.errors import NotFound
+from buildnet.files import replace_file
 from buildnet.model.entry import Entry, Value
 from buildnet.scheduler.entry import Limits
 from buildnet.scheduler.share import Quota

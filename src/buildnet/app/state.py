@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from buildnet.errors import StateCorrupt, StateLocked, StateNewer
+from buildnet.files import replace_file
 
 STATE_VERSION = 1
 
@@ -95,7 +96,7 @@ def next_term(directory: Path) -> int:
             f"{path} does not hold a number; restore it from a copy: an older term would let stale workers publish",
             path=str(path),
         ) from error
-    replace_file(path, f"{term}\n", sync=True)
+    replace_file(path, f"{term}\n", synced=True)
     return term
 
 
@@ -109,20 +110,3 @@ def announced(directory: Path, facts: dict[str, object]) -> Iterator[None]:
     finally:
         with suppress(FileNotFoundError):
             path.unlink()
-
-
-def replace_file(path: Path, text: str, *, sync: bool = False) -> None:
-    """Write a file so that readers, and a start after a crash, see the old text or the new one."""
-    temporary = path.with_name(path.name + ".new")
-    with temporary.open("w") as file:
-        file.write(text)
-        if sync:
-            file.flush()
-            os.fsync(file.fileno())
-    temporary.replace(path)
-    if sync:
-        parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(parent)
-        finally:
-            os.close(parent)

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from buildnet.catalog import probe
 from buildnet.catalog.known import Probe, version_in
+from buildnet.files import replace_file
 from buildnet.model.resource import speakable
 
 log = logging.getLogger(__name__)
@@ -75,14 +74,10 @@ class Versions:
     def _write(self) -> None:
         if self._path is None:
             return
-        fresh = self._path.with_name(f"{self._path.name}.new")
         try:
-            fresh.write_text(json.dumps(dict(list(self._known.items())[:KEPT_MAX])))
-            fresh.replace(self._path)
+            replace_file(self._path, json.dumps(dict(list(self._known.items())[:KEPT_MAX])))
         except OSError as error:
             log.warning("cannot keep what tools told in %s: %s", self._path, error.strerror)
-            with suppress(OSError):
-                os.unlink(fresh)
 
 
 def _text(name: str, key: FileKey) -> str:

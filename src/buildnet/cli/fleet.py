@@ -1,5 +1,5 @@
-"""`buildnet fleet ls|show|watch|drain|cordon|uncordon|rm|allow|tokens`. Names from other machines are never printed
-raw.
+"""`buildnet fleet ls|show|watch|drain|cordon|uncordon|tier|rm|allow|tokens`. Names from other machines are never
+printed raw.
 """
 
 from __future__ import annotations
@@ -50,11 +50,12 @@ def ls(url: str | None, state: Path | None, instance: str, include_absent: bool,
         return
     now_unix_s = time.time()  # noqa: TID251 - shown to a person, decides nothing
     options.echo_table(
-        ["NODE", "STATE", "HOST", "RUNNING", "SLOTS", "VERSION", "SEEN", "NOTE"],
+        ["NODE", "STATE", "TIER", "HOST", "RUNNING", "SLOTS", "VERSION", "SEEN", "NOTE"],
         [
             [
                 node.node[:12],
                 node.state,
+                printable.shown(node.tier or "-"),
                 node.hostname or "-",
                 str(node.running),
                 str(node.slots or "-"),
@@ -174,6 +175,20 @@ def uncordon(url: str | None, state: Path | None, instance: str, as_json: bool, 
     with options.connected(url, state, instance) as client:
         told = [client.fleet_cordon(client.fleet_find(node).node, cordoned=False) for node in nodes]
     _told(told, as_json, "is given work")
+
+
+@command.command("tier", epilog="Example: buildnet fleet tier untrusted 8135a906ccdf")
+@options.of_server
+@options.as_json
+@click.argument("tier", type=click.Choice(["trusted", "untrusted"]))
+@_nodes
+def tier(url: str | None, state: Path | None, instance: str, as_json: bool, tier: str, nodes: tuple[str, ...]) -> None:
+    """Trust workers that joined by a line so far. What an untrusted one makes is for callers in a namespace alone.
+
+    Their sessions end and begin anew; what they run is run anew, where that may be.
+    """
+    with options.connected(url, state, instance) as client:
+        _told([client.fleet_set_tier(client.fleet_find(node).node, tier) for node in nodes], as_json, f"is {tier}")
 
 
 @command.command("rm", epilog="Example: buildnet fleet rm 8135a906ccdf")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from buildnet.cli import options
+from buildnet.cli import options, printable
 
 
 @click.group("tokens", epilog="Example: buildnet fleet tokens new --note rack7")
@@ -22,10 +22,24 @@ def tokens() -> None:
 @options.of_server
 @click.option("--expires", default="1h", show_default=True, help="How long it may be used, as in 30m; 30 d at most.")
 @click.option("--note", default="", help="Who or what it is for.")
+@click.option(
+    "--tier",
+    type=click.Choice(["trusted", "untrusted"]),
+    default="trusted",
+    show_default=True,
+    help="How far the worker is trusted; what an untrusted one makes is for callers in a namespace alone.",
+)
 @click.option("--address", help="HOST:PORT at which the worker reaches the server.  [default: as this command does]")
 @options.as_json
 def new(
-    url: str | None, state: Path | None, instance: str, expires: str, note: str, address: str | None, as_json: bool
+    url: str | None,
+    state: Path | None,
+    instance: str,
+    expires: str,
+    note: str,
+    tier: str,
+    address: str | None,
+    as_json: bool,
 ) -> None:
     """Print a line by which one worker joins: buildnet join 'LINE'. It is of use once."""
     from buildnet.model.credentials import Address
@@ -34,7 +48,7 @@ def new(
     lifetime_s = duration_s_of(expires, "expires")
     with options.connected(url, state, instance) as client:
         target = Address.parse(address or client.url).target
-        token, line = client.fleet_new_token(target, lifetime_s=lifetime_s, note=note)
+        token, line = client.fleet_new_token(target, lifetime_s=lifetime_s, note=note, tier=tier)
     if as_json:
         options.echo_json({"line": line.text, **asdict(token)})
     else:
@@ -52,11 +66,12 @@ def ls(url: str | None, state: Path | None, instance: str, as_json: bool) -> Non
         options.echo_json([asdict(token) for token in found])
         return
     options.echo_table(
-        ["ID", "STATE", "ENDS", "MADE BY", "USED BY", "NOTE"],
+        ["ID", "STATE", "TIER", "ENDS", "MADE BY", "USED BY KEY", "NOTE"],
         [
             [
                 token.id,
                 token.state,
+                printable.shown(token.tier),
                 _time(token.expires_at_unix_s),
                 token.made_by or "-",
                 token.used_by[:16] or "-",

@@ -14,7 +14,7 @@ from buildnet.cli import failures
 
 # What is made while a command is imported is kept: to look for garbage after every 700 things, as is the default, takes
 # a tenth of the start.
-_COLLECTED_AFTER: Final = 20_000
+GARBAGE_AFTER: Final = 20_000
 _COMMANDS = {
     "actions": "buildnet.cli.actions",
     "cas": "buildnet.cli.cas",
@@ -77,7 +77,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line and exit."""
-    gc.set_threshold(_COLLECTED_AFTER)
+    gc.set_threshold(GARBAGE_AFTER)
     sys.exit(failures.guarded(lambda: cli.main(prog_name="buildnet", standalone_mode=False)))
 
 

@@ -132,6 +132,11 @@ class Printer:
 @click.option("--disk", metavar="SIZE", help="Scratch space it may use, as in 2GiB.")
 @click.option("--gpus", type=click.IntRange(0), default=0, help="Graphics processors it needs.")
 @click.option("--secret", "secrets", multiple=True, metavar="NAME=REFERENCE", help="A variable from a secret's name.")
+@click.option(
+    "--tier",
+    type=click.Choice(["untrusted", "trusted", "local"]),
+    help="The least trust in the worker.  [default: trusted]",
+)
 @click.option("--priority", type=int, default=0, help="Lower runs sooner.")
 @click.option("--timeout", "timeout_s", type=float, metavar="SECONDS", help="Limit of the execution.")
 @click.option("--no-cache", is_flag=True, help="Run it even if there is a result, and keep none.")
@@ -163,6 +168,7 @@ def command(
     disk: str | None,
     gpus: int,
     secrets: tuple[str, ...],
+    tier: str | None,
     priority: int,
     timeout_s: float | None,
     no_cache: bool,
@@ -197,6 +203,7 @@ def command(
             constraints=require,
             platform=tuple(_pairs(platform, "--platform").items()),
             secrets=_pairs(secrets, "--secret"),
+            tier=tier or "",
             timeout_s=timeout_s,
         )
         with options.connected(url, state, instance) as client:
@@ -220,6 +227,7 @@ def command(
             effects=_pairs(effects, "--effect"),
             resources=resources,
             secrets=_pairs(secrets, "--secret"),
+            tier=tier or "",
             priority=priority,
             timeout_s=timeout_s,
             do_not_cache=no_cache,

@@ -24,6 +24,7 @@ KEYS: Final = {
     "toolchain_path": "worker.toolchain_paths",
     "secret": "worker.secrets",
     "strict": "worker.strict",
+    "strict_tier": "fleet.strict_tiers",
     "tls_cert": "tls.certificate",
     "tls_key": "tls.key",
     "client_ca": "tls.client_ca",
@@ -69,6 +70,12 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 )
 @options.secrets
 @click.option("--strict", is_flag=True, default=None, help="Local actions may write nothing but declared outputs.")
+@click.option(
+    "--strict-tier",
+    multiple=True,
+    type=click.Choice(["untrusted", "trusted", "local"]),
+    help="The same on every node that is trusted so far.",
+)
 @click.option("--tls-cert", type=_FILE, help="Serve TLS with this certificate and those above it, PEM.")
 @click.option("--tls-key", type=_FILE, help="Its private key, PEM.")
 @click.option("--client-ca", type=_FILE, help="Believe certificates of clients that this authority signed, PEM.")

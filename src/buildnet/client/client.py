@@ -69,7 +69,7 @@ _OPTIONS: Final = [
 ]
 
 
-_ENTRY: Final = regular.compile(r"ledger entry ([0-9]+)")
+_ENTRY: Final = regular.compile(r"\bledger entry ([0-9]+)\b")
 
 DEFAULT_ENVIRONMENT: Final = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
 
@@ -160,6 +160,7 @@ class Client:
         effects: Mapping[str, str] | None = None,
         resources: Amounts = NOTHING,
         secrets: Mapping[str, str] | None = None,
+        tier: str = "",
         working_directory: str = "",
         timeout_s: float | None = None,
         priority: int = 0,
@@ -182,6 +183,8 @@ class Client:
             effects: level by effect, such as network: ambient; what is not named is the worker's least.
             resources: what it may use.
             secrets: variables by references to secrets that the worker knows.
+            tier: the least trust in the node that runs it: untrusted, trusted or local; "" for trusted, or untrusted
+                where the caller is in a namespace.
             working_directory: below the inputs' root, where it runs.
             timeout_s: limit of the execution itself.
             priority: lower runs sooner.
@@ -207,6 +210,7 @@ class Client:
             constraints=require,
             platform=tuple((platform or {}).items()),
             secrets=secrets,
+            tier=tier,
             timeout_s=timeout_s,
             do_not_cache=do_not_cache,
         )
@@ -338,7 +342,7 @@ class Client:
 
     async def _entry_of(self, response: re.ExecuteResponse, operation_id: str) -> int | None:
         # The answer says so itself; a server that does not is asked.
-        told = _ENTRY.fullmatch(response.message)
+        told = _ENTRY.search(response.message)
         if told is not None:
             return int(told[1])
         return (await self._patience.tried(lambda: self.action(operation_id))).entry_index

@@ -31,7 +31,8 @@ class NodeInfo:
     `state` is joining, active, cordoned, draining, left or removed. `clock_skew_s` is its clock less the server's, None
     when it did not tell its time. Times are Unix seconds, None for never. `asked_by` is who cordoned or removed it, or
     asked it to drain; "" for a caller without credentials and for the node itself. `key` is that of a node that joined
-    by a session of its own keys, "" for another. `capacity` is what its actions may use together, `used` what is
+    by a session of its own keys, "" for another. `tier` is how far the server trusts it, untrusted, trusted or local.
+    `capacity` is what its actions may use together, `used` what is
     reserved of that now; both None when it told none.
     """
 
@@ -49,6 +50,7 @@ class NodeInfo:
     clock_skew_s: float | None = None
     asked_by: str = ""
     key: str = ""
+    tier: str = ""
     capacity: Amounts | None = None
     used: Amounts | None = None
     properties: dict[str, list[str]] = field(default_factory=dict)
@@ -65,7 +67,7 @@ _TOKEN_STATES: Final = {
 @dataclass(frozen=True, slots=True)
 class JoinTokenInfo:
     """A join token as a server keeps it. `state` is valid, used, expired or revoked; times are Unix seconds, None for
-    never; `used_by` is the key of the node that joined with it.
+    never; `used_by` is the key of the node that joined with it; `tier` how far that is trusted.
     """
 
     id: str
@@ -76,6 +78,7 @@ class JoinTokenInfo:
     note: str = ""
     used_by: str = ""
     used_at_unix_s: float | None = None
+    tier: str = "trusted"
 
 
 Unary = Callable[[str, Any, type[Any]], Awaitable[Any]]
@@ -162,13 +165,26 @@ class FleetCalls:
         """
         await self._unary(_FLEET + "AllowNode", fleet_pb2.AllowNodeRequest(node_id=node), fleet_pb2.AllowNodeResponse)
 
-    async def new_token(self, target: str, *, lifetime_s: int, note: str = "") -> tuple[JoinTokenInfo, JoinLine]:
-        """Make a join token, and the line by which one worker joins at `target`, HOST:PORT. It is told this once.
+    async def set_tier(self, node: str, tier: str) -> NodeInfo:
+        """Trust a node that joined by its key so far, `untrusted` or `trusted`. Repeat: safe.
 
         Raises:
-            InvalidRequest: the lifetime or the note is out of bounds.
+            NotFound: it has not joined by a key of its own.
+            InvalidRequest: the tier is none that may be given.
         """
-        request = fleet_pb2.CreateJoinTokenRequest(note=note)
+        request = fleet_pb2.SetNodeTierRequest(node_id=node, tier=tier)
+        return _info(await self._unary(_FLEET + "SetNodeTier", request, fleet_pb2.Node))
+
+    async def new_token(
+        self, target: str, *, lifetime_s: int, note: str = "", tier: str = ""
+    ) -> tuple[JoinTokenInfo, JoinLine]:
+        """Make a join token, and the line by which one worker joins at `target`, HOST:PORT. It is told this once. The
+        worker is `trusted`, or of the tier that is given.
+
+        Raises:
+            InvalidRequest: the lifetime or the note is out of bounds, or the tier is none that may be given.
+        """
+        request = fleet_pb2.CreateJoinTokenRequest(note=note, tier=tier)
         request.lifetime.FromSeconds(lifetime_s)
         made = await self._unary(_FLEET + "CreateJoinToken", request, fleet_pb2.CreateJoinTokenResponse)
         line = JoinLine(target, made.organisation, made.controller_key, made.term, made.secret)
@@ -201,6 +217,7 @@ def _token_info(token: fleet_pb2.JoinToken) -> JoinTokenInfo:
         note=token.note,
         used_by=token.used_by,
         used_at_unix_s=token.used_at.ToNanoseconds() / 1e9 if token.HasField("used_at") else None,
+        tier=token.tier or "trusted",
     )
 
 
@@ -223,6 +240,7 @@ def _info(node: fleet_pb2.Node) -> NodeInfo:
         clock_skew_s=node.clock_skew.ToNanoseconds() / 1e9 if node.HasField("clock_skew") else None,
         asked_by=node.asked_by,
         key=node.node_key,
+        tier=node.tier,
         capacity=amounts_of(node.capacity) if node.HasField("capacity") else None,
         used=amounts_of(node.used) if node.HasField("capacity") else None,
         properties=properties,

@@ -35,6 +35,7 @@ _KEYS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "platform": dict,
     "timeout": (str, int, float),
     "secrets": dict,
+    "tier": str,
     "do_not_cache": bool,
     "salt": str,
     "priority": int,

@@ -62,6 +62,7 @@ class SyncClient:
         self.fleet_cordon = self._plain(client.fleet.cordon)
         self.fleet_remove = self._plain(client.fleet.remove)
         self.fleet_allow = self._plain(client.fleet.allow)
+        self.fleet_set_tier = self._plain(client.fleet.set_tier)
         self.fleet_new_token = self._plain(client.fleet.new_token)
         self.fleet_join_tokens = self._plain(client.fleet.join_tokens)
         self.fleet_revoke_token = self._plain(client.fleet.revoke_token)

@@ -8,6 +8,7 @@ from typing import Final
 from buildnet.errors import InvalidRequest
 from buildnet.model.caller import Caller, public_instance
 from buildnet.scheduler.operation import Operation
+from buildnet.wire import times
 from buildnet.wire._gen.buildnet.v1 import action_pb2
 from buildnet.wire.actions import Described
 
@@ -38,8 +39,8 @@ def fitting(
 ) -> Callable[[Operation], bool]:
     """A test for operations that the caller may see and the filter means."""
     states = frozenset(wanted.states)
-    since_ms = wanted.submitted_since.ToMilliseconds() if wanted.HasField("submitted_since") else None
-    before_ms = wanted.submitted_before.ToMilliseconds() if wanted.HasField("submitted_before") else None
+    since_ms = times.unix_ms(wanted.submitted_since) if wanted.HasField("submitted_since") else None
+    before_ms = times.unix_ms(wanted.submitted_before) if wanted.HasField("submitted_before") else None
     by_tool = (wanted.mnemonic, wanted.target_id, wanted.invocation_id)
 
     def fits(operation: Operation) -> bool:

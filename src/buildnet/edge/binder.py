@@ -13,8 +13,8 @@ from google.protobuf.message import DecodeError
 from buildnet.catalog.constraint import parse
 from buildnet.errors import BlobsMissing, InvariantBroken, NotFound
 from buildnet.model.action import ActionKey, Wanted
-from buildnet.model.action_spec import ActionSpec, Input
-from buildnet.model.caller import share_of
+from buildnet.model.action_spec import ActionSpec, Input, OutputInput
+from buildnet.model.caller import is_apart, share_of
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire.action_spec import lower
 from buildnet.wire.actions import TIMEOUT_DEFAULT_S, near_root, requirements_of
@@ -77,7 +77,7 @@ class StoreBinder:
         properties = tuple(spec.properties())
         return Wanted(
             key=ActionKey(instance, lowered.digest),
-            requirements=requirements_of(properties, self._ignored),
+            requirements=requirements_of(properties, self._ignored, apart=is_apart(instance)),
             timeout_s=TIMEOUT_DEFAULT_S if spec.timeout_s is None else spec.timeout_s,
             priority=spec.priority,
             do_not_cache=spec.do_not_cache,
@@ -89,9 +89,11 @@ class StoreBinder:
 
 
 def _needed_by(specs: Iterable[ActionSpec]) -> bytes:
-    inputs = set[Input]()
-    for constraints, given in {(spec.constraints, spec.inputs) for spec in specs}:
+    inputs, constraints = set[Input](), set[tuple[str, ...]]()
+    for spec in specs:
+        constraints.add(spec.constraints)
+        inputs.update(one for one in spec.inputs if not isinstance(one, OutputInput))
+    for given in constraints:
         # The scheduler asks for nothing but what can be understood.
-        parse(constraints)
-        inputs.update(given)
+        parse(given)
     return needed(inputs).SerializeToString()

@@ -28,6 +28,7 @@ Kind = Literal["unary", "server_stream", "bidi"]
 Failure = tuple[int, str, bytes]
 
 _CALL, _MESSAGE, _HALF_CLOSE, _CANCEL, _CREDIT, _DRAINED, _RESULTS, _SAID, _REQUEST, _GREETED, _ENDED = range(11)
+_REKEYED: Final = 11
 _CALLER: Final = "buildnet-caller-"
 _CANCELLED: Final[Failure] = (1, "the call was cancelled", b"")
 _INVALID_ARGUMENT: Final = 3
@@ -122,6 +123,10 @@ class Gate(Protocol):
 
     async def admit(self, greeted: Greeted) -> None:
         """Return to let the node in; what is raised, it is told."""
+        ...
+
+    def rekeyed(self, session: int, key: str, rekeys: int) -> None:
+        """The keys of a session that was let in were changed, so often in all; not every change is told."""
         ...
 
     def ended(self, session: int, key: str, reason: str, rekeys: int) -> None:
@@ -293,7 +298,7 @@ class Bridge:
                 log.warning("%s", event[1])
             case 8:  # _REQUEST
                 self._on_request(*event[1:])
-            case 6 | 9 | 10:  # _RESULTS, _GREETED, _ENDED
+            case 6 | 9 | 10 | 11:  # _RESULTS, _GREETED, _ENDED, _REKEYED
                 self._on_door(event)
 
     def _on_door(self, event: tuple[Any, ...]) -> None:
@@ -304,6 +309,8 @@ class Bridge:
         assert self._gate is not None, "only a door with a gate has sessions"
         if event[0] == _GREETED:
             self._spawn(event[1], self._admit(Greeted(*event[1:]), self._gate))
+        elif event[0] == _REKEYED:
+            self._gate.rekeyed(*event[1:])
         else:
             self._gate.ended(*event[1:])
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from buildnet.edge.announcements import Announcements
@@ -18,11 +19,13 @@ from buildnet.edge.fleet_watch import Watchers
 from buildnet.edge.flow import Duplex
 from buildnet.edge.log_spool import LogPiece
 from buildnet.edge.logs import LogBook
+from buildnet.edge.node_tiers import NodeTiers
 from buildnet.edge.printed import Printed, checked_piece, log_piece_of, said_of
 from buildnet.edge.sessions import Sessions
 from buildnet.errors import BuildNetError, DeadlinePassed, InvalidRequest, NodeDown, NotFound
 from buildnet.model.entry import Value
 from buildnet.model.node import NodePolicy, check_node_id
+from buildnet.model.tier import GIVEN, Tier, tier_of
 from buildnet.ports import Clock
 from buildnet.scheduler import fleet_events as fleet
 from buildnet.scheduler.fleet import FleetCore, removed_error
@@ -64,12 +67,14 @@ class FleetService:
         policies: Policies,
         keep: Callable[[Policies], Awaitable[None]],
         announcements: Announcements,
+        tiers: NodeTiers,
         sessions: Sessions | None = None,
         read: Callable[[str], bytes] | None = None,
     ) -> None:
         """`read` returns a small blob of the store by its digest text: what a worker is to run goes with the asking."""
         self._read_blob = read
         self._keys = sessions
+        self._tiers = tiers
         self._announcements = announcements
         self._scheduler = scheduler
         self._logs = logs
@@ -98,6 +103,7 @@ class FleetService:
             _FLEET + "CordonNode": Method("unary", self.cordon_node, pb.CordonNodeRequest, pb.Node),
             _FLEET + "RemoveNode": Method("unary", self.remove_node, pb.RemoveNodeRequest, pb.RemoveNodeResponse),
             _FLEET + "AllowNode": Method("unary", self.allow_node, pb.AllowNodeRequest, pb.AllowNodeResponse),
+            _FLEET + "SetNodeTier": Method("unary", self.set_node_tier, pb.SetNodeTierRequest, pb.Node),
         }
 
     async def run(self) -> None:
@@ -134,6 +140,8 @@ class FleetService:
         greeting = greeting_of(first.hello, self._version, now_unix_ms)
         if self._keys is not None:
             await self._keys.check_hello(greeting.offer.node, call.caller)
+        offer, strict = self._tiers.offer_of(greeting.offer, call.caller)
+        greeting = replace(greeting, offer=offer)
         number, self._session_next = self._session_next, self._session_next + 1
         running, heard_s = running_of(first.hello), self._clock.monotonic_s()
         session = Session(number, greeting, running, heard_s, self._watchers.changed, stream)
@@ -146,7 +154,7 @@ class FleetService:
             self._apply(fleet.Hello(number, greeting, now_unix_ms, call.caller.subject))
             if session.error is not None:
                 raise session.error
-            stream.put(self._welcome().SerializeToString())
+            stream.put(self._welcome(strict=strict).SerializeToString())
             self._apply(fleet.Welcomed(number))
             stream.attach(lambda request: self._hear(session, request))
             clean = await session.served()
@@ -188,13 +196,14 @@ class FleetService:
             return self._logs.take(fence, printed, session)
         return None
 
-    def _welcome(self) -> fleet_pb2.JoinResponse:
+    def _welcome(self, *, strict: bool) -> fleet_pb2.JoinResponse:
         message = fleet_pb2.JoinResponse()
         message.welcome.controller_id = self._controller_id
         message.welcome.version = self._version
         message.welcome.heartbeat_interval.seconds = HEARTBEAT_INTERVAL_S
         message.welcome.lease_duration.seconds = LEASE_DURATION_S
         message.welcome.idle_heartbeat_interval.seconds = IDLE_HEARTBEAT_INTERVAL_S
+        message.welcome.strict = strict
         return message
 
     # What the core decided.
@@ -247,7 +256,9 @@ class FleetService:
         running = len(self._scheduler.leases_of(name)) if session is not None else 0
         key = "" if self._keys is None else self._keys.key_of(name)
         used = self._scheduler.used_of(name)
-        return node_message(view, running=running, used=used, last_seen_unix_ms=last_seen_unix_ms, node_key=key)
+        message = node_message(view, running=running, used=used, last_seen_unix_ms=last_seen_unix_ms, node_key=key)
+        message.tier = self._tiers.tier_of(name) or (session.greeting.offer.tier if session is not None else "")
+        return message
 
     def _last_seen_unix_ms(self, session: Session) -> int:
         silent_s = self._clock.monotonic_s() - session.last_heard_s
@@ -308,13 +319,37 @@ class FleetService:
         await self._decide(ask, call.peer)
         return fleet_pb2.AllowNodeResponse()
 
+    async def set_node_tier(self, request: fleet_pb2.SetNodeTierRequest, call: Call) -> fleet_pb2.Node:
+        """Trust a node more or less; what it runs is run anew, where that may be.
+
+        Raises:
+            NotFound: it has not joined by a key of its own.
+        """
+        node, tier = check_node_id(request.node_id), tier_of(request.tier, "tier", GIVEN)
+        # As a task of its own: a caller that goes away meanwhile leaves nothing half-way.
+        await self._shielded(self._set_tier(node, tier, call))
+        if self._core.view(node) is None:
+            # It has no session and had none since the start: all that is known of it is its key.
+            return fleet_pb2.Node(node_id=node, state=fleet_pb2.NODE_STATE_LEFT, tier=tier)
+        return self._node(node)
+
+    async def _set_tier(self, node: str, tier: Tier, call: Call) -> None:
+        if not await self._tiers.set(node, tier, call):
+            return
+        view = self._core.view(node)
+        if view is not None and view.session is not None:
+            self._close(self._sessions[view.session], NodeDown(f"node {node} is now {tier}; dial again", url=""))
+
     async def _ask(self, ask: fleet.Ask, call: Call) -> fleet_pb2.Node:
         await self._decide(ask, call.peer)
         return self._node(ask.node)
 
     async def _decide(self, ask: fleet.Ask, peer: str) -> None:
         """Settle it as a task of its own: a caller that goes away meanwhile leaves nothing half-way."""
-        task = asyncio.ensure_future(self._settle(ask, peer))
+        await self._shielded(self._settle(ask, peer))
+
+    async def _shielded(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
         await asyncio.shield(task)

@@ -15,7 +15,9 @@ from buildnet.access.members import LIFETIME_S, JoinToken, Members
 from buildnet.edge.bridge import Call, Method
 from buildnet.model.entry import Value
 from buildnet.model.join_line import TOKEN_BYTES, JoinLine
+from buildnet.model.tier import GIVEN, Tier, tier_of
 from buildnet.ports import Clock
+from buildnet.wire import times
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
 
 _FLEET: Final = "/buildnet.v1.FleetService/"
@@ -64,18 +66,19 @@ class JoinTokens:
 
     async def line(self, target: str) -> JoinLine:
         """A line with a new token, for who can read what this process prints."""
-        _, secret = await self._make(LIFETIME_S, "", "printed at start", "")
+        _, secret = await self._make(LIFETIME_S, "", "printed at start", "", "trusted")
         return JoinLine(target, self._me.organisation, self._me.key, self._me.term, secret)
 
     async def create(self, request: fleet_pb2.CreateJoinTokenRequest, call: Call) -> fleet_pb2.CreateJoinTokenResponse:
         """Make a token.
 
         Raises:
-            InvalidRequest: the lifetime or the note is out of bounds.
+            InvalidRequest: the lifetime or the note is out of bounds, or the tier is none that may be given.
             Overloaded: as many are kept as may be.
         """
-        lifetime_s = request.lifetime.ToSeconds() if request.HasField("lifetime") else LIFETIME_S
-        token, secret = await self._make(lifetime_s, call.caller.subject, request.note, call.peer)
+        tier = tier_of(request.tier or "trusted", "tier", GIVEN)
+        lifetime_s = int(times.seconds(request.lifetime)) if request.HasField("lifetime") else LIFETIME_S
+        token, secret = await self._make(lifetime_s, call.caller.subject, request.note, call.peer, tier)
         return fleet_pb2.CreateJoinTokenResponse(
             token=_message(token),
             secret=secret,
@@ -84,16 +87,18 @@ class JoinTokens:
             term=self._me.term,
         )
 
-    async def _make(self, lifetime_s: int, by: str, note: str, peer: str) -> tuple[JoinToken, str]:
+    async def _make(self, lifetime_s: int, by: str, note: str, peer: str, tier: Tier) -> tuple[JoinToken, str]:
         secret = secrets.token_bytes(TOKEN_BYTES)
 
         def make() -> JoinToken:
             now_unix_ms = self._clock.now_unix_ms()
-            return self._members.make(secret, now_unix_ms=now_unix_ms, lifetime_s=lifetime_s, by=by, note=note)
+            return self._members.make(
+                secret, now_unix_ms=now_unix_ms, lifetime_s=lifetime_s, by=by, note=note, tier=tier
+            )
 
         token = await asyncio.to_thread(make)
         facts: dict[str, Value] = {"token": token.id, "expires_at_unix_ms": token.expires_at_unix_ms}
-        await self._append("join_token.created", {**facts, "note": note, "by": by, "peer": peer})
+        await self._append("join_token.created", {**facts, "note": note, "by": by, "peer": peer, "tier": tier})
         return token, base64.b32encode(secret).decode()
 
     async def ls(self, request: fleet_pb2.ListJoinTokensRequest, call: Call) -> fleet_pb2.ListJoinTokensResponse:
@@ -115,7 +120,12 @@ class JoinTokens:
 
 def _message(token: JoinToken) -> fleet_pb2.JoinToken:
     message = fleet_pb2.JoinToken(
-        id=token.id, state=_STATES[token.state], made_by=token.made_by, note=token.note, used_by=token.used_by
+        id=token.id,
+        state=_STATES[token.state],
+        made_by=token.made_by,
+        note=token.note,
+        used_by=token.used_by,
+        tier=token.tier,
     )
     message.made_at.FromMilliseconds(token.made_at_unix_ms)
     message.expires_at.FromMilliseconds(token.expires_at_unix_ms)

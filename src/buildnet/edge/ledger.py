@@ -16,8 +16,8 @@ from buildnet.ledger.log import LedgerLog
 from buildnet.model.caller import Caller, looked_up
 from buildnet.model.digest import Digest
 from buildnet.model.posting import is_account
+from buildnet.wire import times
 from buildnet.wire._gen.buildnet.v1 import ledger_pb2
-from buildnet.wire._gen.google.protobuf import timestamp_pb2
 from buildnet.wire.native import translated
 
 _LEDGER = "/buildnet.v1.LedgerService/"
@@ -80,7 +80,7 @@ class LedgerService:
         kinds = frozenset(request.kinds)
         start = request.from_index
         if request.HasField("since"):
-            since_ms = _unix_ms(request.since)
+            since_ms = times.unix_ms(request.since)
             start = max(start, await self._ledger.look(lambda c: queries.first_since(c, since_ms)))
         wanted = Caller(instances=tuple(request.instances) or None)
         async for index, body in self._ledger.tail(start, follow=request.follow):
@@ -181,7 +181,7 @@ class LedgerService:
             raise InvalidRequest("an account is KIND:NAME, as `ledger accounts` lists them", field="account")
         if not await self._ledger.look(self._accounts.has(name)):
             raise NotFound(f"there is no account {name}; `ledger accounts` lists them", kind="account", name=name)
-        since_ms = _unix_ms(request.since) if request.HasField("since") else 0
+        since_ms = times.unix_ms(request.since) if request.HasField("since") else 0
         sums: dict[str, list[int]] = defaultdict(lambda: [0, 0])
         size = await self._ledger.signed_size()
         while await self._ledger.look(self._statements.follow(size)):
@@ -237,10 +237,6 @@ def _posting(posting: statements.Posting, debited: int, credited: int) -> ledger
     )
     line.at.FromMilliseconds(posting.at_unix_ms)
     return line
-
-
-def _unix_ms(time: timestamp_pb2.Timestamp) -> int:
-    return time.seconds * 1000 + time.nanos // 1_000_000
 
 
 def _sees(caller: Caller, fields: Mapping[str, Any]) -> bool:

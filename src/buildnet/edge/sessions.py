@@ -110,6 +110,10 @@ class Sessions:
             self._told.popitem(last=False)
         self._record("session.refused", {"node": node, "key": greeted.key, "reason": "removed", "peer": greeted.peer})
 
+    def rekeyed(self, session: int, key: str, rekeys: int) -> None:
+        """See buildnet.edge.bridge.Gate."""
+        self._record("session.rekeyed", {"session": session, "key": key, "rekeys": rekeys})
+
     def ended(self, session: int, key: str, reason: str, rekeys: int) -> None:
         """See buildnet.edge.bridge.Gate."""
         self._record("session.closed", {"session": session, "key": key, "reason": reason, "rekeys": rekeys})

@@ -116,12 +116,19 @@ class SubmissionService:
         """Queue a graph that comes in pieces; one answer, after the last."""
         first: action_pb2.SubmitActionsRequest | None = None
         specs: dict[str, ActionSpec] = {}
-        hashed = hashlib.sha256()
         pieces = bytearray()
         async for request in requests:
-            first = first or request
-            # Messages one after the other are one message: their repeated fields are joined (protobuf encoding).
-            pieces += request.SerializeToString()
+            if first is None:
+                first = action_pb2.SubmitActionsRequest(
+                    client_id=request.client_id,
+                    instance_name=request.instance_name,
+                    skip_cache_lookup=request.skip_cache_lookup,
+                )
+            # Their actions alone: messages one after the other are one message, whose repeated fields are joined
+            # (protobuf encoding). So it is the same graph, and the same bytes, however it was cut into pieces.
+            for name in ("client_id", "instance_name", "skip_cache_lookup"):
+                request.ClearField(name)
+            pieces += request.SerializeToString(deterministic=True)
             if len(pieces) > GRAPH_BYTES_MAX:
                 raise TooLarge(
                     f"a graph has at most {GRAPH_BYTES_MAX} bytes; submit it in parts",
@@ -132,12 +139,11 @@ class SubmissionService:
                 if not number % SLICE:
                     # A graph of thousands takes its turns like everybody.
                     await asyncio.sleep(0)
-                # However a request is cut into pieces, it is the same one.
-                hashed.update(hashlib.sha256(action.SerializeToString(deterministic=True)).digest())
                 _add(specs, action)
         if first is None:
             raise InvalidRequest("the graph has no actions", field="actions")
         instance = _instance(first.instance_name, call.caller)
+        hashed = hashlib.sha256(pieces)
         hashed.update(repr((instance, first.skip_cache_lookup)).encode())
 
         fingerprint = hashed.digest()

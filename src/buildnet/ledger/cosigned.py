@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from buildnet.errors import BadSignature, LedgerCorrupt
-from buildnet.ledger import files
+from buildnet.files import replace_file
 from buildnet.ledger import note as notes
 from buildnet.ledger.checkpoint import Verifier
 
@@ -63,7 +63,7 @@ class Cosigned:
             return
         text, signed = notes.split(note)
         whole = notes.join(text, [*signed, *cosignatures])
-        files.replace(self._path, whole, synced=True)
+        replace_file(self._path, whole, synced=True)
         self.note, self.size = whole, size
 
     def over(self, note: str) -> str:

@@ -6,7 +6,6 @@ and hold no remains.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Sequence
 from itertools import chain
@@ -95,23 +94,6 @@ def insert(connection: sqlite3.Connection, table: str, first: int, values: Seque
         numbered = chain.from_iterable(enumerate(values[:whole], first))
         connection.executemany(query, zip(*[numbered] * (2 * _ROWS_AT_ONCE), strict=True))
     connection.executemany(f"INSERT INTO {table} VALUES (?, ?)", enumerate(values[whole:], first + whole))
-
-
-def replace(path: Path, text: str, *, synced: bool, mode: int = 0o666) -> None:
-    """Write a file whole or not at all; with `synced`, its bytes are on the disk before it takes the name.
-
-    Raises:
-        OSError: it cannot be written; the one before stays.
-    """
-    temporary = path.with_name(path.name + ".new")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        if synced:
-            file.flush()
-            os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def configure(connection: sqlite3.Connection, durability: str) -> None:

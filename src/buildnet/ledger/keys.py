@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from buildnet.errors import StateCorrupt
-from buildnet.ledger import files
+from buildnet.files import replace_file
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -24,7 +24,7 @@ def load_or_create(path: Path) -> Ed25519PrivateKey:
         return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(path.read_text().strip()))
     except FileNotFoundError:
         key = Ed25519PrivateKey.generate()
-        files.replace(path, key.private_bytes_raw().hex() + "\n", synced=True, mode=0o600)
+        replace_file(path, key.private_bytes_raw().hex() + "\n", synced=True, mode=0o600)
         return key
     except ValueError as error:
         raise StateCorrupt(f"{path} does not hold a key; restore it from a copy", path=str(path)) from error

@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from buildnet.database import transaction
 from buildnet.errors import (
+    BadSignature,
     BuildNetError,
     InvalidRequest,
     LedgerCorrupt,
@@ -29,6 +30,7 @@ from buildnet.errors import (
     TooLarge,
     TransferRefused,
 )
+from buildnet.files import replace_file
 from buildnet.ledger import files, keys, leaf, queries, stored_tree, tree
 from buildnet.ledger import tail as tails
 from buildnet.ledger.book import Book, postings_of
@@ -122,7 +124,7 @@ class LedgerLog:
         frontier = stored_tree.read(self._connection, lambda node: tree.Frontier.load(size, node))
         path = self._directory / files.CHECKPOINT
         if path.exists():
-            known = self.verifier.open(path.read_text())
+            known = self._written(path)
             if known.size > size:
                 raise LedgerCorrupt(
                     f"the ledger in {self._directory} holds {size} entries, its checkpoint says {known.size}: "
@@ -135,6 +137,16 @@ class LedgerLog:
         query = "SELECT number, record FROM pending WHERE substr(record, 1, 1) = x'00' ORDER BY number"
         self._book.load_pendings(self._connection.execute(query))
         return frontier
+
+    def _written(self, path: Path) -> Checkpoint:
+        try:
+            return self.verifier.open(path.read_text())
+        except (BadSignature, UnicodeDecodeError) as error:
+            raise LedgerCorrupt(
+                f"{path}: {error}; it or keys/ledger.key is not what it was: restore both from a copy, or move the "
+                "ledger's directory aside to begin a new ledger",
+                where=files.CHECKPOINT,
+            ) from error
 
     def _note_writer(self) -> None:
         version = sqlite3.sqlite_version.encode()
@@ -355,7 +367,7 @@ class LedgerLog:
         return self._signer.sign(Checkpoint(self._signer.verifier.name, frontier.size, frontier.root()))
 
     def _write_note(self, note: str) -> None:
-        files.replace(self._directory / files.CHECKPOINT, note, synced=self._power)
+        replace_file(self._directory / files.CHECKPOINT, note, synced=self._power)
 
     # Reading.
 
@@ -385,7 +397,7 @@ class LedgerLog:
             NotFound: there is none.
         """
         await self._settle()
-        bodies = await self.read(index, 1)
+        bodies = await self.read(index, 1) if 0 <= index < self._frontier.size else []
         if not bodies:
             raise NotFound(f"the ledger has no entry {index}; it has {self.size}", kind="entry", name=str(index))
         return bodies[0]
@@ -433,7 +445,8 @@ class LedgerLog:
             return None if row is None else bytes(row[0]).decode()
 
         await self._settle()
-        found = await self._read(note)
+        # A number beyond 63 bits is none to the database.
+        found = await self._read(note) if size <= self._frontier.size else None
         if found is None:
             raise NotFound(f"the ledger has no checkpoint of size {size}", kind="checkpoint", name=str(size))
         return found

@@ -138,7 +138,11 @@ def _records(data: bytes, name: str) -> Iterator[tuple[int, bytes]]:
         if record is None:
             # Sound records beyond a damaged one were acknowledged after it, and so was that one.
             if any(_record(data, later) for later in range(at + 1, len(data) - _HEADER.size)):
-                raise LedgerCorrupt(f"{name} is damaged at byte {at}", where=name)
+                raise LedgerCorrupt(
+                    f"{name} is damaged at byte {at}, and what follows it was acknowledged: restore the ledger's "
+                    "directory from a copy, or move it aside to begin a new ledger",
+                    where=name,
+                )
             return
         yield record
         at += _HEADER.size + len(record[1])

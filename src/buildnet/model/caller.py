@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 _SEPARATOR = "\x01"
+
+LOCAL_WORKER: Final = "local-worker"
+"""The subject of the token that a controller gives to the worker that it starts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,11 @@ ANYBODY = Caller()
 def public_instance(instance: str) -> str:
     """The instance name as clients write it."""
     return instance.partition(_SEPARATOR)[0]
+
+
+def is_apart(instance: str) -> bool:
+    """Whether a result under this key is a namespace's alone: no trusted caller is ever given it."""
+    return _SEPARATOR in instance
 
 
 def looked_up(instance: str) -> Iterator[str]:

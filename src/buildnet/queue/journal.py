@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import errno
 import os
+import re
 import threading
 import zlib
 from collections.abc import Iterable, Iterator
@@ -24,6 +25,8 @@ Row = tuple[str, tuple[Any, ...]]
 _PREFIX: Final = "journal."
 _SUM_DIGITS: Final = 8
 _BYTES: Final = "base64"
+# The end of one write, whatever should end its line, and the beginning of the next.
+_SEAM: Final = re.compile(rb"\](?=.[0-9a-f]{8} \[)", re.DOTALL)
 
 
 class Journal:
@@ -102,26 +105,39 @@ def read(directory: Path) -> Iterator[Row]:
         StateCorrupt: a line is damaged before one that is sound.
     """
     for path in _files(directory):
-        lines = path.read_bytes().split(b"\n")
         # After the last end of a line comes what was never ended.
-        lines.pop()
+        *lines, unended = path.read_bytes().split(b"\n")
         for number, line in enumerate(lines, 1):
             rows = _rows_of(line)
             if rows is None:
-                if number == len(lines):
+                if number == len(lines) and not _is_more_than_one(line):
                     break
-                raise StateCorrupt(
-                    f"{path} is damaged in line {number}; restore it from a copy, or move it aside: what it holds is "
-                    "then asked for again",
-                    path=str(path),
-                )
+                raise _damaged(path, number)
             yield from rows
+        if _is_more_than_one(unended):
+            raise _damaged(path, len(lines) + 1)
 
 
 def remove(paths: Iterable[Path]) -> None:
     """Remove files that the database has all of."""
     for path in paths:
         path.unlink(missing_ok=True)
+
+
+def _damaged(path: Path, line: int) -> StateCorrupt:
+    return StateCorrupt(
+        f"{path} is damaged in line {line}; restore it from a copy, or move it aside: what it holds is then asked for "
+        "again",
+        path=str(path),
+    )
+
+
+def _is_more_than_one(line: bytes) -> bool:
+    """Whether it begins with a sound write whose end of line was altered: what was half written does not."""
+    sound = line[: _SUM_DIGITS + 1]
+    return any(
+        sound == b"%08x " % zlib.crc32(line[_SUM_DIGITS + 1 : seam.start() + 1]) for seam in _SEAM.finditer(line)
+    )
 
 
 def _rows_of(line: bytes) -> list[Row] | None:

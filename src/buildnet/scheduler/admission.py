@@ -17,7 +17,7 @@ from buildnet.scheduler.share import Share
 class Admission:
     """Entries and their followers. Not thread-safe: the core owns it."""
 
-    def __init__(self, entries: dict[int, Entry], dispatch: Dispatch, on: Mechanisms) -> None:
+    def __init__(self, entries: dict[int, Entry], dispatch: Dispatch[Entry], on: Mechanisms) -> None:
         self._entries = entries
         self._dispatch = dispatch
         self._on = on

@@ -29,6 +29,14 @@ from buildnet.scheduler.share import Share
 
 __all__ = ["NO_RESOURCES", "Limits", "Mechanisms", "SchedulerCore", "matches"]
 
+_LOST: Final = Outcome("node_down", None, "its worker was lost")
+_OVERTAKEN: Final = Outcome("cancelled", None, "another attempt was first")
+
+
+def _attempted(lease: Lease, outcome: Outcome, effects: list[ev.Effect]) -> None:
+    """An attempt is over, and its action is not."""
+    effects.append(ev.Record("action.attempted", lease, lease.key, outcome))
+
 
 class SchedulerCore:
     """All state of the scheduler. Not thread-safe: one loop owns it."""
@@ -47,7 +55,7 @@ class SchedulerCore:
         # Of an earlier controller, and not restored yet: they count as waiting.
         self.to_come = 0
         self.entries: dict[int, Entry] = {}
-        self.dispatch = Dispatch(limits, resources, self.entries, mechanisms)
+        self.dispatch: Dispatch[Entry] = Dispatch(limits, resources, self.entries, mechanisms)
         self.workers: dict[str, Worker] = self.dispatch.room.workers
         self.leases = Leases(limits, self.dispatch, fence_first)
         self._admission = Admission(self.entries, self.dispatch, mechanisms)
@@ -162,17 +170,18 @@ class SchedulerCore:
 
     def _place(self, effects: list[ev.Effect]) -> None:
         """Lease what waits to workers that have room for it, as long as there are any."""
-        dispatch = self.dispatch
-        while (chosen := dispatch.next(self.now_s)) is not None:
-            entry, worker = self.entries[chosen[0].id], chosen[1]
-            entry.state, entry.attempt = "leased", self._begin(entry, worker, effects)
+        dispatch, room = self.dispatch, self.dispatch.room
+        while room.open and (chosen := dispatch.next(self.now_s)) is not None:
+            entry, worker = chosen
+            entry.state = "leased"
+            entry.attempt = self._begin(entry, worker, effects)
 
     def _begin(self, entry: Entry, worker: Worker, effects: list[ev.Effect]) -> Attempt:
         attempt = self.leases.begin(entry, worker, self.now_s)
         if entry.lost is not None:
             self._returning.forget(entry)
-        effects.append(ev.Assign(attempt.lease, entry.followers[0]))
-        effects.append(ev.Record("action.assigned", attempt.lease, entry.wanted.key))
+        lease = attempt.lease
+        effects += (ev.Assign(lease, entry.followers[0]), ev.Record("action.assigned", lease, lease.key))
         return attempt
 
     def _accepted(self, event: ev.Accepted, effects: list[ev.Effect]) -> None:
@@ -185,26 +194,28 @@ class SchedulerCore:
     # It ends.
 
     def _done(self, event: ev.Done, effects: list[ev.Effect]) -> None:
+        worker, fence, outcome = event.worker, event.fence, event.outcome
         if self._on.settle:
-            effects.append(ev.Settle(event.worker, event.fence))
-        attempt = self.leases.of(event.fence)
-        if attempt is None or attempt.lease.worker != event.worker:
+            effects.append(ev.Settle(worker, fence))
+        attempt = self.leases.of(fence)
+        if attempt is None or attempt.lease.worker != worker:
             attempt = self._returned(event) or (None if self._on.fence else self._unfenced())
             if attempt is None:
                 return
         self.leases.release(attempt)
-        entry, code = attempt.entry, event.outcome.code
+        entry, code = attempt.entry, outcome.code
         if code == "ok":
-            self._publish(attempt, event.outcome, effects)
+            self._publish(attempt, outcome, effects)
         elif entry.attempt is not None:
             # The other attempt goes on; how this one ended says nothing yet.
             entry.count(code)
+            _attempted(attempt.lease, outcome, effects)
         elif entry.may_again(code, self.limits):
-            entry.avoid_too(event.worker)
+            entry.avoid_too(worker)
+            _attempted(attempt.lease, outcome, effects)
             self._queue_again(entry, effects)
         else:
-            effects.append(ev.Record("action.failed", attempt.lease, entry.wanted.key, event.outcome))
-            self._finish(entry, event.outcome, effects)
+            self._finish(entry, outcome, effects, attempt.lease)
         self._place(effects)
 
     def _returned(self, event: ev.Done) -> Attempt | None:
@@ -227,10 +238,11 @@ class SchedulerCore:
 
     def _publish(self, attempt: Attempt, outcome: Outcome, effects: list[ev.Effect]) -> None:
         entry, lease = attempt.entry, attempt.lease
-        if entry.demand is not None:
+        if self.limits.speculate and entry.demand is not None:
             entry.demand.took(self.now_s - attempt.began_s)
         if (loser := entry.attempt) is not None and self._on.stop_loser:
             effects.append(ev.Stop(loser.lease.worker, loser.lease.fence, "another attempt was first"))
+            _attempted(loser.lease, _OVERTAKEN, effects)
             self.leases.release(loser)
         entry.state, entry.published = "publishing", lease
         entry.publications += 1
@@ -251,12 +263,15 @@ class SchedulerCore:
             return
         limits = self.limits
         again = entry.publications < limits.publications_max and entry.attempts < limits.attempts_max
-        # The blobs went between ev.Done and publication: run it once more, if anybody still waits for it.
-        if event.outcome.code == "blobs_missing" and again and entry.followers:
+        # Between ev.Done and publication the blobs went, or the trust in the worker: run it once more, if anybody still
+        # waits for it.
+        if event.outcome.code in ("blobs_missing", "lease_lost") and again and entry.followers:
+            assert entry.published is not None, "it was being published"
+            _attempted(entry.published, event.outcome, effects)
             self._queue_again(entry, effects)
             self._place(effects)
             return
-        self._finish(entry, event.outcome, effects)
+        self._finish(entry, event.outcome, effects, entry.published)
 
     def _cancel(self, event: ev.Cancel, effects: list[ev.Effect]) -> None:
         entry = self._admission.left(event.operation)
@@ -274,7 +289,10 @@ class SchedulerCore:
         self._forget(entry)
         self._place(effects)
 
-    def _finish(self, entry: Entry, outcome: Outcome, effects: list[ev.Effect]) -> None:
+    def _finish(self, entry: Entry, outcome: Outcome, effects: list[ev.Effect], lease: Lease | None = None) -> None:
+        """Tell who waits; a published result has its entry in the ledger already, any other end has it from here."""
+        if outcome.code != "ok":
+            effects.append(ev.Record("action.failed", lease, entry.wanted.key, outcome))
         self._admission.tell_end(entry, outcome, effects)
         self._forget(entry)
 
@@ -321,7 +339,7 @@ class SchedulerCore:
             self.dispatch.leave(entry)
         self._returning.forget(entry)
         self.dispatch.known(entry)
-        entry.state, entry.attempt = "leased", self.leases.hold(entry, worker, lease, self.now_s)
+        entry.state, entry.attempt = "leased", self.leases.begin(entry, worker, self.now_s, lease)
         effects.append(ev.Record("action.adopted", lease, entry.wanted.key))
         for operation in entry.followers:
             effects.append(ev.Tell(operation, "executing", worker=lease.worker, fence=fence))
@@ -343,6 +361,7 @@ class SchedulerCore:
         self.leases.release(attempt)
         if entry.attempt is not None:
             entry.count("node_down")
+            _attempted(attempt.lease, _LOST, effects)
             return
         self._lose(entry, attempt.lease, effects, may_return=may_return)
 
@@ -362,9 +381,9 @@ class SchedulerCore:
                 None,
                 f"{entry.losses} workers were lost while they ran this action; it may be what kills them",
             )
-            effects.append(ev.Record("action.failed", lease, entry.wanted.key, outcome))
-            self._finish(entry, outcome, effects)
+            self._finish(entry, outcome, effects, lease)
             return
+        _attempted(lease, _LOST, effects)
         if may_return:
             self._returning.expect(entry, lease)
         self._queue_again(entry, effects)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Generic, TypeVar
 
-from buildnet.model.action import Outcome, Wanted
+from buildnet.model.action import Lease, Outcome, Wanted
 from buildnet.model.amounts import Amounts
 from buildnet.model.node import WorkerOffer
 from buildnet.ports import ResourceMatcher
@@ -73,14 +73,17 @@ class Waiting:
     foretold: bool = False
 
 
-class Dispatch:
+W = TypeVar("W", bound=Waiting)
+
+
+class Dispatch(Generic[W]):
     """Not thread-safe: the core owns it. Entries are found by their ids in what the core holds."""
 
     def __init__(
         self,
         limits: DispatchLimits,
         resources: ResourceMatcher,
-        entries: Mapping[int, Waiting],
+        entries: Mapping[int, W],
         on: DispatchMechanisms,
     ) -> None:
         self.limits = limits
@@ -169,15 +172,16 @@ class Dispatch:
         """It waits no more."""
         branch, entry.branch = entry.branch, None
         if branch is not None:
-            branch.queue.removed(branch, entry.id)
-            self.shares.go(entry.share)
-            self._left(entry)
+            self._left(branch, entry)
 
-    def _left(self, entry: Waiting) -> None:
+    def _left(self, branch: Branch, entry: Waiting) -> None:
         self.waiting -= 1
         demand = entry.demand
         assert demand is not None
-        if not demand.queue.root.waiting:
+        queue = demand.queue
+        queue.removed(branch, entry.id)
+        self.shares.go(entry.share)
+        if not queue.root.waiting:
             self._active.pop(demand, None)
             self.room.let_go(demand)
 
@@ -216,8 +220,8 @@ class Dispatch:
         self.room.leave(worker, self._demands.values())
         if may_return:
             # At the end: they are in the order in which they are given up.
-            self._absent.pop(worker.offer.node, None)
-            self._absent[worker.offer.node] = (worker.offer, now_s + self.limits.absent_worker_s)
+            self._absent.pop(worker.node, None)
+            self._absent[worker.node] = (worker.offer, now_s + self.limits.absent_worker_s)
 
     def first_gone_s(self) -> float | None:
         """When the next absent worker is given up."""
@@ -262,24 +266,24 @@ class Dispatch:
 
     # Decisions.
 
-    def next(self, now_s: float) -> tuple[Waiting, Worker] | None:
+    def next(self, now_s: float) -> tuple[W, Worker] | None:
         """The entry that begins next, and where; None when nothing can begin now."""
         room, overdue_s = self.room, now_s - self.limits.hold_after_s
         passed: tuple[Demand, ...] = ()
-        while room.open:
+        while is_open := room.open:
             roots = []
             for demand in self._active:
                 if demand.dirty:
                     room.refresh(demand)
-                # Placement.candidates, in place: this is asked of every demand for every decision.
-                mask = demand.roomy & room.open
+                # As in Placement.choose: this is asked of every demand for every decision.
+                mask = demand.roomy & is_open
                 if mask and room.held:
                     mask &= demand.held | ~room.held
                 # One that fits nowhere and has waited long is to have a worker kept free.
                 if not mask and (overdue_s < demand.since_s or not self._is_overdue(demand, now_s)):
                     continue
-                if demand not in passed:
-                    roots.append(demand.queue.root)
+                if not passed or demand not in passed:
+                    roots.append(demand.root)
             branch = fairest(roots)
             if branch is None:
                 return None
@@ -298,7 +302,7 @@ class Dispatch:
         waits = not demand.held and now_s - self.limits.hold_after_s >= demand.since_s
         return waits and self._on.hold and bool(demand.able)
 
-    def _nearer(self, branch: Branch, head: Waiting, worker: Worker, now_s: float) -> Waiting:
+    def _nearer(self, branch: Branch, head: W, worker: Worker, now_s: float) -> W:
         """The head, or one just behind it of the same priority whose inputs the worker has, while the head can wait."""
         near = head.wanted.near
         if branch.waiting == 1 or self.room.is_near(worker, near):
@@ -319,7 +323,7 @@ class Dispatch:
                 return entry
         return head
 
-    def ahead(self, worker: Worker) -> Waiting | None:
+    def ahead(self, worker: Worker) -> W | None:
         """What is likely to begin next on a worker without a free slot, so that it may fetch the inputs meanwhile: told
         of each entry once, and to each worker while it has no other. It is no promise: whoever is free first has it.
         """
@@ -351,19 +355,19 @@ class Dispatch:
         demand.since_s = now_s
         if demand.held:
             self.room.let_go(demand)
-        branch, entry.branch = entry.branch, None
+        branch = entry.branch
         if branch is not None:
-            demand.queue.began(branch, entry.id, cost, charge)
-            self._left(entry)
-        else:
-            self.shares.take(entry.share, cost, charge, demand.cpu_milli)
+            entry.branch = None
+            self._left(branch, entry)
+        self.shares.take(entry.share, cost, charge, demand.cpu_milli)
         self.room.take(worker, fence, reserved, wanted.near)
         return charge
 
-    def ended(self, entry: Waiting, worker: Worker | None, fence: int, reserved: Amounts, charge: int) -> None:
+    def ended(self, entry: Waiting, lease: Lease, charge: int) -> None:
         """It runs no more; its worker may be gone."""
-        demand = entry.demand
+        demand, room = entry.demand, self.room
         assert demand is not None
         self.shares.give_back(entry.share, demand.cost, charge, demand.cpu_milli)
+        worker = room.workers.get(lease.worker)
         if worker is not None:
-            self.room.give_back(worker, fence, reserved)
+            room.give_back(worker, lease.fence, lease.reserved)

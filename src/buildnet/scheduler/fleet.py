@@ -205,7 +205,7 @@ class FleetCore:
         known.welcomed = True
         yield Begin(session, policy.cordoned)
         offer = known.greeting.offer
-        facts: dict[str, Value] = {"node": name, "boot": offer.boot_id, "slots": offer.slots}
+        facts: dict[str, Value] = {"node": name, "boot": offer.boot_id, "slots": offer.slots, "tier": offer.tier}
         yield Record("node.joined", {**facts, "version": known.greeting.version, "by": known.joined_by})
         skew_ms = known.greeting.skew_ms
         if skew_ms is not None and abs(skew_ms) > SKEW_TOLD_MS and known.skew_told_of != known.boot:

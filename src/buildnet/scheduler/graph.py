@@ -81,15 +81,12 @@ class GraphCore:
             InvalidRequest: an action is unknown or needs itself, by however many steps; the message names them.
             TooLarge: there are too many.
         """
-        check(needs)
+        self._above = check(needs)
         self._in_flight_max = in_flight_max
-        self._nodes = {name: _Node(tuple(dict.fromkeys(below))) for name, below in needs.items()}
-        self._above: dict[str, list[str]] = {}
-        for name, node in self._nodes.items():
-            node.unmet = len(node.needs)
-            for below in node.needs:
-                self._above.setdefault(below, []).append(name)
-                self._nodes[below].takers += 1
+        self._nodes: dict[str, _Node] = {}
+        for name, below in needs.items():
+            distinct = tuple(dict.fromkeys(below))
+            self._nodes[name] = _Node(distinct, "waiting", len(distinct), len(self._above.get(name, ())))
         self._ready = deque(name for name, node in self._nodes.items() if not node.unmet)
         for name in self._ready:
             self._nodes[name].state = "ready"
@@ -224,8 +221,8 @@ class GraphCore:
         self.left -= 1
 
 
-def check(needs: Mapping[str, Sequence[str]]) -> None:
-    """Refuse what is no graph.
+def check(needs: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Refuse what is no graph; returns who takes outputs of each.
 
     Raises:
         InvalidRequest: an action is unknown or needs itself.
@@ -242,7 +239,7 @@ def check(needs: Mapping[str, Sequence[str]]) -> None:
     above: dict[str, list[str]] = {}
     unmet: dict[str, int] = {}
     for name, below in needs.items():
-        distinct = set(below)
+        distinct = dict.fromkeys(below)
         unmet[name] = len(distinct)
         for other in distinct:
             if other not in needs:
@@ -263,6 +260,7 @@ def check(needs: Mapping[str, Sequence[str]]) -> None:
         circle = _circle(needs, {name for name, count in unmet.items() if count})
         shown = " -> ".join(map(repr, circle[:8])) + (" -> …" if len(circle) > 8 else "")
         raise InvalidRequest(f"actions take each other's outputs in a circle: {shown}", field="actions.inputs")
+    return above
 
 
 def _circle(needs: Mapping[str, Sequence[str]], tangled: set[str]) -> list[str]:

@@ -21,7 +21,7 @@ _RUNS_KNOWN_MIN: Final = 5
 class Leases:
     """Attempts by their fences. Not thread-safe: the core owns it."""
 
-    def __init__(self, limits: Limits, dispatch: Dispatch, fence_first: int) -> None:
+    def __init__(self, limits: Limits, dispatch: Dispatch[Entry], fence_first: int) -> None:
         self.fence_next = fence_first
         self._limits = limits
         self._dispatch = dispatch
@@ -37,28 +37,21 @@ class Leases:
         """The attempt that goes on under this fence."""
         return self._attempts.get(fence)
 
-    def begin(self, entry: Entry, worker: Worker, now_s: float) -> Attempt:
-        """Lease the action to the worker, under the next fence."""
-        wanted, fence = entry.wanted, self.fence_next
-        self.fence_next = fence + 1
-        entry.attempts += 1
-        lease = Lease(
-            fence,
-            wanted.key,
-            worker.offer.node,
-            entry.attempts,
-            wanted.timeout_s,
-            wanted.caller,
-            worker.reserved(wanted.asked),
-        )
-        return self.hold(entry, worker, lease, now_s)
-
-    def hold(self, entry: Entry, worker: Worker, lease: Lease, now_s: float) -> Attempt:
-        """Count a lease in, whoever gave it."""
-        limits, fence = self._limits, lease.fence
-        charge = self._dispatch.begun(entry, worker, fence, lease.reserved, now_s)
+    def begin(self, entry: Entry, worker: Worker, now_s: float, known: Lease | None = None) -> Attempt:
+        """Lease the action to the worker, under the next fence; or count in a lease that another controller gave."""
+        wanted, limits = entry.wanted, self._limits
+        lease = known
+        if lease is None:
+            fence = self.fence_next
+            self.fence_next = fence + 1
+            entry.attempts = attempts = entry.attempts + 1
+            reserved = worker.reserved(wanted.asked)
+            lease = Lease(fence, wanted.key, worker.node, attempts, wanted.timeout_s, wanted.caller, reserved)
+        else:
+            fence, reserved = lease.fence, lease.reserved
+        charge = self._dispatch.begun(entry, worker, fence, reserved, now_s)
         deadline_s = now_s + limits.lease_s
-        attempt = self._attempts[fence] = Attempt(entry, lease, charge, now_s, deadline_s)
+        self._attempts[fence] = attempt = Attempt(entry, lease, charge, now_s, deadline_s)
         heapq.heappush(self._deadlines, (deadline_s, fence))
         if limits.speculate and (demand := entry.demand) is not None and demand.runs >= _RUNS_KNOWN_MIN:
             late_s = max(limits.straggler_min_s, limits.straggler_factor * demand.typical_s)
@@ -68,15 +61,13 @@ class Leases:
     def release(self, attempt: Attempt) -> None:
         """End one attempt; its fence is stale from now on. A second one takes the first's place."""
         entry, lease = attempt.entry, attempt.lease
-        fence = lease.fence
-        if self._attempts.pop(fence, None) is None:
+        if self._attempts.pop(lease.fence, None) is None:
             return
-        dispatch = self._dispatch
-        dispatch.ended(entry, dispatch.room.workers.get(lease.worker), fence, lease.reserved, attempt.charge)
-        if entry.second is attempt:
-            entry.second = None
-        elif entry.attempt is attempt:
+        self._dispatch.ended(entry, lease, attempt.charge)
+        if entry.attempt is attempt:
             entry.attempt, entry.second = entry.second, None
+        elif entry.second is attempt:
+            entry.second = None
 
     # Time.
 

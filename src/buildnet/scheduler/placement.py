@@ -10,9 +10,10 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from buildnet.model.action import CONSTRAINT, Outcome, Properties, Wanted
+from buildnet.model.action import CONSTRAINT, TIER, Outcome, Properties, Wanted
 from buildnet.model.amounts import NOTHING, Amounts
 from buildnet.model.node import WorkerOffer
+from buildnet.model.tier import may_take, requires
 from buildnet.ports import ResourceMatcher
 from buildnet.scheduler.queue import FairQueue
 
@@ -50,6 +51,7 @@ class Demand:
         "matching",
         "queue",
         "roomy",
+        "root",
         "runs",
         "since_s",
         "typical_s",
@@ -67,6 +69,7 @@ class Demand:
         memory = self.asked.memory_bytes * 1000 // _MEMORY_OF_CPU_BYTES
         self.cost = max(1, cpu_milli, memory, 1000 * _CPUS_OF_GPU * self.asked.gpus)
         self.queue = queue
+        self.root = queue.root
         self.matching = self.able = self.unknown = self.roomy = self.held = 0
         self.dirty = True
         self.since_s = 0.0
@@ -98,13 +101,17 @@ class Worker:
         "gpus",
         "level",
         "memory_bytes",
+        "node",
         "offer",
         "refused",
         "slot",
+        "slots",
     )
 
     def __init__(self, offer: WorkerOffer, bit: int, *, cordoned: bool) -> None:
         self.offer = offer
+        self.node = offer.node
+        self.slots = offer.slots
         self.bit = bit
         self.cordoned = cordoned
         self.draining = False
@@ -137,16 +144,16 @@ class Worker:
         return self.slot
 
     def has_room(self, asked: Amounts) -> bool:
-        """Whether the amounts fit beside what runs."""
+        """Whether the amounts fit beside what runs. What is not asked does, cpus apart: each takes a slot's worth."""
         whole = self.capacity
         if whole is None:
             return True
-        cpu_milli = asked.cpu_milli or self.slot.cpu_milli
+        memory_bytes, disk_bytes, gpus = asked.memory_bytes, asked.disk_bytes, asked.gpus
         return (
-            (self.cpu_milli + cpu_milli <= whole.cpu_milli or not whole.cpu_milli)
-            and (self.memory_bytes + asked.memory_bytes <= whole.memory_bytes or not whole.memory_bytes)
-            and (self.disk_bytes + asked.disk_bytes <= whole.disk_bytes or not whole.disk_bytes)
-            and self.gpus + asked.gpus <= whole.gpus
+            (self.cpu_milli + (asked.cpu_milli or self.slot.cpu_milli) <= whole.cpu_milli or not whole.cpu_milli)
+            and not (memory_bytes and 0 < whole.memory_bytes < self.memory_bytes + memory_bytes)
+            and not (disk_bytes and 0 < whole.disk_bytes < self.disk_bytes + disk_bytes)
+            and not (gpus and whole.gpus < self.gpus + gpus)
         )
 
 
@@ -168,19 +175,21 @@ NO_RESOURCES: Final = NoResources()
 def matches(wanted: Wanted, offer: WorkerOffer, resources: ResourceMatcher = NO_RESOURCES) -> bool | None:
     """Whether the worker offers every required name and value (REAPI Platform: all must hold); None while unknown.
 
-    `tier` is matched with the trust that the controller has in the worker, whatever the worker says of itself;
-    `require`, which may come several times, is a constraint on its resources. What is asked must fit a worker that
-    runs nothing.
+    `tier` is the least trust that the controller must have in the worker, whatever the worker says of itself, `trusted`
+    unless it is named; `require`, which may come several times, is a constraint on its resources. What is asked must
+    fit a worker that runs nothing.
     """
     if wanted.pinned and wanted.pinned != offer.node:
         return False
     if offer.capacity is not None and not wanted.asked.within(offer.capacity):
         return False
+    if not may_take(offer.tier, requires(wanted.requirements)):
+        return False
     constrained = False
     for name, value in wanted.requirements:
         if name == CONSTRAINT:
             constrained = True
-        elif not (value == offer.tier if name == "tier" else (name, value) in offer.properties):
+        elif name != TIER and (name, value) not in offer.properties:
             return False
     return resources.meets(offer.node, wanted.constraints) if constrained else True
 
@@ -225,7 +234,7 @@ class Placement:
     def leave(self, worker: Worker, demands: Iterable[Demand]) -> None:
         """A worker is gone."""
         bit = worker.bit
-        del self.workers[worker.offer.node], self._of_bit[bit]
+        del self.workers[worker.node], self._of_bit[bit]
         self._free_bits.append(bit.bit_length() - 1)
         worker.draining = True
         self.changed(worker)
@@ -238,9 +247,11 @@ class Placement:
 
     def changed(self, worker: Worker) -> None:
         """How busy it is, or whether it is given work, is other than before."""
-        count, slots, was = len(worker.fences), worker.offer.slots, worker.level
+        count, slots, was = len(worker.fences), worker.slots, worker.level
         if count >= slots or worker.draining or worker.cordoned:
             level = -1
+        elif not count:
+            level = 0
         else:
             level = LEVELS * count // slots
             if worker.cpu_milli and (whole := worker.capacity) is not None and whole.cpu_milli:
@@ -270,12 +281,13 @@ class Placement:
             worker.disk_bytes += reserved.disk_bytes
             worker.gpus += reserved.gpus
         self.changed(worker)
-        self.remember(worker, near)
+        if near:
+            self.remember(worker, near)
 
     def remember(self, worker: Worker, near: tuple[int, ...]) -> None:
         """It has, or will have, what these numbers stand for."""
         for number in near:
-            self._near[number] = worker.offer.node
+            self._near[number] = worker.node
             self._near.move_to_end(number)
             if len(self._near) > NEAR_MAX:
                 self._near.popitem(last=False)
@@ -328,16 +340,13 @@ class Placement:
             demand.roomy = (demand.roomy | ~demand.able) & able
             demand.able = able
 
-    def candidates(self, demand: Demand) -> int:
-        """Workers that may run it and are not known to lack room."""
-        mask = demand.roomy & self.open
-        return mask & (demand.held | ~self.held) if self.held else mask
-
     def choose(self, demand: Demand, near: tuple[int, ...] = (), *, unlike: str = "") -> Worker | None:
         """The worker for one of these: one that ran something near it, else the least busy, those with gpus last; never
         the node `unlike`.
         """
-        mask = self.candidates(demand)
+        mask = demand.roomy & self.open
+        if self.held:
+            mask &= demand.held | ~self.held
         if unlike and unlike in self.workers:
             mask &= ~self.workers[unlike].bit
         alone = self._of_bit.get(mask)
@@ -361,7 +370,7 @@ class Placement:
         return None
 
     def _has_room(self, worker: Worker, demand: Demand) -> bool:
-        if not self._fits or worker.has_room(demand.asked):
+        if worker.has_room(demand.asked) or not self._fits:
             return True
         if demand.roomy & worker.bit:
             demand.roomy ^= worker.bit
@@ -370,7 +379,7 @@ class Placement:
 
     def is_near(self, worker: Worker, near: tuple[int, ...]) -> bool:
         """Whether the worker is the one that ran something near it last."""
-        return any(self._near.get(number) == worker.offer.node for number in near)
+        return any(self._near.get(number) == worker.node for number in near)
 
     def hold(self, demand: Demand) -> bool:
         """Keep the worker that has most left free for one of these alone, until there is room; whether there is one."""
@@ -409,8 +418,18 @@ def _why_not(wanted: Wanted, workers: Iterable[Worker], resources: ResourceMatch
         return (
             f"{none} has {wanted.asked.text}: {'; '.join(_capacities(offers))}; ask for less, or join a larger worker"
         )
-    offered = frozenset[tuple[str, str]]().union(*(offer.properties for offer in offers))
-    required = frozenset((name, value) for name, value in wanted.requirements if name != CONSTRAINT)
+    tier = requires(wanted.requirements)
+    trusted = [offer for offer in offers if may_take(offer.tier, tier)]
+    if offers and not trusted:
+        tiers = ", ".join(sorted({offer.tier for offer in offers}))
+        remedy = (
+            "join one, see `buildnet fleet tier`, or ask as a caller in a namespace, for whom untrusted nodes work too"
+            if tier == "trusted"
+            else "ask for `trusted`, or start the controller with a worker of its own"
+        )
+        return f"{none} is of the tier {tier} or above ({tiers}); {remedy}"
+    offered = frozenset[tuple[str, str]]().union(*(offer.properties for offer in trusted))
+    required = frozenset((name, value) for name, value in wanted.requirements if name not in (CONSTRAINT, TIER))
     unmet = sorted(required - offered)
     if not unmet and wanted.constraints:
         return (

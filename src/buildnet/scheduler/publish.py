@@ -1,7 +1,7 @@
 """The one way a result becomes visible: blobs durable, intent kept, entry committed, cache written, the client told.
 
 The one meeting point of scheduler, ledger and action cache. It refuses to write a cache entry that the ledger does
-not hold, and to log a result whose blobs are not there.
+not hold, to log a result whose blobs are not there, and to let an untrusted node speak for everybody.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from buildnet.errors import BlobsMissing
+from buildnet.errors import BlobsMissing, LeaseLost
 from buildnet.model.action import Lease, Outcome
+from buildnet.model.caller import is_apart
 from buildnet.model.entry import Entry, Value
 from buildnet.model.posting import Move, caller_account, node_account
 from buildnet.ports import ActionCache, BlobStore, Clock, Ledger
@@ -24,9 +25,18 @@ class OrderedPublisher:
     """Publisher over a BlobStore, a Ledger and an ActionCache."""
 
     def __init__(
-        self, blobs: BlobStore, ledger: Ledger, cache: ActionCache, clock: Clock, intend: Intend | None = None
+        self,
+        blobs: BlobStore,
+        ledger: Ledger,
+        cache: ActionCache,
+        clock: Clock,
+        intend: Intend | None = None,
+        trusts: Callable[[str], bool] = lambda node: True,
     ) -> None:
-        """`intend`: keeps what is about to be published; the next start ends what this process was killed in."""
+        """`intend`: keeps what is about to be published; the next start ends what this process was killed in. `trusts`:
+        whether what a node made may be everybody's, as it is now, and not as it was when the lease was given.
+        """
+        self._trusts = trusts
         self._intend = intend
         self._blobs = blobs
         self._ledger = ledger
@@ -39,10 +49,17 @@ class OrderedPublisher:
         Only an exit code of zero is cached: a failing command may fail for a passing reason (REAPI allows either).
 
         Raises:
+            LeaseLost: the result would be everybody's, and its node is not trusted any more; nothing was written.
             BlobsMissing: the worker said Done before its blobs were here; nothing was written.
             BuildNetError: the ledger or the cache refused; nothing is visible.
         """
         assert outcome.result is not None
+        if not is_apart(lease.key.instance) and not self._trusts(lease.worker):
+            raise LeaseLost(
+                f"node {lease.worker} was trusted when it was given {lease.key.digest}, and is not any more; its "
+                "result is dropped",
+                fence=lease.fence,
+            )
         missing = await self._blobs.missing_of_result(outcome.result)
         if missing:
             raise BlobsMissing(

@@ -8,13 +8,13 @@ an invocation it is first come, where a priority is worth so many seconds of wai
 
 from __future__ import annotations
 
-import heapq
 import itertools
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from heapq import heapify, heappop, heappush, heapreplace
 from typing import Final, Protocol
 
-from buildnet.scheduler.share import INVOCATION, Share
+from buildnet.scheduler.share import INVOCATION, ROOT, Share
 
 Ticket = tuple[float, int]
 """When its turn comes, and the entry's id: lower first."""
@@ -40,16 +40,20 @@ class Branch:
     An invocation's tickets are in `line`, in order; those that came after others whose turn is later are `ahead`, which
     is a heap. Most come in order: the length of the line then costs nothing.
 
+    `waiting` is how many wait in an invocation, and above it how many children have any that wait: in most turns it
+    changes in the invocation alone.
+
     A place is never too high: what a share has running falls only when something ends, and then `lowered` gives it a
-    new one. It may be too low; `first` puts it right when it meets it.
+    new one. It is too low when the share was served since it took its place; `first` puts it right when it meets it.
     """
 
-    __slots__ = ("ahead", "best", "heap", "line", "parent", "parked", "queue", "share", "waiting")
+    __slots__ = ("ahead", "best", "depth", "heap", "line", "parent", "parked", "queue", "share", "waiting")
 
     def __init__(self, queue: FairQueue, share: Share, parent: Branch | None) -> None:
         self.queue = queue
         self.share = share
         self.parent = parent
+        self.depth = share.depth
         self.waiting = 0
         self.parked = False
         self.best: Place | None = None
@@ -64,27 +68,27 @@ class Branch:
     def enter(self) -> None:
         """Stand in the parent's heap, and the parent in its own, if anything waits here."""
         branch = self
-        while branch.waiting and (parent := branch.parent) is not None:
-            if branch.best is None:
-                share = branch.share
-                branch.best = (share.load, share.virtual, share.rank, branch)
-                heapq.heappush(parent.heap, branch.best)
+        # Those above one that stands are in their places, or out until their quotas have room.
+        while branch.waiting and branch.best is None and (parent := branch.parent) is not None:
+            share = branch.share
+            branch.best = (share.used / share.weight, share.virtual, share.rank, branch)
+            heappush(parent.heap, branch.best)
             branch = parent
 
-    def lowered(self) -> None:
+    def lowered(self, load: float) -> None:
         """Less runs for the share, by its weight, than when it took its place."""
         share, parent = self.share, self.parent
         assert parent is not None
         was, heap = self.best, parent.heap
-        self.best = place = (share.load, share.virtual, share.rank, self)
+        self.best = place = (load, share.virtual, share.rank, self)
         if heap[0] is was:
             # It was the first, and is so all the more.
             heap[0] = place
             return
-        heapq.heappush(heap, place)
-        if len(heap) > 2 * len(parent.share.children) + _STALE_MAX:
+        heappush(heap, place)
+        if len(heap) > _STALE_MAX and len(heap) > 2 * len(parent.share.children) + _STALE_MAX:
             heap[:] = [place for place in heap if place[3].best is place]
-            heapq.heapify(heap)
+            heapify(heap)
 
     def first(self) -> Branch | None:
         """The child whose turn it is; None when nothing waits here that its quotas let."""
@@ -93,27 +97,39 @@ class Branch:
             top = heap[0]
             child = top[3]
             if child.best is not top:
-                heapq.heappop(heap)
+                heappop(heap)
                 continue
             share = child.share
             if share.limited and not share.admits(self.queue.cpu_milli):
-                heapq.heappop(heap)
+                heappop(heap)
                 child.best = None
                 if not child.parked:
                     child.parked = True
                     share.parked.append(child)
                 continue
-            load, virtual = share.load, share.virtual
-            if virtual == top[1] and load == top[0]:
+            virtual = share.virtual
+            if virtual == top[1]:
                 return child
-            child.best = fresh = (load, virtual, share.rank, child)
-            if len(heap) == 1:
-                heap[0] = fresh
-                return child
-            heapq.heapreplace(heap, fresh)
+            child.best = fresh = (share.used / share.weight, virtual, share.rank, child)
+            heapreplace(heap, fresh)
             if heap[0] is fresh:
                 return child
         return None
+
+    def lowest(self) -> Branch | None:
+        """The invocation below whose turn it is; None when nothing waits here that its quotas let."""
+        branch = self
+        while branch.depth < INVOCATION:
+            child = branch.first()
+            if child is not None:
+                branch = child
+                continue
+            # Nobody there may: out, until a quota has room again (`enter`).
+            branch.best = None
+            if branch is self:
+                return None
+            branch = self
+        return branch
 
     def add(self, ticket: Ticket) -> None:
         """An entry waits here, or has another turn."""
@@ -121,30 +137,24 @@ class Branch:
         if not line or ticket > line[-1]:
             line.append(ticket)
         else:
-            heapq.heappush(self.ahead, ticket)
+            heappush(self.ahead, ticket)
 
     def drop(self) -> None:
         """The first ticket counts no more."""
         line, ahead = self.line, self.ahead
         if ahead and (not line or ahead[0] < line[0]):
-            heapq.heappop(ahead)
+            heappop(ahead)
         else:
             line.popleft()
 
-    def leave(self) -> None:
+    def emptied(self) -> None:
         """Nothing waits here any more: out of the parent's heap, and of the share's branches. A root stays."""
-        if self.parent is not None:
-            self.best = None
-            del self.share.branches[self.queue]
-
-    def drop_tickets(self, number: int) -> None:
-        """This entry's counts no more. One that is not the first is passed over when it is met."""
-        line = self.line
-        if line and line[0][1] == number:
-            line.popleft()
-        # They are met only when a worker is free: of those that were cancelled meanwhile no more than so many are kept.
-        if len(line) + len(self.ahead) > 2 * self.waiting + _STALE_MAX:
-            self.clear_stale()
+        branch = self
+        while (parent := branch.parent) is not None and not branch.waiting:
+            branch.best = None
+            del branch.share.branches[self.queue]
+            parent.waiting -= 1
+            branch = parent
 
     def ticket(self) -> Ticket:
         """The first of an invocation's that is good: one is, for `waiting` counts them."""
@@ -165,34 +175,32 @@ class Branch:
         is_good = self.queue.is_good
         self.line = deque(ticket for ticket in self.line if is_good(ticket, self))
         self.ahead = [ticket for ticket in self.ahead if is_good(ticket, self)]
-        heapq.heapify(self.ahead)
+        heapify(self.ahead)
 
 
-def fairest(roots: list[Branch]) -> Branch | None:
+def fairest(roots: Sequence[Branch]) -> Branch | None:
     """The invocation's branch whose turn comes first in any of these queues; its first ticket is the entry's.
 
     From the organisations down only those are looked into that share the best place. None when no quota lets anybody.
     """
-    while level := roots:
-        for depth in range(INVOCATION):
-            if len(level) == 1:
-                child = level[0].first()
-                if child is not None:
-                    level = [child]
-                    continue
-            level = _best_of(level)
-            if not level:
-                if not depth:
-                    return None
-                break
+    level, depth = roots, ROOT
+    while level:
         if len(level) == 1:
-            return level[0]
-        if level:
+            found = level[0].lowest()
+            if found is not None or depth == ROOT:
+                return found
+            # Nobody may in what looked best, which is out now.
+            level, depth = roots, ROOT
+        elif depth == INVOCATION:
             return min(level, key=Branch.ticket)
+        else:
+            level, depth = _best_of(level), depth + 1
+            if not level and depth > 1:
+                level, depth = roots, ROOT
     return None
 
 
-def _best_of(level: list[Branch]) -> list[Branch]:
+def _best_of(level: Sequence[Branch]) -> list[Branch]:
     """Of the first children of each, those of the share that has the best place."""
     best: Place | None = None
     chosen: list[Branch] = []
@@ -204,10 +212,11 @@ def _best_of(level: list[Branch]) -> list[Branch]:
             continue
         place = child.best
         assert place is not None
-        if best is None or (child.share is not best[3].share and place < best):
-            best, chosen = place, [child]
-        elif child.share is best[3].share:
+        # No two shares have one rank, and of one share all places are alike.
+        if best is not None and place[2] == best[2]:
             chosen.append(child)
+        elif best is None or place < best:
+            best, chosen = place, [child]
     return chosen
 
 
@@ -222,9 +231,9 @@ class FairQueue:
         self.entries = entries
 
     @property
-    def waiting(self) -> int:
-        """How many wait."""
-        return self.root.waiting
+    def waiting(self) -> bool:
+        """Whether anybody waits."""
+        return self.root.waiting > 0
 
     def push(self, leaf: Share, ticket: Ticket) -> Branch:
         """One more waits; returns where."""
@@ -233,40 +242,22 @@ class FairQueue:
         at: Branch | None = branch
         while at is not None:
             at.waiting += 1
-            at = at.parent
-        branch.enter()
+            at = at.parent if at.waiting == 1 else None
+        if branch.best is None:
+            branch.enter()
         return branch
 
     def removed(self, branch: Branch, number: int) -> None:
         """One waits no more; a ticket of its that is not the first in line is passed over when it is met."""
-        at: Branch | None = branch
-        while at is not None:
-            at.waiting -= 1
-            if not at.waiting:
-                at.leave()
-            at = at.parent
-        branch.drop_tickets(number)
-
-    def began(self, branch: Branch, number: int, cost: int, charge: int) -> None:
-        """One that waited begins to run: what `removed`, `Shares.go` and `Shares.take` do, in one walk."""
-        at, weighs, cpu_milli = branch, charge, self.cpu_milli
-        while (parent := at.parent) is not None:
-            at.waiting -= 1
-            if not at.waiting:
-                at.leave()
-            share, above = at.share, parent.share
-            share.queued -= 1
-            share.cpu_milli += cpu_milli
-            share.running += 1
-            weight, virtual = share.weight, share.virtual
-            share.used = used = share.used + weighs
-            share.load = used / weight
-            if virtual > above.served:
-                above.served = virtual
-            share.virtual = virtual + weighs / weight
-            at, weighs = parent, cost
-        at.waiting -= 1
-        branch.drop_tickets(number)
+        branch.waiting = waiting = branch.waiting - 1
+        if not waiting:
+            branch.emptied()
+        line = branch.line
+        if line and line[0][1] == number:
+            line.popleft()
+        # Stale ones are met only when a worker is free: of what was cancelled meanwhile no more than so many are kept.
+        if len(line) + len(branch.ahead) > 2 * waiting + _STALE_MAX:
+            branch.clear_stale()
 
     def is_good(self, ticket: Ticket, branch: Branch) -> bool:
         """Whether what holds this ticket waits here, and has no other."""

@@ -1,6 +1,9 @@
 """Who has how much of the fleet: a tree of organisations, their users, their invocations. Pure; it knows no action.
 
-Each share counts what runs for it now, and how far it has been served. What it may not pass is its quota.
+Each share counts the cost of what runs for it now, and how far it has been served. What it may not pass is its quota.
+
+A beginning and an end touch no more numbers than the next turn is decided by: how many wait and run is counted in an
+invocation, and above it where a quota asks for it; elsewhere it is added up for whoever wants to know.
 """
 
 from __future__ import annotations
@@ -68,27 +71,32 @@ _FREE: Final = Quota()
 class Share:
     """One organisation, user or invocation. `used` is the cost of what runs for it, `virtual` how far it was served.
 
-    `load` is `used` over its weight: what it is compared by. `path` names an invocation from its organisation on.
+    It is compared by `used` over its weight. `path` names an invocation from its organisation on, `way` is each share
+    from this one up, with its parent. `counted` are those of them with a quota: they count what waits and runs, as
+    each invocation does. `active` is how many of its children have anything that waits.
     """
 
     __slots__ = (
+        "_counts",
+        "active",
         "branches",
         "children",
+        "counted",
         "cpu_milli",
         "depth",
         "limited",
-        "load",
         "name",
+        "own_queued",
+        "own_running",
         "parent",
         "parked",
         "path",
-        "queued",
         "quota",
         "rank",
-        "running",
         "served",
         "used",
         "virtual",
+        "way",
         "weight",
     )
 
@@ -100,12 +108,17 @@ class Share:
         self.quota = quota
         self.weight = quota.weight
         self.limited = quota.actions_max is not None or quota.cpu_milli_max is not None
+        above = parent.counted if parent is not None else ()
+        has_quota = self.limited or quota.queued_max is not None
+        self.counted: tuple[Share, ...] = (self, *above) if has_quota else above
+        self._counts = has_quota or self.depth == INVOCATION
+        self.way: tuple[tuple[Share, Share], ...] = () if parent is None else ((self, parent), *parent.way)
         self.used = 0
-        self.load = 0.0
         self.path: tuple[str, str, str] = ("", "", "")
         self.cpu_milli = 0
-        self.running = 0
-        self.queued = 0
+        self.own_running = 0
+        self.own_queued = 0
+        self.active = 0
         # Start-time fair queueing: a share that was away starts where those that are served stand.
         self.virtual: float = parent.served if parent is not None else 0.0
         self.served: float = 0.0
@@ -116,9 +129,19 @@ class Share:
     def admits(self, cpu_milli: int) -> bool:
         """Whether one more that takes so much stays within the quota of what runs at once."""
         quota = self.quota
-        return (quota.actions_max is None or self.running < quota.actions_max) and (
+        return (quota.actions_max is None or self.own_running < quota.actions_max) and (
             quota.cpu_milli_max is None or self.cpu_milli + cpu_milli <= quota.cpu_milli_max
         )
+
+    @property
+    def running(self) -> int:
+        """How many run for it."""
+        return self.own_running if self._counts else sum(share.running for share in self.children.values())
+
+    @property
+    def queued(self) -> int:
+        """How many wait for it, or are being looked up."""
+        return self.own_queued if self._counts else sum(share.queued for share in self.children.values())
 
     @property
     def title(self) -> str:
@@ -157,11 +180,9 @@ class Shares:
 
     def refused(self, leaf: Share) -> Share | None:
         """Whose quota of waiting actions is full, if anybody's."""
-        share: Share | None = leaf
-        while share is not None:
-            if share.quota.queued_max is not None and share.queued >= share.quota.queued_max:
+        for share in leaf.counted:
+            if share.quota.queued_max is not None and share.own_queued >= share.quota.queued_max:
                 return share
-            share = share.parent
         return None
 
     def too_much(self, leaf: Share, cpu_milli: int) -> Share | None:
@@ -176,57 +197,72 @@ class Shares:
 
     def wait(self, leaf: Share) -> None:
         """One more waits."""
-        share = leaf
-        while (parent := share.parent) is not None:
-            if not share.queued and share.virtual < parent.served:
+        for share in leaf.counted:
+            share.own_queued += 1
+        share, others = leaf, leaf.own_queued
+        leaf.own_queued = others + 1
+        while not others and (parent := share.parent) is not None:
+            # Nothing waited for it: it starts where those stand that were served meanwhile.
+            if share.virtual < parent.served:
                 share.virtual = parent.served
-            share.queued += 1
-            share = parent
+            share, others = parent, parent.active
+            parent.active = others + 1
 
     def go(self, leaf: Share) -> None:
         """One waits no more."""
-        share = leaf
-        while (parent := share.parent) is not None:
-            share.queued -= 1
-            share = parent
+        for share in leaf.counted:
+            share.own_queued -= 1
+        leaf.own_queued -= 1
+        if not leaf.own_queued:
+            self._rest(leaf)
+
+    def _rest(self, leaf: Share) -> None:
+        """Nothing waits for an invocation any more."""
+        share = leaf.parent
+        while share is not None:
+            share.active -= 1
+            share = share.parent if not share.active else None
 
     def take(self, leaf: Share, cost: int, charge: int, cpu_milli: int) -> None:
         """One begins to run: `charge` is its cost among the user's invocations."""
-        share, weighs = leaf, charge
-        while (parent := share.parent) is not None:
-            weight, virtual = share.weight, share.virtual
-            share.used += weighs
-            share.load = share.used / weight
+        leaf.own_running += 1
+        for share in leaf.counted:
+            share.own_running += 1
             share.cpu_milli += cpu_milli
-            share.running += 1
+        weighs = charge
+        for share, parent in leaf.way:
+            virtual = share.virtual
+            share.used += weighs
             if virtual > parent.served:
                 parent.served = virtual
-            share.virtual = virtual + weighs / weight
-            share, weighs = parent, cost
+            share.virtual = virtual + weighs / share.weight
+            weighs = cost
 
     def give_back(self, leaf: Share, cost: int, charge: int, cpu_milli: int) -> None:
         """One runs no more: whoever waited for this share's turn, or for its quota, may have it."""
-        share, weighs = leaf, charge
-        while (parent := share.parent) is not None:
-            share.used -= weighs
-            share.load = load = share.used / share.weight
+        leaf.own_running -= 1
+        for share in leaf.counted:
+            share.own_running -= 1
             share.cpu_milli -= cpu_milli
-            share.running -= 1
+        weighs = charge
+        for share, _ in leaf.way:
+            share.used = used = share.used - weighs
+            weighs = cost
             if share.parked:
                 parked, share.parked = share.parked, []
                 for branch in parked:
                     branch.parked = False
                     branch.enter()
+            load = used / share.weight
             for branch in share.branches.values():
                 best = branch.best
                 if best is not None and load < best[0]:
-                    branch.lowered()
-            share, weighs = parent, cost
+                    branch.lowered(load)
 
     def forget(self, leaf: Share) -> None:
         """Drop what nothing waits or runs for."""
         share = leaf
-        while (parent := share.parent) is not None and not (share.queued or share.running or share.children):
+        while (parent := share.parent) is not None and not (share.own_queued or share.used or share.children):
             if parent.children.get(share.name) is share:
                 del parent.children[share.name]
                 # Of a share that is no invocation the path is nobody's, or that of one without names, which is there.

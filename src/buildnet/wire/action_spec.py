@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from google.protobuf.duration_pb2 import Duration
-
 from buildnet.errors import InvalidRequest
 from buildnet.model.action_spec import ActionSpec, FileInput, Input, OutputInput, TreeInput, spec_of
 from buildnet.model.amounts import NOTHING
 from buildnet.model.digest import Digest
+from buildnet.wire import times
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.buildnet.v1 import action_pb2
 from buildnet.wire.actions import digest_message, digest_of
@@ -63,7 +62,10 @@ def spec_of_message(message: action_pb2.ActionSpec) -> ActionSpec:
         TooLarge: there is too much of something.
     """
     # What is not said is not looked at: of a graph of thousands that would be half the time.
-    given = {_READ[field.name][0]: _READ[field.name][1](value) for field, value in message.ListFields()}
+    given = {}
+    for field, value in message.ListFields():
+        name, read = _READ[field.number]
+        given[name] = read(value)
     return spec_of(given.pop("arguments", ()), **given)
 
 
@@ -79,6 +81,7 @@ def message_of_spec(spec: ActionSpec) -> action_pb2.ActionSpec:
         require=spec.constraints,
         platform=[re.Platform.Property(name=name, value=value) for name, value in spec.platform],
         secrets=dict(spec.secrets),
+        tier=spec.tier,
         do_not_cache=spec.do_not_cache,
         salt=spec.salt,
         priority=spec.priority,
@@ -111,15 +114,11 @@ def _platform(messages: Iterable[re.Platform.Property]) -> list[tuple[str, str]]
     return [(one.name, one.value) for one in messages]
 
 
-def _seconds(duration: Duration) -> float:
-    return duration.ToNanoseconds() / 1e9
-
-
 def _same(value: Any) -> Any:
     return value
 
 
-_READ: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
+_READERS: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
     "inputs": ("inputs", _inputs),
     "variables": ("variables", _pairs),
     "pins": ("pins", _pairs),
@@ -131,22 +130,27 @@ _READ: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
     "require": ("constraints", _same),
     "platform": ("platform", _platform),
     "secrets": ("secrets", _pairs),
-    "timeout": ("timeout_s", _seconds),
+    "tier": ("tier", _same),
+    "timeout": ("timeout_s", times.seconds),
     "do_not_cache": ("do_not_cache", _same),
     "salt": ("salt", _same),
     "priority": ("priority", _same),
 }
 """How each field of the message is read, and what `spec_of` calls it."""
 
+# A field's name is made anew each time it is asked for; its number is not.
+_READ: Final = {field.number: _READERS[field.name] for field in action_pb2.ActionSpec.DESCRIPTOR.fields}
+
 
 def _input_of(message: action_pb2.ActionInput) -> Input:
     match message.WhichOneof("source"):
+        case "output":
+            output = message.output
+            return OutputInput(message.path, output.action, output.path)
         case "tree":
             return TreeInput(message.path, _digest(message.tree))
         case "file":
             return FileInput(message.path, _digest(message.file.digest), message.file.is_executable)
-        case "output":
-            return OutputInput(message.path, message.output.action, message.output.path)
     raise InvalidRequest(
         f"the input {message.path[:200]!r} is nothing; give it a tree, a file or an output", field="inputs"
     )

@@ -12,10 +12,11 @@ from buildnet.errors import InvalidRequest
 from buildnet.model.action import SECRET, ActionKey, Properties, Wanted
 from buildnet.model.action_spec import SECRET_PREFIX, check_reference
 from buildnet.model.amounts import RESOURCE_PREFIX, Amounts
-from buildnet.model.caller import Caller, share_of
+from buildnet.model.caller import Caller, is_apart, share_of
 from buildnet.model.digest import Digest
 from buildnet.model.history import Requested
 from buildnet.model.quick import quick
+from buildnet.model.tier import tiered
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire.asked import asked_of
 from buildnet.wire.request_metadata import Manner
@@ -74,11 +75,12 @@ def wanted_of(
         ignored: names of platform properties that no worker need offer.
 
     Raises:
-        InvalidRequest: the timeout is over the server's maximum (REAPI Action.timeout: MUST reject).
+        InvalidRequest: the timeout is over the server's maximum (REAPI Action.timeout: MUST reject), or a property of
+            this house has a value that means nothing.
     """
     digest = digest_of(request.action_digest)
     action, command = _read(digest, read)
-    requirements, asked = _understood(platform_of(action, command).SerializeToString(), ignored)
+    requirements, asked = _understood(platform_of(action, command).SerializeToString(), ignored, is_apart(instance))
     requested, manner = asker.requested, asker.manner
     wanted = Wanted(
         key=ActionKey(instance, digest),
@@ -116,15 +118,18 @@ def _read(digest: Digest, read: Callable[[str], bytes]) -> tuple[re.Action, re.C
         raise InvalidRequest("the action cannot be decoded", field="action_digest") from error
 
 
-def requirements_of(properties: Iterable[tuple[str, str]], ignored: Collection[str]) -> Properties:
-    """What a worker must offer, of all that an action says. What is ignored is in the action's digest all the same."""
-    return _same(
-        frozenset(
-            _offered(name, value)
-            for name, value in properties
-            if name not in ignored and not name.startswith(RESOURCE_PREFIX)
-        )
+def requirements_of(
+    properties: Iterable[tuple[str, str]], ignored: Collection[str], *, apart: bool = False
+) -> Properties:
+    """What a worker must offer, of all that an action says. What is ignored is in the action's digest all the same.
+    `apart`: the result is a namespace's alone.
+    """
+    wanted = frozenset(
+        _offered(name, value)
+        for name, value in properties
+        if name not in ignored and not name.startswith(RESOURCE_PREFIX)
     )
+    return _same(tiered(wanted, apart=apart))
 
 
 def _offered(name: str, value: str) -> tuple[str, str]:
@@ -157,10 +162,10 @@ def _same(properties: Properties) -> Properties:
 
 
 @lru_cache(maxsize=1024)
-def _understood(platform: bytes, ignored: frozenset[str]) -> tuple[Properties, Amounts]:
+def _understood(platform: bytes, ignored: frozenset[str], apart: bool) -> tuple[Properties, Amounts]:
     """What a platform requires and asks. Of an action's thousands of neighbours most have the same one."""
     properties = frozenset((p.name, p.value) for p in re.Platform.FromString(platform).properties)
-    return requirements_of(properties, ignored), asked_of(properties)
+    return requirements_of(properties, ignored, apart=apart), asked_of(properties)
 
 
 def _timeout_s(action: re.Action) -> float:

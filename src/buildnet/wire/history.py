@@ -9,8 +9,8 @@ from google.protobuf.message import DecodeError, Message
 from buildnet.errors import BuildNetError
 from buildnet.model.digest import Digest
 from buildnet.model.history import OutputFact, Parts, Ran, TreeDirectory, TreeNode
+from buildnet.wire import times
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
-from buildnet.wire._gen.google.protobuf import timestamp_pb2
 from buildnet.wire.actions import digest_of, platform_of
 
 # Of one run; more are counted.
@@ -139,12 +139,12 @@ def ran_of(result: re.ActionResult) -> Ran:
     def span_ms(start: str, end: str) -> int | None:
         if not (metadata.HasField(start) and metadata.HasField(end)):
             return None
-        return max(0, _ms(getattr(metadata, end)) - _ms(getattr(metadata, start)))
+        return max(0, times.unix_ms(getattr(metadata, end)) - times.unix_ms(getattr(metadata, start)))
 
     outputs = tuple(_outputs(result))
     return Ran(
         worker_started_at_unix_ms=(
-            _ms(metadata.worker_start_timestamp) if metadata.HasField("worker_start_timestamp") else None
+            times.unix_ms(metadata.worker_start_timestamp) if metadata.HasField("worker_start_timestamp") else None
         ),
         staged_ms=span_ms("input_fetch_start_timestamp", "input_fetch_completed_timestamp"),
         ran_ms=span_ms("execution_start_timestamp", "execution_completed_timestamp"),
@@ -152,12 +152,6 @@ def ran_of(result: re.ActionResult) -> Ran:
         outputs=outputs[:OUTPUTS_KEPT_MAX],
         output_count=len(outputs),
     )
-
-
-def _ms(moment: timestamp_pb2.Timestamp) -> int:
-    # Not its own conversion, which refuses a far time: these come from outside.
-    milliseconds: int = moment.seconds * 1000 + moment.nanos // 1_000_000
-    return max(-(2**53), min(milliseconds, 2**53))
 
 
 def _outputs(result: re.ActionResult) -> Iterator[OutputFact]:

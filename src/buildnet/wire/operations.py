@@ -56,15 +56,16 @@ def operation_of(
         return operations_pb2.Operation(name=name, metadata=about)
     if progress.outcome is None:
         raise InvariantBroken("a completed operation has an outcome")
-    response = response_of(progress.outcome, status_of)
+    response = response_of(progress.outcome, status_of, name.rsplit("/", 1)[-1])
     if inline is not None and read is not None:
         _inline(response.result, inline, read)
     told = any_pb2.Any(type_url=_RESPONSE, value=response.SerializeToString())
     return operations_pb2.Operation(name=name, metadata=about, done=True, response=told)
 
 
-def response_of(outcome: Outcome, status_of: StatusOf) -> re.ExecuteResponse:
-    """What Execute tells in the end.
+def response_of(outcome: Outcome, status_of: StatusOf, operation: str = "") -> re.ExecuteResponse:
+    """What Execute tells in the end. `message` is what build tools print beneath a command that failed (REAPI
+    ExecuteResponse.message): there it says where that was and how to learn more.
 
     Raises:
         NotFound: it ended well, and its result was evicted since: the action cache alone had it.
@@ -81,6 +82,9 @@ def response_of(outcome: Outcome, status_of: StatusOf) -> re.ExecuteResponse:
         response.message = outcome.message
     elif outcome.entry_index is not None:
         response.message = f"ledger entry {outcome.entry_index}"
+        if outcome.exit_code:
+            more = f"; more: buildnet actions show {operation[:12]}" if operation else ""
+            response.message = f"it failed on the worker {outcome.worker[:12]} ({response.message}){more}"
     return response
 
 

@@ -7,9 +7,10 @@ from typing import Final
 
 from google.protobuf.message import DecodeError
 
+from buildnet.wire import times
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.buildnet.v1 import action_pb2
-from buildnet.wire._gen.google.protobuf import any_pb2, duration_pb2, timestamp_pb2
+from buildnet.wire._gen.google.protobuf import any_pb2
 
 # A worker is believed up to the longest execution on as many processors as one machine may have.
 CPU_MS_MAX: Final = 7200 * 1000 * 4096
@@ -46,12 +47,13 @@ def cpu_of(result: re.ActionResult) -> tuple[int, str]:
     metadata = result.execution_metadata
     for detail in metadata.auxiliary_metadata:
         if (usage := _usage_of(detail)) is not None:
-            return _bounded_ms(_ns(usage.user_cpu) + _ns(usage.system_cpu)), "usage"
+            return _bounded_ms(times.nanoseconds(usage.user_cpu) + times.nanoseconds(usage.system_cpu)), "usage"
     if metadata.HasField("virtual_execution_duration"):
-        return _bounded_ms(_ns(metadata.virtual_execution_duration)), "wall"
+        return _bounded_ms(times.nanoseconds(metadata.virtual_execution_duration)), "wall"
     if metadata.HasField("execution_start_timestamp") and metadata.HasField("execution_completed_timestamp"):
         return _bounded_ms(
-            _ns(metadata.execution_completed_timestamp) - _ns(metadata.execution_start_timestamp)
+            times.nanoseconds(metadata.execution_completed_timestamp)
+            - times.nanoseconds(metadata.execution_start_timestamp)
         ), "wall"
     return 0, ""
 
@@ -63,11 +65,6 @@ def _usage_of(detail: any_pb2.Any) -> action_pb2.Usage | None:
     except DecodeError:
         # Metadata that cannot be read tells nothing; the result is as good.
         return None
-
-
-def _ns(time: duration_pb2.Duration | timestamp_pb2.Timestamp) -> int:
-    # Not their own conversion, which refuses a far time: these come from outside and are bounded below.
-    return time.seconds * 1_000_000_000 + time.nanos
 
 
 def _bounded_ms(nanoseconds: int) -> int:

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor as Threads
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -81,7 +81,7 @@ class Executor:
         self._store = store
         self._sandbox = sandbox
         self._scratch = scratch
-        self._means = means
+        self._own_means = self._means = means
         self._limits = limits
         self._hidden = tuple(str(path) for path in hidden)
         self._threads = threads
@@ -90,6 +90,10 @@ class Executor:
         self._running: dict[int, _Running] = {}
         self._shown: dict[tuple[str, ...], Shown] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    def be_strict(self, strict: bool) -> None:
+        """From now on, what commands write is declared if the controller says so, or this worker is strict anyway."""
+        self._means = replace(self._own_means, strict=strict or self._own_means.strict)
 
     def leave(self) -> None:
         """Hear no more of attempts; after the last one, in the event loop."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from buildnet.access.keys import load_or_create_at
 from buildnet.errors import StateCorrupt
+from buildnet.files import replace_file
 from buildnet.model.action import Properties
 from buildnet.sandbox.policy import SEARCH_PATH, Means, offered_effects
 
@@ -68,9 +69,7 @@ def identity_of(state: Path, rng: Randomness) -> Identity:
         node = path.read_text().strip()
     except FileNotFoundError:
         node = f"{rng.getrandbits(128):032x}"
-        fresh = path.with_name("id.new")
-        fresh.write_text(f"{node}\n")
-        fresh.replace(path)
+        replace_file(path, f"{node}\n")
     except (OSError, UnicodeDecodeError) as error:
         raise StateCorrupt(f"cannot read {path}: {error}; restore it or delete it", path=str(path)) from error
     if _ID.fullmatch(node) is None:

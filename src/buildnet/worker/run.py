@@ -107,6 +107,7 @@ async def run_worker(
                 properties,
                 executor,
                 prefetch=ahead.fetch,
+                be_strict=executor.be_strict,
                 clock=clock,
                 rng=rng,
                 ready=ready,

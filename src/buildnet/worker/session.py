@@ -21,6 +21,7 @@ from buildnet.errors import BuildNetError, CallerError, InvalidRequest, Untruste
 from buildnet.model.action import Outcome, Properties
 from buildnet.model.digest import Digest
 from buildnet.ports import Clock
+from buildnet.wire import times
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
 from buildnet.wire.actions import digest_of
 from buildnet.worker import lease_book, messages
@@ -77,6 +78,7 @@ class Session:
         runner: Runner,
         *,
         prefetch: Callable[[Digest], None] = lambda action: None,
+        be_strict: Callable[[bool], None] = lambda strict: None,
         clock: Clock,
         rng: Randomness,
         ready: Ready | None = None,
@@ -92,6 +94,7 @@ class Session:
         self._properties = properties
         self._runner = runner
         self._prefetch = prefetch
+        self._be_strict = be_strict
         self._clock = clock
         self._ready = ready
         self._backoff = Backoff(config.backoff_first_s, config.backoff_max_s, rng)
@@ -339,8 +342,8 @@ class Session:
             await asyncio.to_thread(self._uplink.remember)
         if self._ready is not None:
             self._ready(said.controller_id)
-        interval_s = said.heartbeat_interval.ToNanoseconds() / 1e9 or _HEARTBEAT_INTERVAL_DEFAULT_S
-        return interval_s, max(interval_s, said.idle_heartbeat_interval.ToNanoseconds() / 1e9)
+        interval_s = times.seconds(said.heartbeat_interval) or _HEARTBEAT_INTERVAL_DEFAULT_S
+        return interval_s, max(interval_s, times.seconds(said.idle_heartbeat_interval))
 
     def _heard(self, outbox: Outbox, welcome: asyncio.Future[fleet_pb2.Welcome], received: Sequence[bytes]) -> None:
         """Take what came in one turn.
@@ -364,6 +367,7 @@ class Session:
             self._session_began(outbox)
             self._ever_joined = True
             self._controller_id = message.welcome.controller_id
+            self._be_strict(message.welcome.strict)
             welcome.set_result(message.welcome)
             self._apply(lease_book.Joined(message.welcome.controller_id))
 

@@ -17,6 +17,7 @@ from buildnet._native import Call, Dialler, Link
 from buildnet.access.keys import node_keys
 from buildnet.dial import call_of, link_of
 from buildnet.errors import BuildNetError, InvalidRequest, StateCorrupt, from_code
+from buildnet.files import replace_file
 from buildnet.model.join_line import TERM_MAX, JoinLine, check_organisation
 from buildnet.wire.native import translated
 from buildnet.worker.config import WorkerConfig
@@ -151,9 +152,7 @@ def _remember(state: Path, line: JoinLine, seen: tuple[str, int] | None) -> None
     try:
         if path.exists() and path.read_text() == text:
             return
-        fresh = path.with_name("controller.json.new")
-        fresh.write_text(text)
-        fresh.replace(path)
+        replace_file(path, text)
     except OSError as error:
         # It is joined all the same, and its line still serves.
         _log.warning("cannot remember the controller in %s: %s", path, error.strerror)

@@ -1,7 +1,7 @@
 // The nodes that have joined, how busy they are, and what they offer.
 
 import type { Actions, Node } from "../api";
-import { count, number } from "../format";
+import { count, number, size } from "../format";
 import { At, Empty, Id, Section, Text } from "../parts";
 import { linkTo } from "../router";
 import { useStore } from "../store";
@@ -41,7 +41,7 @@ export function Nodes({ nodes, actions, whole = false }: Props) {
         <Empty>Waiting for the server.</Empty>
       ) : nodes.length === 0 ? (
         <Empty>
-          No node has joined. Add one: <code>buildnet join grpc://HOST:PORT</code>
+          No node has joined. Have a line for one: <code>buildnet fleet tokens new</code>
         </Empty>
       ) : (
         <ul class="nodes">
@@ -63,14 +63,16 @@ function NodeCard({ node, actions, whole }: { node: Node; actions: Actions | nul
       <h3>
         <Text>{node.hostname || node.node}</Text>
         <Id href={linkTo("nodes", node.node)}>{node.node}</Id>
+        {node.state !== "active" && <span class="state">{node.state}</span>}
       </h3>
       <Slots busy={busy} slots={node.slots} />
+      {capacity(node) && <p class="facts">{capacity(node)}</p>}
       {whole && (
         <p class="facts">
           joined <At unix_ms={node.joined_at_unix_ms} />, version <Text>{node.version}</Text>
         </p>
       )}
-      <Properties node={node} whole={whole} />
+      {whole && <Properties node={node} />}
       {node.resources > 0 && (
         <p class="facts">
           <a href={linkTo("nodes", node.node)}>{count(node.resources, "resource")}</a>
@@ -95,19 +97,27 @@ function Slots({ busy, slots }: { busy: number; slots: number }) {
   );
 }
 
+/** What its actions may use together, as far as it told. */
+function capacity(node: Node): string {
+  const told = [
+    node.cpu_milli > 0 && count(node.cpu_milli / 1000, "processor"),
+    node.memory_bytes > 0 && `${size(node.memory_bytes)} of memory`,
+    node.disk_bytes > 0 && `${size(node.disk_bytes)} of disk`,
+    node.gpus > 0 && count(node.gpus, "GPU"),
+  ];
+  return told.filter(Boolean).join(", ");
+}
+
 /** What a node said of itself when it joined; what was found on it is in `resources.tsx`. */
-function Properties({ node, whole }: { node: Node; whole: boolean }) {
-  if (node.properties.length === 0) return whole ? <p class="facts">offers no properties</p> : null;
-  const shown = whole ? node.properties : node.properties.slice(0, 4);
-  const left = node.properties.length - shown.length;
+function Properties({ node }: { node: Node }) {
+  if (node.properties.length === 0) return <p class="facts">offers no properties</p>;
   return (
     <ul class="chips" aria-label="Properties">
-      {shown.map(([name, value]) => (
+      {node.properties.map(([name, value]) => (
         <li key={`${name}=${value}`}>
           <Text>{value ? `${name}=${value}` : name}</Text>
         </li>
       ))}
-      {left > 0 && <li class="more">and {number(left)} more</li>}
     </ul>
   );
 }

@@ -331,6 +331,8 @@ pub struct Welcome {
     pub lease_duration: ::core::option::Option<::prost_types::Duration>,
     #[prost(message, optional, tag = "20")]
     pub idle_heartbeat_interval: ::core::option::Option<::prost_types::Duration>,
+    #[prost(bool, tag = "21")]
+    pub strict: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Assign {
@@ -410,6 +412,8 @@ pub struct Node {
     pub used: ::core::option::Option<Amounts>,
     #[prost(string, tag = "30")]
     pub node_key: ::prost::alloc::string::String,
+    #[prost(string, tag = "31")]
+    pub tier: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListNodesRequest {
@@ -466,11 +470,20 @@ pub struct AllowNodeRequest {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AllowNodeResponse {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetNodeTierRequest {
+    #[prost(string, tag = "1")]
+    pub node_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub tier: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CreateJoinTokenRequest {
     #[prost(message, optional, tag = "1")]
     pub lifetime: ::core::option::Option<::prost_types::Duration>,
     #[prost(string, tag = "2")]
     pub note: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub tier: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CreateJoinTokenResponse {
@@ -503,6 +516,8 @@ pub struct JoinToken {
     pub used_by: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "8")]
     pub used_at: ::core::option::Option<::prost_types::Timestamp>,
+    #[prost(string, tag = "9")]
+    pub tier: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListJoinTokensRequest {}
@@ -710,6 +725,8 @@ pub struct ActionSpec {
     pub salt: ::prost::bytes::Bytes,
     #[prost(int32, tag = "15")]
     pub priority: i32,
+    #[prost(string, tag = "16")]
+    pub tier: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ActionInput {

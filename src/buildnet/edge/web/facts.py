@@ -34,17 +34,29 @@ _STATES: Final = {
     action_pb2.ACTION_STATE_FAILED: "failed",
     action_pb2.ACTION_STATE_CANCELLED: "cancelled",
 }
+_NODE_STATES: Final = {
+    fleet_pb2.NODE_STATE_JOINING: "joining",
+    fleet_pb2.NODE_STATE_ACTIVE: "active",
+    fleet_pb2.NODE_STATE_CORDONED: "cordoned",
+    fleet_pb2.NODE_STATE_DRAINING: "draining",
+}
 # A command line may be megabytes; whoever wants all of it asks for the action's Command.
 _ARGUMENT_CHARACTERS: Final = 200
 
 
 def node_fact(node: fleet_pb2.Node, resources: int) -> Fact:
-    """One node whose session is open, and how many resources it has announced."""
+    """One node whose session is open, and how many resources it has announced. What it did not tell is 0."""
+    capacity = node.capacity
     return {
         "node": node.node_id,
         "hostname": node.hostname,
         "version": node.version,
+        "state": _NODE_STATES.get(node.state, "unknown"),
         "slots": node.slots,
+        "cpu_milli": capacity.cpu_milli,
+        "memory_bytes": capacity.memory_bytes,
+        "disk_bytes": capacity.disk_bytes,
+        "gpus": capacity.gpus,
         "joined_at_unix_ms": node.joined_at.ToMilliseconds(),
         "properties": [[pair.name, pair.value] for pair in node.properties],
         "resources": resources,

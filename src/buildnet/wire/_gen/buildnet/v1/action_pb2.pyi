@@ -127,7 +127,7 @@ class ActionSummary(_message.Message):
     def __init__(self, id: _Optional[str] = ..., action_digest: _Optional[_Union[_remote_execution_pb2.Digest, _Mapping]] = ..., instance_name: _Optional[str] = ..., state: _Optional[_Union[ActionState, str]] = ..., worker: _Optional[str] = ..., exit_code: _Optional[int] = ..., error_code: _Optional[str] = ..., submitted_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., completed_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cached: _Optional[bool] = ..., entry_index: _Optional[int] = ..., has_entry: _Optional[bool] = ..., command_arguments: _Optional[_Iterable[str]] = ..., target_id: _Optional[str] = ..., mnemonic: _Optional[str] = ..., message: _Optional[str] = ..., graph_id: _Optional[str] = ..., graph_name: _Optional[str] = ..., invocation_id: _Optional[str] = ...) -> None: ...
 
 class ActionSpec(_message.Message):
-    __slots__ = ("inputs", "variables", "pins", "arguments", "working_directory", "outputs", "effects", "resources", "require", "platform", "timeout", "secrets", "do_not_cache", "salt", "priority")
+    __slots__ = ("inputs", "variables", "pins", "arguments", "working_directory", "outputs", "effects", "resources", "require", "platform", "timeout", "secrets", "do_not_cache", "salt", "priority", "tier")
     class VariablesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -171,6 +171,7 @@ class ActionSpec(_message.Message):
     DO_NOT_CACHE_FIELD_NUMBER: _ClassVar[int]
     SALT_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    TIER_FIELD_NUMBER: _ClassVar[int]
     inputs: _containers.RepeatedCompositeFieldContainer[ActionInput]
     variables: _containers.ScalarMap[str, str]
     pins: _containers.ScalarMap[str, str]
@@ -186,7 +187,8 @@ class ActionSpec(_message.Message):
     do_not_cache: bool
     salt: bytes
     priority: int
-    def __init__(self, inputs: _Optional[_Iterable[_Union[ActionInput, _Mapping]]] = ..., variables: _Optional[_Mapping[str, str]] = ..., pins: _Optional[_Mapping[str, str]] = ..., arguments: _Optional[_Iterable[str]] = ..., working_directory: _Optional[str] = ..., outputs: _Optional[_Iterable[str]] = ..., effects: _Optional[_Mapping[str, str]] = ..., resources: _Optional[_Union[ActionResources, _Mapping]] = ..., require: _Optional[_Iterable[str]] = ..., platform: _Optional[_Iterable[_Union[_remote_execution_pb2.Platform.Property, _Mapping]]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., secrets: _Optional[_Mapping[str, str]] = ..., do_not_cache: _Optional[bool] = ..., salt: _Optional[bytes] = ..., priority: _Optional[int] = ...) -> None: ...
+    tier: str
+    def __init__(self, inputs: _Optional[_Iterable[_Union[ActionInput, _Mapping]]] = ..., variables: _Optional[_Mapping[str, str]] = ..., pins: _Optional[_Mapping[str, str]] = ..., arguments: _Optional[_Iterable[str]] = ..., working_directory: _Optional[str] = ..., outputs: _Optional[_Iterable[str]] = ..., effects: _Optional[_Mapping[str, str]] = ..., resources: _Optional[_Union[ActionResources, _Mapping]] = ..., require: _Optional[_Iterable[str]] = ..., platform: _Optional[_Iterable[_Union[_remote_execution_pb2.Platform.Property, _Mapping]]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., secrets: _Optional[_Mapping[str, str]] = ..., do_not_cache: _Optional[bool] = ..., salt: _Optional[bytes] = ..., priority: _Optional[int] = ..., tier: _Optional[str] = ...) -> None: ...
 
 class ActionInput(_message.Message):
     __slots__ = ("path", "tree", "file", "output")

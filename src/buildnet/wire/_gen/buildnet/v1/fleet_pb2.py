@@ -29,19 +29,19 @@ from buildnet.wire._gen.google.protobuf import timestamp_pb2 as google_dot_proto
 from buildnet.wire._gen.google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _POOL.AddSerializedFile(b'\n\x17\x62uildnet/v1/fleet.proto\x12\x0b\x62uildnet.v1\x1a\x36\x62uild/bazel/remote/execution/v2/remote_execution.proto\x1a\x1a\x62uildnet/v1/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\'\n\x08Property\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\xbc\x02\n\x0bJoinRequest\x12#\n\x05hello\x18\x01 \x01(\x0b\x32\x12.buildnet.v1.HelloH\x00\x12+\n\theartbeat\x18\x02 \x01(\x0b\x32\x16.buildnet.v1.HeartbeatH\x00\x12)\n\x08\x61\x63\x63\x65pted\x18\x03 \x01(\x0b\x32\x15.buildnet.v1.AcceptedH\x00\x12$\n\x03log\x18\x04 \x01(\x0b\x32\x15.buildnet.v1.LogChunkH\x00\x12!\n\x04\x64one\x18\x05 \x01(\x0b\x32\x11.buildnet.v1.DoneH\x00\x12)\n\x08\x64raining\x18\x06 \x01(\x0b\x32\x15.buildnet.v1.DrainingH\x00\x12\x31\n\x0c\x61nnouncement\x18\x07 \x01(\x0b\x32\x19.buildnet.v1.AnnouncementH\x00\x42\t\n\x07message\"\x89\x02\n\x05Hello\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\r\n\x05slots\x18\x04 \x01(\r\x12)\n\nproperties\x18\x05 \x03(\x0b\x32\x15.buildnet.v1.Property\x12,\n\x07running\x18\x06 \x03(\x0b\x32\x1b.buildnet.v1.RunningAttempt\x12\x10\n\x08hostname\x18\x07 \x01(\t\x12&\n\x08\x63\x61pacity\x18\x08 \x01(\x0b\x32\x14.buildnet.v1.Amounts\x12+\n\x07sent_at\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"T\n\x07\x41mounts\x12\x11\n\tcpu_milli\x18\x01 \x01(\x04\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x04\x12\x12\n\ndisk_bytes\x18\x03 \x01(\x04\x12\x0c\n\x04gpus\x18\x04 \x01(\r\"_\n\x0eRunningAttempt\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\x12>\n\raction_digest\x18\x02 \x01(\x0b\x32\'.build.bazel.remote.execution.v2.Digest\"\x1b\n\tHeartbeat\x12\x0e\n\x06\x66\x65nces\x18\x01 \x03(\x04\"\x19\n\x08\x41\x63\x63\x65pted\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\"\x8f\x01\n\x08LogChunk\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\x12&\n\x06stream\x18\x02 \x01(\x0e\x32\x16.buildnet.v1.LogStream\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12.\n\nprinted_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"W\n\x08LogTaken\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\x12\x15\n\rstdout_offset\x18\x02 \x01(\x04\x12\x15\n\rstderr_offset\x18\x03 \x01(\x04\x12\x0e\n\x06resend\x18\x04 \x01(\x08\"\x97\x01\n\x04\x44one\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\x12\"\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\x12\x12\n\nerror_code\x18\x03 \x01(\t\x12\x0e\n\x06result\x18\x04 \x01(\x0c\x12\x38\n\x07missing\x18\x05 \x03(\x0b\x32\'.build.bazel.remote.execution.v2.Digest\"\n\n\x08\x44raining\"\xe2\x02\n\x0cJoinResponse\x12\'\n\x07welcome\x18\x01 \x01(\x0b\x32\x14.buildnet.v1.WelcomeH\x00\x12%\n\x06\x61ssign\x18\x02 \x01(\x0b\x32\x13.buildnet.v1.AssignH\x00\x12%\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x13.buildnet.v1.CancelH\x00\x12\'\n\x07settled\x18\x04 \x01(\x0b\x32\x14.buildnet.v1.SettledH\x00\x12#\n\x05\x64rain\x18\x05 \x01(\x0b\x32\x12.buildnet.v1.DrainH\x00\x12+\n\tannounced\x18\x07 \x01(\x0b\x32\x16.buildnet.v1.AnnouncedH\x00\x12)\n\x08prefetch\x18\x08 \x01(\x0b\x32\x15.buildnet.v1.PrefetchH\x00\x12*\n\tlog_taken\x18\x1e \x01(\x0b\x32\x15.buildnet.v1.LogTakenH\x00\x42\t\n\x07message\"\xd7\x01\n\x07Welcome\x12\x15\n\rcontroller_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x35\n\x12heartbeat_interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x0elease_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12:\n\x17idle_heartbeat_interval\x18\x14 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xf4\x01\n\x06\x41ssign\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\x12\x15\n\rinstance_name\x18\x02 \x01(\t\x12>\n\raction_digest\x18\x03 \x01(\x0b\x32\'.build.bazel.remote.execution.v2.Digest\x12*\n\x07timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\r\x12&\n\x08reserved\x18\x06 \x01(\x0b\x32\x14.buildnet.v1.Amounts\x12\x0e\n\x06\x61\x63tion\x18\x07 \x01(\x0c\x12\x0f\n\x07\x63ommand\x18\x08 \x01(\x0c\"J\n\x08Prefetch\x12>\n\raction_digest\x18\x01 \x01(\x0b\x32\'.build.bazel.remote.execution.v2.Digest\"\'\n\x06\x43\x61ncel\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x18\n\x07Settled\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\"\x07\n\x05\x44rain\"\xde\x03\n\x04Node\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x10\n\x08hostname\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\r\n\x05slots\x18\x05 \x01(\r\x12)\n\nproperties\x18\x06 \x03(\x0b\x32\x15.buildnet.v1.Property\x12-\n\tjoined_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x64raining\x18\x08 \x01(\x08\x12%\n\x05state\x18\t \x01(\x0e\x32\x16.buildnet.v1.NodeState\x12\x10\n\x08\x63ordoned\x18\n \x01(\x08\x12-\n\tlast_seen\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07running\x18\x0c \x01(\r\x12-\n\nclock_skew\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x61sked_by\x18\x0e \x01(\t\x12&\n\x08\x63\x61pacity\x18\x0f \x01(\x0b\x32\x14.buildnet.v1.Amounts\x12\"\n\x04used\x18\x10 \x01(\x0b\x32\x14.buildnet.v1.Amounts\x12\x10\n\x08node_key\x18\x1e \x01(\t\">\n\x10ListNodesRequest\x12\x16\n\x0einclude_absent\x18\x01 \x01(\x08\x12\x12\n\npage_token\x18\x02 \x01(\t\"N\n\x11ListNodesResponse\x12 \n\x05nodes\x18\x01 \x03(\x0b\x32\x11.buildnet.v1.Node\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x13\n\x11WatchNodesRequest\"L\n\tNodeEvent\x12\x1f\n\x04node\x18\x01 \x01(\x0b\x32\x11.buildnet.v1.Node\x12\x0c\n\x04left\x18\x02 \x01(\x08\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\"#\n\x10\x44rainNodeRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\"6\n\x11\x43ordonNodeRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x10\n\x08\x63ordoned\x18\x02 \x01(\x08\"$\n\x11RemoveNodeRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\"5\n\x12RemoveNodeResponse\x12\x1f\n\x04node\x18\x01 \x01(\x0b\x32\x11.buildnet.v1.Node\"#\n\x10\x41llowNodeRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\"\x13\n\x11\x41llowNodeResponse\"S\n\x16\x43reateJoinTokenRequest\x12+\n\x08lifetime\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04note\x18\x02 \x01(\t\"\x8c\x01\n\x17\x43reateJoinTokenResponse\x12%\n\x05token\x18\x01 \x01(\x0b\x32\x16.buildnet.v1.JoinToken\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12\x14\n\x0corganisation\x18\x03 \x01(\t\x12\x16\n\x0e\x63ontroller_key\x18\x04 \x01(\t\x12\x0c\n\x04term\x18\x05 \x01(\x04\"\xfd\x01\n\tJoinToken\x12\n\n\x02id\x18\x01 \x01(\t\x12*\n\x05state\x18\x02 \x01(\x0e\x32\x1b.buildnet.v1.JoinTokenState\x12+\n\x07made_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07made_by\x18\x05 \x01(\t\x12\x0c\n\x04note\x18\x06 \x01(\t\x12\x0f\n\x07used_by\x18\x07 \x01(\t\x12+\n\x07used_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x17\n\x15ListJoinTokensRequest\"@\n\x16ListJoinTokensResponse\x12&\n\x06tokens\x18\x01 \x03(\x0b\x32\x16.buildnet.v1.JoinToken\"$\n\x16RevokeJoinTokenRequest\x12\n\n\x02id\x18\x01 \x01(\t*U\n\tLogStream\x12\x1a\n\x16LOG_STREAM_UNSPECIFIED\x10\x00\x12\x15\n\x11LOG_STREAM_STDOUT\x10\x01\x12\x15\n\x11LOG_STREAM_STDERR\x10\x02*\xb5\x01\n\tNodeState\x12\x1a\n\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12NODE_STATE_JOINING\x10\x01\x12\x15\n\x11NODE_STATE_ACTIVE\x10\x02\x12\x17\n\x13NODE_STATE_CORDONED\x10\x03\x12\x17\n\x13NODE_STATE_DRAINING\x10\x04\x12\x13\n\x0fNODE_STATE_LEFT\x10\x05\x12\x16\n\x12NODE_STATE_REMOVED\x10\x06*\xa5\x01\n\x0eJoinTokenState\x12 \n\x1cJOIN_TOKEN_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16JOIN_TOKEN_STATE_VALID\x10\x01\x12\x19\n\x15JOIN_TOKEN_STATE_USED\x10\x02\x12\x1c\n\x18JOIN_TOKEN_STATE_EXPIRED\x10\x03\x12\x1c\n\x18JOIN_TOKEN_STATE_REVOKED\x10\x04\x32\x87\x06\n\x0c\x46leetService\x12?\n\x04Join\x12\x18.buildnet.v1.JoinRequest\x1a\x19.buildnet.v1.JoinResponse(\x01\x30\x01\x12J\n\tListNodes\x12\x1d.buildnet.v1.ListNodesRequest\x1a\x1e.buildnet.v1.ListNodesResponse\x12\x46\n\nWatchNodes\x12\x1e.buildnet.v1.WatchNodesRequest\x1a\x16.buildnet.v1.NodeEvent0\x01\x12=\n\tDrainNode\x12\x1d.buildnet.v1.DrainNodeRequest\x1a\x11.buildnet.v1.Node\x12?\n\nCordonNode\x12\x1e.buildnet.v1.CordonNodeRequest\x1a\x11.buildnet.v1.Node\x12M\n\nRemoveNode\x12\x1e.buildnet.v1.RemoveNodeRequest\x1a\x1f.buildnet.v1.RemoveNodeResponse\x12J\n\tAllowNode\x12\x1d.buildnet.v1.AllowNodeRequest\x1a\x1e.buildnet.v1.AllowNodeResponse\x12\\\n\x0f\x43reateJoinToken\x12#.buildnet.v1.CreateJoinTokenRequest\x1a$.buildnet.v1.CreateJoinTokenResponse\x12Y\n\x0eListJoinTokens\x12\".buildnet.v1.ListJoinTokensRequest\x1a#.buildnet.v1.ListJoinTokensResponse\x12N\n\x0fRevokeJoinToken\x12#.buildnet.v1.RevokeJoinTokenRequest\x1a\x16.buildnet.v1.JoinTokenb\x06proto3')
+DESCRIPTOR = _POOL.AddSerializedFile(b'\n\x17\x62uildnet/v1/fleet.proto\x12\x0b\x62uildnet.v1\x1a\x36\x62uild/bazel/remote/execution/v2/remote_execution.proto\x1a\x1a\x62uildnet/v1/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\'\n\x08Property\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\xbc\x02\n\x0bJoinRequest\x12#\n\x05hello\x18\x01 \x01(\x0b\x32\x12.buildnet.v1.HelloH\x00\x12+\n\theartbeat\x18\x02 \x01(\x0b\x32\x16.buildnet.v1.HeartbeatH\x00\x12)\n\x08\x61\x63\x63\x65pted\x18\x03 \x01(\x0b\x32\x15.buildnet.v1.AcceptedH\x00\x12$\n\x03log\x18\x04 \x01(\x0b\x32\x15.buildnet.v1.LogChunkH\x00\x12!\n\x04\x64one\x18\x05 \x01(\x0b\x32\x11.buildnet.v1.DoneH\x00\x12)\n\x08\x64raining\x18\x06 \x01(\x0b\x32\x15.buildnet.v1.DrainingH\x00\x12\x31\n\x0c\x61nnouncement\x18\x07 \x01(\x0b\x32\x19.buildnet.v1.AnnouncementH\x00\x42\t\n\x07message\"\x89\x02\n\x05Hello\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\r\n\x05slots\x18\x04 \x01(\r\x12)\n\nproperties\x18\x05 \x03(\x0b\x32\x15.buildnet.v1.Property\x12,\n\x07running\x18\x06 \x03(\x0b\x32\x1b.buildnet.v1.RunningAttempt\x12\x10\n\x08hostname\x18\x07 \x01(\t\x12&\n\x08\x63\x61pacity\x18\x08 \x01(\x0b\x32\x14.buildnet.v1.Amounts\x12+\n\x07sent_at\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"T\n\x07\x41mounts\x12\x11\n\tcpu_milli\x18\x01 \x01(\x04\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x04\x12\x12\n\ndisk_bytes\x18\x03 \x01(\x04\x12\x0c\n\x04gpus\x18\x04 \x01(\r\"_\n\x0eRunningAttempt\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\x12>\n\raction_digest\x18\x02 \x01(\x0b\x32\'.build.bazel.remote.execution.v2.Digest\"\x1b\n\tHeartbeat\x12\x0e\n\x06\x66\x65nces\x18\x01 \x03(\x04\"\x19\n\x08\x41\x63\x63\x65pted\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\"\x8f\x01\n\x08LogChunk\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\x12&\n\x06stream\x18\x02 \x01(\x0e\x32\x16.buildnet.v1.LogStream\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12.\n\nprinted_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"W\n\x08LogTaken\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\x12\x15\n\rstdout_offset\x18\x02 \x01(\x04\x12\x15\n\rstderr_offset\x18\x03 \x01(\x04\x12\x0e\n\x06resend\x18\x04 \x01(\x08\"\x97\x01\n\x04\x44one\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\x12\"\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\x12\x12\n\nerror_code\x18\x03 \x01(\t\x12\x0e\n\x06result\x18\x04 \x01(\x0c\x12\x38\n\x07missing\x18\x05 \x03(\x0b\x32\'.build.bazel.remote.execution.v2.Digest\"\n\n\x08\x44raining\"\xe2\x02\n\x0cJoinResponse\x12\'\n\x07welcome\x18\x01 \x01(\x0b\x32\x14.buildnet.v1.WelcomeH\x00\x12%\n\x06\x61ssign\x18\x02 \x01(\x0b\x32\x13.buildnet.v1.AssignH\x00\x12%\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x13.buildnet.v1.CancelH\x00\x12\'\n\x07settled\x18\x04 \x01(\x0b\x32\x14.buildnet.v1.SettledH\x00\x12#\n\x05\x64rain\x18\x05 \x01(\x0b\x32\x12.buildnet.v1.DrainH\x00\x12+\n\tannounced\x18\x07 \x01(\x0b\x32\x16.buildnet.v1.AnnouncedH\x00\x12)\n\x08prefetch\x18\x08 \x01(\x0b\x32\x15.buildnet.v1.PrefetchH\x00\x12*\n\tlog_taken\x18\x1e \x01(\x0b\x32\x15.buildnet.v1.LogTakenH\x00\x42\t\n\x07message\"\xe7\x01\n\x07Welcome\x12\x15\n\rcontroller_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x35\n\x12heartbeat_interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x0elease_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12:\n\x17idle_heartbeat_interval\x18\x14 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06strict\x18\x15 \x01(\x08\"\xf4\x01\n\x06\x41ssign\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\x12\x15\n\rinstance_name\x18\x02 \x01(\t\x12>\n\raction_digest\x18\x03 \x01(\x0b\x32\'.build.bazel.remote.execution.v2.Digest\x12*\n\x07timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\r\x12&\n\x08reserved\x18\x06 \x01(\x0b\x32\x14.buildnet.v1.Amounts\x12\x0e\n\x06\x61\x63tion\x18\x07 \x01(\x0c\x12\x0f\n\x07\x63ommand\x18\x08 \x01(\x0c\"J\n\x08Prefetch\x12>\n\raction_digest\x18\x01 \x01(\x0b\x32\'.build.bazel.remote.execution.v2.Digest\"\'\n\x06\x43\x61ncel\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x18\n\x07Settled\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\"\x07\n\x05\x44rain\"\xec\x03\n\x04Node\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x10\n\x08hostname\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\r\n\x05slots\x18\x05 \x01(\r\x12)\n\nproperties\x18\x06 \x03(\x0b\x32\x15.buildnet.v1.Property\x12-\n\tjoined_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x64raining\x18\x08 \x01(\x08\x12%\n\x05state\x18\t \x01(\x0e\x32\x16.buildnet.v1.NodeState\x12\x10\n\x08\x63ordoned\x18\n \x01(\x08\x12-\n\tlast_seen\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07running\x18\x0c \x01(\r\x12-\n\nclock_skew\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x61sked_by\x18\x0e \x01(\t\x12&\n\x08\x63\x61pacity\x18\x0f \x01(\x0b\x32\x14.buildnet.v1.Amounts\x12\"\n\x04used\x18\x10 \x01(\x0b\x32\x14.buildnet.v1.Amounts\x12\x10\n\x08node_key\x18\x1e \x01(\t\x12\x0c\n\x04tier\x18\x1f \x01(\t\">\n\x10ListNodesRequest\x12\x16\n\x0einclude_absent\x18\x01 \x01(\x08\x12\x12\n\npage_token\x18\x02 \x01(\t\"N\n\x11ListNodesResponse\x12 \n\x05nodes\x18\x01 \x03(\x0b\x32\x11.buildnet.v1.Node\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x13\n\x11WatchNodesRequest\"L\n\tNodeEvent\x12\x1f\n\x04node\x18\x01 \x01(\x0b\x32\x11.buildnet.v1.Node\x12\x0c\n\x04left\x18\x02 \x01(\x08\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\"#\n\x10\x44rainNodeRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\"6\n\x11\x43ordonNodeRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x10\n\x08\x63ordoned\x18\x02 \x01(\x08\"$\n\x11RemoveNodeRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\"5\n\x12RemoveNodeResponse\x12\x1f\n\x04node\x18\x01 \x01(\x0b\x32\x11.buildnet.v1.Node\"#\n\x10\x41llowNodeRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\"\x13\n\x11\x41llowNodeResponse\"3\n\x12SetNodeTierRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04tier\x18\x02 \x01(\t\"a\n\x16\x43reateJoinTokenRequest\x12+\n\x08lifetime\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04note\x18\x02 \x01(\t\x12\x0c\n\x04tier\x18\x03 \x01(\t\"\x8c\x01\n\x17\x43reateJoinTokenResponse\x12%\n\x05token\x18\x01 \x01(\x0b\x32\x16.buildnet.v1.JoinToken\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12\x14\n\x0corganisation\x18\x03 \x01(\t\x12\x16\n\x0e\x63ontroller_key\x18\x04 \x01(\t\x12\x0c\n\x04term\x18\x05 \x01(\x04\"\x8b\x02\n\tJoinToken\x12\n\n\x02id\x18\x01 \x01(\t\x12*\n\x05state\x18\x02 \x01(\x0e\x32\x1b.buildnet.v1.JoinTokenState\x12+\n\x07made_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07made_by\x18\x05 \x01(\t\x12\x0c\n\x04note\x18\x06 \x01(\t\x12\x0f\n\x07used_by\x18\x07 \x01(\t\x12+\n\x07used_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04tier\x18\t \x01(\t\"\x17\n\x15ListJoinTokensRequest\"@\n\x16ListJoinTokensResponse\x12&\n\x06tokens\x18\x01 \x03(\x0b\x32\x16.buildnet.v1.JoinToken\"$\n\x16RevokeJoinTokenRequest\x12\n\n\x02id\x18\x01 \x01(\t*U\n\tLogStream\x12\x1a\n\x16LOG_STREAM_UNSPECIFIED\x10\x00\x12\x15\n\x11LOG_STREAM_STDOUT\x10\x01\x12\x15\n\x11LOG_STREAM_STDERR\x10\x02*\xb5\x01\n\tNodeState\x12\x1a\n\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12NODE_STATE_JOINING\x10\x01\x12\x15\n\x11NODE_STATE_ACTIVE\x10\x02\x12\x17\n\x13NODE_STATE_CORDONED\x10\x03\x12\x17\n\x13NODE_STATE_DRAINING\x10\x04\x12\x13\n\x0fNODE_STATE_LEFT\x10\x05\x12\x16\n\x12NODE_STATE_REMOVED\x10\x06*\xa5\x01\n\x0eJoinTokenState\x12 \n\x1cJOIN_TOKEN_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16JOIN_TOKEN_STATE_VALID\x10\x01\x12\x19\n\x15JOIN_TOKEN_STATE_USED\x10\x02\x12\x1c\n\x18JOIN_TOKEN_STATE_EXPIRED\x10\x03\x12\x1c\n\x18JOIN_TOKEN_STATE_REVOKED\x10\x04\x32\xca\x06\n\x0c\x46leetService\x12?\n\x04Join\x12\x18.buildnet.v1.JoinRequest\x1a\x19.buildnet.v1.JoinResponse(\x01\x30\x01\x12J\n\tListNodes\x12\x1d.buildnet.v1.ListNodesRequest\x1a\x1e.buildnet.v1.ListNodesResponse\x12\x46\n\nWatchNodes\x12\x1e.buildnet.v1.WatchNodesRequest\x1a\x16.buildnet.v1.NodeEvent0\x01\x12=\n\tDrainNode\x12\x1d.buildnet.v1.DrainNodeRequest\x1a\x11.buildnet.v1.Node\x12?\n\nCordonNode\x12\x1e.buildnet.v1.CordonNodeRequest\x1a\x11.buildnet.v1.Node\x12M\n\nRemoveNode\x12\x1e.buildnet.v1.RemoveNodeRequest\x1a\x1f.buildnet.v1.RemoveNodeResponse\x12J\n\tAllowNode\x12\x1d.buildnet.v1.AllowNodeRequest\x1a\x1e.buildnet.v1.AllowNodeResponse\x12\x41\n\x0bSetNodeTier\x12\x1f.buildnet.v1.SetNodeTierRequest\x1a\x11.buildnet.v1.Node\x12\\\n\x0f\x43reateJoinToken\x12#.buildnet.v1.CreateJoinTokenRequest\x1a$.buildnet.v1.CreateJoinTokenResponse\x12Y\n\x0eListJoinTokens\x12\".buildnet.v1.ListJoinTokensRequest\x1a#.buildnet.v1.ListJoinTokensResponse\x12N\n\x0fRevokeJoinToken\x12#.buildnet.v1.RevokeJoinTokenRequest\x1a\x16.buildnet.v1.JoinTokenb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'buildnet.v1.fleet_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LOGSTREAM']._serialized_start=4037
-  _globals['_LOGSTREAM']._serialized_end=4122
-  _globals['_NODESTATE']._serialized_start=4125
-  _globals['_NODESTATE']._serialized_end=4306
-  _globals['_JOINTOKENSTATE']._serialized_start=4309
-  _globals['_JOINTOKENSTATE']._serialized_end=4474
+  _globals['_LOGSTREAM']._serialized_start=4148
+  _globals['_LOGSTREAM']._serialized_end=4233
+  _globals['_NODESTATE']._serialized_start=4236
+  _globals['_NODESTATE']._serialized_end=4417
+  _globals['_JOINTOKENSTATE']._serialized_start=4420
+  _globals['_JOINTOKENSTATE']._serialized_end=4585
   _globals['_PROPERTY']._serialized_start=214
   _globals['_PROPERTY']._serialized_end=253
   _globals['_JOINREQUEST']._serialized_start=256
@@ -67,51 +67,53 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOINRESPONSE']._serialized_start=1483
   _globals['_JOINRESPONSE']._serialized_end=1837
   _globals['_WELCOME']._serialized_start=1840
-  _globals['_WELCOME']._serialized_end=2055
-  _globals['_ASSIGN']._serialized_start=2058
-  _globals['_ASSIGN']._serialized_end=2302
-  _globals['_PREFETCH']._serialized_start=2304
-  _globals['_PREFETCH']._serialized_end=2378
-  _globals['_CANCEL']._serialized_start=2380
-  _globals['_CANCEL']._serialized_end=2419
-  _globals['_SETTLED']._serialized_start=2421
-  _globals['_SETTLED']._serialized_end=2445
-  _globals['_DRAIN']._serialized_start=2447
-  _globals['_DRAIN']._serialized_end=2454
-  _globals['_NODE']._serialized_start=2457
-  _globals['_NODE']._serialized_end=2935
-  _globals['_LISTNODESREQUEST']._serialized_start=2937
-  _globals['_LISTNODESREQUEST']._serialized_end=2999
-  _globals['_LISTNODESRESPONSE']._serialized_start=3001
-  _globals['_LISTNODESRESPONSE']._serialized_end=3079
-  _globals['_WATCHNODESREQUEST']._serialized_start=3081
-  _globals['_WATCHNODESREQUEST']._serialized_end=3100
-  _globals['_NODEEVENT']._serialized_start=3102
-  _globals['_NODEEVENT']._serialized_end=3178
-  _globals['_DRAINNODEREQUEST']._serialized_start=3180
-  _globals['_DRAINNODEREQUEST']._serialized_end=3215
-  _globals['_CORDONNODEREQUEST']._serialized_start=3217
-  _globals['_CORDONNODEREQUEST']._serialized_end=3271
-  _globals['_REMOVENODEREQUEST']._serialized_start=3273
-  _globals['_REMOVENODEREQUEST']._serialized_end=3309
-  _globals['_REMOVENODERESPONSE']._serialized_start=3311
-  _globals['_REMOVENODERESPONSE']._serialized_end=3364
-  _globals['_ALLOWNODEREQUEST']._serialized_start=3366
-  _globals['_ALLOWNODEREQUEST']._serialized_end=3401
-  _globals['_ALLOWNODERESPONSE']._serialized_start=3403
-  _globals['_ALLOWNODERESPONSE']._serialized_end=3422
-  _globals['_CREATEJOINTOKENREQUEST']._serialized_start=3424
-  _globals['_CREATEJOINTOKENREQUEST']._serialized_end=3507
-  _globals['_CREATEJOINTOKENRESPONSE']._serialized_start=3510
-  _globals['_CREATEJOINTOKENRESPONSE']._serialized_end=3650
-  _globals['_JOINTOKEN']._serialized_start=3653
-  _globals['_JOINTOKEN']._serialized_end=3906
-  _globals['_LISTJOINTOKENSREQUEST']._serialized_start=3908
-  _globals['_LISTJOINTOKENSREQUEST']._serialized_end=3931
-  _globals['_LISTJOINTOKENSRESPONSE']._serialized_start=3933
-  _globals['_LISTJOINTOKENSRESPONSE']._serialized_end=3997
-  _globals['_REVOKEJOINTOKENREQUEST']._serialized_start=3999
-  _globals['_REVOKEJOINTOKENREQUEST']._serialized_end=4035
-  _globals['_FLEETSERVICE']._serialized_start=4477
-  _globals['_FLEETSERVICE']._serialized_end=5252
+  _globals['_WELCOME']._serialized_end=2071
+  _globals['_ASSIGN']._serialized_start=2074
+  _globals['_ASSIGN']._serialized_end=2318
+  _globals['_PREFETCH']._serialized_start=2320
+  _globals['_PREFETCH']._serialized_end=2394
+  _globals['_CANCEL']._serialized_start=2396
+  _globals['_CANCEL']._serialized_end=2435
+  _globals['_SETTLED']._serialized_start=2437
+  _globals['_SETTLED']._serialized_end=2461
+  _globals['_DRAIN']._serialized_start=2463
+  _globals['_DRAIN']._serialized_end=2470
+  _globals['_NODE']._serialized_start=2473
+  _globals['_NODE']._serialized_end=2965
+  _globals['_LISTNODESREQUEST']._serialized_start=2967
+  _globals['_LISTNODESREQUEST']._serialized_end=3029
+  _globals['_LISTNODESRESPONSE']._serialized_start=3031
+  _globals['_LISTNODESRESPONSE']._serialized_end=3109
+  _globals['_WATCHNODESREQUEST']._serialized_start=3111
+  _globals['_WATCHNODESREQUEST']._serialized_end=3130
+  _globals['_NODEEVENT']._serialized_start=3132
+  _globals['_NODEEVENT']._serialized_end=3208
+  _globals['_DRAINNODEREQUEST']._serialized_start=3210
+  _globals['_DRAINNODEREQUEST']._serialized_end=3245
+  _globals['_CORDONNODEREQUEST']._serialized_start=3247
+  _globals['_CORDONNODEREQUEST']._serialized_end=3301
+  _globals['_REMOVENODEREQUEST']._serialized_start=3303
+  _globals['_REMOVENODEREQUEST']._serialized_end=3339
+  _globals['_REMOVENODERESPONSE']._serialized_start=3341
+  _globals['_REMOVENODERESPONSE']._serialized_end=3394
+  _globals['_ALLOWNODEREQUEST']._serialized_start=3396
+  _globals['_ALLOWNODEREQUEST']._serialized_end=3431
+  _globals['_ALLOWNODERESPONSE']._serialized_start=3433
+  _globals['_ALLOWNODERESPONSE']._serialized_end=3452
+  _globals['_SETNODETIERREQUEST']._serialized_start=3454
+  _globals['_SETNODETIERREQUEST']._serialized_end=3505
+  _globals['_CREATEJOINTOKENREQUEST']._serialized_start=3507
+  _globals['_CREATEJOINTOKENREQUEST']._serialized_end=3604
+  _globals['_CREATEJOINTOKENRESPONSE']._serialized_start=3607
+  _globals['_CREATEJOINTOKENRESPONSE']._serialized_end=3747
+  _globals['_JOINTOKEN']._serialized_start=3750
+  _globals['_JOINTOKEN']._serialized_end=4017
+  _globals['_LISTJOINTOKENSREQUEST']._serialized_start=4019
+  _globals['_LISTJOINTOKENSREQUEST']._serialized_end=4042
+  _globals['_LISTJOINTOKENSRESPONSE']._serialized_start=4044
+  _globals['_LISTJOINTOKENSRESPONSE']._serialized_end=4108
+  _globals['_REVOKEJOINTOKENREQUEST']._serialized_start=4110
+  _globals['_REVOKEJOINTOKENREQUEST']._serialized_end=4146
+  _globals['_FLEETSERVICE']._serialized_start=4588
+  _globals['_FLEETSERVICE']._serialized_end=5430
 # @@protoc_insertion_point(module_scope)

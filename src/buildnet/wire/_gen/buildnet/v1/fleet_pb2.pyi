@@ -198,18 +198,20 @@ class JoinResponse(_message.Message):
     def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., assign: _Optional[_Union[Assign, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., settled: _Optional[_Union[Settled, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., announced: _Optional[_Union[_resource_pb2.Announced, _Mapping]] = ..., prefetch: _Optional[_Union[Prefetch, _Mapping]] = ..., log_taken: _Optional[_Union[LogTaken, _Mapping]] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("controller_id", "version", "heartbeat_interval", "lease_duration", "idle_heartbeat_interval")
+    __slots__ = ("controller_id", "version", "heartbeat_interval", "lease_duration", "idle_heartbeat_interval", "strict")
     CONTROLLER_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_INTERVAL_FIELD_NUMBER: _ClassVar[int]
     LEASE_DURATION_FIELD_NUMBER: _ClassVar[int]
     IDLE_HEARTBEAT_INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    STRICT_FIELD_NUMBER: _ClassVar[int]
     controller_id: str
     version: str
     heartbeat_interval: _duration_pb2.Duration
     lease_duration: _duration_pb2.Duration
     idle_heartbeat_interval: _duration_pb2.Duration
-    def __init__(self, controller_id: _Optional[str] = ..., version: _Optional[str] = ..., heartbeat_interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., lease_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., idle_heartbeat_interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    strict: bool
+    def __init__(self, controller_id: _Optional[str] = ..., version: _Optional[str] = ..., heartbeat_interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., lease_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., idle_heartbeat_interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., strict: _Optional[bool] = ...) -> None: ...
 
 class Assign(_message.Message):
     __slots__ = ("fence", "instance_name", "action_digest", "timeout", "attempt", "reserved", "action", "command")
@@ -256,7 +258,7 @@ class Drain(_message.Message):
     def __init__(self) -> None: ...
 
 class Node(_message.Message):
-    __slots__ = ("node_id", "boot_id", "hostname", "version", "slots", "properties", "joined_at", "draining", "state", "cordoned", "last_seen", "running", "clock_skew", "asked_by", "capacity", "used", "node_key")
+    __slots__ = ("node_id", "boot_id", "hostname", "version", "slots", "properties", "joined_at", "draining", "state", "cordoned", "last_seen", "running", "clock_skew", "asked_by", "capacity", "used", "node_key", "tier")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     BOOT_ID_FIELD_NUMBER: _ClassVar[int]
     HOSTNAME_FIELD_NUMBER: _ClassVar[int]
@@ -274,6 +276,7 @@ class Node(_message.Message):
     CAPACITY_FIELD_NUMBER: _ClassVar[int]
     USED_FIELD_NUMBER: _ClassVar[int]
     NODE_KEY_FIELD_NUMBER: _ClassVar[int]
+    TIER_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     boot_id: str
     hostname: str
@@ -291,7 +294,8 @@ class Node(_message.Message):
     capacity: Amounts
     used: Amounts
     node_key: str
-    def __init__(self, node_id: _Optional[str] = ..., boot_id: _Optional[str] = ..., hostname: _Optional[str] = ..., version: _Optional[str] = ..., slots: _Optional[int] = ..., properties: _Optional[_Iterable[_Union[Property, _Mapping]]] = ..., joined_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., draining: _Optional[bool] = ..., state: _Optional[_Union[NodeState, str]] = ..., cordoned: _Optional[bool] = ..., last_seen: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., running: _Optional[int] = ..., clock_skew: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., asked_by: _Optional[str] = ..., capacity: _Optional[_Union[Amounts, _Mapping]] = ..., used: _Optional[_Union[Amounts, _Mapping]] = ..., node_key: _Optional[str] = ...) -> None: ...
+    tier: str
+    def __init__(self, node_id: _Optional[str] = ..., boot_id: _Optional[str] = ..., hostname: _Optional[str] = ..., version: _Optional[str] = ..., slots: _Optional[int] = ..., properties: _Optional[_Iterable[_Union[Property, _Mapping]]] = ..., joined_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., draining: _Optional[bool] = ..., state: _Optional[_Union[NodeState, str]] = ..., cordoned: _Optional[bool] = ..., last_seen: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., running: _Optional[int] = ..., clock_skew: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., asked_by: _Optional[str] = ..., capacity: _Optional[_Union[Amounts, _Mapping]] = ..., used: _Optional[_Union[Amounts, _Mapping]] = ..., node_key: _Optional[str] = ..., tier: _Optional[str] = ...) -> None: ...
 
 class ListNodesRequest(_message.Message):
     __slots__ = ("include_absent", "page_token")
@@ -359,13 +363,23 @@ class AllowNodeResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class SetNodeTierRequest(_message.Message):
+    __slots__ = ("node_id", "tier")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    TIER_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    tier: str
+    def __init__(self, node_id: _Optional[str] = ..., tier: _Optional[str] = ...) -> None: ...
+
 class CreateJoinTokenRequest(_message.Message):
-    __slots__ = ("lifetime", "note")
+    __slots__ = ("lifetime", "note", "tier")
     LIFETIME_FIELD_NUMBER: _ClassVar[int]
     NOTE_FIELD_NUMBER: _ClassVar[int]
+    TIER_FIELD_NUMBER: _ClassVar[int]
     lifetime: _duration_pb2.Duration
     note: str
-    def __init__(self, lifetime: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., note: _Optional[str] = ...) -> None: ...
+    tier: str
+    def __init__(self, lifetime: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., note: _Optional[str] = ..., tier: _Optional[str] = ...) -> None: ...
 
 class CreateJoinTokenResponse(_message.Message):
     __slots__ = ("token", "secret", "organisation", "controller_key", "term")
@@ -382,7 +396,7 @@ class CreateJoinTokenResponse(_message.Message):
     def __init__(self, token: _Optional[_Union[JoinToken, _Mapping]] = ..., secret: _Optional[str] = ..., organisation: _Optional[str] = ..., controller_key: _Optional[str] = ..., term: _Optional[int] = ...) -> None: ...
 
 class JoinToken(_message.Message):
-    __slots__ = ("id", "state", "made_at", "expires_at", "made_by", "note", "used_by", "used_at")
+    __slots__ = ("id", "state", "made_at", "expires_at", "made_by", "note", "used_by", "used_at", "tier")
     ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     MADE_AT_FIELD_NUMBER: _ClassVar[int]
@@ -391,6 +405,7 @@ class JoinToken(_message.Message):
     NOTE_FIELD_NUMBER: _ClassVar[int]
     USED_BY_FIELD_NUMBER: _ClassVar[int]
     USED_AT_FIELD_NUMBER: _ClassVar[int]
+    TIER_FIELD_NUMBER: _ClassVar[int]
     id: str
     state: JoinTokenState
     made_at: _timestamp_pb2.Timestamp
@@ -399,7 +414,8 @@ class JoinToken(_message.Message):
     note: str
     used_by: str
     used_at: _timestamp_pb2.Timestamp
-    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[JoinTokenState, str]] = ..., made_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., made_by: _Optional[str] = ..., note: _Optional[str] = ..., used_by: _Optional[str] = ..., used_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    tier: str
+    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[JoinTokenState, str]] = ..., made_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., made_by: _Optional[str] = ..., note: _Optional[str] = ..., used_by: _Optional[str] = ..., used_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tier: _Optional[str] = ...) -> None: ...
 
 class ListJoinTokensRequest(_message.Message):
     __slots__ = ()

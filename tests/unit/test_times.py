@@ -1,0 +1,29 @@
+"""Times that clients send, near and far."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from buildnet.wire import times
+from buildnet.wire._gen.google.protobuf.duration_pb2 import Duration
+from buildnet.wire._gen.google.protobuf.timestamp_pb2 import Timestamp
+
+whole = st.integers(-(2**63), 2**63 - 1)
+parts = st.integers(-(2**31), 2**31 - 1)
+
+
+@given(whole, parts)
+def test_every_time_that_a_message_can_hold_is_a_number(seconds: int, nanos: int) -> None:
+    assert abs(times.unix_ms(Timestamp(seconds=seconds, nanos=nanos))) <= 2**53
+    assert times.seconds(Duration(seconds=seconds, nanos=nanos)) == pytest.approx(seconds + nanos / 1e9)
+
+
+@given(st.integers(-(2**40), 2**40))
+def test_what_protobuf_takes_is_converted_as_protobuf_does(ms: int) -> None:
+    stamp, length = Timestamp(), Duration()
+    stamp.FromMilliseconds(ms)
+    length.FromMilliseconds(ms)
+    assert times.unix_ms(stamp) == ms
+    assert times.nanoseconds(length) == length.ToNanoseconds()
