@@ -57,6 +57,7 @@ async def test_memory(bench: Bench) -> None:  # noqa: F811
     outcome = await run(bench, sh("head -c 400M /dev/zero | tail"), memory_bytes=64 << 20)
     assert outcome.code == "too_large", outcome
     assert f"more memory than the worker allows ({64 << 20} bytes)" in outcome.message
+    assert report_of(outcome).limit_hit == "memory"
 
 
 @needs_groups
@@ -66,6 +67,7 @@ async def test_processes(bench: Bench) -> None:  # noqa: F811
     outcome = await run(bench, re.Command(arguments=[PYTHON, "-S", "-c", script]))
     assert outcome.code == "too_large", outcome
     assert "more processes than the worker allows (100)" in outcome.message
+    assert report_of(outcome).limit_hit == "pids"
 
 
 @pytest.mark.parametrize(
@@ -85,6 +87,7 @@ async def test_disk(bench: Bench, script: str) -> None:  # noqa: F811
     assert outcome.code == "too_large", outcome
     assert f"({16 << 20} bytes)" in outcome.message
     assert "resource:disk_bytes" in outcome.message
+    assert report_of(outcome).limit_hit == "disk"
 
 
 @pytest.mark.skipif(not probe_isolation()["namespaces"], reason="this kernel refuses namespaces")
@@ -101,6 +104,7 @@ async def test_five_gibibytes_of_log(bench: Bench) -> None:  # noqa: F811
     assert outcome.code == "too_large", outcome
     assert "write to an output file" in outcome.message
     assert result_of(outcome).stdout_digest.size_bytes <= 1 << 20
+    assert report_of(outcome).limit_hit == "log"
 
 
 async def test_wall_time_of_one_that_ignores_signals_and_hides(bench: Bench) -> None:  # noqa: F811
@@ -108,6 +112,7 @@ async def test_wall_time_of_one_that_ignores_signals_and_hides(bench: Bench) -> 
     script = f"trap '' TERM INT HUP; setsid sh -c 'trap \"\" TERM; setsid sleep {mark} & sleep {mark}' & sleep {mark}"
     outcome = await run(bench, sh(script), timeout_s=0.5)
     assert outcome.code == "deadline_passed", outcome
+    assert report_of(outcome).limit_hit == "wall"
     assert not list(running_with(mark))
 
 
@@ -255,6 +260,7 @@ async def test_a_lease_bounds_what_it_counts_and_the_result_says_how(bench: Benc
 
 async def test_what_it_could_do_is_told(bench: Bench) -> None:  # noqa: F811
     report = report_of(await run(bench, sh("true")))
+    assert report.limit_hit == ""
     granted = {effect.name: (effect.level, effect.enforced) for effect in report.effects}
     apart = report.isolation == "namespaces"
     assert granted["read"] == ("declared", apart)

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from buildnet._native import probe_isolation
 from buildnet.cli.main import cli
 from buildnet.client import connect
-from buildnet.errors import BuildNetError, NoCapableWorker
+from buildnet.errors import BuildNetError, DeadlinePassed, NoCapableWorker
 from tests.conftest import House
 
 pytestmark = pytest.mark.skipif(
@@ -66,3 +66,14 @@ def test_a_person_is_told_what_an_action_could_do_and_wrote(house: House) -> Non
     assert told["submitted_at"].endswith(" UTC")
     facts = json.loads(CliRunner().invoke(cli, ["actions", "show", "--json", "--url", server.url, "newest"]).stdout)
     assert facts["effects"]["undeclared_writes"] == ["be\x1bsides", "made/"]
+
+
+def test_a_person_is_told_which_limit_ended_an_action(house: House) -> None:
+    server = house.up("--slots", "1")
+    ran = CliRunner().invoke(cli, ["run", "--url", server.url, "--timeout", "0.5", "--", "sleep", "60"])
+    assert isinstance(ran.exception, DeadlinePassed)
+    shown = CliRunner().invoke(cli, ["actions", "show", "--url", server.url, "newest"])
+    assert shown.exit_code == 0, shown.output
+    told = {line[:20].rstrip(): line[21:] for line in shown.stdout.splitlines()}
+    assert (told["state"], told["limit hit"]) == ("failed", "wall")
+    assert "its whole timeout" in told["message"]

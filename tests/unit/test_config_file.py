@@ -149,7 +149,7 @@ def test_any_file_is_taken_or_refused_in_words(tmp_path_factory: pytest.TempPath
 def test_a_file_is_checked_by_the_command_line(tmp_path: Path) -> None:
     def check(text: str) -> subprocess.CompletedProcess[str]:
         command = [*COMMAND, "config", "check", str(written(tmp_path, text)), "--json"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=30)
+        return subprocess.run(command, capture_output=True, text=True, timeout=100)
 
     good = check("[cache]\nsize = '1 GiB'\n")
     assert (good.returncode, json.loads(good.stdout)["anonymous"]) == (0, "all")

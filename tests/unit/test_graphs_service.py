@@ -21,8 +21,9 @@ from buildnet.model.operation import GraphTerms
 from buildnet.scheduler import graphs as graphs_module
 from buildnet.scheduler.graphs import Graph, Graphs
 from buildnet.scheduler.operation import Operation
+from buildnet.scheduler.operations import OPERATIONS_KEPT_S
 from buildnet.scheduler.recovery import recover
-from buildnet.scheduler.service import OPERATIONS_KEPT_S, Scheduler
+from buildnet.scheduler.service import Scheduler
 from buildnet.testing.scheduler_fakes import (
     HeldPublisher,
     ManualClock,

@@ -13,9 +13,10 @@ from buildnet.model.action import ActionKey, Lease, Outcome, Wanted
 from buildnet.model.digest import Digest
 from buildnet.model.entry import Entry
 from buildnet.model.node import WorkerOffer
-from buildnet.scheduler import service
+from buildnet.scheduler import operations
 from buildnet.scheduler.core import Limits
-from buildnet.scheduler.service import OPERATIONS_KEPT_S, Scheduler
+from buildnet.scheduler.operations import OPERATIONS_KEPT_S
+from buildnet.scheduler.service import Scheduler
 from buildnet.testing.scheduler_fakes import Heard, HeldPublisher, ManualClock, MemoryBlobs, MemoryCache, RecordingLink
 
 OK = Outcome("ok", b"r", worker="v")
@@ -197,7 +198,7 @@ async def test_one_that_runs_for_hours_keeps_no_other(bench: Bench) -> None:
 
 
 async def test_of_those_that_ended_only_so_many_are_kept(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "OPERATIONS_KEPT_MAX", 2)
+    monkeypatch.setattr(operations, "OPERATIONS_KEPT_MAX", 2)
     for number in range(4):
         bench.scheduler.cancel(bench.want(number)[0])
     newest, _ = bench.want(9)

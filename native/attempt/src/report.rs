@@ -81,6 +81,17 @@ fn effects(order: &Order, ending: &Ending, written: &Written) -> own::EffectRepo
         undeclared_write_count: written.count,
         undeclared_writes_partial: !written.whole,
         limits,
+        limit_hit: limit_hit(&ending.reason).to_owned(),
+    }
+}
+
+/// The limit for which a command is ended with this reason, in the words of the contract.
+fn limit_hit(reason: &str) -> &str {
+    match reason {
+        "timeout" => "wall",
+        "log_limit" => "log",
+        "memory" | "pids" | "cpu" | "disk" => reason,
+        _ => "",
     }
 }
 

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, Bytes};
+use buildnet_raw::Raw;
+use bytes::Bytes;
 use futures_util::future::{AbortHandle, BoxFuture, FutureExt, abortable};
 use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
 use http::Uri;
@@ -18,7 +19,6 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::service::Interceptor;
 use tonic::{Code, Request, Status};
@@ -108,44 +108,6 @@ struct Beside(Arc<Shared>);
 impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Beside {
     fn execute(&self, work: F) {
         held(&self.0.spawned).push(work.boxed());
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Raw;
-
-impl Codec for Raw {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        *self
-    }
-
-    fn decoder(&mut self) -> Self {
-        *self
-    }
-}
-
-impl Encoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, message: Bytes, into: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        into.put(message);
-        Ok(())
-    }
-}
-
-impl Decoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        let size = from.remaining();
-        Ok(Some(from.copy_to_bytes(size)))
     }
 }
 

@@ -118,7 +118,7 @@ impl Services {
             if let Some(first) = self.store.find_missing(&chunks)?.first() {
                 return Err(NativeError::not_found("chunk", first.to_string()));
             }
-            if !self.store.contains(&blob) {
+            if !self.store.is_promised(&blob) {
                 let mut writer = self.store.writer(blob)?;
                 for chunk in &chunks {
                     self.store.copy_to(chunk, &mut |data| writer.write(data))?;

@@ -7,7 +7,7 @@ use tonic::codec::{Codec, EncodeBuf, Encoder};
 
 use crate::hub::Parts;
 
-pub(crate) use buildnet_tiers::Raw;
+pub(crate) use buildnet_raw::Raw;
 
 pub(crate) fn decode<M: Message + Default>(body: Bytes) -> Result<M, Status> {
     M::decode(body).map_err(|error| Status::invalid_argument(format!("the request cannot be decoded: {error}")))

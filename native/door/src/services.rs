@@ -222,7 +222,7 @@ impl Services {
     }
 
     fn update_zstd(&self, digest: Digest, frames: &[u8]) -> Result<(), NativeError> {
-        if self.store.contains(&digest) {
+        if self.store.is_promised(&digest) {
             return Ok(());
         }
         let mut writer = self.store.writer(digest)?;
@@ -281,7 +281,7 @@ impl Services {
     fn query_write_status(&self, caller: &Caller, request: &bs::QueryWriteStatusRequest) -> Result<Bytes, Status> {
         let name = WriteName::parse(&request.resource_name).map_err(|e| status_of(&e))?;
         caller.check(Right::WriteCas, &name.instance)?;
-        let complete = self.store.contains(&name.digest);
+        let complete = self.store.is_promised(&name.digest);
         let committed_size = if complete {
             name.digest.size_bytes().cast_signed()
         } else if name.compressor == Compressor::Identity {

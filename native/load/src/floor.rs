@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
 use buildnet_formats::wire::google::bytestream as bs;
-use bytes::{Buf, BufMut, Bytes};
+use buildnet_raw::Raw;
+use bytes::Bytes;
 use futures_util::stream;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -18,7 +19,6 @@ use hyper_util::server::conn::auto;
 use prost::Message;
 use tokio::net::{TcpListener, TcpStream};
 use tonic::body::Body;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::server::{ClientStreamingService, Grpc, ServerStreamingService, UnaryService};
 use tonic::{Status, Streaming};
 
@@ -268,44 +268,5 @@ impl ClientStreamingService<Bytes> for Count {
             }
             Ok(tonic::Response::new(Bytes::from(bs::WriteResponse { committed_size }.encode_to_vec())))
         })
-    }
-}
-
-/// Messages pass as bytes.
-#[derive(Clone, Copy)]
-struct Raw;
-
-impl Codec for Raw {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        *self
-    }
-
-    fn decoder(&mut self) -> Self {
-        *self
-    }
-}
-
-impl Encoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, item: Bytes, dst: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        dst.put(item);
-        Ok(())
-    }
-}
-
-impl Decoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, src: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        let length = src.remaining();
-        Ok(Some(src.copy_to_bytes(length)))
     }
 }

@@ -4,10 +4,8 @@
 //! `(4, id, bytes)`, `(5,)`, `(6, id, rows)`, `(7, text)`, `(8, id, (method, path, query, version, scheme), headers, body,
 //! caller, peer)`, `(9, id, node_key, token | None, pattern, peer)`, `(10, id, node_key, reason, rekeys)`, `(11, id,
 //! node_key, rekeys)`: call, message, half-close, cancel, credit, drained, results, said, request, greeted, session
-//! ended, session rekeyed.
-//! The body of a message is bytes, or a `Body` where it is large.
-//! Decisions: `(id, 0, body)`, `(id, 1, body | (head, rest))`, `(id, 2, None)`, `(id, 3, (code, text, details))`,
-//! `(id, 4, bytes)`,
+//! ended, session rekeyed. The body of a message is bytes, or a `Body` where it is large.
+//! Decisions: `(id, 0, body)`, `(id, 1, body | (head, rest))`, `(id, 2, None)`, `(id, 3, (code, text, details))`, `(id, 4, bytes)`,
 //! `(id, 5, (status, headers))`: reply, message, end, fail, ack, start.
 
 use std::collections::BTreeMap;

@@ -7,8 +7,12 @@
 
 mod collect;
 mod error;
+mod image;
 mod input_tree;
 mod launch;
+mod layer;
+mod mounting;
+mod nodes;
 mod output_tree;
 mod pending;
 mod place;

@@ -218,7 +218,7 @@ fn copy_blob(store: &Store, digest: &Digest, cursor: &Cursor, node: &re::FileNod
 }
 
 /// Set-id and sticky bits are not an input's to give.
-fn mode_of(properties: Option<&re::NodeProperties>) -> Option<u32> {
+pub(crate) fn mode_of(properties: Option<&re::NodeProperties>) -> Option<u32> {
     properties?.unix_mode.map(|mode| mode & 0o777)
 }
 

@@ -40,6 +40,13 @@ impl Store {
         digest.is_empty() || self.index.read().touch(&Key::of_blob(digest), now_s()).is_some()
     }
 
+    /// Whether the blob is here as durable as was promised, so that a write of it may be acknowledged: another writer's that
+    /// still waits for the disk may be lost, and after a sync that failed nobody knows.
+    pub fn is_promised(&self, digest: &Digest) -> bool {
+        let place = || self.index.read().touch(&Key::of_blob(digest), now_s());
+        digest.is_empty() || place().is_some_and(|place| self.log.is_promised(place))
+    }
+
     /// The digest of the blob with the hash of `digest`, for protocols that name no size.
     pub fn find_by_hash(&self, digest: &Digest) -> Option<Digest> {
         let empty = Digest::empty_by(digest.function());
@@ -136,7 +143,7 @@ impl Store {
     /// # Errors
     /// `digest_mismatch` when they are not; else as [`Store::writer`].
     pub fn put_expected(self: &Arc<Self>, expected: &Digest, data: &[u8]) -> Result<(), NativeError> {
-        if data.len() as u64 == expected.size_bytes() && self.contains(expected) {
+        if data.len() as u64 == expected.size_bytes() && self.is_promised(expected) {
             return Ok(());
         }
         check(expected, data)?;
@@ -144,7 +151,7 @@ impl Store {
     }
 
     fn put_verified(self: &Arc<Self>, digest: &Digest, data: &[u8]) -> Result<(), NativeError> {
-        if self.contains(digest) {
+        if self.is_promised(digest) {
             return Ok(());
         }
         if data.len() as u64 <= self.options.packed_bytes_max {
@@ -164,7 +171,7 @@ impl Store {
         let mut answers: Vec<Result<(), NativeError>> = Vec::with_capacity(blobs.len());
         let (mut fresh, mut numbers) = (Vec::with_capacity(blobs.len()), Vec::with_capacity(blobs.len()));
         for (number, (digest, data)) in blobs.iter().enumerate() {
-            let known = data.len() as u64 == digest.size_bytes() && self.contains(digest);
+            let known = data.len() as u64 == digest.size_bytes() && self.is_promised(digest);
             if known {
                 answers.push(Ok(()));
             } else if packed(data.len()) {
@@ -279,7 +286,7 @@ impl Store {
     pub fn put_open_file(self: &Arc<Self>, file: &File, path: &Path) -> Result<Digest, NativeError> {
         // Hashed first and then copied: most outputs of a repeated action are here already.
         let digest = hash_open_file(file, path)?;
-        if self.contains(&digest) {
+        if self.is_promised(&digest) {
             return Ok(digest);
         }
         let mut writer = self.writer(digest)?;

@@ -79,6 +79,8 @@ pub(crate) struct Log {
     bytes: AtomicU64,
     synced: Mutex<Synced>,
     done: Condvar,
+    /// Up to where the records are as durable as was promised: the segment's number above, the offset below.
+    promised: AtomicU64,
     /// A sync failed: the kernel may have dropped what it could not write, so nothing more can be promised.
     broken: AtomicBool,
 }
@@ -137,6 +139,7 @@ impl Log {
             }
         };
         let large_bytes = rows.iter().map(Row::large_bytes).sum();
+        let promised = if power { mark(segment.number, segment.end.load(Ordering::Relaxed)) } else { u64::MAX };
         Ok(Self {
             directory: directory.to_owned(),
             salt,
@@ -147,6 +150,7 @@ impl Log {
             bytes: AtomicU64::new(bytes),
             synced: Mutex::default(),
             done: Condvar::new(),
+            promised: AtomicU64::new(promised),
             broken: AtomicBool::new(false),
         })
     }
@@ -249,6 +253,8 @@ impl Log {
             return Err(error);
         }
         self.segments.write().insert(next.number, Arc::clone(&next));
+        // What stands before it was flushed just now.
+        self.promised.fetch_max(mark(next.number, 0), Ordering::AcqRel);
         active.segment = next;
         active.rows = Vec::new();
         active.large_bytes = 0;
@@ -269,11 +275,14 @@ impl Log {
         }
         synced.leading = true;
         drop(synced);
-        let (upto, segment) = {
+        let (upto, segment, end) = {
             let active = self.active.lock();
-            (active.appends, Arc::clone(&active.segment))
+            (active.appends, Arc::clone(&active.segment), active.segment.end.load(Ordering::Acquire))
         };
         let flushed = self.flush(&segment);
+        if flushed.is_ok() {
+            self.promised.fetch_max(mark(segment.number, end), Ordering::AcqRel);
+        }
         let mut synced = self.synced.lock();
         synced.leading = false;
         if flushed.is_ok() {
@@ -293,6 +302,16 @@ impl Log {
             return Err(failed(io::Error::other("an earlier sync failed; nothing can be promised until a restart")));
         }
         segment.file.sync_data().map_err(failed)
+    }
+
+    /// Whether the record at `place` is as durable as was promised.
+    pub(crate) fn is_promised(&self, place: Place) -> bool {
+        mark(place.segment, u64::from(place.offset)) < self.promised.load(Ordering::Acquire)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn break_syncs(&self) {
+        self.broken.store(true, Ordering::Release);
     }
 
     pub(crate) fn segment(&self, number: u32) -> Option<Arc<Segment>> {
@@ -329,6 +348,11 @@ impl Log {
     pub(crate) fn segment_count(&self) -> usize {
         self.segments.read().len()
     }
+}
+
+/// A place among all records, in their order.
+fn mark(segment: u32, offset: u64) -> u64 {
+    u64::from(segment) << 32 | offset.min(u64::from(u32::MAX))
 }
 
 /// Make new names below a directory durable.

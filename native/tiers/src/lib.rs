@@ -16,7 +16,6 @@ mod inner;
 mod port;
 mod queue;
 mod queue_file;
-mod raw;
 mod reapi;
 mod redis;
 mod reports;
@@ -40,7 +39,6 @@ use tokio::sync::{Semaphore, watch};
 
 pub use crate::config::{Engine, Secret, TierConfig, Write};
 pub use crate::port::{ActionCache, BlobStore, EntryKey, Source, TierError, Value};
-pub use crate::raw::Raw;
 
 use crate::inner::{Inner, native};
 use crate::queue::{Bounds, Queue};

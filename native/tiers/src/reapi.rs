@@ -6,6 +6,7 @@ use std::sync::Arc;
 use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
 use buildnet_formats::wire::google::bytestream as bs;
 use buildnet_formats::{Digest, Function, NativeError};
+use buildnet_raw::Raw;
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use http::uri::PathAndQuery;
@@ -20,7 +21,6 @@ use tonic_prost::ProstCodec;
 
 use crate::config::{Engine, TierConfig};
 use crate::port::{ActionCache, BlobStore, Done, EntryKey, Source, TierError, Value};
-use crate::raw::Raw;
 
 const CAPABILITIES: &str = "/build.bazel.remote.execution.v2.Capabilities/GetCapabilities";
 const FIND_MISSING: &str = "/build.bazel.remote.execution.v2.ContentAddressableStorage/FindMissingBlobs";

@@ -70,7 +70,7 @@ def show(url: str | None, state: Path | None, instance: str, as_json: bool, oper
     """Show one operation by its id, the beginning of it or the word newest: where it stands, and what it could do."""
     with options.connected(url, state, instance) as client:
         info = client.action(resolved(client, operation))
-        told = client.result(info.id).effects if info.state == "completed" else None
+        told = client.effects(info.id) if info.state in ("completed", "failed") else None
     if as_json:
         options.echo_json({**facts(info), "effects": told_effects.facts(told)})
         return

@@ -23,6 +23,8 @@ def lines(told: EffectsTold) -> Iterator[tuple[str, str]]:
     yield "effects", ", ".join(f"{name}={level}" for name, level in told.effects.items())
     if told.trusted:
         yield "left to trust", ", ".join(told.trusted)
+    if told.limit_hit:
+        yield "limit hit", told.limit_hit
     if told.limits:
         yield "limits kept by", ", ".join(f"{name} {by}" for name, by in told.limits.items())
     if told.undeclared_write_count:

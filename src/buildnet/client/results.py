@@ -55,7 +55,8 @@ class EffectsTold:
 
     `isolation` is namespaces or process; `effects` are levels by name, of which those in `trusted` nothing enforced.
     `undeclared_writes` are paths below the execution root, at most 100 of `undeclared_write_count`; directories end in
-    a slash. `undeclared_writes_partial`: not everything was looked at. `limits` are what bounded each resource.
+    a slash. `undeclared_writes_partial`: not everything was looked at. `limits` are what bounded each resource,
+    `limit_hit` is the one that ended it: memory, pids, cpu, disk, log or wall, "" for none.
     """
 
     isolation: str
@@ -65,6 +66,7 @@ class EffectsTold:
     undeclared_write_count: int
     undeclared_writes_partial: bool
     limits: Mapping[str, str]
+    limit_hit: str = ""
 
     @property
     def assurance(self) -> Literal["enforced", "advisory"]:
@@ -180,11 +182,12 @@ def result_of(
         stdout_digest=digest_of(result.stdout_digest) if result.HasField("stdout_digest") else None,
         stderr_digest=digest_of(result.stderr_digest) if result.HasField("stderr_digest") else None,
         _read=read,
-        effects=_effects_of(result),
+        effects=effects_told(result),
     )
 
 
-def _effects_of(result: re.ActionResult) -> EffectsTold | None:
+def effects_told(result: re.ActionResult) -> EffectsTold | None:
+    """What a worker told of a command's effects, None for nothing."""
     report = effects_of(result)
     if report is None:
         return None
@@ -196,6 +199,7 @@ def _effects_of(result: re.ActionResult) -> EffectsTold | None:
         undeclared_write_count=report.undeclared_write_count,
         undeclared_writes_partial=report.undeclared_writes_partial,
         limits={limit.name: limit.by for limit in report.limits},
+        limit_hit=report.limit_hit,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from buildnet._native import Link
 from buildnet.client.actions import ALL, ENDED, ActionFilter, info_of
 from buildnet.client.patience import Absence, Patience
-from buildnet.client.results import ActionInfo, RunResult, result_of
+from buildnet.client.results import ActionInfo, EffectsTold, RunResult, effects_told, result_of
 from buildnet.client.status import error_of_status
 from buildnet.errors import BuildNetError, DeadlinePassed, InvalidRequest, NodeDown, NotFound
 from buildnet.model.action_spec import ActionSpec
@@ -187,16 +187,7 @@ class SubmissionCalls:
             NotFound: it is not known any more.
             BuildNetError: it ended without a result.
         """
-        request = action_pb2.GetResultRequest(id=operation_id)
-        while True:
-            try:
-                response = await self._patience.tried(
-                    lambda: self._unary(_ACTION + "GetResult", request, re.ExecuteResponse)
-                )
-                break
-            except DeadlinePassed:
-                # Of the call: an action that took too long says so in the response.
-                continue
+        response = await self._response(operation_id)
         if response.status.code:
             raise error_of_status(response.status)
         summary = await self._unary(
@@ -205,6 +196,27 @@ class SubmissionCalls:
         info = info_of(summary)
         assert info.action is not None, "what has a result has a digest"
         return result_of(response, info.action, info.id, info.entry_index, self._link)
+
+    async def effects(self, operation_id: str) -> EffectsTold | None:
+        """Wait until an operation has ended, and return what its worker told of it, also where a limit ended it; None
+        when it told nothing, or that is not kept any more.
+        """
+        try:
+            response = await self._response(operation_id)
+        except NotFound:
+            return None
+        return effects_told(response.result)
+
+    async def _response(self, operation_id: str) -> re.ExecuteResponse:
+        request = action_pb2.GetResultRequest(id=operation_id)
+        while True:
+            try:
+                return await self._patience.tried(
+                    lambda: self._unary(_ACTION + "GetResult", request, re.ExecuteResponse)
+                )
+            except DeadlinePassed:
+                # Of the call: an action that took too long says so in the response.
+                continue
 
     async def watch(self, only: ActionFilter = ALL) -> AsyncIterator[ActionInfo | None]:
         """Operations as they are, then None, then those that change, each as it is then."""

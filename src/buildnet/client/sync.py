@@ -40,6 +40,7 @@ class SyncClient:
         self.follow_graph = self._plain(client.submissions.follow_graph)
         self.submit_graph = self._plain(client.submissions.submit_graph)
         self.result = self._plain(client.submissions.result)
+        self.effects = self._plain(client.submissions.effects)
         self.watch = self._iterator(client.submissions.watch)
         self.action_pages = self._iterator(client.submissions.action_pages)
         self.cancel_graph = self._plain(client.submissions.cancel_graph)

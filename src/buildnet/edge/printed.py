@@ -8,6 +8,7 @@ from typing import Final
 from buildnet._native import Body, log_chunk
 from buildnet.edge.log_spool import RECORD_BYTES_MAX, LogPiece
 from buildnet.errors import InvalidRequest
+from buildnet.wire import times
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
 
 _OFFSET_MAX: Final = 1 << 62
@@ -43,7 +44,7 @@ def log_piece_of(chunk: fleet_pb2.LogChunk) -> LogPiece:
     """
     printed_at_unix_ms = None
     if chunk.HasField("printed_at"):
-        printed_at_unix_ms = max(0, chunk.printed_at.seconds * 1000 + chunk.printed_at.nanos // 1_000_000)
+        printed_at_unix_ms = max(0, times.unix_ms(chunk.printed_at))
     return checked_piece(LogPiece(chunk.stream, chunk.offset, chunk.data, printed_at_unix_ms))
 
 

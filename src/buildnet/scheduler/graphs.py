@@ -24,8 +24,9 @@ from buildnet.model.history import Requested
 from buildnet.model.operation import GraphTerms, StoredGraph
 from buildnet.ports import Binder, Clock, OperationStore, Progress
 from buildnet.scheduler import graph as core
+from buildnet.scheduler.operations import OPERATIONS_KEPT_S
 from buildnet.scheduler.recovery import RecoveredGraph
-from buildnet.scheduler.service import OPERATIONS_KEPT_S, Scheduler
+from buildnet.scheduler.service import Scheduler
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ class Graphs:
         graph_core, members = await asyncio.to_thread(self._made, specs)
         self._scheduler.check_accepting()
         self._forget_old(len(specs), len(actions))
-        numbers = self._scheduler.numbered(len(members))
+        numbers = self._scheduler.known.numbered(len(members))
         now_unix_ms = self._clock.now_unix_ms()
         graph = Graph(self._new_id(), terms, now_unix_ms, numbers, members, graph_core, len(actions))
         if self._store is not None:
@@ -247,7 +248,7 @@ class Graphs:
             self._names[member.id] = (graph.id, name)
             if name not in begun:
                 withdraw = partial(self._withdraw, graph, name)
-                self._scheduler.announce(member.id, number, placeholder, graph.submitted_at_unix_ms, withdraw)
+                self._scheduler.known.announce(member.id, number, placeholder, graph.submitted_at_unix_ms, withdraw)
             if not number % SLICE:
                 yield
         self._graphs[graph.id] = graph
@@ -288,7 +289,7 @@ class Graphs:
 
     def _conclude(self, member: _Member, outcome: Outcome) -> None:
         member.spec = None
-        self._scheduler.conclude(member.id, outcome)
+        self._scheduler.known.conclude(member.id, outcome)
 
     async def _bind_all(self, graph: Graph) -> None:
         # One after the other: the store's part is short, and the first is with a worker while the second is bound.
@@ -368,7 +369,7 @@ class Graphs:
         ids = [member.id for member in graph.members.values()]
         for operation_id in ids:
             del self._names[operation_id]
-        self._scheduler.forget_members(ids)
+        self._scheduler.known.forget_members(ids)
         if self._store is not None:
             self._store.forget_graph(graph.numbers)
 

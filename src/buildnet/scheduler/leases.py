@@ -1,12 +1,13 @@
 """Leases in force: who runs what under which fence, and until when. Fences only rise. Pure; it ends no action.
 
-A deadline in the heap is never later than the lease's own: one that was renewed is put right when it is met, so that
-a heartbeat costs nothing but a number.
+Deadlines come in order, for a lease lasts as long as any other. One that was renewed is put right when it is met, into
+a heap, where none is later than the lease's own: a heartbeat costs nothing but a number.
 """
 
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from typing import Final
 
 from buildnet.model.action import Lease
@@ -26,7 +27,9 @@ class Leases:
         self._limits = limits
         self._dispatch = dispatch
         self._attempts: dict[int, Attempt] = {}
-        self._deadlines: list[tuple[float, int]] = []
+        # As they were given, in their order; and of those that were renewed since, a heap.
+        self._given: deque[tuple[float, int]] = deque()
+        self._renewed: list[tuple[float, int]] = []
         self._stragglers: list[tuple[float, int]] = []
 
     def __len__(self) -> int:
@@ -52,7 +55,7 @@ class Leases:
         charge = self._dispatch.begun(entry, worker, fence, reserved, now_s)
         deadline_s = now_s + limits.lease_s
         self._attempts[fence] = attempt = Attempt(entry, lease, charge, now_s, deadline_s)
-        heapq.heappush(self._deadlines, (deadline_s, fence))
+        self._given.append((deadline_s, fence))
         if limits.speculate and (demand := entry.demand) is not None and demand.runs >= _RUNS_KNOWN_MIN:
             late_s = max(limits.straggler_min_s, limits.straggler_factor * demand.typical_s)
             self.look_at(fence, now_s + late_s)
@@ -73,22 +76,36 @@ class Leases:
 
     def first_deadline_s(self) -> float | None:
         """When the next lease runs out, if nobody renews it."""
-        heap = self._deadlines
-        while heap:
-            deadline_s, fence = heap[0]
-            attempt = self._attempts.get(fence)
+        first = self._first()
+        return None if first is None else first.deadline_s
+
+    def _first(self) -> Attempt | None:
+        given, renewed, attempts = self._given, self._renewed, self._attempts
+        while given:
+            deadline_s, fence = given[0]
+            attempt = attempts.get(fence)
+            if attempt is not None and attempt.deadline_s <= deadline_s:
+                break
+            given.popleft()
+            if attempt is not None:
+                heapq.heappush(renewed, (attempt.deadline_s, fence))
+        while renewed:
+            deadline_s, fence = renewed[0]
+            attempt = attempts.get(fence)
             if attempt is None:
-                heapq.heappop(heap)
+                heapq.heappop(renewed)
             elif attempt.deadline_s > deadline_s:
-                heapq.heapreplace(heap, (attempt.deadline_s, fence))
+                heapq.heapreplace(renewed, (attempt.deadline_s, fence))
             else:
-                return deadline_s
-        return None
+                break
+        if given and renewed:
+            return attempts[min(given[0], renewed[0])[1]]
+        return attempts[(given or renewed)[0][1]] if given or renewed else None
 
     def expired(self, now_s: float) -> Attempt | None:
         """One whose lease has run out; to be asked until there is none, each being released."""
-        deadline_s = self.first_deadline_s()
-        return self._attempts[self._deadlines[0][1]] if deadline_s is not None and deadline_s <= now_s else None
+        first = self._first()
+        return first if first is not None and first.deadline_s <= now_s else None
 
     def look_at(self, fence: int, at_s: float) -> None:
         """Whether it straggles is to be seen then."""

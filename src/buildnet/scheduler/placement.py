@@ -201,7 +201,8 @@ class Placement:
         self._resources = resources
         self._fits = fits
         self.workers: dict[str, Worker] = {}
-        self._of_bit: dict[int, Worker] = {}
+        # By the length of its bit: to hash an integer of a thousand bits would take longer than all else here.
+        self._of_length: dict[int, Worker] = {}
         self._free_bits: list[int] = []
         self._bit_next = 0
         # By how busy: those that are given work and have a free slot.
@@ -221,7 +222,7 @@ class Placement:
         else:
             number, self._bit_next = self._bit_next, self._bit_next + 1
         worker = Worker(offer, 1 << number, cordoned=cordoned)
-        self.workers[offer.node] = self._of_bit[worker.bit] = worker
+        self.workers[offer.node] = self._of_length[number + 1] = worker
         if offer.capacity is not None and offer.capacity.gpus:
             self._with_gpus |= worker.bit
         for demand in demands:
@@ -234,7 +235,7 @@ class Placement:
     def leave(self, worker: Worker, demands: Iterable[Demand]) -> None:
         """A worker is gone."""
         bit = worker.bit
-        del self.workers[worker.node], self._of_bit[bit]
+        del self.workers[worker.node], self._of_length[bit.bit_length()]
         self._free_bits.append(bit.bit_length() - 1)
         worker.draining = True
         self.changed(worker)
@@ -349,8 +350,10 @@ class Placement:
             mask &= demand.held | ~self.held
         if unlike and unlike in self.workers:
             mask &= ~self.workers[unlike].bit
-        alone = self._of_bit.get(mask)
-        if alone is not None:
+        alone = self._of_length.get(mask.bit_length())
+        if alone is None:
+            return None
+        if alone.bit == mask:
             # The usual case where all are busy: one has just ended something.
             return alone if self._has_room(alone, demand) else None
         for number in near:
@@ -363,7 +366,7 @@ class Placement:
             for level in self._levels:
                 found = level & among
                 while found:
-                    worker = self._of_bit[found & -found]
+                    worker = self._of_length[(found & -found).bit_length()]
                     if self._has_room(worker, demand):
                         return worker
                     found ^= worker.bit
@@ -386,7 +389,7 @@ class Placement:
         found = demand.able & self.open & ~self.held
         best: Worker | None = None
         while found:
-            worker = self._of_bit[found & -found]
+            worker = self._of_length[(found & -found).bit_length()]
             found ^= worker.bit
             if best is None or (worker.level, worker.memory_bytes) < (best.level, best.memory_bytes):
                 best = worker

@@ -1,4 +1,4 @@
-"""The scheduler as a service: it feeds the core, applies its effects, and remembers operations. One loop owns it.
+"""The scheduler as a service: it feeds the core and applies its effects. One loop owns it.
 
 It decides nothing: every decision is `core.step`. A lookup or publication that fails never strands a follower. What a
 client or a worker is told is kept first, where a store is given: the next controller goes on from there.
@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from operator import attrgetter
 from typing import Any
 
 from buildnet.errors import BuildNetError, NodeDown
 from buildnet.model.action import ActionKey, Lease, Outcome, Wanted
 from buildnet.model.amounts import NOTHING, Amounts
-from buildnet.model.digest import UNKNOWN
 from buildnet.model.entry import Entry, Value
 from buildnet.model.node import WorkerOffer
 from buildnet.ports import (
@@ -27,7 +24,6 @@ from buildnet.ports import (
     Clock,
     Follower,
     OperationStore,
-    Progress,
     Publisher,
     ResourceMatcher,
     WorkerLink,
@@ -38,13 +34,12 @@ from buildnet.scheduler.alarm import Alarm
 from buildnet.scheduler.holds import LiveActions
 from buildnet.scheduler.keeping import Keeping
 from buildnet.scheduler.lookups import Lookups
-from buildnet.scheduler.operation import Operation, operation_of
+from buildnet.scheduler.operation import Operation
+from buildnet.scheduler.operations import Operations
 from buildnet.scheduler.recovery import Recovered
 
 log = logging.getLogger(__name__)
 
-OPERATIONS_KEPT_MAX = 10_000
-OPERATIONS_KEPT_S = 600.0
 # Of a long queue that an earlier controller left; the first of them before anybody is served.
 _ENTERED_AT_ONCE = 500
 _RETRY_AFTER_S = 2.0
@@ -79,7 +74,7 @@ class Scheduler:
         self._stamp = stamp
         self._live = live
         self._keeping = None if store is None else Keeping(store, self._spawn)
-        self._number_next = 1
+        self.known = Operations(clock, live, self._keeping, operation_ended)
         # Of an earlier controller, in the order of acceptance: the core does not have them yet.
         self._backlog: dict[str, None] = {}
         self._unheld: list[ActionKey] = []
@@ -95,13 +90,8 @@ class Scheduler:
         self._clock = clock
         self._new_id = new_id
         self._attempt_ended = attempt_ended
-        self._operation_ended = operation_ended
         self._links: dict[str, WorkerLink] = {}
-        self._operations: dict[str, Operation] = {}
-        # In the order in which they ended: one that runs for hours must not keep those that ended since.
-        self._ended: deque[Operation] = deque()
         self._tasks: asyncio.TaskGroup | None = None
-        self._listeners: list[Callable[[str], None]] = []
 
     async def run(self) -> None:
         """Serve until cancelled: hold the tasks of lookups and publications, and tick when a deadline comes."""
@@ -121,18 +111,7 @@ class Scheduler:
         if self._keeping is not None:
             self._keeping.restore(recovered)
         self._core.now_s = self._clock.monotonic_s()
-        self._number_next = recovered.number_next
-        members = frozenset(number for held in recovered.graphs for number in held.operations)
-        known = [*recovered.ended, *(waiting.operation for waiting in recovered.waiting)]
-        for kept in sorted(known, key=_by_number):
-            operation = operation_of(kept, self._clock)
-            operation.is_member = operation.number in members
-            self._operations[operation.id] = operation
-            if kept.outcome is None:
-                self._backlog[operation.id] = None
-            elif not operation.is_member:
-                self._ended.append(operation)
-        self._ended = deque(sorted(self._ended, key=lambda operation: operation.completed_at_s))
+        self._backlog = dict.fromkeys(self.known.restore(recovered))
         self._core.to_come = len(self._backlog)
         # First what a worker may come back with.
         for waiting in recovered.waiting:
@@ -148,7 +127,7 @@ class Scheduler:
         """Give the core an operation of an earlier controller, if it has not ended meanwhile."""
         del self._backlog[operation_id]
         self._core.to_come = len(self._backlog)
-        wanted = self._operations[operation_id].wanted
+        wanted = self.known[operation_id].wanted
         if self._live is not None and self._live.began(wanted.key):
             self._unheld.append(wanted.key)
         for effect in self._core.step(ev.Restore(operation_id, wanted, lease, since_s)):
@@ -198,46 +177,9 @@ class Scheduler:
 
     # Clients.
 
-    def numbered(self, count: int) -> range:
-        """Numbers for so many operations that are being accepted."""
-        numbers = range(self._number_next, self._number_next + count)
-        self._number_next = numbers.stop
-        return numbers
-
-    def announce(
-        self, operation_id: str, number: int, wanted: Wanted, submitted_at_unix_ms: int, withdraw: Callable[[], None]
-    ) -> None:
-        """Make an operation of a graph known whose action is not: it waits for others. `submit` or `conclude` follows.
-
-        Args:
-            operation_id: its id.
-            number: one of `numbered`.
-            wanted: stands in for what will be wanted; its digest is UNKNOWN.
-            submitted_at_unix_ms: when its graph was accepted.
-            withdraw: called when somebody cancels it before it is submitted.
-
-        It outlives this process by its graph, which is kept by whoever announces it.
-        """
-        progress = Progress("waiting")
-        operation = Operation(operation_id, wanted, submitted_at_unix_ms, number, progress=progress, is_member=True)
-        operation.withdraw = withdraw
-        self._operations[operation_id] = operation
-        self._changed(operation_id)
-
-    def forget_members(self, operation_ids: Iterable[str]) -> None:
-        """A graph whose actions have all ended is remembered no longer."""
-        for operation_id in operation_ids:
-            del self._operations[operation_id]
-
-    def conclude(self, operation_id: str, outcome: Outcome) -> None:
-        """End an operation that was announced and will not be submitted."""
-        operation = self._operations[operation_id]
-        assert operation.withdraw is not None, "it was announced and not submitted"
-        self._tell(ev.Tell(operation_id, "completed", outcome))
-
     def watch(self, listener: Callable[[str], None]) -> None:
         """Hear the id of every operation that changes, for ever."""
-        self._listeners.append(listener)
+        self.known.watch(listener)
 
     def submit(self, wanted: Wanted, follower: Follower, *, operation_id: str = "", client_id: str = "") -> str:
         """Ask for a result; `follower` hears of every change, now and later. Returns the operation's id.
@@ -250,17 +192,16 @@ class Scheduler:
             Overloaded: the store cannot keep up.
         """
         self.check_accepting()
-        operation = self._operations.get(operation_id) if operation_id else None
+        operation = self.known.get(operation_id) if operation_id else None
         if operation is None:
-            (number,) = self.numbered(1)
+            (number,) = self.known.numbered(1)
             operation = Operation(operation_id or self._new_id(), wanted, self._clock.now_unix_ms(), number, client_id)
         operation.wanted = wanted
         if self._keeping is not None:
             self._keeping.begin(operation.stored())
         operation.withdraw = None
         operation.followers.append(follower)
-        self._operations[operation.id] = operation
-        self._forget_old()
+        self.known.add(operation)
         if self._live is not None and self._live.began(wanted.key):
             self._spawn(self._live.hold(wanted.key))
         self._step(ev.Want(operation.id, wanted))
@@ -293,19 +234,15 @@ class Scheduler:
 
     def follow(self, operation_id: str, follower: Follower) -> None:
         """Hear of an operation's present state at once and of its changes later. Unknown ids are a bug."""
-        operation = self._operations[operation_id]
-        operation.followers.append(follower)
-        follower(operation.progress)
+        self.known.follow(operation_id, follower)
 
     def unfollow(self, operation_id: str, follower: Follower) -> None:
         """Hear no more. The operation goes on: a client that went away may come back and wait."""
-        operation = self._operations.get(operation_id)
-        if operation is not None and follower in operation.followers:
-            operation.followers.remove(follower)
+        self.known.unfollow(operation_id, follower)
 
     def cancel(self, operation_id: str) -> None:
         """Stop an operation; one that has ended stays as it ended."""
-        operation = self._operations.get(operation_id)
+        operation = self.known.get(operation_id)
         if operation is not None and operation.withdraw is not None:
             operation.withdraw()
             return
@@ -315,11 +252,11 @@ class Scheduler:
 
     def find_operation(self, operation_id: str) -> Operation | None:
         """An operation by its id."""
-        return self._operations.get(operation_id)
+        return self.known.get(operation_id)
 
     def operations(self) -> Iterator[Operation]:
         """What is known, newest first."""
-        return reversed(self._operations.values())
+        return self.known.newest_first()
 
     # Workers.
 
@@ -386,7 +323,7 @@ class Scheduler:
             "queued": self._core.queue_length + len(self._backlog),
             "entries": len(self._core.entries),
             "workers": len(self._core.workers),
-            "operations": len(self._operations),
+            "operations": len(self.known),
         }
 
     def _end_attempts_of(self, node: str) -> None:
@@ -413,7 +350,7 @@ class Scheduler:
     def _apply(self, effect: ev.Effect) -> None:
         match effect:
             case ev.Tell():
-                self._tell(effect)
+                self.known.tell(effect)
             case ev.Lookup():
                 self._lookups.add(effect)
             case ev.Publish():
@@ -440,7 +377,7 @@ class Scheduler:
         return self._tasks.create_task(work)
 
     def _assign(self, effect: ev.Assign) -> None:
-        lease, operation = effect.lease, self._operations.get(effect.operation)
+        lease, operation = effect.lease, self.known.get(effect.operation)
         if self._keeping is None or operation is None:
             self._send(lease)
             return
@@ -486,71 +423,12 @@ class Scheduler:
 
     def _stamped(self, effect: ev.Publish) -> Outcome:
         entry = self._core.entries.get(effect.entry)
-        known = [self._operations[id_] for id_ in entry.followers if id_ in self._operations] if entry else []
+        followers = entry.followers if entry is not None else []
+        known = [one for id_ in followers if (one := self.known.get(id_)) is not None]
         if effect.outcome.result is None or not known:
             return effect.outcome
         queued_at_unix_ms = min(operation.submitted_at_unix_ms for operation in known)
         return replace(effect.outcome, result=self._stamp(effect.outcome.result, queued_at_unix_ms))
-
-    def _tell(self, effect: ev.Tell) -> None:
-        operation = self._operations.get(effect.operation)
-        if operation is None or operation.completed_at_unix_ms is not None:
-            return
-        progress = Progress(effect.stage, effect.outcome, effect.worker)
-        if effect.stage != "completed":
-            self._say(operation, progress, effect.fence)
-            return
-        operation.completed_at_unix_ms = self._clock.now_unix_ms()
-        operation.completed_at_s = self._clock.monotonic_s()
-        announced, operation.withdraw = operation.withdraw is not None, None
-        if self._live is not None and not announced:
-            self._live.ended(operation.wanted.key)
-        if self._keeping is None:
-            self._end(operation, progress)
-            return
-        keep_end = self._keeping.conclude if announced else self._keeping.end
-        keep_end(operation.stored(effect.outcome))
-        if effect.outcome is not None and effect.outcome.code == "ok":
-            # It would end in the same way again: the result is in the ledger, or in the cache.
-            self._end(operation, progress)
-        else:
-            self._keeping.once(lambda error: self._end(operation, progress))
-
-    def _end(self, operation: Operation, progress: Progress) -> None:
-        if not operation.is_member:
-            self._ended.append(operation)
-        operation.progress = progress
-        if operation.wanted.key.digest != UNKNOWN:
-            self._operation_ended(operation)
-        # Of what has ended, its last attempt stays known: that is whose log it is.
-        self._say(operation, progress, operation.fence)
-
-    def _say(self, operation: Operation, progress: Progress, fence: int | None) -> None:
-        operation.progress, operation.fence = progress, fence
-        for follower in list(operation.followers):
-            follower(progress)
-        if operation.changed is not None:
-            operation.changed.set()
-            operation.changed = None
-        self._changed(operation.id)
-
-    def _changed(self, operation_id: str) -> None:
-        for listener in self._listeners:
-            listener(operation_id)
-
-    def _forget_old(self) -> None:
-        horizon_s = self._clock.monotonic_s() - OPERATIONS_KEPT_S
-        while self._ended:
-            oldest = self._ended[0]
-            if oldest.completed_at_s > horizon_s and len(self._ended) <= OPERATIONS_KEPT_MAX:
-                return
-            self._ended.popleft()
-            del self._operations[oldest.id]
-            if self._keeping is not None:
-                self._keeping.forget([oldest.number])
-
-
-_by_number = attrgetter("number")
 
 
 def _entry_of(effect: ev.Record, now_unix_ms: int) -> Entry:

@@ -80,6 +80,7 @@ impl HttpCache {
         };
         inbound.check_announced(self.store.blob_size_bytes_max())?;
         let here = self.store.find_by_hash(named).filter(|d| said.is_none_or(|size| size == d.size_bytes()));
+        let here = here.filter(|digest| self.store.is_promised(digest));
         if let Some(digest) = here {
             inbound.skip(self.store.blob_size_bytes_max()).await?;
             return self.blob_written(digest).await;

@@ -1068,6 +1068,8 @@ pub struct EffectReport {
     pub undeclared_writes_partial: bool,
     #[prost(message, repeated, tag = "6")]
     pub limits: ::prost::alloc::vec::Vec<LimitKept>,
+    #[prost(string, tag = "7")]
+    pub limit_hit: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EffectGrant {

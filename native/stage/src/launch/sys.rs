@@ -9,15 +9,13 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use libc::{c_int, c_long, c_uint, c_ulong, c_void};
 
+mod mount;
+
+pub(crate) use mount::*;
+
 /// A bare errno: making an `io::Error` is safe here too, but the report to the parent is a number anyway.
 pub(crate) type Errno = c_int;
 
-pub(crate) const OPEN_TREE_CLONE: c_ulong = 1;
-const OPEN_TREE_CLOEXEC: c_ulong = libc::O_CLOEXEC as c_ulong;
-const MOVE_MOUNT_F_EMPTY_PATH: c_ulong = 4;
-const MOUNT_ATTR_RDONLY: u64 = 1;
-const MOUNT_ATTR_NOSUID: u64 = 2;
-const MOUNT_ATTR_NODEV: u64 = 4;
 const SIOCGIFFLAGS: c_ulong = 0x8913;
 const SIOCSIFFLAGS: c_ulong = 0x8914;
 const PR_CAPBSET_READ: c_int = 23;
@@ -27,14 +25,6 @@ const PR_CAP_AMBIENT_CLEAR_ALL: c_ulong = 4;
 const LINUX_CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 /// Above every capability that a kernel has; dropping one that does not exist is EINVAL and ends the loop.
 const CAPABILITY_MAX: c_ulong = 63;
-
-#[repr(C)]
-struct MountAttr {
-    attr_set: u64,
-    attr_clr: u64,
-    propagation: u64,
-    userns_fd: u64,
-}
 
 #[repr(C)]
 struct CapHeader {
@@ -91,79 +81,6 @@ pub(crate) unsafe fn fork_with_pidfd(flags: c_int) -> Result<Option<(libc::pid_t
     let pid = check(unsafe { libc::syscall(libc::SYS_clone, flags, 0u64, &raw mut process, 0u64, 0u64) })?;
     // SAFETY: the kernel just gave it to us.
     Ok((pid != 0).then(|| (pid as libc::pid_t, unsafe { OwnedFd::from_raw_fd(process) })))
-}
-
-pub(crate) fn mount(source: &CStr, target: &CStr, kind: &CStr, flags: c_ulong, data: &CStr) -> Result<(), Errno> {
-    // SAFETY: all arguments are NUL-terminated strings that outlive the call.
-    check_int(unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, data.as_ptr().cast()) })
-        .map(drop)
-}
-
-/// A detached copy of the mounts at and below `path`.
-pub(crate) fn clone_mount(path: &CStr) -> Result<RawFd, Errno> {
-    let flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | libc::AT_RECURSIVE as c_ulong;
-    // SAFETY: `path` is NUL-terminated.
-    let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) };
-    check(fd).map(|fd| fd as RawFd)
-}
-
-pub(crate) fn attach_mount(fd: RawFd, target: &CStr) -> Result<(), Errno> {
-    // SAFETY: both strings are NUL-terminated.
-    check(unsafe {
-        libc::syscall(libc::SYS_move_mount, fd, c"".as_ptr(), libc::AT_FDCWD, target.as_ptr(), MOVE_MOUNT_F_EMPTY_PATH)
-    })
-    .map(drop)
-}
-
-/// Make everything mounted at and below `path` read-only, without devices and set-uid programs (Linux 5.12).
-pub(crate) fn seal_mounts(path: &CStr) -> Result<(), Errno> {
-    let attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV;
-    set_mount_attributes(libc::AT_FDCWD, path, libc::AT_RECURSIVE, attributes)
-}
-
-/// Make one mount read-only, and none below it.
-pub(crate) fn seal_mount(path: &CStr) -> Result<(), Errno> {
-    set_mount_attributes(libc::AT_FDCWD, path, 0, MOUNT_ATTR_RDONLY)
-}
-
-/// As `seal_mounts`, of a detached copy.
-pub(crate) fn seal_tree(fd: RawFd) -> Result<(), Errno> {
-    let attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV;
-    set_mount_attributes(fd, c"", libc::AT_EMPTY_PATH | libc::AT_RECURSIVE, attributes)
-}
-
-/// Let a detached copy be written, but let no device and no set-uid program in it work.
-pub(crate) fn distrust_tree(fd: RawFd) -> Result<(), Errno> {
-    let attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV;
-    set_mount_attributes(fd, c"", libc::AT_EMPTY_PATH | libc::AT_RECURSIVE, attributes)
-}
-
-/// pivot_root(2): with the same path twice the old root is stacked beneath the new one.
-pub(crate) fn pivot_root(new: &CStr, old: &CStr) -> Result<(), Errno> {
-    // SAFETY: both are NUL-terminated.
-    check(unsafe { libc::syscall(libc::SYS_pivot_root, new.as_ptr(), old.as_ptr()) }).map(drop)
-}
-
-/// Take a mount out of sight at once; it goes when its last user does.
-pub(crate) fn detach_mount(path: &CStr) -> Result<(), Errno> {
-    // SAFETY: `path` is NUL-terminated.
-    check_int(unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) }).map(drop)
-}
-
-fn set_mount_attributes(dir: RawFd, path: &CStr, flags: c_int, attr_set: u64) -> Result<(), Errno> {
-    let attr = MountAttr { attr_set, attr_clr: 0, propagation: 0, userns_fd: 0 };
-    // SAFETY: `attr` lives through the call and its size is given.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            dir,
-            path.as_ptr(),
-            flags as c_ulong,
-            &raw const attr,
-            size_of::<MountAttr>(),
-        )
-    })
-    .map(drop)
 }
 
 pub(crate) fn mkdir(path: &CStr, mode: libc::mode_t) -> Result<(), Errno> {

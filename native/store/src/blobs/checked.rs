@@ -42,7 +42,7 @@ impl Store {
         for blob in blobs {
             if blob.size_bytes() > self.options.packed_bytes_max {
                 self.put_verified(&blob.digest, &blob.data)?;
-            } else if !self.contains(&blob.digest) {
+            } else if !self.is_promised(&blob.digest) {
                 packed.push((blob.digest, blob.data.as_ref(), 0));
             }
         }

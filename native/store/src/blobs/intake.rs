@@ -122,7 +122,7 @@ impl Intake {
             let expected = Digest::new(self.function, hash, actual.size_bytes());
             return Err(NativeError::mismatch(expected, actual, "caller"));
         }
-        if self.store.contains(&actual) {
+        if self.store.is_promised(&actual) {
             return Ok(actual);
         }
         match (&self.body, packed) {

@@ -171,7 +171,7 @@ impl BlobWriter {
             return Err(NativeError::mismatch(self.expected, actual, "caller"));
         }
         let store = Arc::clone(&self.store);
-        if store.contains(&self.expected) {
+        if store.is_promised(&self.expected) {
             return Ok(());
         }
         match (packed, &self.body) {
@@ -216,6 +216,59 @@ impl BlobWriter {
                 self.store.counters.bytes_written.fetch_add(digest.size_bytes(), Ordering::Relaxed);
                 Ok(())
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::blobs::Checked;
+    use crate::{Durability, Options};
+    use buildnet_formats::Function;
+    use bytes::Bytes;
+
+    /// Every way in, of a blob of so many bytes.
+    fn ways(store: &Arc<Store>, data: &[u8]) -> [Result<(), NativeError>; 5] {
+        let digest = Digest::of(data);
+        let written = || {
+            let mut writer = store.writer(digest)?;
+            writer.write(data)?;
+            writer.commit()
+        };
+        let taken = || {
+            let mut intake = store.intake(Function::Sha256, u64::MAX, 1 << 20);
+            intake.write(data)?;
+            intake.commit().map(drop)
+        };
+        let many = || store.put_many(&[(digest, data)]).remove(0);
+        let checked = || store.put_checked(&[Checked::new(digest, Bytes::copy_from_slice(data))?]);
+        [store.put_expected(&digest, data), written(), taken(), many(), checked()]
+    }
+
+    #[test]
+    fn after_a_sync_that_failed_nothing_that_waits_for_it_is_acknowledged() {
+        for size in [100, 300_000] {
+            let root = tempfile::tempdir().unwrap();
+            let options = Options { durability: Durability::Power, free_bytes_min: 0, ..Options::default() };
+            let store = Arc::new(Store::open(root.path(), options.clone()).unwrap());
+            let (before, after) = (vec![1; size], vec![2; size]);
+            assert!(ways(&store, &before).iter().all(Result::is_ok));
+            store.log.break_syncs();
+            for _ in 0..2 {
+                // The second time it is in the index, and still not known to be on the disk.
+                for answer in ways(&store, &after) {
+                    assert_eq!(answer.unwrap_err().code, "state_corrupt");
+                }
+            }
+            assert!(!store.is_promised(&Digest::of(&after)));
+            // What was promised before that stays so, and is served.
+            assert!(ways(&store, &before).iter().all(Result::is_ok));
+            assert!(store.get_bytes(&Digest::of(&before), 1 << 20).unwrap() == before);
+            drop(store);
+            let store = Arc::new(Store::open(root.path(), options).unwrap());
+            assert!(store.is_promised(&Digest::of(&before)));
+            assert!(ways(&store, &after).iter().all(Result::is_ok));
         }
     }
 }

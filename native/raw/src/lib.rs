@@ -1,4 +1,4 @@
-//! A codec whose messages stay bytes: a result that another server keeps is handed on exactly as it came.
+//! A gRPC codec whose messages stay bytes: they pass exactly as they came, and who answers decodes them. It knows none.
 
 use bytes::{Buf, BufMut, Bytes};
 use tonic::Status;
