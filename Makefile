@@ -77,6 +77,7 @@ simulate: setup ## the scheduler with 1,000 workers and 100,000 actions under fa
 
 fuzz: ## mutate what comes from outside for FUZZ_S=300 seconds a target
 	BUILDNET_FUZZ_S=$(or $(FUZZ_S),300) cargo test --locked --package buildnet-fuzz --release --no-fail-fast
+	BUILDNET_FUZZ_S=$(or $(FUZZ_S),300) $(BIN)/pytest -q --timeout 0 tests/faults/test_any_message.py
 
 conformance: setup ## score a server against the REAPI: make conformance URL=grpc://HOST:PORT INSTANCE=NAME REPORT=FILE.json
 	$(BIN)/pytest tests/conformance -q --tb=line $(if $(URL),--url $(URL)) $(if $(INSTANCE),--instance $(INSTANCE)) \

@@ -37,7 +37,8 @@ def test_what_is_beyond_the_count_is_counted() -> None:
 
 
 def test_a_node_tells_how_much_it_offers_and_whether_it_takes_work() -> None:
-    node = fleet_pb2.Node(node_id="n", state=fleet_pb2.NODE_STATE_DRAINING)
+    node = fleet_pb2.Node(node_id="n", state=fleet_pb2.NODE_STATE_DRAINING, tier="untrusted")
     node.capacity.cpu_milli = 1500
     fact = node_fact(node, 12)
-    assert (fact["resources"], fact["state"], fact["cpu_milli"], fact["gpus"]) == (12, "draining", 1500, 0)
+    assert (fact["resources"], fact["state"], fact["tier"]) == (12, "draining", "untrusted")
+    assert (fact["cpu_milli"], fact["gpus"]) == (1500, 0)

@@ -5,6 +5,7 @@ export interface Node {
   hostname: string;
   version: string;
   state: string;
+  tier: string;
   slots: number;
   /** What its actions may use together; 0 is not told. */
   cpu_milli: number;

@@ -64,12 +64,14 @@ function NodeCard({ node, actions, whole }: { node: Node; actions: Actions | nul
         <Text>{node.hostname || node.node}</Text>
         <Id href={linkTo("nodes", node.node)}>{node.node}</Id>
         {node.state !== "active" && <span class="state">{node.state}</span>}
+        {node.tier === "untrusted" && <span class="state">untrusted</span>}
       </h3>
       <Slots busy={busy} slots={node.slots} />
       {capacity(node) && <p class="facts">{capacity(node)}</p>}
       {whole && (
         <p class="facts">
           joined <At unix_ms={node.joined_at_unix_ms} />, version <Text>{node.version}</Text>
+          {node.tier && `, ${node.tier}`}
         </p>
       )}
       {whole && <Properties node={node} />}

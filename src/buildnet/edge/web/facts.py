@@ -52,6 +52,7 @@ def node_fact(node: fleet_pb2.Node, resources: int) -> Fact:
         "hostname": node.hostname,
         "version": node.version,
         "state": _NODE_STATES.get(node.state, "unknown"),
+        "tier": node.tier,
         "slots": node.slots,
         "cpu_milli": capacity.cpu_milli,
         "memory_bytes": capacity.memory_bytes,
