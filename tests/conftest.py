@@ -20,6 +20,9 @@ from hypothesis import settings
 settings.register_profile("buildnet", deadline=None, max_examples=int(os.environ.get("BUILDNET_EXAMPLES", "100")))
 settings.load_profile("buildnet")
 
+# Who starts the tests in the background of a shell has them, and all that they start, ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 COMMAND = [sys.executable, "-m", "buildnet.cli.main"]
 STOP_TIMEOUT_S = 20
 # What tools told earlier workers, as a worker keeps it over its restarts: to ask every compiler of a machine anew would

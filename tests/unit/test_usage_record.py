@@ -15,8 +15,8 @@ from buildnet.ledger.usage import StoreAccount, Used
 from buildnet.model.action import ActionKey, Outcome, Wanted
 from buildnet.model.digest import Digest
 from buildnet.model.entry import Entry, Value
+from buildnet.ports import Progress
 from buildnet.scheduler.operation import Operation
-from buildnet.scheduler.service import Progress
 
 NOTHING = {"bytes_written": 0, "evicted": 0, "evicted_bytes": 0, "used_bytes": 0}
 HOUR_MS = 3_600_000
