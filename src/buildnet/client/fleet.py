@@ -11,17 +11,10 @@ from buildnet.model.amounts import Amounts
 from buildnet.model.join_line import JoinLine
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
 from buildnet.wire.amounts import amounts_of
+from buildnet.wire.nodes import NODE_STATES
 
 _FLEET: Final = "/buildnet.v1.FleetService/"
 _PREFIX_MIN: Final = 4
-_STATES: Final = {
-    fleet_pb2.NODE_STATE_JOINING: "joining",
-    fleet_pb2.NODE_STATE_ACTIVE: "active",
-    fleet_pb2.NODE_STATE_CORDONED: "cordoned",
-    fleet_pb2.NODE_STATE_DRAINING: "draining",
-    fleet_pb2.NODE_STATE_LEFT: "left",
-    fleet_pb2.NODE_STATE_REMOVED: "removed",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +220,7 @@ def _info(node: fleet_pb2.Node) -> NodeInfo:
         properties.setdefault(item.name, []).append(item.value)
     return NodeInfo(
         node=node.node_id,
-        state=_STATES.get(node.state, "unknown"),
+        state=NODE_STATES.get(node.state, "unknown"),
         hostname=node.hostname,
         version=node.version,
         slots=node.slots,

@@ -23,7 +23,7 @@ Row = tuple[str, tuple[Any, ...]]
 """What is written, and with which values."""
 
 _PREFIX: Final = "journal."
-_SUM_DIGITS: Final = 8
+_SUM_BYTES: Final = 9
 _BYTES: Final = "base64"
 # The end of one write, whatever should end its line, and the beginning of the next.
 _SEAM: Final = re.compile(rb"\](?=.[0-9a-f]{8} \[)", re.DOTALL)
@@ -50,7 +50,7 @@ class Journal:
         """
         data = orjson.dumps(list(rows), default=_encoded)
         with self._lock:
-            self._append(b"%08x %b\n" % (zlib.crc32(data), data))
+            self._append(_sum_of(data) + data + b"\n")
 
     def _append(self, line: bytes) -> None:
         if self._file is None:
@@ -134,15 +134,18 @@ def _damaged(path: Path, line: int) -> StateCorrupt:
 
 def _is_more_than_one(line: bytes) -> bool:
     """Whether it begins with a sound write whose end of line was altered: what was half written does not."""
-    sound = line[: _SUM_DIGITS + 1]
-    return any(
-        sound == b"%08x " % zlib.crc32(line[_SUM_DIGITS + 1 : seam.start() + 1]) for seam in _SEAM.finditer(line)
-    )
+    told, data = line[:_SUM_BYTES], line[_SUM_BYTES:]
+    return any(told == _sum_of(data[: seam.end()]) for seam in _SEAM.finditer(data))
+
+
+def _sum_of(data: bytes) -> bytes:
+    """What stands before a write in its line."""
+    return b"%08x " % zlib.crc32(data)
 
 
 def _rows_of(line: bytes) -> list[Row] | None:
-    data = line[_SUM_DIGITS + 1 :]
-    if line[: _SUM_DIGITS + 1] != b"%08x " % zlib.crc32(data):
+    data = line[_SUM_BYTES:]
+    if line[:_SUM_BYTES] != _sum_of(data):
         return None
     return [(kind, tuple(map(_decoded, values))) for kind, values in orjson.loads(data)]
 

@@ -14,6 +14,7 @@ from buildnet.ledger import tree
 from buildnet.ledger.checkpoint import Checkpoint
 from buildnet.model.resource import Resource
 from buildnet.wire._gen.buildnet.v1 import action_pb2, fleet_pb2
+from buildnet.wire.nodes import NODE_STATES
 
 Fact = dict[str, Any]
 
@@ -34,12 +35,6 @@ _STATES: Final = {
     action_pb2.ACTION_STATE_FAILED: "failed",
     action_pb2.ACTION_STATE_CANCELLED: "cancelled",
 }
-_NODE_STATES: Final = {
-    fleet_pb2.NODE_STATE_JOINING: "joining",
-    fleet_pb2.NODE_STATE_ACTIVE: "active",
-    fleet_pb2.NODE_STATE_CORDONED: "cordoned",
-    fleet_pb2.NODE_STATE_DRAINING: "draining",
-}
 # A command line may be megabytes; whoever wants all of it asks for the action's Command.
 _ARGUMENT_CHARACTERS: Final = 200
 
@@ -51,7 +46,7 @@ def node_fact(node: fleet_pb2.Node, resources: int) -> Fact:
         "node": node.node_id,
         "hostname": node.hostname,
         "version": node.version,
-        "state": _NODE_STATES.get(node.state, "unknown"),
+        "state": NODE_STATES.get(node.state, "unknown"),
         "tier": node.tier,
         "slots": node.slots,
         "cpu_milli": capacity.cpu_milli,

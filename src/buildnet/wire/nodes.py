@@ -1,0 +1,16 @@
+"""What people read of a node in messages."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from buildnet.wire._gen.buildnet.v1 import fleet_pb2
+
+NODE_STATES: Final = {
+    fleet_pb2.NODE_STATE_JOINING: "joining",
+    fleet_pb2.NODE_STATE_ACTIVE: "active",
+    fleet_pb2.NODE_STATE_CORDONED: "cordoned",
+    fleet_pb2.NODE_STATE_DRAINING: "draining",
+    fleet_pb2.NODE_STATE_LEFT: "left",
+    fleet_pb2.NODE_STATE_REMOVED: "removed",
+}
