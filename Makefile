@@ -9,12 +9,12 @@ export PYTHONDONTWRITEBYTECODE :=
 UI_SOURCES := $(shell find ui -name node_modules -prune -o -type f -print)
 RUST_SOURCES := $(shell find native -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
 
-.PHONY: help setup ui demo check test crash simulate fuzz conformance bench bench-peers proto docs clean lock native check-rust check-python
+.PHONY: help setup core ui demo check test crash simulate fuzz conformance bench bench-peers proto docs clean lock native check-rust check-python
 
 help: ## list the habits
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-setup: $(VENV)/.built ui ## make .venv with everything locked, build the native half, leave .venv/bin/buildnet
+setup: $(VENV)/.built core ui ## make .venv with everything locked, build the native half, leave .venv/bin/buildnet
 
 $(VENV)/.packages: requirements/runtime.lock requirements/dev.lock
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not here; install Python 3.11 or name one: make PYTHON=python3.12"; exit 1; }
@@ -26,6 +26,10 @@ $(VENV)/.packages: requirements/runtime.lock requirements/dev.lock
 $(VENV)/.built: $(VENV)/.packages $(RUST_SOURCES) pyproject.toml
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --release --locked --quiet
 	@touch $@
+
+# Looks by itself whether there is anything to do: a time of a file says nothing of what it was made of.
+core: $(VENV)/.built ## compile the scheduler's core, if what is compiled is not of these sources
+	@$(BIN)/python scripts/compile_core.py
 
 ui: $(VENV)/.ui ## build the page that the server shows at /
 
@@ -62,6 +66,7 @@ test: setup ## every test: Rust, Python, flows over real sockets, third-party cl
 	cargo test --locked --workspace --quiet
 	tests/clients/install.sh
 	$(BIN)/pytest -n $(or $(JOBS),2) --dist loadfile
+	$(BIN)/pytest -n $(or $(JOBS),2) -q --interpreted tests/explore tests/sim tests/unit/test_placement.py tests/unit/test_scheduler_core.py
 
 crash: setup ## kill a server a hundred times while it is written to, and look for what was acknowledged: KILLS=100
 	$(BIN)/python -m tests.faults.campaign --kills $(or $(KILLS),100)
@@ -104,5 +109,5 @@ lock: ## resolve dependencies anew into requirements/*.lock and Cargo.lock
 	cargo update
 
 clean: ## remove what was built
-	rm -rf target $(VENV) dist src/buildnet/_native*.so src/buildnet/edge/web/static ui/node_modules
+	rm -rf target $(VENV) dist src/buildnet/_native*.so src/buildnet/scheduler/_compiled src/buildnet/edge/web/static ui/node_modules
 	find src tests bench -name __pycache__ -prune -exec rm -rf {} +

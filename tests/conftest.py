@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from tests.interpreted import interpret
+
 # A property holds however busy the machine is. BUILDNET_EXAMPLES=5000 looks for what a hundred examples do not find.
 settings.register_profile("buildnet", deadline=None, max_examples=int(os.environ.get("BUILDNET_EXAMPLES", "100")))
 settings.load_profile("buildnet")
@@ -29,6 +31,17 @@ STOP_TIMEOUT_S = 20
 # cost each worker of a session a second of processor time.
 TOLD = "versions.json"
 _told = b""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What is chosen for a whole run."""
+    parser.addoption("--interpreted", action="store_true", help="take the scheduler's core as its sources stand")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before the first test's module imports anything."""
+    if config.getoption("--interpreted"):
+        interpret()
 
 
 def _environment(directory: Path) -> dict[str, str]:

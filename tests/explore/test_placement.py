@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import pytest
 
@@ -19,7 +20,7 @@ from buildnet.model.node import WorkerOffer
 from buildnet.scheduler import core
 from buildnet.scheduler import events as ev
 from buildnet.scheduler.core import Mechanisms
-from buildnet.scheduler.share import Quota, Quotas
+from buildnet.scheduler.limits import Quota, Quotas
 from tests.explore.cloning import SharedCore
 
 OK = Outcome("ok", b"")
@@ -154,7 +155,7 @@ def broken(world: World) -> str:
 
 def explore(scene: Scene, mechanisms: Mechanisms) -> tuple[str, int]:
     """Search breadth first; return what went wrong, and how many worlds were seen."""
-    first = World(SharedCore(core.SchedulerCore(scene.limits, mechanisms=mechanisms)), scene)
+    first = World(SharedCore(partial(core.SchedulerCore, scene.limits, mechanisms=mechanisms)), scene)
     for offer in scene.offers:
         feed(first, ev.WorkerUp(offer))
     for event in scene.first:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import pytest
 
@@ -19,7 +20,7 @@ from buildnet.scheduler import core
 from buildnet.scheduler import events as ev
 from buildnet.scheduler.core import Mechanisms
 from buildnet.scheduler.recovery import decide
-from tests.explore.cloning import clone
+from tests.explore.cloning import SharedCore
 from tests.explore.search import search
 from tests.explore.test_scheduler import CLIENTS, NODES, WANTED
 
@@ -64,7 +65,7 @@ class Store:
 class World:
     """The core, the store, what is on its way, and what the world has seen."""
 
-    core: core.SchedulerCore
+    shared: SharedCore
     on: Without
     store: Store
     net: frozenset[Message]
@@ -81,8 +82,12 @@ class World:
     wrong: str = ""
     path: tuple[object, ...] = ()
 
+    @property
+    def core(self) -> core.SchedulerCore:
+        return self.shared.core
+
     def copy(self) -> World:
-        return replace(self, core=clone(self.core), store=self.store.copy())
+        return replace(self, store=self.store.copy())
 
     def key(self) -> tuple[object, ...]:
         entries = tuple(
@@ -96,16 +101,15 @@ class World:
         return (entries, workers, kept, self.net, self.running, self.up, self.due, seen)
 
 
-def core_of(on: Without, term: int) -> core.SchedulerCore:
-    return core.SchedulerCore(
-        core.Limits(attempts_max=9, losses_max=9), fence_first=(term << 8) + 1, mechanisms=Mechanisms(adopt=on.adopt)
-    )
+def core_of(on: Without, term: int) -> SharedCore:
+    limits, mechanisms = core.Limits(attempts_max=9, losses_max=9), Mechanisms(adopt=on.adopt)
+    return SharedCore(partial(core.SchedulerCore, limits, fence_first=(term << 8) + 1, mechanisms=mechanisms))
 
 
 def start(on: Without) -> World:
     world = World(core_of(on, 1), on, Store(), frozenset(("want", client) for client in CLIENTS))
     for node in NODES:
-        world.core.step(ev.WorkerUp(WorkerOffer(node, "boot", 1, frozenset())))
+        world.shared, _ = world.shared.after(ev.WorkerUp(WorkerOffer(node, "boot", 1, frozenset())))
     return world
 
 
@@ -130,7 +134,7 @@ def done(world: World, act: Message) -> None:
 
 def feed(world: World, event: ev.Event) -> None:
     """Let the core have an event, and do what the service does about it."""
-    effects = world.core.step(event)
+    world.shared, effects = world.shared.after(event)
     publishing = {e.lease.fence for e in world.core.entries.values() if e.state == "publishing" and e.lease is not None}
     for effect in effects:
         match effect:
@@ -244,7 +248,7 @@ def restarted(world: World) -> World:
     """Kill the controller and start the next: what was kept, the ledger, the cache and the workers remain."""
     after = world.copy()
     after.restarts -= 1
-    after.core, after.due, after.up = core_of(after.on, 1 + RESTARTS - after.restarts), (), frozenset()
+    after.shared, after.due, after.up = core_of(after.on, 1 + RESTARTS - after.restarts), (), frozenset()
     after.net = frozenset(m for m in after.net if m[0] in ("want", "done"))
     # Who was told no name, or of no end, asks again, or waits again.
     unnamed = set(CLIENTS) - after.named - after.told

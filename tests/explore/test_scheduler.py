@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -82,10 +83,10 @@ class World:
 
 
 def start(mechanisms: Mechanisms) -> World:
-    scheduler = core.SchedulerCore(core.Limits(attempts_max=9), mechanisms=mechanisms)
+    shared = SharedCore(partial(core.SchedulerCore, core.Limits(attempts_max=9), mechanisms=mechanisms))
     for node in NODES:
-        scheduler.step(ev.WorkerUp(WorkerOffer(node, "boot", 1, frozenset())))
-    return World(SharedCore(scheduler), frozenset(("want", client) for client in CLIENTS))
+        shared, _ = shared.after(ev.WorkerUp(WorkerOffer(node, "boot", 1, frozenset())))
+    return World(shared, frozenset(("want", client) for client in CLIENTS))
 
 
 def feed(world: World, event: ev.Event) -> None:

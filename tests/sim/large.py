@@ -24,7 +24,8 @@ from buildnet.model.digest import Digest
 from buildnet.model.node import WorkerOffer
 from buildnet.scheduler import core
 from buildnet.scheduler import events as ev
-from buildnet.scheduler.share import ORGANISATION, Quota, Quotas, Share
+from buildnet.scheduler.limits import ORGANISATION, Quota, Quotas
+from buildnet.scheduler.share import Share
 
 ORGANISATIONS = {"flood": 1, "heavy": 3, "bounded": 1, "trickle": 1}
 QUOTAS = Quotas({name: Quota(weight, 300 if name == "bounded" else None) for name, weight in ORGANISATIONS.items()})

@@ -15,7 +15,7 @@ from buildnet.model.action import ActionKey, Lease
 from buildnet.model.amounts import Amounts
 from buildnet.model.caller import share_of
 from buildnet.model.digest import EMPTY
-from buildnet.scheduler.share import ORGANISATION, USER, Quota
+from buildnet.scheduler.limits import ORGANISATION, USER, Quota
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
 from buildnet.worker.capacity import capacity_of
 

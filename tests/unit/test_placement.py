@@ -15,7 +15,7 @@ from buildnet.model.digest import Digest
 from buildnet.model.node import WorkerOffer
 from buildnet.scheduler import core
 from buildnet.scheduler import events as ev
-from buildnet.scheduler.share import Quota, Quotas
+from buildnet.scheduler.limits import Quota, Quotas
 
 OK = Outcome("ok", b"r")
 TWO = Amounts(2000)

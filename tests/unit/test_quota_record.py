@@ -8,8 +8,7 @@ from pathlib import Path
 from buildnet.app.quota_record import configured, rules_sha256, tell
 from buildnet.errors import NotFound
 from buildnet.model.entry import Entry
-from buildnet.scheduler.entry import Limits
-from buildnet.scheduler.share import Quota, Quotas
+from buildnet.scheduler.limits import Limits, Quota, Quotas
 from buildnet.testing.memory_ledger import MemoryLedger
 
 ACME = Limits(quotas=Quotas({"acme": Quota(weight=2, actions_max=3)}, {"acme/ann": Quota(queued_max=5)}))

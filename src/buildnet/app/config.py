@@ -23,7 +23,7 @@ from buildnet.sandbox.policy import SEARCH_PATH
 if TYPE_CHECKING:
     from buildnet.app.admission import AccessConfig, TlsConfig
     from buildnet.ledger.cosignature import WitnessKey
-    from buildnet.scheduler.entry import Limits
+    from buildnet.scheduler.limits import Limits
 
 DEFAULT_LISTEN = "127.0.0.1:8980"
 DURABILITIES = ("process", "power")
@@ -86,7 +86,7 @@ def _access() -> AccessConfig:
 
 
 def _limits() -> Limits:
-    from buildnet.scheduler.entry import Limits
+    from buildnet.scheduler.limits import Limits
 
     return Limits()
 

@@ -17,8 +17,7 @@ from typing import Any, Final, Protocol
 from buildnet.errors import NotFound
 from buildnet.files import replace_file
 from buildnet.model.entry import Entry, Value
-from buildnet.scheduler.entry import Limits
-from buildnet.scheduler.share import Quota
+from buildnet.scheduler.limits import Limits, Quota
 
 KIND: Final = "quota.configured"
 # An entry is at most 8 KiB (docs/design/ledger.md); this leaves room for its other fields.

@@ -64,7 +64,7 @@ class Wanted:
         """What is required of resources, in order."""
         return tuple(sorted(value for name, value in self.requirements if name == CONSTRAINT))
 
-    def hold_equal(self, requirements: Properties, asked: Amounts, share: tuple[str, str, str]) -> None:
+    def hold_equal(self, requirements: Properties, asked: Amounts, share: tuple[str, ...]) -> None:
         """Hold these, which equal its own and are held by many, so that of a long queue not each has its own copies."""
         if self.requirements is not requirements:
             object.__setattr__(self, "requirements", requirements)

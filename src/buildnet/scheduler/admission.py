@@ -9,15 +9,16 @@ from dataclasses import replace
 
 from buildnet.model.action import ActionKey, Outcome, Wanted
 from buildnet.scheduler.dispatch import Dispatch
-from buildnet.scheduler.entry import Entry, Mechanisms
+from buildnet.scheduler.entry import Entry
 from buildnet.scheduler.events import Effect, Restore, Tell, Want
+from buildnet.scheduler.limits import Mechanisms
 from buildnet.scheduler.share import Share
 
 
 class Admission:
     """Entries and their followers. Not thread-safe: the core owns it."""
 
-    def __init__(self, entries: dict[int, Entry], dispatch: Dispatch[Entry], on: Mechanisms) -> None:
+    def __init__(self, entries: dict[int, Entry], dispatch: Dispatch, on: Mechanisms) -> None:
         self._entries = entries
         self._dispatch = dispatch
         self._on = on
@@ -63,7 +64,7 @@ class Admission:
 
     def enter(self, operation: str, wanted: Wanted, share: Share, now_s: float) -> Entry:
         """A new entry, which is being looked up."""
-        entry = Entry(self._entry_next, wanted, share, self._dispatch.ticket_of(wanted, now_s), followers=[operation])
+        entry = Entry(self._entry_next, wanted, share, self._dispatch.ticket_of(wanted, now_s), operation)
         self._entry_next += 1
         self.looking += 1
         self._dispatch.shares.wait(share)

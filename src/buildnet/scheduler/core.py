@@ -21,8 +21,9 @@ from buildnet.ports import ResourceMatcher
 from buildnet.scheduler import events as ev
 from buildnet.scheduler.admission import Admission
 from buildnet.scheduler.dispatch import Dispatch
-from buildnet.scheduler.entry import Attempt, Entry, Limits, Mechanisms
+from buildnet.scheduler.entry import Attempt, Entry
 from buildnet.scheduler.leases import Leases
+from buildnet.scheduler.limits import Limits, Mechanisms
 from buildnet.scheduler.placement import NO_RESOURCES, Worker, matches
 from buildnet.scheduler.returning import Returning
 from buildnet.scheduler.share import Share
@@ -55,7 +56,7 @@ class SchedulerCore:
         # Of an earlier controller, and not restored yet: they count as waiting.
         self.to_come = 0
         self.entries: dict[int, Entry] = {}
-        self.dispatch: Dispatch[Entry] = Dispatch(limits, resources, self.entries, mechanisms)
+        self.dispatch: Dispatch = Dispatch(limits, resources, self.entries, mechanisms)
         self.workers: dict[str, Worker] = self.dispatch.room.workers
         self.leases = Leases(limits, self.dispatch, fence_first)
         self._admission = Admission(self.entries, self.dispatch, mechanisms)
@@ -94,8 +95,7 @@ class SchedulerCore:
     def step(self, event: ev.Event) -> list[ev.Effect]:
         """Apply one event. Stale, repeated and unknown ids change nothing that matters."""
         effects: list[ev.Effect] = []
-        handler: Callable[..., None] = self._HANDLERS[type(event)]
-        handler(self, event, effects)
+        _HANDLERS[type(event)](self, event, effects)
         return effects
 
     # An action comes.
@@ -456,19 +456,20 @@ class SchedulerCore:
                 continue
             entry.second = self._begin(entry, worker, effects)
 
-    _HANDLERS: Final[dict[type, Callable[..., None]]] = {
-        ev.Want: _want,
-        ev.Restore: _restore,
-        ev.Found: _found,
-        ev.WorkerUp: _worker_up,
-        ev.WorkerLost: _worker_lost,
-        ev.Drain: _drain,
-        ev.Cordon: _cordon,
-        ev.ResourcesChanged: _resources_changed,
-        ev.Heartbeat: _heartbeat,
-        ev.Accepted: _accepted,
-        ev.Done: _done,
-        ev.Published: _published,
-        ev.Cancel: _cancel,
-        ev.Tick: _tick,
-    }
+
+_HANDLERS: Final[dict[type, Callable[..., None]]] = {
+    ev.Want: SchedulerCore._want,
+    ev.Restore: SchedulerCore._restore,
+    ev.Found: SchedulerCore._found,
+    ev.WorkerUp: SchedulerCore._worker_up,
+    ev.WorkerLost: SchedulerCore._worker_lost,
+    ev.Drain: SchedulerCore._drain,
+    ev.Cordon: SchedulerCore._cordon,
+    ev.ResourcesChanged: SchedulerCore._resources_changed,
+    ev.Heartbeat: SchedulerCore._heartbeat,
+    ev.Accepted: SchedulerCore._accepted,
+    ev.Done: SchedulerCore._done,
+    ev.Published: SchedulerCore._published,
+    ev.Cancel: SchedulerCore._cancel,
+    ev.Tick: SchedulerCore._tick,
+}

@@ -6,17 +6,18 @@ there is room nowhere though it has waited long, keeps a worker free (`hold`): w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Final, Generic, TypeVar
+from collections.abc import Iterator
+from typing import Final
 
 from buildnet.model.action import Lease, Outcome, Wanted
 from buildnet.model.amounts import Amounts
 from buildnet.model.node import WorkerOffer
 from buildnet.ports import ResourceMatcher
+from buildnet.scheduler.entry import Entry
+from buildnet.scheduler.limits import Limits, Mechanisms, Quotas
 from buildnet.scheduler.placement import Demand, Placement, Worker, matches
 from buildnet.scheduler.queue import Branch, FairQueue, fairest
-from buildnet.scheduler.share import Quotas, Share, Shares, bounded, weighed
+from buildnet.scheduler.share import Share, Shares, bounded, weighed
 
 DEMANDS_MAX: Final = 1024
 """Different sets of requirements and amounts that are known at once."""
@@ -25,66 +26,15 @@ _NEAR_LOOKED_AT: Final = 5
 _AHEAD_LOOKED_AT: Final = 32
 
 
-@dataclass(frozen=True, slots=True)
-class DispatchLimits:
-    """How waiting is weighed.
-
-    An action that asks for no cpus counts `default_cpu_milli` in its share. One of priority p waits like one of
-    priority 0 that came p times `age_s` later. What waits for `hold_after_s` with room nowhere has a worker kept free.
-    Who has waited for `near_wait_s` is not passed by for the sake of another's inputs. What a lost worker offered
-    counts as offered for `absent_worker_s` more: it may return.
-    """
-
-    default_cpu_milli: int = 1000
-    age_s: float = 10.0
-    hold_after_s: float = 10.0
-    near_wait_s: float = 2.0
-    absent_worker_s: float = 60.0
-    quotas: Quotas = field(default_factory=Quotas)
-
-
-@dataclass(frozen=True, slots=True)
-class DispatchMechanisms:
-    """Switched off one at a time by the explorer; production never passes another than the default."""
-
-    fair: bool = True
-    fits: bool = True
-    hold: bool = True
-    age: bool = True
-    quota: bool = True
-    elsewhere: bool = True
-
-
-@dataclass(slots=True, eq=False)
-class Waiting:
-    """The part of an entry that waits and takes room. `branch` is where it waits, None while it does not.
-
-    `order` is the time at which its turn comes within its invocation. `foretold` once a worker was told to fetch its
-    inputs.
-    """
-
-    id: int
-    wanted: Wanted
-    share: Share
-    order: float = 0.0
-    branch: Branch | None = None
-    demand: Demand | None = None
-    avoid: tuple[str, ...] = ()
-    foretold: bool = False
-
-
-W = TypeVar("W", bound=Waiting)
-
-
-class Dispatch(Generic[W]):
+class Dispatch:
     """Not thread-safe: the core owns it. Entries are found by their ids in what the core holds."""
 
     def __init__(
         self,
-        limits: DispatchLimits,
+        limits: Limits,
         resources: ResourceMatcher,
-        entries: Mapping[int, W],
-        on: DispatchMechanisms,
+        entries: dict[int, Entry],
+        on: Mechanisms,
     ) -> None:
         self.limits = limits
         self._on = on
@@ -132,7 +82,7 @@ class Dispatch(Generic[W]):
         priority = bounded(wanted.priority)
         return now_s + priority * self.limits.age_s if self._on.age else priority * 1e9 + now_s
 
-    def enqueue(self, entry: Waiting, now_s: float) -> Outcome | None:
+    def enqueue(self, entry: Entry, now_s: float) -> Outcome | None:
         """It waits; or it is told why it cannot."""
         demand = self._demand(entry.wanted, entry.avoid if self._on.elsewhere else ())
         if demand is None:
@@ -156,25 +106,25 @@ class Dispatch(Generic[W]):
         self.waiting += 1
         return None
 
-    def known(self, entry: Waiting) -> None:
+    def known(self, entry: Entry) -> None:
         """It is to be counted as one of its like, though it did not wait."""
         if entry.demand is None:
             entry.demand = self._demand(entry.wanted, ()) or self._demand_of(entry.wanted, ())
             entry.share = self.share_of(entry.wanted)
 
-    def reordered(self, entry: Waiting, order: float) -> None:
+    def reordered(self, entry: Entry, order: float) -> None:
         """Its turn comes sooner."""
         entry.order = order
         if entry.branch is not None:
             entry.branch.add((order, entry.id))
 
-    def leave(self, entry: Waiting) -> None:
+    def leave(self, entry: Entry) -> None:
         """It waits no more."""
         branch, entry.branch = entry.branch, None
         if branch is not None:
             self._left(branch, entry)
 
-    def _left(self, branch: Branch, entry: Waiting) -> None:
+    def _left(self, branch: Branch, entry: Entry) -> None:
         self.waiting -= 1
         demand = entry.demand
         assert demand is not None
@@ -261,12 +211,12 @@ class Dispatch(Generic[W]):
         if demand.able or demand.unknown or not self.room.workers:
             return False
         # What cannot be told yet may turn out to be met.
-        absent = (offer for offer, _ in self._absent.values())
+        absent = [offer for offer, _ in self._absent.values()]
         return all(matches(demand.wanted, offer, self._resources) is False for offer in absent)
 
     # Decisions.
 
-    def next(self, now_s: float) -> tuple[W, Worker] | None:
+    def next(self, now_s: float) -> tuple[Entry, Worker] | None:
         """The entry that begins next, and where; None when nothing can begin now."""
         room, overdue_s = self.room, now_s - self.limits.hold_after_s
         passed: tuple[Demand, ...] = ()
@@ -302,7 +252,7 @@ class Dispatch(Generic[W]):
         waits = not demand.held and now_s - self.limits.hold_after_s >= demand.since_s
         return waits and self._on.hold and bool(demand.able)
 
-    def _nearer(self, branch: Branch, head: W, worker: Worker, now_s: float) -> W:
+    def _nearer(self, branch: Branch, head: Entry, worker: Worker, now_s: float) -> Entry:
         """The head, or one just behind it of the same priority whose inputs the worker has, while the head can wait."""
         near = head.wanted.near
         if branch.waiting == 1 or self.room.is_near(worker, near):
@@ -323,7 +273,7 @@ class Dispatch(Generic[W]):
                 return entry
         return head
 
-    def ahead(self, worker: Worker) -> W | None:
+    def ahead(self, worker: Worker) -> Entry | None:
         """What is likely to begin next on a worker without a free slot, so that it may fetch the inputs meanwhile: told
         of each entry once, and to each worker while it has no other. It is no promise: whoever is free first has it.
         """
@@ -346,7 +296,7 @@ class Dispatch(Generic[W]):
                 return entry
         return None
 
-    def begun(self, entry: Waiting, worker: Worker, fence: int, reserved: Amounts, now_s: float) -> int:
+    def begun(self, entry: Entry, worker: Worker, fence: int, reserved: Amounts, now_s: float) -> int:
         """It runs there under this fence, and waits no more; returns its charge, which `ended` is given back."""
         demand, wanted = entry.demand, entry.wanted
         assert demand is not None
@@ -363,7 +313,7 @@ class Dispatch(Generic[W]):
         self.room.take(worker, fence, reserved, wanted.near)
         return charge
 
-    def ended(self, entry: Waiting, lease: Lease, charge: int) -> None:
+    def ended(self, entry: Entry, lease: Lease, charge: int) -> None:
         """It runs no more; its worker may be gone."""
         demand, room = entry.demand, self.room
         assert demand is not None

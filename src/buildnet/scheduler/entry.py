@@ -1,12 +1,16 @@
-"""What the core keeps of one wanted action, how often it failed, and what bounds it. It knows nothing of others."""
+"""What the core keeps of one wanted action: where it waits, what runs, how often it failed. It knows no other entry."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-from buildnet.model.action import Lease
-from buildnet.scheduler.dispatch import DispatchLimits, DispatchMechanisms, Waiting
+from buildnet.model.action import Lease, Wanted
+from buildnet.scheduler.limits import Limits
+
+if TYPE_CHECKING:
+    from buildnet.scheduler.placement import Demand
+    from buildnet.scheduler.queue import Branch
+    from buildnet.scheduler.share import Share
 
 # Failures that say more about the node than about the action: tried again on another one.
 _FAULTS: Final = frozenset({"sandbox_failed", "storage_full", "internal"})
@@ -16,67 +20,69 @@ _LOSSES: Final = frozenset({"node_down", "cancelled"})
 EntryState = Literal["looking", "queued", "returning", "leased", "publishing"]
 
 
-@dataclass(frozen=True, slots=True)
-class Limits(DispatchLimits):
-    """What bounds the scheduler. `attempts_max` counts assignments of one entry, whoever ended them; `losses_max` those
-    whose worker was lost, `faults_max` those that the worker could not carry out.
-
-    A lease of an earlier controller waits `return_s` for its worker. With `speculate`, what runs `straggler_factor`
-    times as long as its like, and `straggler_min_s` at least, is tried on a second worker too.
-    """
-
-    queue_length_max: int = 100_000
-    attempts_max: int = 8
-    losses_max: int = 5
-    faults_max: int = 3
-    lease_s: float = 4.0
-    publications_max: int = 2
-    return_s: float = 15.0
-    speculate: bool = False
-    straggler_factor: float = 3.0
-    straggler_min_s: float = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Mechanisms(DispatchMechanisms):
-    """Switched off one at a time by the explorer; production never passes another than the default."""
-
-    join: bool = True
-    look_again: bool = True
-    fence: bool = True
-    requeue: bool = True
-    settle: bool = True
-    adopt: bool = True
-    stop_loser: bool = True
-
-
-@dataclass(slots=True, eq=False)
 class Attempt:
     """A lease in force. `charge` is what its share is given back."""
 
-    entry: Entry
-    lease: Lease
-    charge: int
-    began_s: float
-    deadline_s: float
+    __slots__ = ("began_s", "charge", "deadline_s", "entry", "lease")
+
+    def __init__(self, entry: Entry, lease: Lease, charge: int, began_s: float, deadline_s: float) -> None:
+        self.entry = entry
+        self.lease = lease
+        self.charge = charge
+        self.began_s = began_s
+        self.deadline_s = deadline_s
 
 
-@dataclass(slots=True, eq=False)
-class Entry(Waiting):
-    """One wanted action and everybody who waits for it. `second` is the attempt that runs beside a straggler."""
+class Entry:
+    """One wanted action and everybody who waits for it.
 
-    followers: list[str] = field(default_factory=list)
-    state: EntryState = "looking"
-    demanded: bool = False
-    attempt: Attempt | None = None
-    second: Attempt | None = None
-    published: Lease | None = None
-    # The newest lease, while the entry waits for anybody, or for its worker to come back with it.
-    lost: Lease | None = None
-    attempts: int = 0
-    losses: int = 0
-    faults: int = 0
-    publications: int = 0
+    `branch` is where it waits, None while it does not; `order` the time at which its turn comes within its invocation.
+    `foretold` once a worker was told to fetch its inputs. `second` is the attempt that runs beside a straggler. `lost`
+    is the newest lease, while the entry waits for anybody, or for its worker to come back with it.
+    """
+
+    __slots__ = (
+        "attempt",
+        "attempts",
+        "avoid",
+        "branch",
+        "demand",
+        "demanded",
+        "faults",
+        "followers",
+        "foretold",
+        "id",
+        "losses",
+        "lost",
+        "order",
+        "publications",
+        "published",
+        "second",
+        "share",
+        "state",
+        "wanted",
+    )
+
+    def __init__(self, number: int, wanted: Wanted, share: Share, order: float, operation: str) -> None:
+        self.id = number
+        self.wanted = wanted
+        self.share = share
+        self.order = order
+        self.branch: Branch | None = None
+        self.demand: Demand | None = None
+        self.avoid: tuple[str, ...] = ()
+        self.foretold = False
+        self.followers: list[str] = [operation]
+        self.state: EntryState = "looking"
+        self.demanded = False
+        self.attempt: Attempt | None = None
+        self.second: Attempt | None = None
+        self.published: Lease | None = None
+        self.lost: Lease | None = None
+        self.attempts = 0
+        self.losses = 0
+        self.faults = 0
+        self.publications = 0
 
     @property
     def lease(self) -> Lease | None:

@@ -12,7 +12,8 @@ from typing import Final
 
 from buildnet.model.action import Lease
 from buildnet.scheduler.dispatch import Dispatch
-from buildnet.scheduler.entry import Attempt, Entry, Limits
+from buildnet.scheduler.entry import Attempt, Entry
+from buildnet.scheduler.limits import Limits
 from buildnet.scheduler.placement import Worker
 
 # A straggler is known by others of its like: so many must have ended.
@@ -22,7 +23,7 @@ _RUNS_KNOWN_MIN: Final = 5
 class Leases:
     """Attempts by their fences. Not thread-safe: the core owns it."""
 
-    def __init__(self, limits: Limits, dispatch: Dispatch[Entry], fence_first: int) -> None:
+    def __init__(self, limits: Limits, dispatch: Dispatch, fence_first: int) -> None:
         self.fence_next = fence_first
         self._limits = limits
         self._dispatch = dispatch

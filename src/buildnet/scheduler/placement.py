@@ -431,7 +431,7 @@ def _why_not(wanted: Wanted, workers: Iterable[Worker], resources: ResourceMatch
             else "ask for `trusted`, or start the controller with a worker of its own"
         )
         return f"{none} is of the tier {tier} or above ({tiers}); {remedy}"
-    offered = frozenset[tuple[str, str]]().union(*(offer.properties for offer in trusted))
+    offered = frozenset[tuple[str, str]]().union(*[offer.properties for offer in trusted])
     required = frozenset((name, value) for name, value in wanted.requirements if name not in (CONSTRAINT, TIER))
     unmet = sorted(required - offered)
     if not unmet and wanted.constraints:

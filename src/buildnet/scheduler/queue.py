@@ -10,25 +10,39 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from heapq import heapify, heappop, heappush, heapreplace
-from typing import Final, Protocol
+from typing import Final
 
-from buildnet.scheduler.share import INVOCATION, ROOT, Share
+from buildnet.scheduler.entry import Entry
+from buildnet.scheduler.limits import INVOCATION, ROOT
+from buildnet.scheduler.share import Share
 
 Ticket = tuple[float, int]
 """When its turn comes, and the entry's id: lower first."""
 
 
-Place = tuple[float, float, int, "Branch"]
-"""Where a share stands among its like: what it has by its weight, how far it was served, which came first."""
+class Place:
+    """Where a share stands among its like: what it has by its weight, how far it was served, which came first.
 
+    One that stands in a heap is live while it is its branch's `best`, the very one: it is no value.
+    """
 
-class Waits(Protocol):
-    """An entry: `branch` is where it waits, None while it does not; `order` is when its turn comes."""
+    __slots__ = ("branch", "load", "rank", "virtual")
 
-    order: float
-    branch: Branch | None
+    def __init__(self, load: float, virtual: float, rank: int, branch: Branch) -> None:
+        self.load = load
+        self.virtual = virtual
+        self.rank = rank
+        self.branch = branch
+
+    def __lt__(self, other: Place) -> bool:
+        if self.load != other.load:
+            return self.load < other.load
+        if self.virtual != other.virtual:
+            return self.virtual < other.virtual
+        # Equal ranks are two places of one share, of which at most one is live.
+        return self.rank < other.rank
 
 
 _STALE_MAX: Final = 64
@@ -61,17 +75,13 @@ class Branch:
         self.line: deque[Ticket] = deque()
         self.ahead: list[Ticket] = []
 
-    def __lt__(self, other: Branch) -> bool:
-        # Asked by heapq alone, and only for two places of one share, of which at most one is live.
-        return False
-
     def enter(self) -> None:
         """Stand in the parent's heap, and the parent in its own, if anything waits here."""
         branch = self
         # Those above one that stands are in their places, or out until their quotas have room.
         while branch.waiting and branch.best is None and (parent := branch.parent) is not None:
             share = branch.share
-            branch.best = (share.used / share.weight, share.virtual, share.rank, branch)
+            branch.best = Place(share.used / share.weight, share.virtual, share.rank, branch)
             heappush(parent.heap, branch.best)
             branch = parent
 
@@ -80,14 +90,14 @@ class Branch:
         share, parent = self.share, self.parent
         assert parent is not None
         was, heap = self.best, parent.heap
-        self.best = place = (load, share.virtual, share.rank, self)
+        self.best = place = Place(load, share.virtual, share.rank, self)
         if heap[0] is was:
             # It was the first, and is so all the more.
             heap[0] = place
             return
         heappush(heap, place)
         if len(heap) > _STALE_MAX and len(heap) > 2 * len(parent.share.children) + _STALE_MAX:
-            heap[:] = [place for place in heap if place[3].best is place]
+            heap[:] = [place for place in heap if place.branch.best is place]
             heapify(heap)
 
     def first(self) -> Branch | None:
@@ -95,7 +105,7 @@ class Branch:
         heap = self.heap
         while heap:
             top = heap[0]
-            child = top[3]
+            child = top.branch
             if child.best is not top:
                 heappop(heap)
                 continue
@@ -108,9 +118,9 @@ class Branch:
                     share.parked.append(child)
                 continue
             virtual = share.virtual
-            if virtual == top[1]:
+            if virtual == top.virtual:
                 return child
-            child.best = fresh = (share.used / share.weight, virtual, share.rank, child)
+            child.best = fresh = Place(share.used / share.weight, virtual, share.rank, child)
             heapreplace(heap, fresh)
             if heap[0] is fresh:
                 return child
@@ -173,12 +183,12 @@ class Branch:
     def clear_stale(self) -> None:
         """Keep good tickets alone."""
         is_good = self.queue.is_good
-        self.line = deque(ticket for ticket in self.line if is_good(ticket, self))
+        self.line = deque([ticket for ticket in self.line if is_good(ticket, self)])
         self.ahead = [ticket for ticket in self.ahead if is_good(ticket, self)]
         heapify(self.ahead)
 
 
-def fairest(roots: Sequence[Branch]) -> Branch | None:
+def fairest(roots: list[Branch]) -> Branch | None:
     """The invocation's branch whose turn comes first in any of these queues; its first ticket is the entry's.
 
     From the organisations down only those are looked into that share the best place. None when no quota lets anybody.
@@ -200,7 +210,7 @@ def fairest(roots: Sequence[Branch]) -> Branch | None:
     return None
 
 
-def _best_of(level: Sequence[Branch]) -> list[Branch]:
+def _best_of(level: list[Branch]) -> list[Branch]:
     """Of the first children of each, those of the share that has the best place."""
     best: Place | None = None
     chosen: list[Branch] = []
@@ -213,7 +223,7 @@ def _best_of(level: Sequence[Branch]) -> list[Branch]:
         place = child.best
         assert place is not None
         # No two shares have one rank, and of one share all places are alike.
-        if best is not None and place[2] == best[2]:
+        if best is not None and place.rank == best.rank:
             chosen.append(child)
         elif best is None or place < best:
             best, chosen = place, [child]
@@ -225,7 +235,7 @@ class FairQueue:
 
     __slots__ = ("cpu_milli", "entries", "root")
 
-    def __init__(self, root: Share, cpu_milli: int, entries: Mapping[int, Waits]) -> None:
+    def __init__(self, root: Share, cpu_milli: int, entries: dict[int, Entry]) -> None:
         self.root = Branch(self, root, None)
         self.cpu_milli = cpu_milli
         self.entries = entries

@@ -8,14 +8,17 @@ invocation, and above it where a quota asks for it; elsewhere it is added up for
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
+
+from buildnet.scheduler.limits import INVOCATION, NO_QUOTA, USER, Quota, Quotas
 
 if TYPE_CHECKING:
     from buildnet.scheduler.queue import Branch, FairQueue
 
-ROOT, ORGANISATION, USER, INVOCATION = range(4)
+Path = tuple[str, ...]
+"""An invocation by its names from the organisation on. Not told to be three: compiled, that would be another tuple each
+time, and each of many that wait would hold its own.
+"""
 
 PRIORITY_MAX: Final = 100
 """Priorities are cut to -100 and 100."""
@@ -35,45 +38,12 @@ def weighed(cost: int, priority: int) -> int:
     return max(1, cost * _WEIGHS[bounded(priority) + PRIORITY_MAX] >> 10)
 
 
-@dataclass(frozen=True, slots=True)
-class Quota:
-    """What one organisation or user gets: its weight among its like, and what it may not pass; None is no bound.
-
-    `queued_max` counts actions that wait, `actions_max` and `cpu_milli_max` what runs at once.
-    """
-
-    weight: int = 1
-    actions_max: int | None = None
-    cpu_milli_max: int | None = None
-    queued_max: int | None = None
-
-
-EVERYBODY: Final = "*"
-"""The name under which the quota of all who have none of their own stands."""
-
-
-@dataclass(frozen=True, slots=True)
-class Quotas:
-    """Quotas by the name of the organisation, and by the name of the user."""
-
-    organisations: Mapping[str, Quota] = field(default_factory=dict)
-    users: Mapping[str, Quota] = field(default_factory=dict)
-
-    def of(self, depth: int, name: str) -> Quota:
-        """The quota of one, or of everybody, or none."""
-        named = self.organisations if depth == ORGANISATION else self.users if depth == USER else {}
-        return named.get(name) or named.get(EVERYBODY) or _FREE
-
-
-_FREE: Final = Quota()
-
-
 class Share:
     """One organisation, user or invocation. `used` is the cost of what runs for it, `virtual` how far it was served.
 
-    It is compared by `used` over its weight. `path` names an invocation from its organisation on, `way` is each share
-    from this one up, with its parent. `counted` are those of them with a quota: they count what waits and runs, as
-    each invocation does. `active` is how many of its children have anything that waits.
+    It is compared by `used` over its weight. `path` names an invocation from its organisation on. `counted` are those
+    from this one up that have a quota: they count what waits and runs, as each invocation does. `active` is how many of
+    its children have anything that waits.
     """
 
     __slots__ = (
@@ -96,7 +66,6 @@ class Share:
         "served",
         "used",
         "virtual",
-        "way",
         "weight",
     )
 
@@ -112,9 +81,8 @@ class Share:
         has_quota = self.limited or quota.queued_max is not None
         self.counted: tuple[Share, ...] = (self, *above) if has_quota else above
         self._counts = has_quota or self.depth == INVOCATION
-        self.way: tuple[tuple[Share, Share], ...] = () if parent is None else ((self, parent), *parent.way)
         self.used = 0
-        self.path: tuple[str, str, str] = ("", "", "")
+        self.path: Path = ("", "", "")
         self.cpu_milli = 0
         self.own_running = 0
         self.own_queued = 0
@@ -156,10 +124,10 @@ class Shares:
     def __init__(self, quotas: Quotas) -> None:
         self._quotas = quotas
         self._rank = 0
-        self._leaves: dict[tuple[str, str, str], Share] = {}
-        self.root = Share("", None, 0, _FREE)
+        self._leaves: dict[Path, Share] = {}
+        self.root = Share("", None, 0, NO_QUOTA)
 
-    def leaf(self, path: tuple[str, str, str]) -> Share:
+    def leaf(self, path: Path) -> Share:
         """The invocation's share, made when it is not there."""
         known = self._leaves.get(path)
         if known is not None:
@@ -229,14 +197,14 @@ class Shares:
         for share in leaf.counted:
             share.own_running += 1
             share.cpu_milli += cpu_milli
-        weighs = charge
-        for share, parent in leaf.way:
-            virtual = share.virtual
-            share.used += weighs
+        weighs, at = charge, leaf
+        while (parent := at.parent) is not None:
+            virtual = at.virtual
+            at.used += weighs
             if virtual > parent.served:
                 parent.served = virtual
-            share.virtual = virtual + weighs / share.weight
-            weighs = cost
+            at.virtual = virtual + weighs / at.weight
+            weighs, at = cost, parent
 
     def give_back(self, leaf: Share, cost: int, charge: int, cpu_milli: int) -> None:
         """One runs no more: whoever waited for this share's turn, or for its quota, may have it."""
@@ -244,20 +212,20 @@ class Shares:
         for share in leaf.counted:
             share.own_running -= 1
             share.cpu_milli -= cpu_milli
-        weighs = charge
-        for share, _ in leaf.way:
-            share.used = used = share.used - weighs
-            weighs = cost
-            if share.parked:
-                parked, share.parked = share.parked, []
+        weighs, at = charge, leaf
+        while (parent := at.parent) is not None:
+            at.used = used = at.used - weighs
+            if at.parked:
+                parked, at.parked = at.parked, []
                 for branch in parked:
                     branch.parked = False
                     branch.enter()
-            load = used / share.weight
-            for branch in share.branches.values():
+            load = used / at.weight
+            for branch in at.branches.values():
                 best = branch.best
-                if best is not None and load < best[0]:
+                if best is not None and load < best.load:
                     branch.lowered(load)
+            weighs, at = cost, parent
 
     def forget(self, leaf: Share) -> None:
         """Drop what nothing waits or runs for."""
