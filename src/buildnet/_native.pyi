@@ -27,6 +27,7 @@ __all__ = [
     "Tiers",
     "Trees",
     "collect",
+    "keep_log",
     "launcher_main",
     "launcher_pid",
     "log_chunk",
@@ -101,6 +102,7 @@ class Tiers:
 
     def __new__(cls, store: Store, configs: Sequence[Mapping[str, Any]], directory: str) -> Tiers: ...
     def pull_result(self, result: bytes) -> None: ...
+    def blob_written(self, digest: str) -> None: ...
     def result_written(self, instance: str, action: str) -> None: ...
     def next_report(self) -> str | None: ...
     def statistics(self) -> list[dict[str, Any]]: ...
@@ -228,6 +230,15 @@ class Body(Buffer):
 def log_chunk(message: Body) -> tuple[int, int, int, int | None, bytes | Body] | None:
     """Fence, stream, offset, time in Unix milliseconds and data of the piece of a log that a JoinRequest is; None where
     it is anything else.
+    """
+
+def keep_log(store: Store, digest: str, stream: int, segments: list[tuple[str, int, int]]) -> bool:
+    """Store one stream of a spooled log as the blob `digest`, which the bytes are checked against. Each segment is its
+    path, and where its records begin and end; False where they do not have all of the stream. *Blocks*.
+
+    Raises:
+        DigestMismatch: they have other bytes.
+        StorageFull, TooLarge: as for any blob.
     """
 
 def log_record(message: bytes | Body) -> tuple[int, int, bytes, bool, float | None, int]:

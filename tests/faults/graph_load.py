@@ -22,6 +22,9 @@ from buildnet.model.action_spec import ActionSpec, FileInput, OutputInput, spec_
 T = TypeVar("T")
 CHAINS = 24
 LINES = 40
+# So many lines more, where a log is long: over 1 MiB, so that the one of record is made of what came live.
+LONG_LINES = 200_000
+LONG_EVERY = 10
 # Half of the lines, then what a fault may fall into, then the others; each in a write of its own.
 SCRIPT = f"""
 i=0
@@ -30,14 +33,21 @@ while [ $i -lt {LINES} ]; do
   i=$((i + 1))
   [ $i -ne {LINES // 2} ] || sleep 0.05
 done
+[ -z "$LONG" ] || seq {LONG_LINES}
 cat before > after; echo $STEP >> after
 """
 
 
+def is_long(name: str) -> bool:
+    """Whether the action of this name, CHAIN.STEP, prints a long log."""
+    return int(name.rpartition(".")[2]) % LONG_EVERY == 2
+
+
 def printed(step: str) -> tuple[bytes, bytes]:
     """What an action prints to both streams."""
+    long = LONG_LINES if is_long(step) else 0
     return (
-        "".join(f"{step} line {i}\n" for i in range(LINES)).encode(),
+        "".join([*(f"{step} line {i}\n" for i in range(LINES)), *(f"{i}\n" for i in range(1, long + 1))]).encode(),
         "".join(f"{step} error {i}\n" for i in range(LINES)).encode(),
     )
 
@@ -48,12 +58,13 @@ def graph_of(actions: int, seed: int, begin: Digest) -> dict[str, ActionSpec]:
     specs: dict[str, ActionSpec] = {}
     for number in range(actions):
         chain, step = divmod(number, per_chain)
+        name = f"{chain}.{step}"
         before = OutputInput("before", f"{chain}.{step - 1}", "after") if step else FileInput("before", begin)
-        specs[f"{chain}.{step}"] = spec_of(
+        specs[name] = spec_of(
             ["/bin/sh", "-c", SCRIPT],
             inputs=[before],
             outputs=["after"],
-            variables={"PATH": "/usr/bin:/bin", "STEP": f"{seed}-{chain}.{step}"},
+            variables={"PATH": "/usr/bin:/bin", "STEP": f"{seed}-{name}", "LONG": "1" if is_long(name) else ""},
         )
     return specs
 

@@ -76,6 +76,7 @@ CALLS: dict[str, tuple[bytes, set[str] | None]] = {
     # The ledger is written by what happens, by nobody's call.
     V1 + "LedgerService/Append": (b"", set()),
     V1 + "FleetService/Join": (b"", {"worker", "admin"}),
+    V1 + "FleetService/KeepLog": (b"", {"worker", "admin"}),
     V1 + "FleetService/ListNodes": (b"", READERS),
     # It never ends by itself; a body that is none shows who may ask.
     V1 + "FleetService/WatchNodes": (b"\xff", READERS),

@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import tempfile
+import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -108,6 +109,41 @@ async def test_a_log_of_many_megabytes_comes_whole(running: Role) -> None:
             on_log=lambda piece: digests.append(piece.data),
         )
         assert b"".join(digests) == await asyncio.to_thread(result.stdout)
+
+
+def received_bytes(running: Role, method: str) -> int:
+    with urllib.request.urlopen(f"http://{running.ready['listen']}/metrics", timeout=20) as answer:
+        lines = answer.read().decode().splitlines()
+    counts = [line for line in lines if line.startswith("buildnet_received_bytes_total") and f'/{method}"' in line]
+    return int(counts[0].rpartition(" ")[2]) if counts else 0
+
+
+async def test_a_long_log_is_sent_once_and_is_the_log_of_record(running: Role) -> None:
+    before = received_bytes(running, "Write")
+    script = "seq 1000000; seq 300000 >&2; printf end"
+    async with Client(running.url) as client, asyncio.timeout(90):
+        result = await client.run(["/bin/sh", "-c", script], env=ENV)
+        printed = [await asyncio.to_thread(stream) for stream in (result.stdout, result.stderr)]
+    whole = [b"".join(b"%d\n" % number for number in range(1, count + 1)) for count in (1_000_000, 300_000)]
+    assert printed == [whole[0] + b"end", whole[1]]
+    assert received_bytes(running, "KeepLog") > 0
+    assert received_bytes(running, "Write") == before, "no byte of it was uploaded"
+
+
+async def test_a_log_that_the_controller_lost_is_uploaded(running: Role, gates: Path) -> None:
+    before = received_bytes(running, "Write")
+    script = f"head -c 5000000 /dev/zero; {until(gates / 'go')}; printf end"
+    async with Client(running.url) as client, asyncio.timeout(90):
+        run = asyncio.ensure_future(client.run(["/bin/sh", "-c", script], env=ENV, effects=MACHINE, do_not_cache=True))
+        operation = await executing(client, str(gates))
+        fence = (await some(client.logs(operation, follow=True), 1, 5_000_000))[0].fence
+        spooled = list(Path(str(running.ready["state"]), "logs").glob(f"{fence:016x}-*.log"))
+        assert spooled
+        for path in spooled:
+            path.unlink()
+        (gates / "go").touch()
+        assert await asyncio.to_thread((await run).stdout) == bytes(5_000_000) + b"end"
+    assert received_bytes(running, "Write") - before > 5_000_000
 
 
 async def test_a_stream_that_is_none_is_refused(running: Role) -> None:

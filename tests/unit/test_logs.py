@@ -106,8 +106,17 @@ async def test_the_oldest_bytes_of_a_long_log_are_dropped_and_a_slow_reader_is_t
         assert found[0].gap_bytes
         assert not any(piece.gap_bytes for piece in found[1:])
         assert found[-1].end == 15_000
-        assert 3000 <= sum(len(piece.data) for piece in found) <= 5000
-        assert sum(path.stat().st_size for path in (tmp_path / "logs").iterdir()) <= 6100
+        assert 4000 <= sum(len(piece.data) for piece in found) <= 6000
+        assert sum(path.stat().st_size for path in (tmp_path / "logs").iterdir()) <= 7200
+
+
+async def test_a_log_of_just_the_bound_is_kept_whole(tmp_path: Path) -> None:
+    async with opened(tmp_path, segment_bytes=1000, attempt_bytes_max=5000) as book:
+        for number in range(10):
+            await book.take(1, LogPiece(1, number * 500, bytes([number]) * 500), Source())
+        found = await everything(book, await reading(book))
+        assert text(found, 1) == b"".join(bytes([number]) * 500 for number in range(10))
+        assert not any(piece.gap_bytes for piece in found)
 
 
 async def test_a_reader_within_a_segment_that_is_dropped_reads_it_to_its_end(tmp_path: Path) -> None:

@@ -20,6 +20,16 @@ def test_every_time_that_a_message_can_hold_is_a_number(seconds: int, nanos: int
     assert times.seconds(Duration(seconds=seconds, nanos=nanos)) == pytest.approx(seconds + nanos / 1e9)
 
 
+@given(st.integers(-(2**64), 2**64))
+def test_every_moment_becomes_the_nearest_that_a_message_may_hold(ms: int) -> None:
+    stamp, year_1, end_of_9999 = Timestamp(), Timestamp(), Timestamp()
+    year_1.FromJsonString("0001-01-01T00:00:00Z")
+    end_of_9999.FromJsonString("9999-12-31T23:59:59.999Z")
+    times.set_unix_ms(stamp, ms)
+    assert stamp.ToJsonString(), "it is one that protobuf takes"
+    assert stamp.ToMilliseconds() == max(year_1.ToMilliseconds(), min(ms, end_of_9999.ToMilliseconds()))
+
+
 @given(st.integers(-(2**40), 2**40))
 def test_what_protobuf_takes_is_converted_as_protobuf_does(ms: int) -> None:
     stamp, length = Timestamp(), Duration()

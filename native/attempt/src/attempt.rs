@@ -1,13 +1,12 @@
 //! The steps of one attempt, in the thread that stays with it. Each leaves the scratch to whoever calls.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
-use buildnet_formats::{Digest, NativeError};
+use buildnet_formats::NativeError;
 use buildnet_stage::{self as stage, CollectLimits, Collected, Control, Root, View, Written};
 
 use crate::crew::State;
@@ -16,6 +15,7 @@ use crate::inputs;
 use crate::order::{Done, Ending, Order, Report, Room};
 use crate::patience::Patience;
 use crate::program;
+use crate::record;
 use crate::report::{self, Times};
 
 /// What the steps work with.
@@ -108,8 +108,8 @@ fn seen(error: NativeError, order: &Order) -> NativeError {
     NativeError::invalid("command.arguments", format!("{}{}", error.message, order.unseen_hint))
 }
 
-/// Collect and push. The logs are read from the files that they were kept in, whatever became of their names.
-pub(crate) fn end(begun: Begun, ending: &Ending, logs: Option<&Control>, tools: &Tools) -> Done {
+/// Collect and push.
+pub(crate) fn end(begun: Begun, ending: &Ending, logs: Option<&Control>, tools: &Tools, state: &State) -> Done {
     let (room, order) = (&tools.room, &begun.order);
     let mut times = begun.times;
     times.execution_completed = report::now();
@@ -130,11 +130,8 @@ pub(crate) fn end(begun: Begun, ending: &Ending, logs: Option<&Control>, tools: 
         Err(error) => (Collected::default(), Some(error)),
     };
     if ending.printed_bytes > 0 {
-        let named = [begun.scratch.join("stdout"), begun.scratch.join("stderr")];
-        let [stdout, stderr] = logs.map_or_else(|| named.each_ref().map(|path| File::open(path).ok()), opened);
-        let digests = &mut collected.digests;
-        collected.result.stdout_digest = stored(room, stdout, &named[0], digests)?;
-        collected.result.stderr_digest = stored(room, stderr, &named[1], digests)?;
+        let digests = record::digests_of(room, state, logs, &begun.scratch, &mut collected.digests)?;
+        [collected.result.stdout_digest, collected.result.stderr_digest] = digests;
     }
     if !collected.digests.is_empty() {
         let push = || room.link.push_blobs(&room.store, &collected.digests).map_err(NativeError::from);
@@ -158,24 +155,6 @@ fn outputs(
         return Ok(Collected::default());
     }
     stage::collect(&room.store, root, &order.command, CollectLimits::default())
-}
-
-fn opened(control: &Control) -> [Option<File>; 2] {
-    control.logs().map(|file| file.and_then(|file| file.try_clone().ok()))
-}
-
-/// A log that is empty, or that a command without namespaces has taken away, has no digest.
-fn stored(
-    room: &Room,
-    file: Option<File>,
-    path: &Path,
-    digests: &mut Vec<Digest>,
-) -> Result<Option<re::Digest>, NativeError> {
-    let file = file.filter(|file| file.metadata().is_ok_and(|facts| facts.len() > 0));
-    let Some(file) = file else { return Ok(None) };
-    let digest = room.store.put_open_file(&file, path)?;
-    digests.push(digest);
-    Ok(Some(digest.to_message()))
 }
 
 fn staged(room: &Room, order: &Order, scratch: &Path) -> Result<Option<View>, NativeError> {

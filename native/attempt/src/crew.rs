@@ -268,7 +268,7 @@ impl Inner {
             return Ok(None);
         }
         let (ending, control) = attempt::launched(&begun, &self.tools, state)?;
-        attempt::end(begun, &ending, Some(&control), &self.tools).map(Some)
+        attempt::end(begun, &ending, Some(&control), &self.tools, state).map(Some)
     }
 
     fn finish(&self, ending: Option<&Ending>, state: &State) -> Done {
@@ -276,7 +276,7 @@ impl Inner {
         let begun = begun.ok_or_else(|| NativeError::internal("an attempt was finished that no sandbox had"))?;
         state.unless_stopped_after()?;
         let ending = ending.ok_or_else(|| NativeError::new("sandbox_failed", "the sandbox did not run it"))?;
-        attempt::end(begun, ending, None, &self.tools)
+        attempt::end(begun, ending, None, &self.tools, state)
     }
 }
 

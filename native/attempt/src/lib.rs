@@ -14,6 +14,7 @@ mod inputs;
 mod order;
 mod patience;
 mod program;
+mod record;
 mod report;
 
 pub use crew::{Attempt, Crew};

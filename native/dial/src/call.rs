@@ -33,6 +33,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 const WINDOW_BYTES: u32 = 1 << 20;
+/// A long message in fewer pieces costs less at both ends.
+const FRAME_BYTES_MAX: u32 = 64 << 10;
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
 /// What one turn gives; more stays with the transport, and the next turn comes at once.
 const BATCH_MAX: usize = 256;
@@ -357,6 +359,7 @@ impl Begun<'_> {
         let failed = |error: hyper::Error| Status::unavailable(root_cause(&error));
         let (sender, connection) = http2::Builder::new(beside.clone())
             .timer(TokioTimer::new())
+            .max_frame_size(FRAME_BYTES_MAX)
             .initial_stream_window_size(WINDOW_BYTES)
             .initial_connection_window_size(2 * WINDOW_BYTES)
             .keep_alive_interval(KEEP_ALIVE_INTERVAL)

@@ -10,6 +10,7 @@ mod channel;
 mod dialler;
 mod error;
 mod input_tree;
+mod keep;
 mod pull;
 mod secure;
 mod transfer;

@@ -286,7 +286,7 @@ enum Need {
 fn need_of(path: &str) -> Need {
     use Need::{Everywhere, Nothing, Somewhere};
     // The first that the path begins with.
-    const CALLS: [(&str, Need); 21] = [
+    const CALLS: [(&str, Need); 22] = [
         ("/build.bazel.remote.execution.v2.Execution/", Somewhere(Right::Execute)),
         ("/google.longrunning.Operations/", Somewhere(Right::Execute)),
         ("/buildnet.v1.ActionService/SubmitAction", Somewhere(Right::Execute)),
@@ -300,6 +300,7 @@ fn need_of(path: &str) -> Need {
         ("/buildnet.v1.LedgerService/Statement", Everywhere(Right::Read)),
         ("/buildnet.v1.LedgerService/", Somewhere(Right::Read)),
         ("/buildnet.v1.FleetService/Join", Everywhere(Right::Work)),
+        ("/buildnet.v1.FleetService/KeepLog", Everywhere(Right::Work)),
         ("/buildnet.v1.FleetService/ListNodes", Somewhere(Right::Read)),
         ("/buildnet.v1.FleetService/WatchNodes", Somewhere(Right::Read)),
         ("/buildnet.v1.ResourceService/", Somewhere(Right::Read)),

@@ -4,6 +4,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod buffers;
+mod keep;
 mod spool;
 
 use std::fs::File;
@@ -14,6 +15,7 @@ use buildnet_formats::wire::buildnet::v1::{JoinRequest, LogChunk};
 use bytes::Bytes;
 use prost::Message;
 
+pub use keep::{Spooled, keep};
 pub use spool::{RECORD_HEADER_BYTES, Record, records};
 
 /// The first byte of a JoinRequest that holds a log: field 4, of a length.

@@ -4,15 +4,19 @@ use std::ffi::c_int;
 use std::fs::File;
 use std::mem::ManuallyDrop;
 use std::os::fd::{FromRawFd, RawFd};
+use std::path::PathBuf;
 
 use buildnet_formats::wire::buildnet::v1::LogRecord;
-use buildnet_logs::{chunk_of, records};
+use buildnet_logs::{Spooled, chunk_of, keep, records};
 use bytes::Bytes;
 use prost::Message;
 use pyo3::exceptions::{PyBufferError, PyIndexError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PySlice};
+
+use crate::error::raise;
+use crate::store::PyStore;
 
 /// From here on a copy costs more than an object of its own.
 const LARGE_BYTES: usize = 16 << 10;
@@ -118,10 +122,28 @@ fn log_records(
     Ok(Some((rows.collect::<PyResult<_>>()?, used)))
 }
 
+/// Store one stream of a spooled log as the blob that it is said to be; False where the segments do not have all of it. Each
+/// is a path, and where its records begin and end.
+#[pyfunction]
+#[allow(clippy::needless_pass_by_value)]
+fn keep_log(
+    py: Python<'_>,
+    store: &PyStore,
+    digest: &str,
+    stream: u8,
+    segments: Vec<(PathBuf, u64, u64)>,
+) -> PyResult<bool> {
+    let store = store.open().map_err(raise)?;
+    let digest = digest.parse().map_err(raise)?;
+    let segments: Vec<Spooled> = segments.into_iter().map(|(path, begin, end)| Spooled { path, begin, end }).collect();
+    py.detach(|| keep(&store, digest, stream, &segments)).map_err(raise)
+}
+
 /// Add the class and the functions to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyBody>()?;
     module.add_function(wrap_pyfunction!(log_chunk, module)?)?;
     module.add_function(wrap_pyfunction!(log_record, module)?)?;
+    module.add_function(wrap_pyfunction!(keep_log, module)?)?;
     module.add_function(wrap_pyfunction!(log_records, module)?)
 }

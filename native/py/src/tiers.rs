@@ -50,6 +50,12 @@ impl PyTiers {
         py.detach(|| tiers.pull_result(result)).map_err(raise)
     }
 
+    fn blob_written(&self, py: Python<'_>, digest: &str) -> PyResult<()> {
+        let tiers = self.open().map_err(raise)?;
+        let digest: Digest = digest.parse().map_err(raise)?;
+        py.detach(|| tiers.wait_written(digest)).map_err(raise)
+    }
+
     fn result_written(&self, py: Python<'_>, instance: String, action: &str) -> PyResult<()> {
         let tiers = self.open().map_err(raise)?;
         let action: Digest = action.parse().map_err(raise)?;

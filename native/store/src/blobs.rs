@@ -387,7 +387,11 @@ fn check(expected: &Digest, data: &[u8]) -> Result<(), NativeError> {
     Ok(())
 }
 
-fn hash_open_file(file: &File, path: &Path) -> Result<Digest, NativeError> {
+/// The SHA-256 digest of an open file from its beginning; `path` is for messages.
+///
+/// # Errors
+/// `invalid_request` when it cannot be read.
+pub fn hash_open_file(file: &File, path: &Path) -> Result<Digest, NativeError> {
     let size = file.metadata().map_err(|e| unreadable(path, &e))?.size();
     let mut hasher = Hasher::default();
     let mut buffer = vec![0; buffer_bytes(size)];

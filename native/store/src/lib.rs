@@ -31,7 +31,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use buildnet_formats::{FieldValue, NativeError};
 use parking_lot::{Condvar, Mutex, RwLock};
 
-pub use crate::blobs::{BlobReader, BlobWriter, Checked, Chunk, Intake};
+pub use crate::blobs::{BlobReader, BlobWriter, Checked, Chunk, Intake, hash_open_file};
 pub use crate::completeness::{Hit, TreePage};
 pub use crate::entries::{Draft, EntryName, Kept, Origin, VALUE_BYTES_PACKED};
 pub use crate::evict::{Background, Evicted};

@@ -224,6 +224,15 @@ impl Tiers {
         done.unwrap_or_else(|error| vec![Err(error); count])
     }
 
+    /// As [`Tiers::written`] of one blob that came otherwise; blocks.
+    ///
+    /// # Errors
+    /// As [`Tiers::written`].
+    pub fn wait_written(&self, digest: Digest) -> Result<(), NativeError> {
+        let inner = Arc::clone(&self.inner);
+        self.wait(async move { inner.written(vec![digest]).await.into_iter().collect() })
+    }
+
     /// An entry is in the store that was not there before, or is another now.
     ///
     /// # Errors

@@ -24,6 +24,7 @@ from buildnet.edge.execution import ExecutionService
 from buildnet.edge.explain import ExplainService
 from buildnet.edge.fleet import LEASE_DURATION_S
 from buildnet.edge.history import teller
+from buildnet.edge.log_record import LogRecords
 from buildnet.edge.logs import LogBook
 from buildnet.edge.submission import SubmissionService, specs_of_pieces
 from buildnet.history.store import SqliteHistory
@@ -62,6 +63,7 @@ class Engine:
     descriptions: Descriptions
     pins: Pins
     announcements: Announcements
+    log_records: LogRecords
 
 
 async def opened_engine(
@@ -78,6 +80,8 @@ async def opened_engine(
     logs = await asyncio.to_thread(LogBook.opened, directory / "logs", clock)
     held.callback(logs.close)
     await held.enter_async_context(running(logs.run()))
+    log_records = LogRecords(logs, stores.keep_log)
+    held.push_async_callback(log_records.close)
     pins = Pins(directory / "keys" / "nodes")
     announcements = Announcements(Catalog(), pins, clock, controller_id=grounds.controller_id, record=grounds.record)
     messages = ActionMessages(stores.read)
@@ -129,7 +133,7 @@ async def opened_engine(
         scheduler.restore(recovered)
         graphs.restore(recovered.graphs, specs_of_pieces)
     await held.enter_async_context(running(announcements.run()))
-    return Engine(scheduler, graphs, binder, logs, history, messages, descriptions, pins, announcements)
+    return Engine(scheduler, graphs, binder, logs, history, messages, descriptions, pins, announcements, log_records)
 
 
 @contextmanager
@@ -155,4 +159,5 @@ def engine_services(
         SubmissionService(scheduler, engine.graphs, engine.binder, engine.descriptions, actions.summary),
         ExplainService(engine.history, engine.messages, scheduler, grounds.clock),
         ActionLogs(scheduler, engine.logs, stored_logs, actions.find),
+        engine.log_records,
     )

@@ -14,11 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from buildnet._native import Store, Tiers
+from buildnet._native import Store, Tiers, keep_log
 from buildnet.app.tiers import TierConfig
 from buildnet.errors import BuildNetError
 from buildnet.model.action import ActionKey
 from buildnet.model.caller import looked_up
+from buildnet.model.digest import Digest
 from buildnet.wire.native import translated
 
 log = logging.getLogger(__name__)
@@ -107,6 +108,18 @@ class NativeStores:
                     await asyncio.to_thread(self.tiers.result_written, key.instance, key.digest.text)
             except BuildNetError as error:
                 log.warning("the result of %s is in this cache only: %s", key.digest.text, error.message)
+
+    async def keep_log(self, digest: Digest, stream: int, segments: Sequence[tuple[str, int, int]]) -> bool:
+        """Store what spooled segments have of a stream as the blob that it is said to be; False where they lack some.
+
+        Raises:
+            BuildNetError: it is another, or cannot be stored as durably as an upload.
+        """
+        with translated():
+            kept = await asyncio.to_thread(keep_log, self._store, digest.text, stream, list(segments))
+            if kept and self.tiers is not None:
+                await asyncio.to_thread(self.tiers.blob_written, digest.text)
+        return kept
 
     def read(self, digest: str) -> bytes:
         """A small blob that the door has just admitted; from the page cache, so not worth a thread."""

@@ -24,6 +24,7 @@ from buildnet.model.digest import Digest
 from buildnet.ports import Progress
 from buildnet.scheduler.operation import Operation
 from buildnet.scheduler.service import Scheduler
+from buildnet.wire import times
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.buildnet.v1 import action_pb2, fleet_pb2
 from buildnet.wire.actions import digest_of
@@ -243,7 +244,8 @@ def _record(piece: LogPiece, fence: int) -> action_pb2.LogRecord | Parted:
         stream=fleet_pb2.LogStream.Name(piece.stream), offset=piece.offset, gap=piece.gap_bytes > 0, fence=fence
     )
     if piece.printed_at_unix_ms is not None:
-        record.printed_at.FromMilliseconds(piece.printed_at_unix_ms)
+        # By the worker's clock, through its message or what is left of it on the disk: any number.
+        times.set_unix_ms(record.printed_at, piece.printed_at_unix_ms)
     if isinstance(piece.data, Body):
         return Parted(record.SerializeToString() + field_of(_DATA, len(piece.data)), piece.data)
     record.data = piece.data

@@ -64,6 +64,15 @@ class Segment:
     start: tuple[int, int]
     size_bytes: int
 
+    @property
+    def extent(self) -> Extent:
+        """Where its records are."""
+        return str(self.path), _HEADER.size, self.size_bytes
+
+
+Extent = tuple[str, int, int]
+"""A file, and where in it whole records begin and end."""
+
 
 def found(directory: Path) -> dict[int, list[Path]]:
     """What an earlier process left, by fence, each log's files in their order."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 from buildnet.edge import log_spool
-from buildnet.edge.log_spool import LogPiece, Segment, SegmentReader
+from buildnet.edge.log_spool import Extent, LogPiece, Segment, SegmentReader
 from buildnet.ports import Clock
 
 log = logging.getLogger(__name__)
@@ -252,7 +252,9 @@ class LogBook:
             else:
                 spool.segments.append(segment)
         self._bytes += spool.size_bytes
-        while spool.size_bytes > self._limits.attempt_bytes_max and len(spool.segments) > 1:
+        # What is left without the oldest is enough: a log of just so many bytes is kept whole, whatever its records
+        # take.
+        while spool.segments and spool.size_bytes - spool.segments[0].size_bytes > self._limits.attempt_bytes_max:
             self._drop_first(spool)
 
     def _drop_first(self, spool: _Spool) -> None:
@@ -321,6 +323,31 @@ class LogBook:
             return None
         await self._recover(spool)
         return LogReader(spool, offsets, streams, lambda call: self._in(self._readers, call))
+
+    async def came(self, fence: int, stream: int, size_bytes: int, stall_s: float) -> bool:
+        """Whether so much of a stream was received and written, or had its turn; False once nothing of the log came for
+        `stall_s`.
+        """
+        news = asyncio.Event()
+        end_listening = self.listen(fence, news.set)
+        try:
+            while (spool := self._logs.get(fence)) is not None:
+                await self._recover(spool)
+                if spool.written[stream - 1] >= size_bytes:
+                    return True
+                news.clear()
+                async with asyncio.timeout(stall_s):
+                    await news.wait()
+            return False
+        except TimeoutError:
+            return False
+        finally:
+            end_listening()
+
+    def extents(self, fence: int) -> list[Extent]:
+        """Where what is kept of a log is, the oldest first."""
+        spool = self._logs.get(fence)
+        return [] if spool is None else [segment.extent for segment in spool.segments]
 
     def listen(self, fence: int, listener: Callable[[], None]) -> Callable[[], None]:
         """Call `listener` at every news of a log, which need not have begun; returns what ends that."""

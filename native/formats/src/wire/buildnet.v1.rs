@@ -275,6 +275,24 @@ pub struct LogTaken {
     #[prost(bool, tag = "4")]
     pub resend: bool,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeepLogRequest {
+    #[prost(uint64, tag = "1")]
+    pub fence: u64,
+    #[prost(enumeration = "LogStream", tag = "2")]
+    pub stream: i32,
+    #[prost(message, optional, tag = "3")]
+    pub digest: ::core::option::Option<
+        super::super::build::bazel::remote::execution::v2::Digest,
+    >,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeepLogResponse {
+    #[prost(bool, tag = "1")]
+    pub kept: bool,
+    #[prost(bool, tag = "2")]
+    pub waits: bool,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Done {
     #[prost(uint64, tag = "1")]

@@ -159,6 +159,24 @@ class LogTaken(_message.Message):
     resend: bool
     def __init__(self, fence: _Optional[int] = ..., stdout_offset: _Optional[int] = ..., stderr_offset: _Optional[int] = ..., resend: _Optional[bool] = ...) -> None: ...
 
+class KeepLogRequest(_message.Message):
+    __slots__ = ("fence", "stream", "digest")
+    FENCE_FIELD_NUMBER: _ClassVar[int]
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    fence: int
+    stream: LogStream
+    digest: _remote_execution_pb2.Digest
+    def __init__(self, fence: _Optional[int] = ..., stream: _Optional[_Union[LogStream, str]] = ..., digest: _Optional[_Union[_remote_execution_pb2.Digest, _Mapping]] = ...) -> None: ...
+
+class KeepLogResponse(_message.Message):
+    __slots__ = ("kept", "waits")
+    KEPT_FIELD_NUMBER: _ClassVar[int]
+    WAITS_FIELD_NUMBER: _ClassVar[int]
+    kept: bool
+    waits: bool
+    def __init__(self, kept: _Optional[bool] = ..., waits: _Optional[bool] = ...) -> None: ...
+
 class Done(_message.Message):
     __slots__ = ("fence", "status", "error_code", "result", "missing")
     FENCE_FIELD_NUMBER: _ClassVar[int]
