@@ -1,9 +1,10 @@
 //! One control group per action, below the worker's own group, so that the limits of whoever started the worker still hold.
 //!
-//! Uses whichever of cgroup v1 and v2 can really be written (kernel docs, cgroup-v1 and cgroup-v2); never moves the worker.
+//! Uses whichever of cgroup v1 and v2 can really be written (kernel docs, cgroup-v1 and cgroup-v2); moves the worker only
+//! within a group that was handed to it.
 //! The parent `buildnet` goes when its last group goes: an enclosing group must stay removable.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::sys;
 
+mod delegation;
 mod readings;
 
 use readings::Readings;
@@ -92,10 +94,16 @@ impl Hierarchies {
         })
     }
 
-    /// v2 lets a group share out controllers only if it has no processes itself, which the worker's own has. The nearest
-    /// group above that lets us is used: its limits, and those above it, still hold.
+    /// v2 lets a group share out controllers only if it has no processes itself, which the worker's own has: it is vacated if
+    /// it was handed over. Else the nearest group above that lets us is used: its limits, and those above it, still hold.
     fn second(mounts: &str, own: &str) -> Option<Self> {
         let (own_dir, mount) = own_dir_and_mount(mounts, own, "cgroup2", "")?;
+        if delegation::vacate(&own_dir, &mount) {
+            let found = Self::second_in(&own_dir);
+            if found.version == 2 {
+                return Some(found);
+            }
+        }
         let above = own_dir.ancestors().take_while(|dir| dir.starts_with(&mount));
         above.map(Self::second_in).find(|found| found.version == 2)
     }
@@ -318,17 +326,15 @@ impl Group {
         self.parts.iter().take(count).map(|part| part.group.as_path())
     }
 
-    /// A file of each group; writing "0" to one moves the writer, a process of one thread, in.
+    /// The way in for one process of one thread: with version 2 the group's directory, for the kernel to start it there.
     pub(crate) fn entrances(&self) -> io::Result<Vec<OwnedFd>> {
-        // The same to a process of one thread, but `cgroup.procs` waits for every processor to have paused, which takes
-        // some 10 ms each time (kernel/cgroup/cgroup.c, cgroup_procs_write_start).
-        let name = if self.version == 1 { "tasks" } else { "cgroup.procs" };
-        self.dirs()
-            .map(|dir| {
-                let file = OpenOptions::new().write(true).open(dir.join(name))?;
-                sys::above_stdio(file.into())
-            })
-            .collect()
+        let open = |dir: &Path| match self.version {
+            2 => File::open(dir),
+            // Writing "0" moves the writer. `cgroup.procs` would do the same, but waits for every processor to have
+            // paused, which takes some 10 ms each time (kernel/cgroup/cgroup.c, cgroup_procs_write_start).
+            _ => OpenOptions::new().write(true).open(dir.join("tasks")),
+        };
+        self.dirs().map(|dir| sys::above_stdio(open(dir)?.into())).collect()
     }
 
     /// What this action did in it.

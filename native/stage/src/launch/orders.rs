@@ -43,7 +43,7 @@ pub(crate) struct ChildFds {
     pub(crate) stderr: OwnedFd,
     pub(crate) status: OwnedFd,
     pub(crate) control: OwnedFd,
-    /// `cgroup.procs` of each group to join, open for writing.
+    /// `tasks` of each group to join, open for writing; with version 2 the directory of the only one.
     pub(crate) groups: Vec<OwnedFd>,
 }
 
