@@ -4,7 +4,7 @@
 //! its memory. Nothing that the command started outlives it.
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 use libc::{c_int, c_void};
 
@@ -22,8 +22,6 @@ const STARTED_LINGER_MS: c_int = 20;
 /// What the command's first steps leave for the supervisor: they share memory until exec.
 struct Start<'a> {
     orders: &'a Orders,
-    /// Whether it has to move to its groups itself: it was not born there.
-    moves: AtomicBool,
     stage: AtomicU32,
     errno: AtomicI32,
 }
@@ -151,19 +149,17 @@ fn run(orders: &Orders, signals: RawFd) -> Result<Ended, Failure> {
 
 /// Start the command as vfork would, on a stack of its own: no second copy of its page tables.
 fn spawn(orders: &Orders) -> Result<libc::pid_t, Failure> {
-    let start = Start { orders, moves: AtomicBool::new(false), stage: AtomicU32::new(0), errno: AtomicI32::new(0) };
+    let start = Start { orders, stage: AtomicU32::new(0), errno: AtomicI32::new(0) };
     let argument = (&raw const start).cast_mut().cast::<c_void>();
     let group = orders.fds.groups.first().filter(|group| sys::is_directory(group));
     // SAFETY: `command_main` never returns, and takes a Start that outlives it.
-    let within = group.and_then(|group| unsafe { sys::start_within(group, command_main, argument) }.ok());
-    let pid = match within {
-        Some(pid) => pid,
-        None => {
-            start.moves.store(true, Ordering::SeqCst);
-            // SAFETY: as above.
-            unsafe { sys::start(command_main, argument) }.map_err(|errno| (Stage::Clone, errno))?
+    let started = unsafe {
+        match group {
+            Some(group) => sys::start_within(group, command_main, argument),
+            None => sys::start(command_main, argument),
         }
     };
+    let pid = started.map_err(|errno| (Stage::Clone, errno))?;
     match Stage::of(start.stage.load(Ordering::SeqCst)) {
         None => Ok(pid),
         Some(stage) => {
@@ -176,27 +172,28 @@ fn spawn(orders: &Orders) -> Result<libc::pid_t, Failure> {
 extern "C" fn command_main(argument: *mut c_void) -> c_int {
     // SAFETY: `spawn` passes a Start that lives until this process execs or exits.
     let start = unsafe { &*argument.cast::<Start<'_>>() };
-    let (stage, errno) = become_command(start.orders, start.moves.load(Ordering::SeqCst));
+    let (stage, errno) = become_command(start.orders);
     start.errno.store(errno, Ordering::SeqCst);
     start.stage.store(stage as u32, Ordering::SeqCst);
     sys::exit(127)
 }
 
 /// Returns only when it could not become the command.
-fn become_command(orders: &Orders, moves: bool) -> Failure {
-    match confine(orders, moves) {
+fn become_command(orders: &Orders) -> Failure {
+    match confine(orders) {
         Ok(()) => (Stage::Exec, exec(orders)),
         Err(failure) => failure,
     }
 }
 
-fn confine(orders: &Orders, moves: bool) -> Result<(), Failure> {
+fn confine(orders: &Orders) -> Result<(), Failure> {
     let descriptors = |errno| (Stage::Descriptors, errno);
     let privileges = |errno| (Stage::Privileges, errno);
     // SAFETY: no arguments; a fresh process never leads a group, so it cannot fail.
     unsafe { libc::setsid() };
-    if moves {
-        orders.fds.groups.iter().try_for_each(join).map_err(|errno| (Stage::Cgroup, errno))?;
+    // A directory is a group that it was born in.
+    for group in orders.fds.groups.iter().filter(|group| !sys::is_directory(group)) {
+        sys::write(group.as_raw_fd(), b"0").map_err(|errno| (Stage::Cgroup, errno))?;
     }
     let fds = &orders.fds;
     for (from, to) in [(&fds.stdin, 0), (&fds.stdout, 1), (&fds.stderr, 2)] {
@@ -216,17 +213,6 @@ fn confine(orders: &Orders, moves: bool) -> Result<(), Failure> {
     // Their actions are the launcher's: the defaults.
     sys::set_signal_mask(false);
     Ok(())
-}
-
-/// Move to a group by its file of members, or by that in its directory.
-fn join(group: &OwnedFd) -> Result<(), Errno> {
-    if !sys::is_directory(group) {
-        return sys::write(group.as_raw_fd(), b"0").map(drop);
-    }
-    let members = sys::open_in(group, c"cgroup.procs")?;
-    let moved = sys::write(members, b"0").map(drop);
-    sys::close(members);
-    moved
 }
 
 /// As execvp(3): a candidate that is absent or forbidden does not end the search.

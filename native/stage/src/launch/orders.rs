@@ -43,7 +43,7 @@ pub(crate) struct ChildFds {
     pub(crate) stderr: OwnedFd,
     pub(crate) status: OwnedFd,
     pub(crate) control: OwnedFd,
-    /// `tasks` of each group to join, open for writing; with version 2 the directory of the only one.
+    /// The members' file of each group to join, open for writing; or the directory of the one to be born in (version 2).
     pub(crate) groups: Vec<OwnedFd>,
 }
 

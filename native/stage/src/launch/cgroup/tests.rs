@@ -46,6 +46,8 @@ impl Fake {
         let mut group = Group {
             name: "fake".into(),
             version: 2,
+            born: true,
+            killed: AtomicBool::new(false),
             parts: vec![part(Kind::Memory), part(Kind::Pids)],
             wants,
             before: Sight::default(),
@@ -111,6 +113,15 @@ fn version_two_renews_no_group_that_is_full_or_inhabited() {
 }
 
 #[test]
+fn version_two_renews_no_group_that_was_killed() {
+    let fake = Fake::new(&[("memory.current", "0"), ("pids.current", "0")]);
+    let mut group = std::mem::ManuallyDrop::new(fake.group(WANTS));
+    assert!(group.renew(Sight::default()));
+    group.kill();
+    assert!(!group.renew(Sight::default()), "what is born there would die at once");
+}
+
+#[test]
 fn damaged_tables_name_no_group() {
     for text in ["", " - ", "a - cgroup", "1 2 3 - cgroup x memory", "::\n:\n"] {
         assert_eq!(own_dir(text, text, "cgroup", "memory"), None);
@@ -134,7 +145,7 @@ impl Own {
     }
 
     fn members(&self, below: &str) -> String {
-        fs::read_to_string(self.dir.join(below).join("cgroup.procs")).unwrap()
+        fs::read_to_string(self.dir.join(below).join(MEMBERS)).unwrap()
     }
 
     fn mark(&self) {
@@ -163,7 +174,7 @@ fn only_a_group_that_was_handed_over_is_vacated() {
     let Some(own) = Own::new("vacate") else { return };
     let mut member = std::process::Command::new("sleep").arg("60").spawn().unwrap();
     let pid = format!("{}\n", member.id());
-    fs::write(own.dir.join("cgroup.procs"), &pid).unwrap();
+    fs::write(own.dir.join(MEMBERS), &pid).unwrap();
     let above = own.dir.parent().unwrap();
     let refused = delegation::vacate(&own.dir, above);
     let left = (own.members(""), own.dir.join("buildnet-self").exists());
