@@ -14,6 +14,7 @@ from buildnet.cli import options
 from buildnet.errors import BuildNetError
 
 _FREE_BYTES_WANTED = 1 << 30
+_GROUP_REMEDY = "run as root, or in a unit of systemd's: systemd-run --user --scope -p Delegate=yes buildnet ..."
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,9 @@ def _machine(state: Path) -> list[Finding]:
         ("mount_namespace", "actions can read and write what this user can; run as root or allow user namespaces"),
         ("pid_namespace", "processes that an action leaves behind may live on; run as root or allow user namespaces"),
         ("network_namespace", "actions can use the network; run as root or allow user namespaces"),
-        ("cgroup_memory", "memory is not bounded; delegate a cgroup or run as root"),
-        ("cgroup_pids", "a fork bomb is bounded only by rlimits; delegate a cgroup or run as root"),
+        ("cgroup_memory", f"memory is bounded for each process only; {_GROUP_REMEDY}"),
+        ("cgroup_pids", f"a fork bomb is bounded only by rlimits; {_GROUP_REMEDY}"),
+        ("cgroup_cpu", f"processors are shared out by the kernel alone; {_GROUP_REMEDY}"),
     ):
         have = bool(isolation.get(name))
         state_of: Literal["ok", "warn"] = "ok" if have else "warn"

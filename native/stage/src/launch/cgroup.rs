@@ -1,23 +1,28 @@
 //! One control group per action, below the worker's own group, so that the limits of whoever started the worker still hold.
 //!
-//! Uses whichever of cgroup v1 and v2 can really be written (kernel docs, cgroup-v1 and cgroup-v2); never moves the worker.
+//! Uses whichever of cgroup v1 and v2 can really be written (kernel docs, cgroup-v1 and cgroup-v2); moves the worker only
+//! within a group that was handed to it.
 //! The parent `buildnet` goes when its last group goes: an enclosing group must stay removable.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::sys;
 
+mod delegation;
 mod readings;
+mod trials;
 
 use readings::Readings;
+use trials::{can_be_born, can_bound, with_probe};
 
 const PARENT: &str = "buildnet";
+const MEMBERS: &str = "cgroup.procs";
 const REMOVE_WAIT: Duration = Duration::from_secs(2);
 
 /// A resource that a group bounds.
@@ -33,6 +38,8 @@ enum Kind {
 pub(crate) struct Hierarchies {
     /// 1, 2, or 0 when nothing can be written.
     pub(crate) version: u8,
+    /// Whether the kernel starts a process within a group.
+    born: bool,
     memory: Option<PathBuf>,
     pids: Option<PathBuf>,
     cpu: Option<PathBuf>,
@@ -82,7 +89,7 @@ impl Hierarchies {
         };
         let (memory, pids) = (usable("memory", files[0]), usable("pids", files[1]));
         let version = if memory.is_some() || pids.is_some() { version } else { 0 };
-        Self { version, memory, pids, cpu: usable("cpu", files[2]) }
+        Self { version, born: false, memory, pids, cpu: usable("cpu", files[2]) }
     }
 
     fn first(mounts: &str, own: &str) -> Self {
@@ -92,16 +99,24 @@ impl Hierarchies {
         })
     }
 
-    /// v2 lets a group share out controllers only if it has no processes itself, which the worker's own has. The nearest
-    /// group above that lets us is used: its limits, and those above it, still hold.
+    /// v2 lets a group share out controllers only if it has no processes itself, which the worker's own has: it is vacated if
+    /// it was handed over. Else the nearest group above that lets us is used: its limits, and those above it, still hold.
     fn second(mounts: &str, own: &str) -> Option<Self> {
         let (own_dir, mount) = own_dir_and_mount(mounts, own, "cgroup2", "")?;
+        if delegation::vacate(&own_dir, &mount) {
+            let found = Self::second_in(&own_dir);
+            if found.version == 2 {
+                return Some(found);
+            }
+        }
         let above = own_dir.ancestors().take_while(|dir| dir.starts_with(&mount));
         above.map(Self::second_in).find(|found| found.version == 2)
     }
 
     fn second_in(dir: &Path) -> Self {
-        Self::of(2, |_, file| can_bound(dir, file).then(|| dir.to_owned()))
+        let found = Self::of(2, |_, file| can_bound(dir, file).then(|| dir.to_owned()));
+        let born = found.version == 2 && with_probe(dir, can_be_born);
+        Self { born, ..found }
     }
 }
 
@@ -131,28 +146,6 @@ fn own_dir_and_mount(mounts: &str, own: &str, kind: &str, controller: &str) -> O
     let below = path.strip_prefix(root.trim_end_matches('/')).unwrap_or("");
     let point = PathBuf::from(point);
     Some((point.join(below.trim_start_matches('/')), point))
-}
-
-/// Whether a process of ours can really enter a new group there that has this limit.
-fn can_bound(dir: &Path, file: &str) -> bool {
-    let name = unique("probe");
-    let Ok(group) = make(dir, &name) else {
-        return false;
-    };
-    let entered = group.join(file).exists() && can_enter(&group);
-    remove(dir, &name) && entered
-}
-
-fn can_enter(group: &Path) -> bool {
-    let Ok(procs) = OpenOptions::new().write(true).open(group.join("cgroup.procs")) else {
-        return false;
-    };
-    // SAFETY: the child makes one system call and exits.
-    match unsafe { sys::fork_into(0) } {
-        Ok(0) => sys::exit(i32::from(sys::write(procs.as_raw_fd(), b"0").is_err())),
-        Ok(pid) => sys::wait_for(pid) == 0,
-        Err(_) => false,
-    }
 }
 
 /// A name that no other process and no other action of this one uses.
@@ -221,6 +214,9 @@ struct Part {
 pub(crate) struct Group {
     name: String,
     version: u8,
+    born: bool,
+    /// By `cgroup.kill`, after which nothing is born in it.
+    killed: AtomicBool,
     parts: Vec<Part>,
     pub(crate) wants: Wants,
     /// What earlier actions in it did: the kernel counts on.
@@ -255,6 +251,8 @@ impl Group {
         let mut group = Self {
             name: unique(name),
             version: here.version,
+            born: here.born,
+            killed: AtomicBool::new(false),
             parts: Vec::new(),
             wants,
             before: Sight::default(),
@@ -318,17 +316,15 @@ impl Group {
         self.parts.iter().take(count).map(|part| part.group.as_path())
     }
 
-    /// A file of each group; writing "0" to one moves the writer, a process of one thread, in.
+    /// The ways in for one process of one thread: the directory that the kernel starts it in, else files to write "0" to.
     pub(crate) fn entrances(&self) -> io::Result<Vec<OwnedFd>> {
         // The same to a process of one thread, but `cgroup.procs` waits for every processor to have paused, which takes
         // some 10 ms each time (kernel/cgroup/cgroup.c, cgroup_procs_write_start).
-        let name = if self.version == 1 { "tasks" } else { "cgroup.procs" };
-        self.dirs()
-            .map(|dir| {
-                let file = OpenOptions::new().write(true).open(dir.join(name))?;
-                sys::above_stdio(file.into())
-            })
-            .collect()
+        let name = if self.version == 1 { "tasks" } else { MEMBERS };
+        let open = |dir: &Path| {
+            if self.born { File::open(dir) } else { OpenOptions::new().write(true).open(dir.join(name)) }
+        };
+        self.dirs().map(|dir| sys::above_stdio(open(dir)?.into())).collect()
     }
 
     /// What this action did in it.
@@ -343,7 +339,7 @@ impl Group {
 
     /// Make it as new for another action, after `look` saw so much; false when it cannot be, or when it is not empty.
     pub(crate) fn renew(&mut self, seen: Sight) -> bool {
-        if !self.is_empty() {
+        if *self.killed.get_mut() || !self.is_empty() {
             return false;
         }
         if let Some(limit) = self.part(Kind::Memory).and(self.wants.memory_bytes) {
@@ -364,7 +360,7 @@ impl Group {
         if let Some(members) = self.readings.members() {
             return members == Some(0);
         }
-        self.dirs().all(|dir| fs::read_to_string(dir.join("cgroup.procs")).is_ok_and(|text| text.is_empty()))
+        self.dirs().all(|dir| fs::read_to_string(dir.join(MEMBERS)).is_ok_and(|text| text.is_empty()))
     }
 
     /// SIGKILL to every member, for what has left the process group.
@@ -372,9 +368,10 @@ impl Group {
         for dir in self.dirs() {
             // v2 since Linux 5.14: nobody gets away by forking (cgroup-v2.rst, cgroup.kill).
             if self.version == 2 && fs::write(dir.join("cgroup.kill"), "1").is_ok() {
+                self.killed.store(true, Ordering::SeqCst);
                 continue;
             }
-            let members = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+            let members = fs::read_to_string(dir.join(MEMBERS)).unwrap_or_default();
             for pid in members.lines().filter_map(|line| line.parse().ok()) {
                 // A pid of 0 is one of another pid namespace: not ours to name.
                 if pid > 1 {

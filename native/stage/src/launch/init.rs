@@ -18,7 +18,6 @@ use super::sys::{self, Errno};
 const EXEC_BUSY_TRIES: u32 = 200;
 /// A command that ends within this is told of once, by its end: each report wakes the worker.
 const STARTED_LINGER_MS: c_int = 20;
-const COMMAND_STACK_BYTES: usize = 64 << 10;
 
 /// What the command's first steps leave for the supervisor: they share memory until exec.
 struct Start<'a> {
@@ -150,17 +149,17 @@ fn run(orders: &Orders, signals: RawFd) -> Result<Ended, Failure> {
 
 /// Start the command as vfork would, on a stack of its own: no second copy of its page tables.
 fn spawn(orders: &Orders) -> Result<libc::pid_t, Failure> {
-    let stack = Vec::<u8>::with_capacity(COMMAND_STACK_BYTES);
-    // The highest aligned address: stacks grow down.
-    let top = (stack.as_ptr() as usize + COMMAND_STACK_BYTES) & !0xF;
     let start = Start { orders, stage: AtomicU32::new(0), errno: AtomicI32::new(0) };
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
     let argument = (&raw const start).cast_mut().cast::<c_void>();
-    // SAFETY: the child runs `command_main` on its own stack while this thread is suspended; it ends in exec or exit.
-    let pid = unsafe { libc::clone(command_main, top as *mut c_void, flags, argument) };
-    if pid < 0 {
-        return Err((Stage::Clone, sys::errno()));
-    }
+    let group = orders.fds.groups.first().filter(|group| sys::is_directory(group));
+    // SAFETY: `command_main` never returns, and takes a Start that outlives it.
+    let started = unsafe {
+        match group {
+            Some(group) => sys::start_within(group, command_main, argument),
+            None => sys::start(command_main, argument),
+        }
+    };
+    let pid = started.map_err(|errno| (Stage::Clone, errno))?;
     match Stage::of(start.stage.load(Ordering::SeqCst)) {
         None => Ok(pid),
         Some(stage) => {
@@ -192,7 +191,8 @@ fn confine(orders: &Orders) -> Result<(), Failure> {
     let privileges = |errno| (Stage::Privileges, errno);
     // SAFETY: no arguments; a fresh process never leads a group, so it cannot fail.
     unsafe { libc::setsid() };
-    for group in &orders.fds.groups {
+    // A directory is a group that it was born in.
+    for group in orders.fds.groups.iter().filter(|group| !sys::is_directory(group)) {
         sys::write(group.as_raw_fd(), b"0").map_err(|errno| (Stage::Cgroup, errno))?;
     }
     let fds = &orders.fds;

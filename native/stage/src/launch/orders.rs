@@ -43,7 +43,7 @@ pub(crate) struct ChildFds {
     pub(crate) stderr: OwnedFd,
     pub(crate) status: OwnedFd,
     pub(crate) control: OwnedFd,
-    /// `cgroup.procs` of each group to join, open for writing.
+    /// The members' file of each group to join, open for writing; or the directory of the one to be born in (version 2).
     pub(crate) groups: Vec<OwnedFd>,
 }
 

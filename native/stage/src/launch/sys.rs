@@ -10,8 +10,10 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use libc::{c_int, c_long, c_uint, c_ulong, c_void};
 
 mod mount;
+mod start;
 
 pub(crate) use mount::*;
+pub(crate) use start::*;
 
 /// A bare errno: making an `io::Error` is safe here too, but the report to the parent is a number anyway.
 pub(crate) type Errno = c_int;

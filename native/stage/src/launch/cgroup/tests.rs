@@ -46,6 +46,8 @@ impl Fake {
         let mut group = Group {
             name: "fake".into(),
             version: 2,
+            born: true,
+            killed: AtomicBool::new(false),
             parts: vec![part(Kind::Memory), part(Kind::Pids)],
             wants,
             before: Sight::default(),
@@ -111,8 +113,113 @@ fn version_two_renews_no_group_that_is_full_or_inhabited() {
 }
 
 #[test]
+fn version_two_renews_no_group_that_was_killed() {
+    let fake = Fake::new(&[("memory.current", "0"), ("pids.current", "0")]);
+    let mut group = std::mem::ManuallyDrop::new(fake.group(WANTS));
+    assert!(group.renew(Sight::default()));
+    group.kill();
+    assert!(!group.renew(Sight::default()), "what is born there would die at once");
+}
+
+#[test]
 fn damaged_tables_name_no_group() {
     for text in ["", " - ", "a - cgroup", "1 2 3 - cgroup x memory", "::\n:\n"] {
         assert_eq!(own_dir(text, text, "cgroup", "memory"), None);
     }
+}
+
+/// A group of version 2 of a test's own, below this process's; None where none can be made, which is said.
+struct Own {
+    dir: PathBuf,
+}
+
+impl Own {
+    fn new(name: &str) -> Option<Self> {
+        let read = |path| fs::read_to_string(path).unwrap_or_default();
+        let found = own_dir_and_mount(&read("/proc/self/mountinfo"), &read("/proc/self/cgroup"), "cgroup2", "");
+        let dir = found.map(|(dir, _)| dir.join(unique(name))).filter(|dir| fs::create_dir(dir).is_ok());
+        if dir.is_none() {
+            eprintln!("SKIPPED {name}: no group of version 2 can be made here");
+        }
+        dir.map(|dir| Self { dir })
+    }
+
+    fn members(&self, below: &str) -> String {
+        fs::read_to_string(self.dir.join(below).join(MEMBERS)).unwrap()
+    }
+
+    fn mark(&self) {
+        let path = std::ffi::CString::new(self.dir.to_str().unwrap()).unwrap();
+        let name = c"user.delegate";
+        // SAFETY: both texts end with NUL; one byte is given.
+        let set = unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), b"1".as_ptr().cast(), 1, 0) };
+        assert_eq!(set, 0, "{}", io::Error::last_os_error());
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        let end = Instant::now() + REMOVE_WAIT;
+        for dir in [self.dir.join("buildnet-self"), self.dir.clone()] {
+            // What has just ended may be counted a moment longer.
+            while dir.exists() && fs::remove_dir(&dir).is_err() && Instant::now() < end {
+                sys::nap_ms(1);
+            }
+        }
+    }
+}
+
+#[test]
+fn only_a_group_that_was_handed_over_is_vacated() {
+    let Some(own) = Own::new("vacate") else { return };
+    let mut member = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+    let pid = format!("{}\n", member.id());
+    fs::write(own.dir.join(MEMBERS), &pid).unwrap();
+    let above = own.dir.parent().unwrap();
+    let refused = delegation::vacate(&own.dir, above);
+    let left = (own.members(""), own.dir.join("buildnet-self").exists());
+    own.mark();
+    // Twice: a second worker of the same group finds the leaf there.
+    let vacated = [delegation::vacate(&own.dir, above), delegation::vacate(&own.dir, above)];
+    let moved = (own.members(""), own.members("buildnet-self"));
+    member.kill().unwrap();
+    member.wait().unwrap();
+    assert_eq!((refused, left), (false, (pid.clone(), false)));
+    assert_eq!((vacated, moved), ([true, true], (String::new(), pid)));
+}
+
+/// Runs as a process of its own that shares this one's memory: exits with 0 if it is where its argument says.
+extern "C" fn is_within(argument: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: the test passes a CString that it keeps.
+    let name = unsafe { std::ffi::CStr::from_ptr(argument.cast()) }.to_bytes();
+    let mut text = [0u8; 4096];
+    let fd = sys::open(c"/proc/self/cgroup", libc::O_RDONLY, 0).unwrap_or(-1);
+    let count = sys::read(fd, &mut text).unwrap_or(0);
+    let found = text[..count].windows(name.len()).any(|window| window == name);
+    sys::close(fd);
+    sys::exit(libc::c_int::from(!found))
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn a_command_is_born_in_its_group() {
+    let Some(own) = Own::new("born") else { return };
+    let name = std::ffi::CString::new(own.dir.file_name().unwrap().to_str().unwrap()).unwrap();
+    let group: OwnedFd = File::open(&own.dir).unwrap().into();
+    assert!(sys::is_directory(&group));
+    let argument = name.as_ptr().cast_mut().cast();
+    // SAFETY: `is_within` ends in exit, and takes a C string.
+    let within = unsafe { sys::start_within(&group, is_within, argument) }.map(sys::wait_for);
+    // SAFETY: as above.
+    let without = unsafe { sys::start(is_within, argument) }.map(sys::wait_for);
+    assert_eq!((within, without), (Ok(0), Ok(1 << 8)));
+}
+
+#[test]
+fn a_descriptor_that_is_no_group_starts_nothing() {
+    let other: OwnedFd = File::open("/").unwrap().into();
+    let name = c"x";
+    // SAFETY: as above.
+    let started = unsafe { sys::start_within(&other, is_within, name.as_ptr().cast_mut().cast()) };
+    assert!(started.is_err());
 }
