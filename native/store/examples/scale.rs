@@ -1,13 +1,15 @@
-//! One measurement of a store for bench/store_scale.py: `fill ROOT COUNT` or `open ROOT COUNT`. It prints JSON and judges
-//! nothing.
+//! One measurement of a store for bench/store_scale.py: `fill ROOT COUNT`, then `open ROOT COUNT`, then `hits ROOT COUNT`.
+//! It prints JSON and judges nothing.
 
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
 use buildnet_formats::{Digest, NativeError};
-use buildnet_store::{Options, Store};
+use buildnet_store::{Draft, Options, Origin, Store};
+use prost::Message;
 
 const BLOB_BYTES: usize = 512;
 const BATCH: u64 = 100;
@@ -38,6 +40,21 @@ fn resident_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+/// What every action of these has: two files and a log, of three blobs that are there.
+fn result(outputs: &[Digest]) -> Vec<u8> {
+    let file = |path: &str, digest: &Digest| re::OutputFile {
+        path: path.to_owned(),
+        digest: Some(digest.to_message()),
+        ..Default::default()
+    };
+    let result = re::ActionResult {
+        output_files: vec![file("out/program", &outputs[0]), file("out/program.d", &outputs[1])],
+        stdout_digest: Some(outputs[2].to_message()),
+        ..Default::default()
+    };
+    result.encode_to_vec()
 }
 
 type Facts = Result<Vec<(&'static str, f64)>, NativeError>;
@@ -89,12 +106,34 @@ fn measure(root: &Path, count: u64) -> Facts {
     ])
 }
 
+/// Put a result for each of `count` actions, and ask for any of them: what a store that was just filled costs a hit.
+fn hits(root: &Path, count: u64) -> Facts {
+    let store = open(root)?;
+    let outputs: Vec<Digest> = (0..3).map(|number| Digest::of(&content(number))).collect();
+    let value = bytes::Bytes::from(result(&outputs));
+    for first in (0..count).step_by(BATCH as usize) {
+        let drafts = (first..count.min(first + BATCH))
+            .map(|number| Ok((Draft::action("", &Digest::of(&content(number)), value.clone())?, Origin::Client(None))))
+            .collect::<Result<Vec<_>, NativeError>>()?;
+        store.put_drafts(drafts)?;
+    }
+    let actions: Vec<Digest> = (0..ASKED).map(|step| Digest::of(&content(scattered(step, count)))).collect();
+    let began = ran();
+    let mut missing = 0;
+    for action in &actions {
+        missing += usize::from(store.get_action_result("", action)?.is_none());
+    }
+    let hit_s = (ran() - began).as_secs_f64();
+    Ok(vec![("missing", missing as f64), ("hits_per_s", ASKED as f64 / hit_s)])
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().collect();
-    let [_, what, root, count] = arguments.as_slice() else { return Err("fill|open ROOT COUNT".into()) };
+    let [_, what, root, count] = arguments.as_slice() else { return Err("fill|open|hits ROOT COUNT".into()) };
     let count = count.parse()?;
     let facts = match what.as_str() {
         "fill" => fill(Path::new(root), count)?,
+        "hits" => hits(Path::new(root), count)?,
         _ => measure(Path::new(root), count)?,
     };
     let facts: Vec<String> = facts.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();

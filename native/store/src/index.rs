@@ -108,7 +108,12 @@ impl Index {
     }
 
     fn touch_by(&self, tag: u32, key: &Key, now_s: u64) -> Option<Place> {
-        let (_, number) = self.table.find(tag, |slot| self.slot(slot).key == *key)?;
+        let (_, number) = self.table.find(tag, |slot| {
+            // Its key and its place are on two lines as often as not: they are waited for together.
+            let slot = self.slot(slot);
+            ask_for(slot);
+            slot.key == *key
+        })?;
         let slot = self.slot(number);
         let used = stamp(now_s) | REFERENCED;
         // Reading first keeps the cache line shared when many ask for the same record within a second.

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use buildnet_formats::NativeError;
 use parking_lot::{Condvar, Mutex, RwLock};
 
+use crate::ahead;
 use crate::appending::Appending;
 use crate::index::Place;
 use crate::record::{HEADER_BYTES, Header, Key, Kind, Salt, aligned, crc};
@@ -53,6 +54,8 @@ impl<'a> Record<'a> {
 
 struct Active {
     segment: Arc<Segment>,
+    /// Up to where the segment's file is filled.
+    filled: u64,
     rows: Vec<Row>,
     buffer: Vec<u8>,
     /// Bytes of large files whose records are here.
@@ -139,13 +142,14 @@ impl Log {
             }
         };
         let large_bytes = rows.iter().map(Row::large_bytes).sum();
-        let promised = if power { mark(segment.number, segment.end.load(Ordering::Relaxed)) } else { u64::MAX };
+        let filled = segment.end.load(Ordering::Relaxed);
+        let promised = if power { mark(segment.number, filled) } else { u64::MAX };
         Ok(Self {
             directory: directory.to_owned(),
             salt,
             segment_bytes: segment_bytes.min(SEGMENT_BYTES_MAX),
             durability,
-            active: Mutex::new(Active { segment, rows, buffer: Vec::new(), large_bytes, appends: 0 }),
+            active: Mutex::new(Active { segment, filled, rows, buffer: Vec::new(), large_bytes, appends: 0 }),
             segments: RwLock::new(segments),
             bytes: AtomicU64::new(bytes),
             synced: Mutex::default(),
@@ -189,7 +193,7 @@ impl Log {
         if over && end > 0 {
             self.roll(active)?;
         }
-        let Active { segment, rows, buffer, large_bytes, appends } = active;
+        let Active { segment, filled, rows, buffer, large_bytes, appends } = active;
         let mut appending = Appending::new(std::mem::take(buffer));
         let start = segment.end.load(Ordering::Relaxed);
         let first = rows.len();
@@ -204,7 +208,9 @@ impl Log {
                 removed: record.kind == Kind::Removed,
             });
         }
-        let (written, length) = (appending.write_at(&segment.file, start), appending.len() as u64);
+        let length = appending.len() as u64;
+        *filled = ahead::fill(&segment.file, *filled, start + length, self.segment_bytes);
+        let written = appending.write_at(&segment.file, start);
         *buffer = appending.into_buffer();
         if buffer.capacity() > BUFFER_BYTES_KEPT {
             *buffer = Vec::new();
@@ -213,8 +219,11 @@ impl Log {
             rows.truncate(first);
             // What was written of it is overwritten by the next, or cut off when the store is opened.
             let _ = segment.file.set_len(start);
+            *filled = start;
             return Err(unusable(&segment.path, &error));
         }
+        // What went beyond the last step filled the file too.
+        *filled = (start + length).max(*filled);
         segment.end.fetch_add(length, Ordering::Release);
         self.bytes.fetch_add(length, Ordering::Relaxed);
         for (number, row) in numbers.into_iter().zip(&rows[first..]) {
@@ -241,6 +250,8 @@ impl Log {
     fn roll(&self, active: &mut Active) -> Result<(), NativeError> {
         let next = Arc::new(Segment::create(&self.directory, active.segment.number + 1, self.salt)?);
         let prepared = || {
+            let Segment { file, path, end, .. } = &*active.segment;
+            file.set_len(end.load(Ordering::Relaxed)).map_err(|e| unusable(path, &e))?;
             if self.durability == Durability::Power {
                 self.flush(&active.segment)?;
                 sync_directory(&self.directory)?;
@@ -256,6 +267,7 @@ impl Log {
         // What stands before it was flushed just now.
         self.promised.fetch_max(mark(next.number, 0), Ordering::AcqRel);
         active.segment = next;
+        active.filled = 0;
         active.rows = Vec::new();
         active.large_bytes = 0;
         Ok(())
@@ -347,6 +359,14 @@ impl Log {
 
     pub(crate) fn segment_count(&self) -> usize {
         self.segments.read().len()
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        let Active { segment, .. } = self.active.get_mut();
+        // In an orderly end the file ends where its records do; else the next open sees to that.
+        let _ = segment.file.set_len(segment.end.load(Ordering::Relaxed));
     }
 }
 

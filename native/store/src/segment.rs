@@ -16,6 +16,8 @@ const INDEX_MAGIC: [u8; 8] = *b"BNidx003";
 const INDEX_HEADER_BYTES: usize = 24;
 const ROW_BYTES: usize = 56;
 const HASH_BYTES_MAX: usize = 64;
+/// What the kernel copies whole or not at all.
+const PAGE_BYTES: usize = 4 << 10;
 
 /// One record as the index is told of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,6 +198,7 @@ fn scan(salt: Salt, bytes: &[u8]) -> Scan {
     let mut found = Scan { rows: Vec::new(), end: 0, damaged: 0 };
     let mut at = 0;
     let mut lost = false;
+    let written = written(bytes).len();
     while at + HEADER_BYTES <= bytes.len() {
         let Some(header) = Header::decode(salt, &bytes[at..]) else {
             lost = true;
@@ -207,6 +210,10 @@ fn scan(salt: Salt, bytes: &[u8]) -> Scan {
         let Some(payload) = bytes.get(payload_at..record_end) else { break };
         let name = &bytes[at + HEADER_BYTES..payload_at];
         let sound = crc(payload) == header.payload_crc;
+        // The kernel was copying it, a page at a time, when its writer was killed: it was never acknowledged.
+        if !sound && written.next_multiple_of(PAGE_BYTES) < record_end {
+            break;
+        }
         found.damaged += u64::from(lost) + u64::from(!sound);
         lost = false;
         if let (true, Some(key), Ok(offset)) = (sound, Key::of_record(&header, name), u32::try_from(at)) {
@@ -225,9 +232,19 @@ fn scan(salt: Salt, bytes: &[u8]) -> Scan {
     found
 }
 
+/// Without the zeros at its end, which are what the file was filled with ahead of its records.
+fn written(bytes: &[u8]) -> &[u8] {
+    let last = bytes.iter().rposition(|byte| *byte != 0);
+    &bytes[..last.map_or(0, |last| last + 1)]
+}
+
 /// Whether these bytes may be the beginning of one record, as a killed process leaves them behind the last one.
 fn is_torn(salt: Salt, rest: &[u8]) -> bool {
-    if rest.len() < HEADER_BYTES || Header::decode(salt, rest).is_some() {
+    if Header::decode(salt, rest).is_some() {
+        return true;
+    }
+    let rest = written(rest);
+    if rest.len() < HEADER_BYTES {
         return true;
     }
     rest[..4] == salt.0[..4] && rest.len() < HEADER_BYTES + usize::from(u16::from_le_bytes([rest[8], rest[9]]))
@@ -330,6 +347,23 @@ mod tests {
                 whole_records += usize::from(length - (record.len() - HEADER_BYTES - 32 - payload.len()) <= cut);
             }
             prop_assert_eq!(kept, whole_records);
+        }
+
+        #[test]
+        fn what_a_killed_process_was_writing_into_zeros_is_no_damage(
+            lengths in proptest::collection::vec(0usize..9_000, 1..6), pages in 0usize..12, zeros in 0usize..40_000
+        ) {
+            let records: Vec<Vec<u8>> = lengths.iter().enumerate().map(|(n, l)| record(&vec![n as u8 + 1; *l])).collect();
+            let whole = records.concat();
+            let cut = whole.len().min(pages * PAGE_BYTES);
+            let found = scan(SALT, &[&whole[..cut], &vec![0; zeros + whole.len() - cut]].concat());
+            let mut end = 0;
+            let kept = records.iter().zip(&lengths).take_while(|(record, length)| {
+                end += record.len();
+                end - (record.len() - HEADER_BYTES - 32 - **length) <= cut
+            });
+            let kept: usize = kept.map(|(record, _)| record.len()).sum();
+            prop_assert_eq!((found.end, found.damaged), (kept as u64, 0));
         }
 
         #[test]

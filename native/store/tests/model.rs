@@ -85,9 +85,12 @@ fn value(value: u16) -> Vec<u8> {
 
 /// Cut the segment that grows in the middle of a write that follows everything acknowledged.
 fn tear(root: &Path, store: Arc<Store>, cut: u16) {
+    // A file ends with its last record once its store is closed.
+    drop(store);
     let newest = || fs::read_dir(root.join("segments")).unwrap().map(|e| e.unwrap().path());
     let newest = newest().filter(|p| p.extension().is_some_and(|e| e == "seg")).max().unwrap();
     let before = fs::metadata(&newest).unwrap().len();
+    let store = open(root);
     store.put_bytes(&[cut.to_le_bytes().as_slice(), &[7; 90]].concat()).unwrap();
     drop(store);
     let after = fs::metadata(&newest).unwrap().len();
