@@ -48,7 +48,7 @@ def _since_ms(since: str | None) -> int | None:
     "--of", "instances", multiple=True, metavar="INSTANCE", help="Only entries of this instance and those below it."
 )
 @_since
-@click.option("--from", "start", type=click.IntRange(min=0), help=f"First entry.  [default: the last {_LAST}]")
+@click.option("--from", "start", type=options.INDEX, help=f"First entry.  [default: the last {_LAST}]")
 @options.as_json
 def tail(
     url: str | None,
@@ -95,7 +95,7 @@ def _cut(text: str) -> str:
 @command.command("show", epilog="Example: buildnet ledger show 12")
 @options.of_server
 @options.as_json
-@click.argument("index", type=click.IntRange(min=0))
+@click.argument("index", type=options.INDEX)
 def show(url: str | None, state: Path | None, instance: str, as_json: bool, index: int) -> None:
     """Print one entry whole."""
     with options.connected(url, state, instance) as client:
@@ -114,7 +114,7 @@ def show(url: str | None, state: Path | None, instance: str, as_json: bool, inde
 @options.of_server
 @_out
 @options.as_json
-@click.argument("index", type=click.IntRange(min=0))
+@click.argument("index", type=options.INDEX)
 def prove(url: str | None, state: Path | None, instance: str, out: Path | None, as_json: bool, index: int) -> None:
     """Fetch one entry with its proof and check the proof here, against the signed checkpoint."""
     with options.connected(url, state, instance) as client:
@@ -315,8 +315,8 @@ def statement(
 
 @command.command("export", epilog="Example: buildnet ledger export --from 100 --to 200 > entries.jsonl")
 @options.of_server
-@click.option("--from", "start", type=click.IntRange(min=0), default=0, show_default=True, help="First entry.")
-@click.option("--to", "end", type=click.IntRange(min=0), help="The entry to end before.  [default: the newest]")
+@click.option("--from", "start", type=options.INDEX, default=0, show_default=True, help="First entry.")
+@click.option("--to", "end", type=options.INDEX, help="The entry to end before.  [default: the newest]")
 @click.option("--json", "as_json", is_flag=True, help="As without it: it is always JSON lines.")
 def export(url: str | None, state: Path | None, instance: str, start: int, end: int | None, as_json: bool) -> None:
     """Print entries as JSON lines, each with its index and its leaf's exact text."""
