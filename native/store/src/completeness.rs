@@ -252,7 +252,8 @@ impl Store {
         for directory in &result.output_directories {
             // A client that is told of a directory without contents could only fail, or make an empty one.
             if directory.tree_digest.is_none() && directory.root_directory_digest.is_none() {
-                let message = format!("output directory {:?} names neither a tree nor a root directory", directory.path);
+                let message =
+                    format!("output directory {:?} names neither a tree nor a root directory", directory.path);
                 return Err(NativeError::invalid("output_directories.tree_digest", message));
             }
             if let Some(tree) = &directory.tree_digest {
@@ -470,7 +471,8 @@ impl Store {
             passed += 1;
         }
         if passed < skip {
-            let message = format!("the page {page_token:?} is not one of this tree as it is now; begin without a token");
+            let message =
+                format!("the page {page_token:?} is not one of this tree as it is now; begin without a token");
             return Err(NativeError::invalid("page_token", message));
         }
         Ok(page)
