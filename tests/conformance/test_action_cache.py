@@ -215,6 +215,14 @@ def test_a_tree_that_is_none(writable: Server) -> None:
     refused(lambda: writable.result(action))
 
 
+@rule(SHOULD, UPDATE, "An output directory that names neither a Tree nor a root Directory is never a hit.")
+def test_a_directory_without_contents(writable: Server) -> None:
+    action, result = writable.action(), marked()
+    result.output_directories.add(path="d")
+    allowed(lambda: writable.store_result(action, result), *REFUSALS)
+    refused(lambda: writable.result(action))
+
+
 # Inlining.
 
 

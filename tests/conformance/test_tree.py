@@ -128,6 +128,18 @@ def test_a_foreign_token_is_refused(server: Server) -> None:
     refused(lambda: list(server.tree(root, page_size=2, page_token="no token of yours")))
 
 
+@rule(
+    SHOULD, "GetTreeRequest.page_token", "A token from beyond the end of a tree is refused: nothing is no page of it."
+)
+def test_a_token_of_a_larger_tree_is_refused(server: Server) -> None:
+    large, _ = small(server)
+    tokens = [page.next_page_token for page in server.tree(large, page_size=1) if page.next_page_token]
+    if not tokens:
+        pytest.skip("the whole tree came in one page")
+    lonely = server.put_message(leaf())
+    refused(lambda: list(server.tree(lonely, page_size=1, page_token=tokens[-1])))
+
+
 @rule(SHOULD, "GetTreeRequest.page_size", "A negative size is refused or ignored, never an INTERNAL error.")
 def test_a_negative_page_size(server: Server) -> None:
     root, _ = small(server)

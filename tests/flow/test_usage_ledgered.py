@@ -71,6 +71,24 @@ async def test_what_the_cache_gave_and_took_is_accounted_for(house: House) -> No
     assert sum(entry["reads"] for entry in reads) >= 3
 
 
+def test_bytes_are_accounted_for_as_they_came_and_not_as_they_were_announced(house: House) -> None:
+    server = house.up("--no-worker")
+    call = Http(server.ready["listen"])
+    # Announced and never sent.
+    with call.raw() as connection:
+        connection.sendall(b"PUT /gradle/huge HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999\r\n\r\n")
+        assert connection.recv(64).startswith(b"HTTP/1.1 413 ")
+    # Sent and never announced.
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(BLOB), BLOB) for _ in range(3))
+    with call.raw() as connection:
+        head = b"PUT /gradle/pieces HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        connection.sendall(head + chunks + b"0\r\n\r\n")
+        assert connection.recv(64).startswith(b"HTTP/1.1 201 ")
+    assert server.stop() == 0
+    sent = sums(entries(house.directory / "controller"))["caller:anonymous", "bytes"][0]
+    assert sent == 3 * len(BLOB)
+
+
 async def test_who_is_over_a_quota_is_counted(house: House, tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
     config.write_text('[[scheduler.share]]\nuser = "*"\nqueued_max = 0\n')

@@ -42,6 +42,10 @@ def met(text: str) -> bool:
         "gpu.memory_bytes=8589934592",
         "gpu.driver>=535",
         "memory>=64GiB, memory<1.5TB",
+        "cores>=7.5,cores<8.5",
+        "cores>=-1",
+        "cores!=8.5",
+        "gpu.memory_bytes>=+1",
         "tool:sbcl",
     ],
 )
@@ -60,6 +64,9 @@ def test_met(text: str) -> None:
         "arch!=x86_64",
         "cpu.avx512f",
         "cores>8",
+        "cores>=8.1",
+        "cores<8.0",
+        "cpu.cores!=eight",
         "gpu.memory_bytes>8GiB",
         "gpu.driver=535",
         "runtime",
@@ -87,6 +94,8 @@ def test_not_met(text: str) -> None:
         ("tool:", "no name follows"),
         ("gpu>=2", "is a kind"),
         ("gpu.>=2", "is no attribute"),
+        ("cores>=eight", "cores is a number"),
+        ("memory>=8XB", "memory is a number"),
         ("gcc\n>=12", "cannot be printed"),
         ("gcc>=\x1b[31m", "cannot be printed"),
         ("a" * (TEXT_BYTES_MAX + 1), "over 1024 bytes"),
@@ -149,6 +158,12 @@ def test_a_constraint_has_reasons_exactly_when_it_is_not_met(texts: list[str]) -
     unmet = {term.text for term in constraint if not any(term.holds(resource) for resource in ALL)}
     assert {reason.split(": ")[0] for reason in told} <= unmet | {"tool"}
     assert len(told) == len(unmet)
+
+
+def test_a_number_and_what_is_none_are_told_apart() -> None:
+    assert reasons(parse(["gpu.memory_bytes>=8XB"]), lambda _: [GPU]) == (
+        "gpu.memory_bytes>=8XB: gpu nvidia0 has memory_bytes 8589934592, a number, and '8XB' is none",
+    )
 
 
 def test_reasons_say_what_is_there_instead() -> None:

@@ -2,7 +2,7 @@
 //! refused here when its caller lacks the right.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -30,7 +30,7 @@ use crate::process::Process;
 use crate::server::Inner;
 use crate::services::{self, Method};
 use crate::sorts::Sort;
-use crate::watched;
+use crate::watched::{self, Received};
 use crate::web::Windowed;
 
 /// Responses of HTTP that need no room of their own.
@@ -61,19 +61,18 @@ impl Inner {
     async fn http(&self, caller: &Caller, origin: &Origin, request: Request<Incoming>) -> Response<Body> {
         let sort = Sort::of_http(request.method(), request.uri().path());
         let record = self.observe.begin(sort, caller, origin.peer, &request);
-        // What was announced: how much of it a refused request really sent is not asked.
-        record.received.store(request.body().size_hint().exact().unwrap_or(0), Ordering::Relaxed);
+        let received = Arc::<Received>::default();
         let head = request.method() == http::Method::HEAD;
         let response = if pages::is_page(request.uri().path()) {
             pages::answer(caller, origin.peer, &request, || self.seen())
         } else {
-            self.http.answer(caller, origin, request).await
+            self.http.answer(caller, origin, request, &received).await
         };
         // What Python sends is bounded by its window, and a stream of events must not hold room that it does not use.
         let small = response.extensions().get::<Windowed>().is_some()
             || response.body().size_hint().upper().is_some_and(|bytes| bytes <= SMALL_BYTES);
         let metered = if small { response } else { response.map(|body| Body::new(Metered::new(body, &origin.line))) };
-        watched::http(record, head, metered)
+        watched::http(record, received, head, metered)
     }
 
     fn seen(&self) -> Seen {

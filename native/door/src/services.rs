@@ -240,8 +240,9 @@ impl Services {
         check_batch(usize::try_from(total).unwrap_or(usize::MAX))?;
         if cost > REPLY_BYTES_MAX - BATCH_BYTES_MAX {
             return Err(Status::invalid_argument(format!(
-                "{} blobs are too many for one batch",
-                request.digests.len()
+                "{} blobs are too many for one batch; ask for {} at most",
+                request.digests.len(),
+                (REPLY_BYTES_MAX - BATCH_BYTES_MAX) / BATCH_ENTRY_COST_BYTES
             )));
         }
         let zstd = request.acceptable_compressors.contains(&(re::compressor::Value::Zstd as i32));

@@ -66,7 +66,7 @@ where
     let counted = request.map(|body| {
         Body::new(body.map_frame(move |frame| {
             if let Some(data) = frame.data_ref() {
-                count.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
+                count.came(data.len());
                 count.first.get_or_init(|| data.clone());
             }
             frame
@@ -83,6 +83,14 @@ pub(crate) struct Received {
 }
 
 impl Received {
+    pub(crate) fn came(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    fn tell(&self, record: &Record) {
+        record.received.fetch_add(self.bytes.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
     /// The first message, if it came in one piece, as small ones do.
     fn message(&self) -> Option<Bytes> {
         let first = self.first.get()?;
@@ -98,20 +106,26 @@ pub(crate) fn grpc(mut record: Record, received: Arc<Received>, response: Respon
         record.ended(code_of(status));
     }
     record.saw(|| received.message().unwrap_or_default());
-    let watched = |inner| Watched { inner, record, received: Some(received), http: None, left: None };
+    let watched = |inner| Watched { inner, record, received, http: None, left: None };
     response.map(|inner| Body::new(watched(inner)))
 }
 
 /// The response of an HTTP call, counted until all of its body was taken. One to HEAD has none, whatever it announces.
-pub(crate) fn http(mut record: Record, head: bool, response: Response<Body>) -> Response<Body> {
+pub(crate) fn http(
+    mut record: Record,
+    received: Arc<Received>,
+    head: bool,
+    response: Response<Body>,
+) -> Response<Body> {
     let status = response.status();
     let announced = response.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
     let left = announced.or_else(|| response.body().size_hint().exact());
     if head || left == Some(0) || response.body().is_end_stream() {
+        received.tell(&record);
         record.ended_http(status);
         return response;
     }
-    response.map(|inner| Body::new(Watched { inner, record, received: None, http: Some(status), left }))
+    response.map(|inner| Body::new(Watched { inner, record, received, http: Some(status), left }))
 }
 
 fn code_of(value: &http::HeaderValue) -> Code {
@@ -121,8 +135,7 @@ fn code_of(value: &http::HeaderValue) -> Code {
 struct Watched {
     inner: Body,
     record: Record,
-    /// Of a gRPC call that Python answers.
-    received: Option<Arc<Received>>,
+    received: Arc<Received>,
     http: Option<http::StatusCode>,
     /// Bytes that are still to come, when that was announced.
     left: Option<u64>,
@@ -166,8 +179,6 @@ impl http_body::Body for Watched {
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        if let Some(received) = &self.received {
-            self.record.received.fetch_add(received.bytes.load(Ordering::Relaxed), Ordering::Relaxed);
-        }
+        self.received.tell(&self.record);
     }
 }

@@ -250,6 +250,12 @@ impl Store {
         }
         let mut missing = self.find_missing(&plain)?;
         for directory in &result.output_directories {
+            // A client that is told of a directory without contents could only fail, or make an empty one.
+            if directory.tree_digest.is_none() && directory.root_directory_digest.is_none() {
+                let message =
+                    format!("output directory {:?} names neither a tree nor a root directory", directory.path);
+                return Err(NativeError::invalid("output_directories.tree_digest", message));
+            }
             if let Some(tree) = &directory.tree_digest {
                 let tree = Digest::from_message_by(function, tree)?;
                 match self.files_of_tree(&tree)? {
@@ -463,6 +469,11 @@ impl Store {
                 page.directories.push(directory);
             }
             passed += 1;
+        }
+        if passed < skip {
+            let message =
+                format!("the page {page_token:?} is not one of this tree as it is now; begin without a token");
+            return Err(NativeError::invalid("page_token", message));
         }
         Ok(page)
     }

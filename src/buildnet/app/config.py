@@ -32,6 +32,7 @@ SECRET_BYTES_MAX = 64 << 10
 WITNESSES_MAX = 16
 IGNORED_PROPERTIES = ("container-image",)
 IGNORED_PROPERTIES_MAX = 100
+_SLOW_MS_MAX = 86_400_000
 QUEUED_MAX = 10_000_000
 WITNESS_INTERVAL_S_MAX = 86_400
 _OWN = frozenset(
@@ -53,8 +54,9 @@ class AccessLogConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.sample <= 1:
             raise InvalidRequest(f"the sample must be from 0 to 1, not {self.sample}", field="access_log_sample")
-        if self.slow_ms < 0:
-            raise InvalidRequest(f"slow calls take 0 ms or more, not {self.slow_ms}", field="slow_ms")
+        if not 0 <= self.slow_ms <= _SLOW_MS_MAX:
+            message = f"slow calls take from 0 to {_SLOW_MS_MAX} ms, not {self.slow_ms}"
+            raise InvalidRequest(message, field="slow_ms")
 
 
 @dataclass(frozen=True, slots=True)

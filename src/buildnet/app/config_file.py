@@ -231,7 +231,9 @@ def _assembled(settings: Settings) -> ControllerConfig:
     if "certificate" in access:
         access["certificates"] = access.pop("certificate")
     log = {key.removeprefix("log."): value for key, value in settings.items() if key.startswith("log.")}
-    access_log = AccessLogConfig(log.pop("access"), **log) if "access" in log else None
+    # Checked without a log too: who mistyped a share hears of it now, not on the day that the log is switched on.
+    told = AccessLogConfig(log.pop("access", "-"), **log)
+    access_log = told if "log.access" in settings else None
     named = {
         "controller.listen": "listen",
         "controller.organisation": "organisation",

@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Final
 
 from buildnet.errors import InvalidRequest
@@ -29,8 +30,9 @@ TERMS_MAX: Final = 32
 _OPERATOR: Final = re.compile(r">=|<=|==|!=|=|<|>")
 _VERSION: Final = re.compile(r"v?(\d{1,18}(?:\.\d{1,18})*)(.*)")
 _ATTRIBUTE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-_NUMBER: Final = re.compile(r"\d{1,18}")
+_NUMBER: Final = re.compile(r"[+-]?\d{1,18}(?:\.\d{1,18})?")
 _SIZE: Final = re.compile(r"\d+(?:\.\d+)?\s*[A-Za-z]+")
+_SHORT_NUMBERS: Final = frozenset({"cores", "memory"})
 _SHORT: Final = {"arch": ("cpu", "arch"), "cores": ("cpu", "cores"), "memory": ("memory", "size_bytes")}
 _HOLDS: Final[dict[str, Callable[[int], bool]]] = {
     "=": lambda order: order == 0,
@@ -52,7 +54,7 @@ class Term:
     attribute: str = ""
     operator: str = ""
     value: str = ""
-    number: int | None = None
+    number: Fraction | None = None
 
     def concerns(self, resource: Resource) -> bool:
         """Whether the resource is one that the term speaks of, whatever its version or attributes."""
@@ -70,6 +72,8 @@ class Term:
                 return f"{_called(resource)} has no {self.attribute}"
             if not self.operator or self._compares(found):
                 return ""
+            if isinstance(found, int) and self.number is None:
+                return f"{_called(resource)} has {self.attribute} {found}, a number, and {self.value!r} is none"
             return f"{_called(resource)} has {self.attribute} {found}, not {self._wanted}"
         if not self.operator:
             return ""
@@ -178,7 +182,7 @@ def _term(piece: str, whole: str) -> Term:
     if dot and kind in KINDS:
         if not _ATTRIBUTE.fullmatch(attribute):
             raise refused(f"{attribute!r} is no attribute")
-        return Term(text, kind, "", attribute, operator, value, _number(value))
+        return _of_fact(Term(text, kind, "", attribute, operator, value, _number(value)), subject, refused)
     if subject in KINDS:
         if operator:
             raise refused(f"{subject} is a kind and has no version; name an attribute, as in {subject}.NAME{operator}1")
@@ -186,12 +190,20 @@ def _term(piece: str, whole: str) -> Term:
     return Term(text, name=subject, operator=operator, value=value)
 
 
-def _number(value: str) -> int | None:
+def _of_fact(term: Term, subject: str, refused: Callable[[str], InvalidRequest]) -> Term:
+    """A term that compares a fact, unless the fact is known to be a number and the value is none."""
+    if term.operator and term.number is None and subject in _SHORT_NUMBERS:
+        raise refused(f"{subject} is a number, and {term.value!r} is none")
+    return term
+
+
+def _number(value: str) -> Fraction | None:
+    # Exactly: of `cores<2.5` and 2 cores, a number that was cut would say the wrong thing.
     if _NUMBER.fullmatch(value):
-        return int(value)
+        return Fraction(value)
     if _SIZE.fullmatch(value):
         try:
-            return size_bytes_of(value)
+            return Fraction(size_bytes_of(value))
         except InvalidRequest:
             # Then it is a text, such as the version of a driver.
             return None

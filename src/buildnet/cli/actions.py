@@ -35,7 +35,7 @@ command.add_command(watch)
 @command.command("ls", epilog="Example: buildnet actions ls --limit 20")
 @options.of_server
 @options.of_actions
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most this many.")
+@click.option("--limit", type=options.COUNT, default=50, show_default=True, help="At most this many.")
 @options.as_json
 def ls(url: str | None, state: Path | None, instance: str, only: ActionFilter, limit: int, as_json: bool) -> None:
     """List operations, newest first; cached answers of the door are not operations."""

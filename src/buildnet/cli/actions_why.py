@@ -66,7 +66,7 @@ def diff(url: str | None, state: Path | None, instance: str, as_json: bool, befo
 
 @click.command("history", epilog="Example: buildnet actions history //app:main")
 @options.of_server
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most this many.")
+@click.option("--limit", type=options.COUNT, default=50, show_default=True, help="At most this many.")
 @options.as_json
 @click.argument("name", metavar="ID|DIGEST|TARGET")
 def history(url: str | None, state: Path | None, instance: str, limit: int, as_json: bool, name: str) -> None:

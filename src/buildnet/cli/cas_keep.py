@@ -32,10 +32,10 @@ def gc(
         return
     went = "would go" if dry_run else "went"
     click.echo(f"{done.records:,} records of {sizes.shown(done.size_bytes)} {went}")
-    if not dry_run:
-        click.echo(f"the store takes {sizes.shown(done.used_bytes)}")
-        if size_bytes is not None and done.used_bytes > size_bytes:
-            click.echo(f"that is more than {sizes.shown(size_bytes)}: the rest is in use (see: buildnet cas why)")
+    left_bytes = max(0, done.used_bytes - done.size_bytes) if dry_run else done.used_bytes
+    click.echo(f"the store {'would take' if dry_run else 'takes'} {sizes.shown(left_bytes)}")
+    if size_bytes is not None and left_bytes > size_bytes:
+        click.echo(f"that is more than {sizes.shown(size_bytes)}: the rest is in use (see: buildnet cas why)")
 
 
 @click.command("scrub", epilog="Example: buildnet cas scrub")

@@ -23,7 +23,9 @@ _REFERRERS_SHOWN = 10
 @options.of_server
 @click.option("--kind", type=click.Choice(["blob", "action", "path"]), help="Only blobs, action results, or paths.")
 @click.option("--prefix", default="", help="Only names that begin so; of an entry NAMESPACE:NAME.")
-@click.option("--limit", type=click.IntRange(0), default=100, show_default=True, help="At most this many; 0 for all.")
+@click.option(
+    "--limit", type=click.IntRange(0, 2**31 - 1), default=100, show_default=True, help="At most this many; 0 for all."
+)
 @options.as_json
 def ls(
     url: str | None, state: Path | None, instance: str, kind: str | None, prefix: str, limit: int, as_json: bool
@@ -76,7 +78,7 @@ def stat(url: str | None, state: Path | None, instance: str, as_json: bool, dige
 
 @click.command("why", epilog="Example: buildnet cas why HASH/SIZE")
 @options.of_server
-@click.option("--look-at", type=click.IntRange(1), default=1_000_000, show_default=True, help="Entries to look at.")
+@click.option("--look-at", type=options.COUNT, default=1_000_000, show_default=True, help="Entries to look at.")
 @options.as_json
 @click.argument("digest")
 def why(url: str | None, state: Path | None, instance: str, look_at: int, as_json: bool, digest: str) -> None:

@@ -13,7 +13,7 @@ import click
 
 from buildnet.cli import moments, options
 from buildnet.cli.printable import shown
-from buildnet.errors import InvalidRequest
+from buildnet.errors import InvalidRequest, NodeDown
 
 if TYPE_CHECKING:
     from buildnet.client import SyncClient
@@ -48,7 +48,7 @@ def _since_ms(since: str | None) -> int | None:
     "--of", "instances", multiple=True, metavar="INSTANCE", help="Only entries of this instance and those below it."
 )
 @_since
-@click.option("--from", "start", type=click.IntRange(min=0), help=f"First entry.  [default: the last {_LAST}]")
+@click.option("--from", "start", type=options.INDEX, help=f"First entry.  [default: the last {_LAST}]")
 @options.as_json
 def tail(
     url: str | None,
@@ -67,13 +67,17 @@ def tail(
         if start is None:
             start = 0 if since is not None else max(0, client.ledger_size() - _LAST)
         entries = client.ledger_tail(
-            start, follow=follow, kinds=kinds, instances=instances, since_unix_ms=since_unix_ms
+            start, follow=follow, kinds=kinds, instances=instances, since_unix_ms=since_unix_ms, on_break=_broke
         )
         for index, body in entries:
             if as_json:
                 options.echo_json({"index": index, "body": json.loads(body)})
             else:
                 click.echo(_line(index, json.loads(body)))
+
+
+def _broke(failure: NodeDown) -> None:
+    click.echo(f"buildnet: the connection broke, and is made again: {failure.message}", err=True)
 
 
 def _line(index: int, fields: dict[str, Any]) -> str:
@@ -95,7 +99,7 @@ def _cut(text: str) -> str:
 @command.command("show", epilog="Example: buildnet ledger show 12")
 @options.of_server
 @options.as_json
-@click.argument("index", type=click.IntRange(min=0))
+@click.argument("index", type=options.INDEX)
 def show(url: str | None, state: Path | None, instance: str, as_json: bool, index: int) -> None:
     """Print one entry whole."""
     with options.connected(url, state, instance) as client:
@@ -114,7 +118,7 @@ def show(url: str | None, state: Path | None, instance: str, as_json: bool, inde
 @options.of_server
 @_out
 @options.as_json
-@click.argument("index", type=click.IntRange(min=0))
+@click.argument("index", type=options.INDEX)
 def prove(url: str | None, state: Path | None, instance: str, out: Path | None, as_json: bool, index: int) -> None:
     """Fetch one entry with its proof and check the proof here, against the signed checkpoint."""
     with options.connected(url, state, instance) as client:
@@ -315,8 +319,8 @@ def statement(
 
 @command.command("export", epilog="Example: buildnet ledger export --from 100 --to 200 > entries.jsonl")
 @options.of_server
-@click.option("--from", "start", type=click.IntRange(min=0), default=0, show_default=True, help="First entry.")
-@click.option("--to", "end", type=click.IntRange(min=0), help="The entry to end before.  [default: the newest]")
+@click.option("--from", "start", type=options.INDEX, default=0, show_default=True, help="First entry.")
+@click.option("--to", "end", type=options.INDEX, help="The entry to end before.  [default: the newest]")
 @click.option("--json", "as_json", is_flag=True, help="As without it: it is always JSON lines.")
 def export(url: str | None, state: Path | None, instance: str, start: int, end: int | None, as_json: bool) -> None:
     """Print entries as JSON lines, each with its index and its leaf's exact text."""

@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., object])
 
+INDEX = click.IntRange(0, 2**63 - 1)
+"""The number of an entry. A greater one is in no ledger, and no message can carry it."""
+COUNT = click.IntRange(1, 2**31 - 1)
+"""How many of something, at most."""
+
+PRIORITY = click.IntRange(-(2**31), 2**31 - 1)
+"""Of an execution; REAPI's ExecutionPolicy carries no other."""
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 
 

@@ -137,7 +137,7 @@ class Printer:
     type=click.Choice(["untrusted", "trusted", "local"]),
     help="The least trust in the worker.  [default: trusted]",
 )
-@click.option("--priority", type=int, default=0, help="Lower runs sooner.")
+@click.option("--priority", type=options.PRIORITY, default=0, help="Lower runs sooner.")
 @click.option("--timeout", "timeout_s", type=float, metavar="SECONDS", help="Limit of the execution.")
 @click.option("--no-cache", is_flag=True, help="Run it even if there is a result, and keep none.")
 @click.option("--twice", is_flag=True, help="Run it twice, apart from the cache, and name the outputs that differ.")

@@ -7,6 +7,7 @@ import re
 import click
 
 _TEXT = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGTP]?)(i?)B?", re.IGNORECASE)
+_SIZE_BYTES_MAX = 2**63 - 1
 _POWERS = ["", "K", "M", "G", "T", "P"]
 
 
@@ -33,4 +34,7 @@ class Size(click.ParamType[int]):
         if match is None:
             self.fail(f"{value!r} is not a size; write bytes, or a unit as in 10GiB or 500MB", param, ctx)
         number, power, binary = match.groups()
-        return int(float(number) * (1024 if binary else 1000) ** _POWERS.index(power.upper()))
+        size_bytes = int(float(number) * (1024 if binary else 1000) ** _POWERS.index(power.upper()))
+        if size_bytes > _SIZE_BYTES_MAX:
+            self.fail(f"{value!r} is more than any store holds", param, ctx)
+        return size_bytes

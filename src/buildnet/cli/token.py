@@ -5,6 +5,7 @@ A token is printed once, to standard output, and is never taken as an argument: 
 
 from __future__ import annotations
 
+import re
 import secrets
 import sys
 from datetime import UTC, datetime
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from buildnet.access.tokens import Token
 
 _TOKEN_BYTES_MAX = 1 << 16
+# Three parts of base64url (RFC 7515 section 3.1), of a length that no file's name of people's has.
+_JWT = re.compile(r"[A-Za-z0-9_-]{20,}\.[A-Za-z0-9_-]{20,}\.[A-Za-z0-9_-]{20,}")
 
 
 def _directory(state: Path | None) -> Path:
@@ -150,6 +153,11 @@ def _token_text(file: Path | None) -> str:
         if not text:
             raise click.UsageError("name a file with the token, - for standard input, or set BUILDNET_TOKEN")
         return text
+    if _JWT.fullmatch(str(file)):
+        raise click.UsageError(
+            "that is a token, and other users can read what a command was called with; revoke it, and hand the "
+            "next one over in a file, on standard input (-), or in BUILDNET_TOKEN"
+        )
     if str(file) == "-":
         return sys.stdin.read(_TOKEN_BYTES_MAX).strip()
     try:

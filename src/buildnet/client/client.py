@@ -134,7 +134,7 @@ class Client:
 
     async def _stream(
         self, path: str, request: Any, response: type[Any], metadata: Sequence[tuple[str, str]] = ()
-    ) -> AsyncIterator[Any]:
+    ) -> AsyncGenerator[Any, None]:
         multi = self._channel.unary_stream(path, type(request).SerializeToString, response.FromString)
         call = multi(request, metadata=(*metadata_of(self._credentials), *metadata))
         try:
@@ -471,15 +471,30 @@ class Client:
         kinds: Collection[str] = (),
         instances: Collection[str] = (),
         since_unix_ms: int | None = None,
+        on_break: ledger.OnBreak | None = None,
     ) -> AsyncIterator[tuple[int, bytes]]:
         """Ledger entries with their indices, of some kinds and instances or all, from an index or a time on, whichever
-        is later.
+        is later. With `follow` it stays, and a connection that breaks is made again, for as long as a server that is
+        started anew may take; `on_break` is called with why.
+
+        Raises:
+            LedgerCorrupt: after a break, what had been told is not there any more.
+            NodeDown: the server stayed away.
         """
         request = ledger.tail_request(
             start, follow=follow, kinds=kinds, instances=instances, since_unix_ms=since_unix_ms
         )
-        async for entry in self._stream(_LEDGER + "Tail", request, ledger_pb2.LedgerEntry):
+        if follow:
+            # Only a server that was reached is waited for, and a ledger may be silent for hours.
+            await self.ledger_size()
+            async for told in ledger.followed(self._entries, self.ledger_entry, request, self._patience, on_break):
+                yield told
+            return
+        async for entry in self._entries(request):
             yield entry.index, entry.body
+
+    def _entries(self, request: ledger_pb2.TailRequest) -> AsyncGenerator[ledger_pb2.LedgerEntry, None]:
+        return self._stream(_LEDGER + "Tail", request, ledger_pb2.LedgerEntry)
 
     async def ledger_size(self) -> int:
         """How many entries the newest checkpoint covers."""

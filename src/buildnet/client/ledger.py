@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
+from contextlib import aclosing
 from dataclasses import dataclass
 
+from buildnet.client.patience import Patience
+from buildnet.errors import LedgerCorrupt, NodeDown, NotFound
 from buildnet.ledger.receipt import Receipt
 from buildnet.wire._gen.buildnet.v1 import ledger_pb2
+
+Entries = Callable[[ledger_pb2.TailRequest], AsyncGenerator[ledger_pb2.LedgerEntry, None]]
+"""Entries for a request, over a connection of their own."""
+OnBreak = Callable[[NodeDown], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +87,55 @@ def tail_request(
     if since_unix_ms is not None:
         request.since.FromMilliseconds(since_unix_ms)
     return request
+
+
+async def followed(
+    entries: Entries,
+    entry: Callable[[int], Awaitable[bytes]],
+    request: ledger_pb2.TailRequest,
+    patience: Patience,
+    on_break: OnBreak | None = None,
+) -> AsyncIterator[tuple[int, bytes]]:
+    """Entries for ever, over as many connections as it takes, none twice. `on_break` hears of each that broke.
+
+    Raises:
+        LedgerCorrupt: the last entry that was told is not there any more, or is another: whoever answers has another
+            ledger, or an older copy, and to go on would hide what is gone.
+        NodeDown: the server stayed away for longer than it is waited for.
+    """
+    absence = patience.absence()
+    last: tuple[int, bytes] | None = None
+    while True:
+        failure = NodeDown("the server ended the stream; is it being stopped?")
+        try:
+            async with aclosing(entries(request)) as stream:
+                async for found in stream:
+                    absence.over()
+                    last = found.index, found.body
+                    request.from_index = found.index + 1
+                    yield last
+        except NodeDown as error:
+            failure = error
+        if on_break is not None and absence.is_borne:
+            on_break(failure)
+        await absence.wait(failure)
+        if last is not None:
+            await patience.tried(lambda known=last: _known(entry, known))  # type: ignore[misc]
+            absence.over()
+
+
+async def _known(entry: Callable[[int], Awaitable[bytes]], last: tuple[int, bytes]) -> None:
+    index, told = last
+    try:
+        body = await entry(index)
+    except NotFound:
+        body = b""
+    if body != told:
+        raise LedgerCorrupt(
+            f"entry {index}, which was told, is not in the ledger any more: it is another, or an older copy; compare a "
+            "checkpoint that you kept, with: buildnet ledger verify --from",
+            where=f"entry {index}",
+        )
 
 
 def receipt_of(proof: ledger_pb2.ProveInclusionResponse) -> Receipt:

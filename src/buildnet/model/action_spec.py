@@ -24,6 +24,7 @@ SECRET_PREFIX: Final = "secret:"
 
 TIMEOUT_MAX_S: Final = 7200.0
 SALT_BYTES_MAX: Final = 256
+PRIORITY_MAX: Final = 2**31 - 1
 PATH_BYTES_MAX: Final = 4096
 NAME_BYTES_MAX: Final = 255
 ITEMS_MAX: Final = 100_000
@@ -153,6 +154,8 @@ def spec_of(
         raise InvalidRequest(
             f"a timeout of {timeout_s:g} s is outside (0, {TIMEOUT_MAX_S:g}]; ask for less", field="timeout"
         )
+    if not -PRIORITY_MAX - 1 <= priority <= PRIORITY_MAX:
+        raise InvalidRequest(f"a priority of {priority} is outside 32 bits; ask for one nearer to 0", field="priority")
     if len(salt) > SALT_BYTES_MAX:
         raise TooLarge(f"a salt has at most {SALT_BYTES_MAX} bytes", field="salt", limit=SALT_BYTES_MAX)
     # What is empty is left alone: a graph of thousands says little more than arguments, inputs and outputs of each.

@@ -23,6 +23,7 @@ use super::refusal::Refusal;
 use super::route::bad;
 use crate::rope::Rope;
 use crate::squeeze::Unpacker;
+use crate::watched::Received;
 
 /// A body of which nothing comes for so long is given up.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -78,12 +79,15 @@ pub(super) struct Inbound {
     waits: bool,
     ended: bool,
     budget: Budget,
+    /// What came of it is counted here: what is announced may never come, and need not be announced.
+    received: Arc<Received>,
 }
 
 impl Inbound {
-    pub(super) fn new(parts: &Parts, body: Incoming, budget: &Budget) -> Self {
+    pub(super) fn new(parts: &Parts, body: Incoming, budget: &Budget, received: Arc<Received>) -> Self {
         Self {
             budget: budget.clone(),
+            received,
             announced: body.size_hint().exact(),
             waits: parts
                 .headers
@@ -145,6 +149,7 @@ impl Inbound {
                 // What is not data are trailers.
                 Ok(Some(Ok(frame))) => {
                     if let Ok(data) = frame.into_data() {
+                        self.received.came(data.len());
                         return Ok(Some(data));
                     }
                 }

@@ -32,6 +32,7 @@ use crate::access::{Caller, Right};
 use crate::hub::Hub;
 use crate::listener::Origin;
 use crate::updates::Updates;
+use crate::watched::Received;
 
 /// Large results that are in memory at once to be understood.
 const LARGE_ENTRIES_MAX: usize = 2;
@@ -71,9 +72,16 @@ impl HttpCache {
         }
     }
 
-    pub(crate) async fn answer(&self, caller: &Caller, origin: &Origin, request: Request<Incoming>) -> Response<Body> {
+    /// Answer a request; what comes of its body is counted in `received`, beyond the answer too.
+    pub(crate) async fn answer(
+        &self,
+        caller: &Caller,
+        origin: &Origin,
+        request: Request<Incoming>,
+        received: &Arc<Received>,
+    ) -> Response<Body> {
         let (parts, body) = request.into_parts();
-        let mut inbound = Inbound::new(&parts, body, &self.budget);
+        let mut inbound = Inbound::new(&parts, body, &self.budget, Arc::clone(received));
         let (dialect, done) = self.dispatch(caller, origin, &parts, &mut inbound).await;
         let response = done.unwrap_or_else(|refusal| refusal.into_response(dialect));
         settled(parts.version, inbound, response).await
@@ -82,7 +90,7 @@ impl HttpCache {
     /// Answer a request that is refused for its caller's sake; what is still sent of it is read within limits.
     pub(crate) async fn refuse(&self, request: Request<Incoming>, response: Response<Body>) -> Response<Body> {
         let (parts, body) = request.into_parts();
-        let inbound = Inbound::new(&parts, body, &self.budget);
+        let inbound = Inbound::new(&parts, body, &self.budget, Arc::default());
         settled(parts.version, inbound, response).await
     }
 
