@@ -151,7 +151,8 @@ def spec_of(
                 raise InvalidRequest(f"the argument {word[:64]!r} holds a NUL byte or is not UTF-8", field="arguments")
     if timeout_s is not None and not 0 < timeout_s <= TIMEOUT_MAX_S:
         raise InvalidRequest(
-            f"a timeout of {timeout_s:g} s is outside (0, {TIMEOUT_MAX_S:g}]; ask for less", field="timeout"
+            f"a timeout of {timeout_s:g} s is not above 0 and at most {TIMEOUT_MAX_S:g}; change it, or leave it out",
+            field="timeout",
         )
     if len(salt) > SALT_BYTES_MAX:
         raise TooLarge(f"a salt has at most {SALT_BYTES_MAX} bytes", field="salt", limit=SALT_BYTES_MAX)
