@@ -1,12 +1,12 @@
-//! System calls by which one action could leave something for another past every namespace: the kernel answers as if it
-//! had none of them, to all that the launcher starts.
+//! System calls by which one action could leave something for another past every namespace: the kernel answers as if
+//! it had none of them, to all that the launcher starts.
 //!
 //! Keyrings belong to the user id, so to every action of a worker and to the machine's own user (keyrings(7)): none of
-//! the three calls for them works. Sockets of some families are in no network namespace (vsock(7) reaches the
-//! machine below this one): there are only those that a namespace holds. io_uring makes sockets past any filter, so it goes with
-//! them. Also where an action has the machine's network: to install a filter costs 0.1 ms of processor time, once for
-//! each worker and not for each action. It refuses nothing else: a sandbox for builds must run what compilers and tests
-//! do.
+//! the three calls for them works. Sockets of some families are in no network namespace (vsock(7) reaches the machine
+//! below this one): there are only those that a namespace holds. io_uring makes sockets past any filter, so it goes
+//! with them. Also where an action has the machine's network: to install a filter costs 0.1 ms of processor time, once
+//! for each worker and not for each action. It refuses nothing else: a sandbox for builds must run what compilers and
+//! tests do.
 
 use std::mem::offset_of;
 
