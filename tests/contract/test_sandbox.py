@@ -4,6 +4,7 @@ namespaces keeps from a command.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import shutil
@@ -33,6 +34,9 @@ BACKENDS: dict[str, type[NamespaceSandbox] | type[ProcessSandbox]] = {
 # The interpreter itself: a virtual environment may lie below /tmp, and actions have a /tmp of their own.
 PYTHON = os.path.realpath(sys.executable)
 TOOLCHAIN = toolchain_of([os.path.realpath(sys.base_prefix)])
+
+
+needs_groups = pytest.mark.skipif(not probe_isolation()["cgroup_memory"], reason="no control group bounds memory here")
 
 
 @dataclass
@@ -204,12 +208,60 @@ def test_too_much_memory_stops_it(bench: Bench) -> None:
     assert b"629145600" not in ran.stdout
 
 
+@needs_groups
+def test_a_process_killed_for_memory_is_told_whatever_the_command_makes_of_it(bench: Bench) -> None:
+    # With cgroup v2 all of it is killed, with v1 one process: the shell goes on, and ends well without what that one
+    # would have done.
+    ran = bench.sh("head -c 600M /dev/zero | tail -n 1; exit 0", limits=Limits(memory_bytes=100 << 20))
+    assert ran.ending.reason == "memory"
+
+
+def test_a_file_cut_at_the_limit_is_told_whatever_the_command_makes_of_it(bench: Bench) -> None:
+    # `head` is killed or told, and leaves half a file; that must not pass for the output of a command that ended well.
+    ran = bench.sh("head -c 3M /dev/zero > cut; exit 0", limits=Limits(disk_bytes=1 << 20))
+    assert (ran.ending.exit_code, ran.ending.reason) == (0, "disk")
+    whole = bench.sh("rm -f cut; head -c 1000000 /dev/zero > whole", limits=Limits(disk_bytes=1 << 20))
+    assert (whole.ending.exit_code, whole.ending.reason) == (0, "")
+
+
 def test_a_fork_bomb_is_bounded(bench: Bench) -> None:
     bomb = "import os\nwhile True:\n  try: os.fork()\n  except OSError: os._exit(9)"
     ran = bench.run(PYTHON, "-S", "-c", bomb, limits=Limits(pids_max=40), timeout_s=5.0)
     assert ran.ending.reason in ("pids", "timeout", "")
     assert ran.ending.exit_code != 0 or ran.ending.reason
     assert ran.ending.wall_s < 20
+
+
+# Looks for a key of its user's and leaves one, as a program of a login session would; 248 and 250 are those of x86-64.
+KEYS = """
+import ctypes, os, sys
+call = ctypes.CDLL(None, use_errno=True).syscall
+add, control, user_keyring, search = *((248, 250) if os.uname().machine == "x86_64" else (217, 219)), -4, 10
+print(call(control, search, user_keyring, b"user", b"buildnet-test", 0) >= 0)
+print(call(add, b"user", b"buildnet-test", b"secret", 6, user_keyring) >= 0, ctypes.get_errno())
+"""
+
+
+def test_keyrings_carry_nothing_from_one_action_to_the_next(bench: Bench) -> None:
+    for _ in range(2):
+        ran = bench.run(PYTHON, "-S", "-c", KEYS)
+        assert ran.stdout.decode().split() == ["False", "False", str(errno.ENOSYS)], ran
+
+
+# Families that no network namespace holds: 40 is vsock(7), by which a virtual machine speaks with its host.
+SOCKETS = """
+import errno, socket
+for family, kind in ((1, 1), (2, 1), (10, 2), (16, 3), (40, 1), (38, 5)):
+    try: print(family, "there" if socket.socket(family, kind) else "")
+    except OSError as error: print(family, errno.errorcode[error.errno])
+"""
+
+
+def test_only_sockets_that_a_network_namespace_holds_are_there(bench: Bench) -> None:
+    found = dict(line.split() for line in bench.run(PYTHON, "-S", "-c", SOCKETS).stdout.decode().splitlines())
+    assert (found.pop("40"), found.pop("38")) == ("EAFNOSUPPORT", "EAFNOSUPPORT")
+    # The machine may have no IPv6.
+    assert found | {"10": "there"} == dict.fromkeys(("1", "2", "10", "16"), "there")
 
 
 def test_nothing_it_started_outlives_it(bench: Bench) -> None:

@@ -10,13 +10,18 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 
 from buildnet.client import Client
 from buildnet.client.actions import ENDED
 from buildnet.ledger import audit
 from buildnet.model.action_spec import spec_of
+from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
+from buildnet.wire._gen.google.longrunning import operations_pb2
+from buildnet.wire.actions import digest_message
 from tests.conftest import House
 from tests.processes import running_with
 
@@ -100,3 +105,76 @@ async def test_clients_that_cancel_leave_no_process_and_no_scratch(house: House,
         # All of its room is free again.
         results = await asyncio.gather(*(client.run(["/bin/echo", str(number)]) for number in range(2 * SLOTS)))
         assert {result.exit_code for result in results} == {0}
+
+
+EXECUTE = "/build.bazel.remote.execution.v2.Execution/Execute"
+WAIT = "/build.bazel.remote.execution.v2.Execution/WaitExecution"
+
+
+Asked = grpc.aio.UnaryStreamCall[Any, operations_pb2.Operation]
+
+
+class Tool:
+    """A build tool that asks by REAPI, and ends its call without a word when it is interrupted."""
+
+    def __init__(self, url: str) -> None:
+        self.channel = grpc.aio.insecure_channel(url.removeprefix("grpc://"))
+
+    def call(self, path: str, request: re.ExecuteRequest | re.WaitExecutionRequest) -> Asked:
+        call: grpc.aio.UnaryStreamMultiCallable[Any, operations_pb2.Operation] = self.channel.unary_stream(
+            path,
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=operations_pb2.Operation.FromString,
+        )
+        return call(request, timeout=60)
+
+    async def execute(self, client: Client, *command: str) -> tuple[Asked, str]:
+        """Its call, and the id of its operation."""
+        digest = await client.prepare(spec_of(command))
+        call = self.call(EXECUTE, re.ExecuteRequest(action_digest=digest_message(digest)))
+        return call, id_of(await told(call))
+
+
+async def told(call: Asked) -> operations_pb2.Operation:
+    operation = await call.read()
+    assert isinstance(operation, operations_pb2.Operation), "the call ended"
+    return operation
+
+
+def id_of(operation: operations_pb2.Operation) -> str:
+    return str(operation.name).removeprefix("operations/")
+
+
+async def test_what_runs_for_a_client_that_is_gone_ends_when_it_does_not_come_back(
+    house: House, tmp_path: Path
+) -> None:
+    settings = tmp_path / "settings.toml"
+    settings.write_text('[scheduler]\nabsent_after = "2s"\n')
+    server = house.up("--config", str(settings), "--slots", "4")
+    mark, shared = f"8{os.getpid()}.4321", f"7{os.getpid()}.4321"
+    tool = Tool(server.url)
+    async with Client(server.url) as client, tool.channel:
+        gone, gone_id = await tool.execute(client, "/bin/sleep", mark)
+        back, back_id = await tool.execute(client, "/bin/sleep", "6")
+        left, left_id = await tool.execute(client, "/bin/sleep", shared)
+        # The same action, for another that stays.
+        stays, stays_id = await tool.execute(client, "/bin/sleep", shared)
+        # Nobody waits for what was submitted, from the beginning.
+        submitted = await client.submissions.submit(spec_of(["/bin/sleep", "5.5"]))
+        await until(lambda: bool(list(running_with(mark))) and bool(list(running_with(shared))))
+        again = tool.call(WAIT, re.WaitExecutionRequest(name=f"operations/{back_id}"))
+        assert id_of(await told(again)) == back_id
+        for call in (gone, back, left):
+            call.cancel()
+        await until(lambda: not list(running_with(mark)))
+        states = {info.id: info.state for info in await client.actions(limit=10)}
+        assert (states[gone_id], states[back_id], states[stays_id]) == ("cancelled", "executing", "executing")
+        while not (await told(again)).done:
+            pass
+        assert list(running_with(shared)), "one of its two clients is there"
+        states = {info.id: info.state for info in await client.actions(limit=10)}
+        assert (states[left_id], states[stays_id]) == ("cancelled", "executing")
+        assert states[back_id] == "completed"
+        assert (await client.submissions.result(submitted.id)).exit_code == 0
+        stays.cancel()
+        await until(lambda: not list(running_with(shared)))

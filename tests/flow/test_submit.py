@@ -137,6 +137,10 @@ BAD: dict[str, tuple[dict[str, ActionSpec], str]] = {
         "'a' -> 'b' -> 'a'",
     ),
     "unknown": ({"a": shell("true", inputs=[OutputInput("i", "z", "o")])}, "'z'"),
+    "undeclared": (
+        {"z": shell("true", "o/p"), "a": shell("true", inputs=[OutputInput("i", "z", "o")])},
+        "which declares no such output",
+    ),
     "nothing": ({}, "no actions"),
     "constraint": ({"a": shell("true", constraints=["gcc >< 1"])}, "not a constraint"),
     "name": ({"\n": shell("true")}, "printed"),

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from buildnet.errors import InvalidRequest, TooLarge
+from buildnet.model.action_spec import OutputInput, spec_of
 from buildnet.scheduler import graph
-from buildnet.scheduler.graph import Ask, Effect, Fail, GraphCore, Release, Stop, Withdraw
+from buildnet.scheduler.graph import Ask, Effect, Fail, GraphCore, Release, Stop, Withdraw, check_taken
 
 
 class Naive:
@@ -209,3 +210,19 @@ def test_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graph, "REFERENCES_MAX", 1)
     with pytest.raises(TooLarge):
         GraphCore({"a": [], "b": ["a", "a"]})
+
+
+@pytest.mark.parametrize(
+    ("output", "is_there"),
+    [("o", True), ("o/below/it", True), ("a/b", True), ("a", False), ("a/bc", False), ("z", False)],
+)
+def test_what_is_taken_is_a_declared_output_or_below_one(output: str, is_there: bool) -> None:
+    specs = {
+        "make": spec_of(["true"], outputs=["o", "a/b"]),
+        "use": spec_of(["true"], inputs=[OutputInput("i", "make", output)]),
+    }
+    if is_there:
+        check_taken(specs)
+        return
+    with pytest.raises(InvalidRequest, match=f"'use' takes '{output}' of 'make', which declares no such output"):
+        check_taken(specs)

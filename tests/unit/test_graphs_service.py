@@ -39,7 +39,7 @@ TERMS = GraphTerms("main", "lab/ann", requested=Requested(invocation="i1"))
 def unpacked(actions: bytes) -> dict[str, ActionSpec]:
     """Specs of what a test packs: for each action those whose outputs it takes."""
     return {
-        name: spec_of([name], inputs=[OutputInput(below, below, "o") for below in belows])
+        name: spec_of([name], outputs=["o"], inputs=[OutputInput(below, below, "o") for below in belows])
         for name, belows in json.loads(actions).items()
     }
 

@@ -35,6 +35,7 @@ IGNORED_PROPERTIES_MAX = 100
 _SLOW_MS_MAX = 86_400_000
 QUEUED_MAX = 10_000_000
 WITNESS_INTERVAL_S_MAX = 86_400
+ABSENT_AFTER_S_MAX = 86_400
 _OWN = frozenset(
     ("BUILDNET_TOKEN", "BUILDNET_TOKEN_FILE", "BUILDNET_CA_FILE", "BUILDNET_CERT_FILE", "BUILDNET_KEY_FILE")
 )
@@ -105,7 +106,8 @@ class ControllerConfig:
     that they may name; `strict`: they write nothing but what they declare, and so
     do actions on nodes of one of the `strict_tiers`. `witnesses` are asked at most
     every `witness_interval_s`. Platform properties called as in `ignored_properties` need no worker that offers them.
-    `scheduler` is what bounds the queue and weighs who waits in it.
+    `scheduler` is what bounds the queue and weighs who waits in it. `absent_after_s`: when what runs for clients that
+    are gone is stopped.
     """
 
     state: Path
@@ -128,6 +130,7 @@ class ControllerConfig:
     access_log: AccessLogConfig | None = None
     ignored_properties: tuple[str, ...] = IGNORED_PROPERTIES
     scheduler: Limits = field(default_factory=_limits)
+    absent_after_s: int = 120
 
     def __post_init__(self) -> None:
         if self.durability not in DURABILITIES:
@@ -137,6 +140,8 @@ class ControllerConfig:
             )
         if not 1 <= self.scheduler.queue_length_max <= QUEUED_MAX:
             raise InvalidRequest(f"the queue holds 1 to {QUEUED_MAX} actions", field="scheduler.queued_max")
+        if not 1 <= self.absent_after_s <= ABSENT_AFTER_S_MAX:
+            raise InvalidRequest("clients may be absent for 1 s to 1 d", field="scheduler.absent_after")
         _check_slots(self.slots)
         _check_cache_size(self.cache_size_bytes)
         for tier in self.strict_tiers:

@@ -147,6 +147,7 @@ KEYS: Final[Mapping[str, Mapping[str, Parse]]] = {
         "default_cpus": lambda value, where, base: cpu_milli_of(value, where),
         "speculate": _flag,
         "hold_after": _quantity(duration_s_of),
+        "absent_after": _quantity(duration_s_of),
         "queued_max": _number,
         "share": lambda value, where, base: quotas_of(value, where),
     },
@@ -250,6 +251,7 @@ def _assembled(settings: Settings) -> ControllerConfig:
         "fleet.strict_tiers": "strict_tiers",
         "ledger.witnesses": "witnesses",
         "ledger.witness_interval": "witness_interval_s",
+        "scheduler.absent_after": "absent_after_s",
     }
     scheduling = {
         "scheduler.default_cpus": "default_cpu_milli",

@@ -154,7 +154,14 @@ def engine_services(
     scheduler, read = engine.scheduler, grounds.stores.read
     stored_logs = StoredLogs(read, grounds.stores.export, grounds.directory / "logs")
     return (
-        ExecutionService(scheduler, read, engine.descriptions.add, config.ignored_properties),
+        ExecutionService(
+            scheduler,
+            read,
+            engine.descriptions.add,
+            grounds.clock,
+            config.ignored_properties,
+            absent_after_s=config.absent_after_s,
+        ),
         actions,
         SubmissionService(scheduler, engine.graphs, engine.binder, engine.descriptions, actions.summary),
         ExplainService(engine.history, engine.messages, scheduler, grounds.clock),

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import replace
 
 from buildnet.catalog.constraint import parse
+from buildnet.edge.absence import Absence
 from buildnet.edge.bridge import Call, Method
 from buildnet.edge.paging import page_size_of
 from buildnet.edge.status import status_of
 from buildnet.errors import Forbidden, InvalidRequest, NotFound, Unimplemented
 from buildnet.model.action import Outcome, Wanted
 from buildnet.model.caller import Caller, public_instance, share_of
-from buildnet.ports import Progress
+from buildnet.ports import Clock, Progress
 from buildnet.scheduler.operation import Operation
 from buildnet.scheduler.service import Scheduler
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
@@ -27,6 +29,8 @@ from buildnet.wire.request_metadata import manner_of, requested_of
 _EXECUTION = "/build.bazel.remote.execution.v2.Execution/"
 _OPERATIONS = "/google.longrunning.Operations/"
 _LIST_MAX = 1000
+
+log = logging.getLogger(__name__)
 
 Read = Callable[[str], bytes]
 
@@ -42,9 +46,14 @@ class ExecutionService:
         scheduler: Scheduler,
         read: Read,
         describe: Callable[[str, Described], None],
+        clock: Clock,
         ignored: Collection[str] = (),
+        *,
+        absent_after_s: float,
     ) -> None:
+        """What Execute began is stopped when nobody has waited for it for `absent_after_s` seconds."""
         self._scheduler = scheduler
+        self._absence = Absence(clock, absent_after_s, self._stop_unwatched)
         self._read = read
         self._describe = describe
         self._ignored = frozenset(ignored)
@@ -72,9 +81,8 @@ class ExecutionService:
             parse(constraints)
         progress: asyncio.Queue[Progress] = asyncio.Queue()
         operation_id = self._scheduler.submit(wanted, progress.put_nowait)
+        self._scheduler.known[operation_id].is_awaited = True
         self._describe(operation_id, described)
-        # Whoever knows its name may come back with it, to this controller or to the next.
-        await self._scheduler.kept(operation_id)
         async for message in self._follow(operation_id, wanted, progress, request):
             yield message
 
@@ -95,6 +103,9 @@ class ExecutionService:
     ) -> AsyncIterator[operations_pb2.Operation]:
         name = _name(wanted.key.instance, operation_id)
         try:
+            if inline is not None:
+                # Whoever knows its name may come back with it, to this controller or to the next.
+                await self._scheduler.kept(operation_id)
             while True:
                 news = await progress.get()
                 while news.stage != "completed" and not progress.empty():
@@ -108,10 +119,25 @@ class ExecutionService:
                     return
         finally:
             self._scheduler.unfollow(operation_id, progress.put_nowait)
+            operation = self._scheduler.find_operation(operation_id)
+            if operation is not None and operation.is_awaited and operation.completed_at_unix_ms is None:
+                self._absence.begins(operation_id)
+
+    def _stop_unwatched(self, operation_id: str) -> bool:
+        """Stop what nobody waits for, and whose log nobody follows. False: somebody does."""
+        operation = self._scheduler.find_operation(operation_id)
+        if operation is None or operation.completed_at_unix_ms is not None:
+            return True
+        if operation.followers or operation.changed is not None:
+            return False
+        log.info("operation %s is cancelled: its client went away and did not come back", operation_id)
+        self._scheduler.cancel(operation_id)
+        return True
 
     def get(self, request: operations_pb2.GetOperationRequest, call: Call) -> operations_pb2.Operation:
         """The present state of one operation."""
         operation = self._find(request.name, call.caller)
+        self._absence.asked_after(operation.id)
         return self._message(operation)
 
     def list(self, request: operations_pb2.ListOperationsRequest, call: Call) -> operations_pb2.ListOperationsResponse:

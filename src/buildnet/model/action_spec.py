@@ -152,7 +152,8 @@ def spec_of(
                 raise InvalidRequest(f"the argument {word[:64]!r} holds a NUL byte or is not UTF-8", field="arguments")
     if timeout_s is not None and not 0 < timeout_s <= TIMEOUT_MAX_S:
         raise InvalidRequest(
-            f"a timeout of {timeout_s:g} s is outside (0, {TIMEOUT_MAX_S:g}]; ask for less", field="timeout"
+            f"a timeout of {timeout_s:g} s is not above 0 and at most {TIMEOUT_MAX_S:g}; change it, or leave it out",
+            field="timeout",
         )
     if not -PRIORITY_MAX - 1 <= priority <= PRIORITY_MAX:
         raise InvalidRequest(f"a priority of {priority} is outside 32 bits; ask for one nearer to 0", field="priority")

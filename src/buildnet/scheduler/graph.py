@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from buildnet.errors import InvalidRequest, TooLarge
+from buildnet.model.action_spec import ActionSpec, OutputInput
 
 ACTIONS_MAX: Final = 20_000
 REFERENCES_MAX: Final = 1_000_000
@@ -261,6 +262,30 @@ def check(needs: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
         shown = " -> ".join(map(repr, circle[:8])) + (" -> …" if len(circle) > 8 else "")
         raise InvalidRequest(f"actions take each other's outputs in a circle: {shown}", field="actions.inputs")
     return above
+
+
+def check_taken(specs: Mapping[str, ActionSpec]) -> None:
+    """Refuse a graph in which an action takes what another will not leave, before any of it runs. `check` has passed.
+
+    Raises:
+        InvalidRequest: an input is neither a declared output of the other action nor below one.
+    """
+    declared: dict[str, frozenset[str]] = {}
+    for name, spec in specs.items():
+        for one in spec.inputs:
+            if not isinstance(one, OutputInput):
+                continue
+            if one.action not in declared:
+                declared[one.action] = frozenset(specs[one.action].outputs)
+            path = one.output
+            while path and path not in declared[one.action]:
+                path = path.rpartition("/")[0]
+            if not path:
+                raise InvalidRequest(
+                    f"action {name!r} takes {one.output[:64]!r} of {one.action!r}, which declares no such output; "
+                    "add it to that one's outputs",
+                    field=f"actions[{name}].inputs",
+                )
 
 
 def _circle(needs: Mapping[str, Sequence[str]], tangled: set[str]) -> list[str]:

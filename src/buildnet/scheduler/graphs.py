@@ -107,7 +107,7 @@ class Graphs:
             actions: what `restore` is to make the specs of.
 
         Raises:
-            InvalidRequest: it is no graph (see `graph.check`).
+            InvalidRequest: it is no graph (see `graph.check`, `graph.check_taken`).
             TooLarge: it has too many actions or references.
             Overloaded: as many actions of graphs are known as may, or as many bytes, or the store cannot keep up.
             NodeDown: this controller is stopping.
@@ -133,6 +133,7 @@ class Graphs:
 
     def _made(self, specs: Mapping[str, ActionSpec]) -> tuple[core.GraphCore, dict[str, _Member]]:
         graph_core = core.GraphCore({name: spec.references for name, spec in specs.items()})
+        core.check_taken(specs)
         return graph_core, {name: _Member(self._new_id(), spec) for name, spec in specs.items()}
 
     async def kept(self, graph: Graph) -> None:

@@ -31,6 +31,8 @@ class Operation:
     withdraw: Callable[[], None] | None = None
     # It is known for as long as its graph is.
     is_member: bool = False
+    # Its client waits for it, or it is for nobody. Of what an earlier controller accepted this is not known.
+    is_awaited: bool = False
     # There is one while somebody waits for it: of a long queue hardly any has.
     changed: asyncio.Event | None = None
 

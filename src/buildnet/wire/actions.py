@@ -174,7 +174,8 @@ def _timeout_s(action: re.Action) -> float:
     timeout_s = action.timeout.seconds + action.timeout.nanos / 1e9
     if not 0 < timeout_s <= TIMEOUT_MAX_S:
         raise InvalidRequest(
-            f"the action's timeout of {timeout_s:g} s is outside (0, {TIMEOUT_MAX_S:g}]; ask for less",
+            f"the action's timeout of {timeout_s:g} s is not above 0 and at most {TIMEOUT_MAX_S:g}; "
+            "change it, or leave it out",
             field="timeout",
         )
     return timeout_s

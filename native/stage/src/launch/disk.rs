@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::place::{Cursor, Kind};
+use crate::place::{Cursor, Facts, Kind};
 
 const FIRST_LOOK: Duration = Duration::from_millis(100);
 const LOOK_INTERVAL_MAX: Duration = Duration::from_secs(10);
@@ -113,9 +113,25 @@ fn free_bytes(dir: &Path) -> Option<u64> {
     Some(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
+/// What may be taken.
+struct Space {
+    limit_bytes: u64,
+    left_bytes: u64,
+}
+
+impl Space {
+    /// False when there is not so much. A file that is longer than the limit was cut by RLIMIT_FSIZE, however little of
+    /// it lies on the disk: it has holes, or the file system compresses.
+    fn take(&mut self, facts: &Facts) -> bool {
+        let left = self.left_bytes.checked_sub(facts.used_bytes());
+        self.left_bytes = left.unwrap_or_default();
+        left.is_some() && (facts.kind() != Kind::File || facts.size_bytes() <= self.limit_bytes)
+    }
+}
+
 /// Whether the trees take more than this together. A file with several names counts each time.
 fn exceeds(dirs: &[PathBuf], limit_bytes: u64) -> bool {
-    let mut left = limit_bytes;
+    let mut left = Space { limit_bytes, left_bytes: limit_bytes };
     for dir in dirs {
         // The action may remove and rename while this looks: what is gone takes nothing.
         if let Ok(mut cursor) = Cursor::open(dir)
@@ -128,7 +144,7 @@ fn exceeds(dirs: &[PathBuf], limit_bytes: u64) -> bool {
 }
 
 /// Subtract what is below the cursor; false when nothing is left.
-fn take(cursor: &mut Cursor, left: &mut u64) -> io::Result<bool> {
+fn take(cursor: &mut Cursor, left: &mut Space) -> io::Result<bool> {
     let mut levels: Vec<Vec<OsString>> = Vec::new();
     if !take_entries(cursor, left, &mut levels)? {
         return Ok(false);
@@ -150,13 +166,12 @@ fn take(cursor: &mut Cursor, left: &mut u64) -> io::Result<bool> {
     Ok(true)
 }
 
-fn take_entries(cursor: &Cursor, left: &mut u64, levels: &mut Vec<Vec<OsString>>) -> io::Result<bool> {
+fn take_entries(cursor: &Cursor, left: &mut Space, levels: &mut Vec<Vec<OsString>>) -> io::Result<bool> {
     let mut inside = Vec::new();
     for (name, _) in cursor.list().unwrap_or_default() {
         let Ok(facts) = cursor.facts(&name) else { continue };
-        match left.checked_sub(facts.used_bytes()) {
-            Some(rest) => *left = rest,
-            None => return Ok(false),
+        if !left.take(&facts) {
+            return Ok(false);
         }
         if facts.kind() == Kind::Directory {
             inside.push(name);
@@ -184,6 +199,17 @@ mod tests {
         assert!(exceeds(&dirs, 150_000));
         assert!(!exceeds(&dirs, 1_000_000));
         assert!(!exceeds(&[dir.path().join("gone"), dir.path().join("gone")], 1));
+        Ok(())
+    }
+
+    #[test]
+    fn a_file_that_was_cut_is_too_large_however_little_it_takes() -> Test {
+        let dir = tempfile::tempdir()?;
+        let file = fs::File::create(dir.path().join("holes"))?;
+        file.set_len(1 << 20)?;
+        assert!(!exceeds(&[dir.path().to_owned()], 1 << 20));
+        file.set_len((1 << 20) + 1)?;
+        assert!(exceeds(&[dir.path().to_owned()], 1 << 20));
         Ok(())
     }
 

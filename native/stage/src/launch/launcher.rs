@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use libc::c_int;
 
 use super::cgroup;
+use super::filter;
 use super::init;
 use super::letters::{self, Answer};
 use super::networks::{self, Networks};
@@ -47,6 +48,7 @@ fn set_up() -> Result<(OwnedFd, RawFd), Errno> {
     // For all that it starts, once.
     sys::reset_signals();
     sys::bound_capabilities()?;
+    filter::refuse_what_namespaces_share()?;
     let link = sys::take_standard(0)?;
     let null = sys::open(c"/dev/null", libc::O_RDWR, 0)?;
     sys::dup_to(null, 0)?;

@@ -5,6 +5,7 @@
 
 mod cgroup;
 mod disk;
+mod filter;
 mod groups;
 mod init;
 mod launcher;
@@ -284,8 +285,10 @@ fn rlimits(plan: &Plan, group: Option<&Group>) -> Vec<Limit> {
         limits.push((libc::RLIMIT_CPU, cpu_s, cpu_s.saturating_add(1)));
     }
     if let Some(bytes) = plan.disk_bytes {
-        // What is watched is seen a moment late; no single file passes the limit even then.
-        limits.push((libc::RLIMIT_FSIZE, bytes, bytes));
+        // What is watched is seen a moment late; no single file goes on growing even then. It gets a byte over: a file
+        // that was cut is too large when it is looked at, also where the command ended well with half an output.
+        let cut = bytes.saturating_add(1);
+        limits.push((libc::RLIMIT_FSIZE, cut, cut));
     }
     if let Some(bytes) = plan.memory_bytes.filter(|_| !group.is_some_and(Group::bounds_memory)) {
         // Not RLIMIT_AS: runtimes reserve far more address space than they use.

@@ -386,10 +386,11 @@ impl<'a> Watch<'a> {
         } else if self.ended.is_none() {
             // Nobody here asked for that: what the command would have said is not known.
             "sandbox_failed"
+        } else if sight.memory_kills > 0 {
+            // Whatever the command made of it: a process of it was killed, and what that one would have done is missing.
+            "memory"
         } else if exit_code == 0 {
             ""
-        } else if sight.memory_kills > 0 {
-            "memory"
         } else if past_cpu {
             "cpu"
         } else if exit_code == 128 + libc::SIGXFSZ && self.setting.disk.is_limited() {
