@@ -16,6 +16,7 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 from buildnet.scheduler.compiled import MODULES, directory_of
 
 ROOT = Path(__file__).resolve().parent.parent

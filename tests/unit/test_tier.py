@@ -12,7 +12,7 @@ from buildnet.model.caller import Caller, is_apart
 from buildnet.model.digest import EMPTY
 from buildnet.model.node import WorkerOffer
 from buildnet.model.tier import GIVEN, TIERS, requires, tier_of, tiered
-from buildnet.scheduler.placement import matches
+from buildnet.scheduler.matching import matches
 
 LINUX = frozenset({("os", "linux")})
 EVERYBODYS = Caller().written("main")

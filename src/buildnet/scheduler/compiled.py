@@ -11,7 +11,18 @@ import sys
 from pathlib import Path
 from typing import Final
 
-MODULES: Final = ("admission", "core", "dispatch", "entry", "leases", "placement", "queue", "returning", "share")
+MODULES: Final = (
+    "admission",
+    "core",
+    "dispatch",
+    "entry",
+    "leases",
+    "matching",
+    "placement",
+    "queue",
+    "returning",
+    "share",
+)
 """The scheduler's pure files that are compiled, all together: they know each other's fields by place, not by name."""
 
 READ: Final = (

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from buildnet.model.action import Lease, Outcome, Wanted
+from buildnet.model.action import Outcome, Wanted
 from buildnet.model.amounts import Amounts
 from buildnet.model.node import WorkerOffer
 from buildnet.ports import ResourceMatcher
-from buildnet.scheduler.entry import Entry
+from buildnet.scheduler.entry import Attempt, Entry
 from buildnet.scheduler.limits import Limits, Mechanisms, Quotas
-from buildnet.scheduler.placement import Demand, Placement, Worker, matches
+from buildnet.scheduler.matching import matches, why_not
+from buildnet.scheduler.placement import Demand, Placement, Worker
 from buildnet.scheduler.queue import Branch, FairQueue, fairest
 from buildnet.scheduler.share import Share, Shares, bounded, weighed
 
@@ -38,6 +39,7 @@ class Dispatch:
     ) -> None:
         self.limits = limits
         self._on = on
+        self._hold_after_s = limits.hold_after_s
         self._entries = entries
         self._resources = resources
         self.shares = Shares(limits.quotas if on.quota else Quotas())
@@ -95,7 +97,7 @@ class Dispatch:
         if demand.dirty:
             self.room.refresh(demand)
         if self._is_hopeless(demand):
-            return self.room.why_not(entry.wanted)
+            return self._why_not(entry.wanted)
         if not demand.queue.waiting:
             demand.since_s = now_s
             self._active[demand] = None
@@ -203,7 +205,7 @@ class Dispatch:
             if demand.dirty:
                 self.room.refresh(demand)
             if self._is_hopeless(demand):
-                outcome = self.room.why_not(demand.wanted)
+                outcome = self._why_not(demand.wanted)
                 for number in sorted({ticket[1] for ticket in demand.queue.tickets()}):
                     yield number, outcome
 
@@ -214,11 +216,14 @@ class Dispatch:
         absent = [offer for offer, _ in self._absent.values()]
         return all(matches(demand.wanted, offer, self._resources) is False for offer in absent)
 
+    def _why_not(self, wanted: Wanted) -> Outcome:
+        return why_not(wanted, [worker.offer for worker in self.room.workers.values()], self._resources)
+
     # Decisions.
 
     def next(self, now_s: float) -> tuple[Entry, Worker] | None:
         """The entry that begins next, and where; None when nothing can begin now."""
-        room, overdue_s = self.room, now_s - self.limits.hold_after_s
+        room, overdue_s = self.room, now_s - self._hold_after_s
         passed: tuple[Demand, ...] = ()
         while is_open := room.open:
             roots = []
@@ -249,7 +254,7 @@ class Dispatch:
         return None
 
     def _is_overdue(self, demand: Demand, now_s: float) -> bool:
-        waits = not demand.held and now_s - self.limits.hold_after_s >= demand.since_s
+        waits = not demand.held and now_s - self._hold_after_s >= demand.since_s
         return waits and self._on.hold and bool(demand.able)
 
     def _nearer(self, branch: Branch, head: Entry, worker: Worker, now_s: float) -> Entry:
@@ -313,11 +318,11 @@ class Dispatch:
         self.room.take(worker, fence, reserved, wanted.near)
         return charge
 
-    def ended(self, entry: Entry, lease: Lease, charge: int) -> None:
+    def ended(self, attempt: Attempt) -> None:
         """It runs no more; its worker may be gone."""
-        demand, room = entry.demand, self.room
+        entry, worker = attempt.entry, attempt.worker
+        demand = entry.demand
         assert demand is not None
-        self.shares.give_back(entry.share, demand.cost, charge, demand.cpu_milli)
-        worker = room.workers.get(lease.worker)
-        if worker is not None:
-            room.give_back(worker, lease.fence, lease.reserved)
+        self.shares.give_back(entry.share, demand.cost, attempt.charge, demand.cpu_milli)
+        if worker is not None and not worker.gone:
+            self.room.give_back(worker, attempt.fence, attempt.lease.reserved)

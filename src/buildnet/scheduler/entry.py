@@ -8,7 +8,7 @@ from buildnet.model.action import Lease, Wanted
 from buildnet.scheduler.limits import Limits
 
 if TYPE_CHECKING:
-    from buildnet.scheduler.placement import Demand
+    from buildnet.scheduler.placement import Demand, Worker
     from buildnet.scheduler.queue import Branch
     from buildnet.scheduler.share import Share
 
@@ -21,13 +21,19 @@ EntryState = Literal["looking", "queued", "returning", "leased", "publishing"]
 
 
 class Attempt:
-    """A lease in force. `charge` is what its share is given back."""
+    """A lease in force. `charge` is what its share is given back; `worker` None for one that an earlier controller gave
+    and whose worker has not joined this one.
+    """
 
-    __slots__ = ("began_s", "charge", "deadline_s", "entry", "lease")
+    __slots__ = ("began_s", "charge", "deadline_s", "entry", "fence", "lease", "worker")
 
-    def __init__(self, entry: Entry, lease: Lease, charge: int, began_s: float, deadline_s: float) -> None:
+    def __init__(
+        self, entry: Entry, lease: Lease, worker: Worker | None, charge: int, began_s: float, deadline_s: float
+    ) -> None:
         self.entry = entry
         self.lease = lease
+        self.fence = lease.fence
+        self.worker = worker
         self.charge = charge
         self.began_s = began_s
         self.deadline_s = deadline_s
