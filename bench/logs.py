@@ -115,7 +115,7 @@ async def measured(url: str, pid: int, size_bytes: int, bounds: Bounds) -> None:
         line("followed live, to the last byte", speed, "MiB/s", "bar", 200.0)
         for name, wall_s in (("cat|cat", pipe_wall_s), ("TCP", bounds.tcp.wall_s), ("grpcio", bounds.grpcio.wall_s)):
             line("the same", speed, "MiB/s", name, size_bytes / wall_s / (1 << 20))
-        # The log of record is hashed, stored and sent once more before the client is told.
+        # The log of record is made of it, hashed at both ends, before the client is told.
         line("to the result", followed.told_s, "s", "last byte", followed.followed_s)
         for name, process in (("controller", pid), ("worker", worker)):
             used_s, mib = before[name]

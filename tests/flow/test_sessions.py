@@ -20,12 +20,14 @@ from buildnet.ledger import audit
 from buildnet.model.digest import Digest
 from buildnet.model.join_line import JoinLine
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2, ledger_pb2
+from buildnet.wire.actions import digest_message
 from buildnet.worker.uplink import met
 from tests.flow.calls import answer_of
 from tests.flow.fleets import PASSED, FleetHouse, FleetWorker, until, until_state, working
 from tests.flow.session_workers import SessionWorker, counted, until_counted
 
 OTHER_KEY = "ab" * 32
+KEPT = fleet_pb2.KeepLogRequest(stream=fleet_pb2.LOG_STREAM_STDOUT, digest=digest_message(Digest.of(b"none")))
 PERMISSION_DENIED = 7
 
 
@@ -290,6 +292,7 @@ async def test_a_session_may_work_and_nothing_else(fleet: FleetHouse) -> None:
         async with working(one):
             for call, request, refused in (
                 ("FleetService/ListNodes", fleet_pb2.ListNodesRequest(), False),
+                ("FleetService/KeepLog", KEPT, False),
                 ("FleetService/DrainNode", fleet_pb2.DrainNodeRequest(node_id="one"), True),
                 ("FleetService/CreateJoinToken", fleet_pb2.CreateJoinTokenRequest(), True),
                 ("LedgerService/Append", ledger_pb2.AppendRequest(), True),

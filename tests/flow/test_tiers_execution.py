@@ -60,3 +60,14 @@ async def test_inputs_that_only_a_tier_has_reach_a_worker(hot: Valkey, fronts: F
         assert ran.exit_code == 0
     assert digest
     assert second.counts("hot")["hits"] >= 1
+
+
+async def test_a_long_log_reaches_a_tier_though_it_was_not_uploaded(hot: Valkey, fronts: Fronts) -> None:
+    first = fronts.start(hot.table(write="through", blob_size_max="8 MiB"), worker=True)
+    async with Client(first.url) as client:
+        # No entry of the cache, which would bring it there.
+        ran = await client.run(["/bin/sh", "-c", "seq 300000; exit 3"], env={"PATH": "/usr/bin:/bin"})
+    assert ran.exit_code == 3
+    assert ran.stdout_digest is not None
+    name = f"buildnet:cas:sha256:{ran.stdout_digest.hash}"
+    assert hot.ask("STRLEN", name) == b":%d\r\n" % ran.stdout_digest.size_bytes
