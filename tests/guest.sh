@@ -38,7 +38,7 @@ trap end EXIT
 trap 'exit 130' INT TERM
 
 root=$place/initramfs
-mkdir -p "$root"/{host,proc,memory,new,modules} "$place/shared"
+mkdir -p "$root"/{host,proc,dev,memory,new,modules} "$place/shared"
 cp "$busybox" "$root/busybox"
 find "$modules" \( -name overlay.ko -o -name erofs.ko -o -name libcrc32c.ko \) -exec cp {} "$root/modules" \;
 truncate -s 8G "$place/scratch"
@@ -47,7 +47,7 @@ mkfs.ext4 -q -F "$place/scratch"
 cat >"$root/init" <<INIT
 #!/busybox sh
 b=/busybox
-\$b mount -t proc none /proc
+\$b mount -t proc none /proc && \$b mount -t devtmpfs none /dev
 # Twice: one may need another.
 for turn in 1 2; do for module in /modules/*.ko; do \$b insmod \$module 2>/dev/null; done; done
 \$b mount -t hostfs -o ro host /host
@@ -55,13 +55,14 @@ for turn in 1 2; do for module in /modules/*.ko; do \$b insmod \$module 2>/dev/n
 \$b mount -t overlay -o lowerdir=/host,upperdir=/memory/upper,workdir=/memory/work root /new || exec \$b poweroff -f
 \$b mkdir -p /new/scratch /new/guest
 \$b mount -t tmpfs memory /new/tmp
-\$b mount -t ext4 /dev/ubda /new/scratch && \$b chmod 1777 /new/scratch
+\$b mount -t ext4 /dev/ubda /new/scratch || exec \$b poweroff -f
+\$b chmod 1777 /new/scratch
 \$b mount -t hostfs -o $place/shared guest /new/guest
 # Nothing of the host's own units, disks or privacy: homes may be looked into by the user of the guest.
 \$b rm -f /new/etc/fstab
 \$b chmod 755 /new/root
 \$b cp /new/guest/*.target /new/guest/*.service /new/etc/systemd/system/
-\$b umount /proc
+\$b umount /proc /dev
 exec \$b switch_root /new /lib/systemd/systemd --unit=guest.target systemd.unified_cgroup_hierarchy=1
 INIT
 chmod +x "$root/init"
@@ -107,5 +108,5 @@ guest=$!
 tail --pid="$guest" -n +1 -f "$place/shared/output"
 wait "$guest" || true
 guest=
-[ -s "$place/shared/exit_code" ] || { tail -30 "$place/console" >&2; echo "the guest ended before the command did" >&2; exit 1; }
+[ -s "$place/shared/exit_code" ] || { tail -60 "$place/console" >&2; echo "the guest ended before the command did" >&2; exit 1; }
 exit "$(cat "$place/shared/exit_code")"
