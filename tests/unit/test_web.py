@@ -16,7 +16,7 @@ from buildnet.edge.flow import ACK, SEND, START, WINDOW_BYTES, Exchange, Request
 from buildnet.edge.status import GRPC_CODES, http_status
 from buildnet.edge.web import page
 from buildnet.edge.web.app import application, is_misdirected
-from buildnet.edge.web.asgi import Asgi, Message, Receive, Send, scope_of
+from buildnet.edge.web.asgi import Asgi, Deferred, Message, Receive, Send, scope_of
 from buildnet.edge.web.events import event
 from buildnet.edge.web.facts import entry_fact
 from buildnet.edge.web.proof import LEAVES_MAX, Claim
@@ -88,6 +88,28 @@ async def test_an_application_that_breaks_the_protocol_fails(kinds: list[str]) -
 
     with pytest.raises(RuntimeError):
         await Asgi(app)(request(), Exchange(lambda op: None, 1))
+
+
+async def test_what_is_deferred_is_made_once_when_it_can_be() -> None:
+    made: list[None] = []
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    def make() -> Any:
+        made.append(None)
+        if len(made) == 1:
+            raise InvalidRequest("it cannot be made", field="page")
+        return app
+
+    deferred = Deferred(make)
+    assert not made
+    with pytest.raises(InvalidRequest):
+        await asked(deferred, request())
+    answers = await asyncio.gather(*(asked(deferred, request()) for _ in range(3)))
+    assert [status for status, _, _ in answers] == [204] * 3
+    assert len(made) == 2
 
 
 async def test_requests_are_acknowledged_by_halves() -> None:

@@ -21,7 +21,7 @@ from buildnet.app.clock import SystemClock, random_id
 from buildnet.app.config import ControllerConfig, traces_wanted
 from buildnet.app.descriptors import raise_limit
 from buildnet.app.engine import engine_services, opened_engine
-from buildnet.app.grounds import opened_grounds, running
+from buildnet.app.grounds import Grounds, opened_grounds, running
 from buildnet.app.local_worker import supervise
 from buildnet.app.report import hang_up_reopens, observed, report
 from buildnet.edge.action import ActionService
@@ -38,10 +38,7 @@ from buildnet.edge.results import ClientResults
 from buildnet.edge.sessions import Sessions
 from buildnet.edge.status import to_status
 from buildnet.edge.unbuilt import unbuilt_methods
-from buildnet.edge.web import api, page
-from buildnet.edge.web import ledger as ledger_pages
-from buildnet.edge.web.app import application
-from buildnet.edge.web.asgi import Asgi
+from buildnet.edge.web.asgi import Application, Asgi, Deferred
 from buildnet.edge.web.view import View
 from buildnet.ledger.statements import Statements
 from buildnet.model.caller import LOCAL_WORKER
@@ -216,13 +213,7 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
                 "term": grounds.term,
             },
             gate=sessions,
-            web=Asgi(
-                application(
-                    page.routes(),
-                    api.routes(view, ledger, clock, __version__),
-                    ledger_pages.routes(ledger, grounds.cosigned, grounds.witnesses.standings),
-                )
-            ),
+            web=Asgi(Deferred(lambda: _pages(view, grounds, clock))),
             tiers=stores.tiers,
             observed=observed(config, traces=traces_wanted()),
         )
@@ -238,6 +229,13 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
 
         await held.enter_async_context(running(report(bridge, ledger, counts)))
         yield Built(bridge, engine.scheduler, join_tokens)
+
+
+def _pages(view: View, grounds: Grounds, clock: SystemClock) -> Application:
+    # A cache is rarely asked for a page, and what makes one is a tenth of what it would hold.
+    from buildnet.app.pages import pages
+
+    return pages(view, grounds, clock)
 
 
 def _reached_at(address: str) -> str:

@@ -9,6 +9,7 @@ Source: ASGI specification 3.0, HTTP & WebSocket message format 2.4.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
@@ -40,6 +41,26 @@ class Asgi:
         await self._application(scope_of(request), answer.receive, answer.send)
         if not answer.ended:
             raise RuntimeError(f"the application left {request.method} {request.path} without its end")
+
+
+class Deferred:
+    """An application that is made, in a thread of its own, when it is first called."""
+
+    def __init__(self, make: Callable[[], Application]) -> None:
+        self._make = make
+        self._making = asyncio.Lock()
+        self._made: Application | None = None
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer one request.
+
+        Raises:
+            BuildNetError: it cannot be made; the next call tries again.
+        """
+        async with self._making:
+            if self._made is None:
+                self._made = await asyncio.to_thread(self._make)
+        await self._made(scope, receive, send)
 
 
 def scope_of(request: WebRequest) -> dict[str, Any]:
