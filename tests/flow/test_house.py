@@ -179,6 +179,22 @@ def test_it_stops_cleanly(house: House, number: signal.Signals) -> None:
     assert not list((state / "worker" / "scratch").iterdir())
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+async def test_a_command_that_is_told_to_end_takes_back_what_it_asked_for(
+    house: House, number: signal.Signals, code: int
+) -> None:
+    # `timeout 60 buildnet run …` and every build server end a command by SIGTERM.
+    server = house.up("--slots", "1")
+    async with Client(server.url) as client:
+        asked = await asyncio.create_subprocess_exec(*COMMAND, "run", "--url", server.url, "--", "sleep", "60")
+        await until_executing(client, 1)
+        asked.send_signal(number)
+        assert await asyncio.wait_for(asked.wait(), 20) == code
+        while (state := (await client.actions())[0].state) == "executing":
+            await asyncio.sleep(0.02)
+        assert state == "cancelled"
+
+
 def test_a_full_disk_refuses_writes_and_serves_reads(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("mounting a small filesystem needs root")

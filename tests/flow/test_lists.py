@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import grpc
 import pytest
 from click.testing import CliRunner, Result
 
@@ -11,7 +12,8 @@ from buildnet.cli.main import cli
 from buildnet.client import SyncClient, connect
 from buildnet.errors import InvalidRequest
 from buildnet.model.action_spec import OutputInput, spec_of
-from tests.conftest import House
+from buildnet.wire._gen.google.longrunning import operations_pb2
+from tests.conftest import House, Role
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +59,60 @@ def test_what_was_never_asked_of_a_worker_says_so(net: SyncClient) -> None:
     for words in (("why", "newest"), ("diff", "newest", "newest")):
         ended = asked(net, *words)
         assert "waits for others of its graph" in str(ended.exception)
+
+
+def listed(url: str, name: str = "", page_size: int = 0, page_token: str = "") -> operations_pb2.ListOperationsResponse:
+    """One page, to a client that takes messages of no more than gRPC's own 4 MiB."""
+    with grpc.insecure_channel(url.removeprefix("grpc://")) as channel:
+        call = channel.unary_unary(
+            "/google.longrunning.Operations/ListOperations",
+            operations_pb2.ListOperationsRequest.SerializeToString,
+            operations_pb2.ListOperationsResponse.FromString,
+        )
+        request = operations_pb2.ListOperationsRequest(name=name, page_size=page_size, page_token=page_token)
+        answer = call(request, timeout=30)
+    assert isinstance(answer, operations_pb2.ListOperationsResponse)
+    return answer
+
+
+def test_operations_are_those_below_the_name(running: Role) -> None:
+    for instance in ("team/a", "team"):
+        with connect(running.url, instance=instance) as client:
+            client.run(["/bin/echo", instance])
+    for name in ("team/a", "team/a/operations"):
+        assert [operation.name.rpartition("/")[0] for operation in listed(running.url, name=name).operations] == [
+            "team/a/operations"
+        ]
+    assert not listed(running.url, name="te").operations
+    assert len(listed(running.url).operations) == len(listed(running.url, name="operations").operations) >= 2
+
+
+def test_pages_of_operations_neither_repeat_nor_hide_while_others_begin(running: Role) -> None:
+    with connect(running.url, instance="pages") as client:
+        for number in range(3):
+            client.run(["/bin/echo", str(number)])
+        known = [operation.name for operation in listed(running.url, name="pages").operations]
+        seen, token = [], ""
+        for number in range(3):
+            page = listed(running.url, name="pages", page_size=1, page_token=token)
+            seen += [operation.name for operation in page.operations]
+            token = page.next_page_token
+            client.run(["/bin/echo", f"begun meanwhile: {number}"])
+    assert seen == known
+    assert not token
+
+
+def test_a_page_of_large_results_fits_into_a_message(running: Role) -> None:
+    script = f"for i in $(seq 300); do echo > {'x' * 200}$i; done"
+    outputs = [f"{'x' * 200}{number}" for number in range(1, 301)]
+    spec = spec_of(["/bin/sh", "-c", script], variables={"PATH": "/usr/bin:/bin"}, outputs=outputs)
+    with connect(running.url, instance="large") as client:
+        ids = [client.submit(spec).id for _ in range(60)]
+        for operation_id in ids:
+            client.result(operation_id)
+    seen, token, pages = list[str](), "", 0
+    while not pages or token:
+        page = listed(running.url, name="large", page_token=token)
+        seen += [operation.name.rpartition("/")[2] for operation in page.operations]
+        token, pages = page.next_page_token, pages + 1
+    assert (seen, pages > 1) == (ids[::-1], True)

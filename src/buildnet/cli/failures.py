@@ -1,6 +1,7 @@
 """Every way a command can fail, as one sentence on stderr and one exit code (docs/reference/errors.md).
 
-Exit codes: an action's own for `run`; 1 a check failed; 2 wrong usage; 125 BuildNET could not do it; 130 Ctrl-C.
+Exit codes: an action's own for `run`; 1 a check failed; 2 wrong usage; 125 BuildNET could not do it; 130 Ctrl-C;
+143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -8,13 +9,23 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import click
 
 from buildnet.errors import BuildNetError, LedgerCorrupt
 
-FAILED_CHECK, USAGE, CANNOT, INTERRUPTED = 1, 2, 125, 130
+FAILED_CHECK, USAGE, CANNOT, INTERRUPTED, TERMINATED = 1, 2, 125, 130, 143
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as `timeout` and build servers send it: what Ctrl-C cleans up, it does."""
+
+
+def terminate(_number: int, _frame: FrameType | None) -> None:
+    """Answer SIGTERM. Roles answer it themselves (`serving`)."""
+    raise Terminated
 
 
 def guarded(work: Callable[[], Any]) -> int:
@@ -27,8 +38,9 @@ def guarded(work: Callable[[], Any]) -> int:
     except click.ClickException as error:
         error.show()
         return USAGE
-    except (click.Abort, KeyboardInterrupt):
-        return INTERRUPTED
+    except (click.Abort, KeyboardInterrupt) as end:
+        # click makes its own of what it catches.
+        return TERMINATED if isinstance(end.__cause__ or end, Terminated) else INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has enough; Python must not complain at exit.
         sys.stdout = None

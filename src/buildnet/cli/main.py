@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import signal
 import sys
 from typing import Final
 
@@ -78,6 +79,7 @@ def cli() -> None:
 def main() -> None:
     """Run the command line and exit."""
     gc.set_threshold(GARBAGE_AFTER)
+    signal.signal(signal.SIGTERM, failures.terminate)
     sys.exit(failures.guarded(lambda: cli.main(prog_name="buildnet", standalone_mode=False)))
 
 

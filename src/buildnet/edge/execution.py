@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import replace
 
 from buildnet.catalog.constraint import parse
+from buildnet.edge import action_filter
 from buildnet.edge.absence import Absence
 from buildnet.edge.bridge import Call, Method
 from buildnet.edge.paging import page_size_of
 from buildnet.edge.status import status_of
-from buildnet.errors import Forbidden, InvalidRequest, NotFound, Unimplemented
+from buildnet.errors import Forbidden, NotFound, Unimplemented
 from buildnet.model.action import Outcome, Wanted
 from buildnet.model.caller import Caller, public_instance, share_of
 from buildnet.ports import Clock, Progress
@@ -29,6 +30,8 @@ from buildnet.wire.request_metadata import manner_of, requested_of
 _EXECUTION = "/build.bazel.remote.execution.v2.Execution/"
 _OPERATIONS = "/google.longrunning.Operations/"
 _LIST_MAX = 1000
+# Results of many outputs are large, and clients of gRPC take messages of 4 MiB.
+_LIST_BYTES_MAX = 3 << 20
 
 log = logging.getLogger(__name__)
 
@@ -141,22 +144,27 @@ class ExecutionService:
         return self._message(operation)
 
     def list(self, request: operations_pb2.ListOperationsRequest, call: Call) -> operations_pb2.ListOperationsResponse:
-        """The newest operations; no filter is known."""
+        """The newest operations, below an instance name or all that the caller may see; no filter is known."""
         if request.filter:
             raise Unimplemented("ListOperations knows no filter yet; leave it empty", missing="filter")
         limit = page_size_of(request.page_size, _LIST_MAX, _LIST_MAX)
-        try:
-            start = int(request.page_token or "0")
-        except ValueError:
-            start = -1
-        if start < 0:
-            raise InvalidRequest("the page token is not one of ours", field="page_token")
-        known = [o for o in self._scheduler.operations() if call.caller.may_see(o.wanted.key.instance)]
-        page = known[start : start + limit]
+        after = action_filter.after_of(request.page_token)
+        parent = request.name.removesuffix("operations").rstrip("/")
+
+        def fits(operation: Operation) -> bool:
+            instance = operation.wanted.key.instance
+            return call.caller.may_see(instance) and (not parent or public_instance(instance) == parent)
+
         answer = operations_pb2.ListOperationsResponse()
-        answer.operations.extend(self._message(operation) for operation in page)
-        if start + limit < len(known):
-            answer.next_page_token = str(start + limit)
+        last, size_bytes = None, 0
+        for operation in filter(fits, action_filter.later(self._scheduler.operations(), after)):
+            message = self._message(operation)
+            size_bytes += message.ByteSize()
+            if last is not None and (len(answer.operations) == limit or size_bytes > _LIST_BYTES_MAX):
+                answer.next_page_token = action_filter.token_of(last)
+                break
+            answer.operations.append(message)
+            last = operation
         return answer
 
     def cancel(self, request: operations_pb2.CancelOperationRequest, call: Call) -> empty_pb2.Empty:
