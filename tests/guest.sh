@@ -18,6 +18,7 @@ UML names the kernel (linux.uml), UML_MODULES its modules (/usr/lib/uml/modules/
 TEXT
 }
 
+case "$PWD/" in /tmp/*) echo "the guest has a /tmp of its own: start this elsewhere" >&2; exit 2 ;; esac
 as=root session=
 case "${1:-}" in
     --as) as=$2; shift 2 ;;
@@ -102,6 +103,7 @@ UNIT
 } >"$place/shared/run"
 touch "$place/shared/output"
 
+cd /
 TMPDIR=/dev/shm "$kernel" mem="${MEMORY:-2500M}" umid="guest$$" initrd="$place/initramfs.gz" rdinit=/init root=/dev/ram0 \
     ubd0="$place/scratch" con=null con0=fd:0,fd:1 ssl=null </dev/null >"$place/console" 2>&1 &
 guest=$!

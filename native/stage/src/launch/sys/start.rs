@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use libc::{c_int, c_long, c_void};
+use libc::{c_int, c_void};
 
 use super::{Errno, errno};
 
@@ -28,8 +28,8 @@ pub(crate) unsafe fn start(main: Main, argument: *mut c_void) -> Result<libc::pi
 /// A process that is moved there afterwards waits for every processor to have paused: 16 ms for a start that comes alone,
 /// where one that is born there waits for nothing (kernel/cgroup/cgroup.c, `cgroup_attach_lock` and `cgroup_css_set_fork`).
 ///
-/// It dies at its birth where `cgroup.kill` was ever used on the group, or on the parent's: Linux 6.18, and 6.1 from 6.1.129
-/// on, compare the count of such kills of the one with that of the other.
+/// It dies at its birth where `cgroup.kill` was ever used on the group, or on the parent's, but not equally often: seen with
+/// Linux 6.1.176 and 6.18.44, which compare the one's count of such kills with the other's.
 ///
 /// # Errors
 /// ENOSYS where the kernel (before 5.7), a filter of calls or this kind of processor has no such call.
@@ -49,7 +49,7 @@ pub(crate) unsafe fn start_within(group: &OwnedFd, main: Main, argument: *mut c_
         ..CloneArgs::default()
     };
     let call = CloneArgs { flags: call.flags | CLONE_INTO_CGROUP, ..call };
-    let result: c_long;
+    let result: libc::c_long;
     // SAFETY: the kernel reads `call`. Parent and child come back here; the child has the new stack, so it may use nothing
     // of this frame but registers, and goes on in `main`, which never returns.
     unsafe {
