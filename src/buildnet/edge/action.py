@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
@@ -27,6 +27,7 @@ from buildnet.wire.operations import response_of
 _ACTION = "/buildnet.v1.ActionService/"
 _LIST_MAX = 1000
 _ARGUMENTS_SHOWN = 8
+_ARGUMENTS_CHARACTERS_SHOWN = 1024
 _DESCRIBED_MAX = 50_000
 _PREFIX_MIN = 4
 
@@ -40,8 +41,9 @@ class Descriptions:
     def add(self, operation_id: str, described: Described) -> None:
         """Remember one."""
         # What is shown is kept: a command of a megabyte is not.
-        if len(described.arguments) > _ARGUMENTS_SHOWN:
-            described = replace(described, arguments=described.arguments[:_ARGUMENTS_SHOWN])
+        arguments = described.arguments
+        if len(arguments) > _ARGUMENTS_SHOWN or sum(map(len, arguments)) > _ARGUMENTS_CHARACTERS_SHOWN:
+            described = replace(described, arguments=tuple(_shown(arguments)))
         self._known[operation_id] = described
         while len(self._known) > _DESCRIBED_MAX:
             self._known.popitem(last=False)
@@ -49,6 +51,16 @@ class Descriptions:
     def get(self, operation_id: str) -> Described | None:
         """What is remembered of it."""
         return self._known.get(operation_id)
+
+
+def _shown(arguments: Iterable[str]) -> Iterator[str]:
+    """The first arguments, as far as they are shown; what is cut ends in …."""
+    left = _ARGUMENTS_CHARACTERS_SHOWN
+    for argument in islice(arguments, _ARGUMENTS_SHOWN):
+        yield argument if len(argument) <= left else argument[: left - 1] + "…"
+        left -= len(argument)
+        if left < 1:
+            return
 
 
 class ActionService:
@@ -85,12 +97,8 @@ class ActionService:
         fits = self._fitting(request.filter, call.caller)
         after = action_filter.after_of(request.page_token)
         known = action_filter.later(self._scheduler.operations(), after)
-        # No more summaries are made than are wanted, and one to know whether there are more: many operations are known.
-        chosen = list(islice(filter(fits, known), limit + 1))
-        answer = action_pb2.ListActionsResponse(actions=map(self._summary, chosen[:limit]))
-        if len(chosen) > limit:
-            answer.next_page_token = action_filter.token_of(chosen[limit - 1])
-        return answer
+        summaries, token = action_filter.page_of(filter(fits, known), limit, self._summary)
+        return action_pb2.ListActionsResponse(actions=summaries, next_page_token=token)
 
     def _fitting(self, wanted: action_pb2.ActionFilter, caller: Caller) -> Callable[[Operation], bool]:
         return action_filter.fitting(wanted, caller, self._descriptions.get, lambda id_: self._graphs.name_of(id_)[0])

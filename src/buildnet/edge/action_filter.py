@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, TypeVar
+
+from google.protobuf.message import Message
 
 from buildnet.errors import InvalidRequest
 from buildnet.model.caller import Caller, public_instance
@@ -20,7 +22,11 @@ _STATES: Final = {
 }
 _NOTHING: Final = Described(())
 
+# Arguments and results may be long, and clients of gRPC take messages of 4 MiB.
+_PAGE_BYTES_MAX: Final = 3 << 20
+
 After = tuple[int, str]
+M = TypeVar("M", bound=Message)
 
 
 def state_of(operation: Operation) -> action_pb2.ActionState:
@@ -105,3 +111,20 @@ def later(operations: Iterator[Operation], after: After | None) -> Iterator[Oper
             yield operation
             yield from operations
             return
+
+
+def page_of(operations: Iterable[Operation], limit: int, shown: Callable[[Operation], M]) -> tuple[list[M], str]:
+    """The messages of one page, at least one where there is any, and where the next one begins: empty at the end.
+
+    No more of them are made than are wanted, and one to know whether there are more: many operations are known.
+    """
+    page: list[M] = []
+    last, size_bytes = None, 0
+    for operation in operations:
+        message = shown(operation)
+        size_bytes += message.ByteSize()
+        if last is not None and (len(page) == limit or size_bytes > _PAGE_BYTES_MAX):
+            return page, token_of(last)
+        page.append(message)
+        last = operation
+    return page, ""

@@ -30,8 +30,6 @@ from buildnet.wire.request_metadata import manner_of, requested_of
 _EXECUTION = "/build.bazel.remote.execution.v2.Execution/"
 _OPERATIONS = "/google.longrunning.Operations/"
 _LIST_MAX = 1000
-# Results of many outputs are large, and clients of gRPC take messages of 4 MiB.
-_LIST_BYTES_MAX = 3 << 20
 
 log = logging.getLogger(__name__)
 
@@ -155,17 +153,9 @@ class ExecutionService:
             instance = operation.wanted.key.instance
             return call.caller.may_see(instance) and (not parent or public_instance(instance) == parent)
 
-        answer = operations_pb2.ListOperationsResponse()
-        last, size_bytes = None, 0
-        for operation in filter(fits, action_filter.later(self._scheduler.operations(), after)):
-            message = self._message(operation)
-            size_bytes += message.ByteSize()
-            if last is not None and (len(answer.operations) == limit or size_bytes > _LIST_BYTES_MAX):
-                answer.next_page_token = action_filter.token_of(last)
-                break
-            answer.operations.append(message)
-            last = operation
-        return answer
+        known = action_filter.later(self._scheduler.operations(), after)
+        messages, token = action_filter.page_of(filter(fits, known), limit, self._message)
+        return operations_pb2.ListOperationsResponse(operations=messages, next_page_token=token)
 
     def cancel(self, request: operations_pb2.CancelOperationRequest, call: Call) -> empty_pb2.Empty:
         """Ask an operation to stop; its followers are told CANCELLED."""
