@@ -13,6 +13,8 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
+use crate::heap;
+
 /// Bytes of requests that are gathered and not yet stored or answered.
 const REQUEST_BYTES_MAX: usize = 256 << 20;
 /// And of those that are small, so that they need not wait for those that are not.
@@ -44,14 +46,13 @@ const GIVE_BACK_EVERY: Duration = Duration::from_secs(2);
 const GIVE_BACK_TIMES: u32 = 5;
 const USED_BYTES_MANY: usize = 32 << 20;
 const USED_BYTES_FEW: usize = 8 << 20;
-/// In how many looks it is asked once what the allocator holds: under load that comes and goes.
-const GIVE_BACK_SELDOM: u32 = 5;
+/// In how many looks it is asked once what the allocator holds: under load that comes and goes. Given back is what is not
+/// used over so much, when so many pages were taken since it was last done: each of them costs a fault to take again.
+const GIVE_BACK_SELDOM: u32 = 2;
+const UNUSED_BYTES_MANY: usize = 6 << 20;
+const TAKEN_PAGES_MANY: i64 = 512;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const CONNECTIONS_MAX: usize = 4096;
-/// As many as network threads on a small machine: more were no quicker, and took 17 MiB more (`bench.peers`). The allocator
-/// heeds it while fewer than eight heaps are in use.
-#[cfg(target_env = "gnu")]
-const HEAPS_MAX: i32 = 2;
 
 /// What all connections share.
 pub(crate) struct Budget {
@@ -84,25 +85,25 @@ impl Budget {
     pub(crate) async fn give_back(&self) {
         let mut look = tokio::time::interval(GIVE_BACK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let (mut due, mut looks, mut left) = (0, 0_u32, 0);
+        let (mut due, mut looks, mut taken_before) = (0, 0_u32, heap::taken_pages());
         loop {
             look.tick().await;
             let free = self.requests.available_permits() + self.responses.available_permits();
             let used = REQUEST_BYTES_MAX + RESPONSE_BYTES_MAX - free;
             looks += 1;
             if looks % GIVE_BACK_SELDOM == 0 {
-                // What connections hold beside what is counted shows only by what is free once they have gone. Between what
-                // is in use there may be more than can be given: it is tried again when that has changed.
-                let unused = unused_bytes();
-                if unused > USED_BYTES_MANY && unused.abs_diff(left) > USED_BYTES_FEW {
+                // What connections hold beside what is counted shows only by what is free once they have gone. The allocator
+                // counts as free what was given back as well: that it was taken again, the system knows.
+                let taken = heap::taken_pages();
+                if heap::unused_bytes() > UNUSED_BYTES_MANY && taken - taken_before > TAKEN_PAGES_MANY {
                     due = due.max(1);
-                    left = unused;
+                    taken_before = taken;
                 }
             }
             if due > 0 && used < USED_BYTES_FEW {
                 due -= 1;
                 // Whether there was something to give is the allocator's affair.
-                let _ = tokio::task::spawn_blocking(trim).await;
+                let _ = tokio::task::spawn_blocking(heap::trim).await;
             }
             if used > USED_BYTES_MANY {
                 due = GIVE_BACK_TIMES;
@@ -125,41 +126,6 @@ impl Budget {
             || self.responses.available_permits() < RESPONSE_BYTES_MAX / 4
     }
 }
-
-/// Have threads share a few heaps: each keeps what its busiest moment took, and disk work comes and goes on many threads.
-#[cfg(target_env = "gnu")]
-pub(crate) fn few_heaps() {
-    // SAFETY: mallopt takes no pointer; where it refuses, the allocator's own limit stays (mallopt(3)).
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, HEAPS_MAX);
-    }
-}
-
-#[cfg(not(target_env = "gnu"))]
-pub(crate) fn few_heaps() {}
-
-/// What the allocator holds and nobody uses.
-#[cfg(target_env = "gnu")]
-fn unused_bytes() -> usize {
-    // SAFETY: mallinfo2 takes nothing and only counts (mallinfo(3)).
-    unsafe { libc::mallinfo2() }.fordblks
-}
-
-#[cfg(not(target_env = "gnu"))]
-fn unused_bytes() -> usize {
-    0
-}
-
-#[cfg(target_env = "gnu")]
-fn trim() {
-    // SAFETY: malloc_trim takes no pointer and may be called from any thread (malloc_trim(3)).
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
-
-#[cfg(not(target_env = "gnu"))]
-fn trim() {}
 
 fn crowded_out() -> Status {
     Status::resource_exhausted("the server holds as many responses in memory as it may; try again later")

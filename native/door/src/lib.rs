@@ -16,6 +16,7 @@ mod describe;
 mod dispatch;
 mod execution;
 mod grpc;
+mod heap;
 mod http;
 mod hub;
 mod listener;

@@ -12,8 +12,8 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
-use crate::budget::few_heaps;
 use crate::credentials::{Access, AccessOptions};
+use crate::heap;
 use crate::http::HttpCache;
 use crate::hub::{Event, Hub};
 use crate::listener::accept;
@@ -184,7 +184,7 @@ impl Door {
             .map_err(|e| refuse(&e))?
             .next()
             .ok_or_else(|| NativeError::invalid("listen", format!("{listen} names no address")))?;
-        few_heaps();
+        heap::few_heaps();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(self.threads)
             .thread_name("buildnet-door")
