@@ -424,9 +424,10 @@ def test_an_unknown_property(executor: Executor) -> None:
     assert name in status.message
 
 
+@pytest.mark.parametrize("outputs", [["a"], []], ids=["output", "none"])
 @rule(SHOULD, "Command.output_node_properties", "A name that is not supported is INVALID_ARGUMENT.")
-def test_an_unknown_node_property(executor: Executor) -> None:
-    command = {"output_paths": ["a"], "output_node_properties": ["no-such-property"]}
+def test_an_unknown_node_property(executor: Executor, outputs: list[str]) -> None:
+    command = {"output_paths": outputs, "output_node_properties": ["no-such-property"]}
     assert executor.failure(executor.action("echo a > a", command=command)).code == INVALID
 
 

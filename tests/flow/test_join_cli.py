@@ -44,7 +44,8 @@ def test_a_worker_joins_by_the_printed_line_and_again_without_it(house: House, t
     assert again.stop() == 0
     refused = buildnet("join", line, "--json", state=str(tmp_path / "other"))
     assert refused.returncode == 125
-    assert "was used already" in json.loads(refused.stderr.splitlines()[-1])["error"]["message"]
+    said = json.loads(refused.stderr.splitlines()[-1])["error"]["message"]
+    assert said.startswith(f"{line.partition('?')[0]} refused this worker: this join token was used already"), said
 
 
 def test_a_line_is_made_read_from_a_file_and_revoked(house: House, tmp_path: Path) -> None:

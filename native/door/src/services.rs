@@ -7,7 +7,7 @@ use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
 use buildnet_formats::wire::build::bazel::semver::SemVer;
 use buildnet_formats::wire::google::bytestream as bs;
 use buildnet_formats::wire::grpc::health::v1 as health;
-use buildnet_formats::{Compressor, Digest, Function, NativeError, WriteName};
+use buildnet_formats::{Compressor, Digest, Function, NODE_PROPERTIES, NativeError, WriteName};
 use buildnet_store::Store;
 use buildnet_tiers::Tiers;
 use bytes::Bytes;
@@ -168,7 +168,7 @@ impl Services {
                 digest_functions: vec![Function::Sha256.number()],
                 exec_enabled: true,
                 execution_priority_capabilities: Some(all),
-                supported_node_properties: vec!["mtime".to_owned(), "unix_mode".to_owned()],
+                supported_node_properties: NODE_PROPERTIES.map(str::to_owned).to_vec(),
             }),
             // Bazel 4 refuses a server that does not speak 2.0 (docs/how-to/bazel.md).
             low_api_version: version(0),

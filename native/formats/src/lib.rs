@@ -15,6 +15,6 @@ pub use digest::{Digest, Function, Hasher};
 pub use error::{FieldValue, NativeError};
 pub use resource::{Compressor, ReadName, WriteName};
 pub use validate::{
-    DEPTH_MAX, DIRECTORIES_MAX, MESSAGE_BYTES_MAX, decode_action, decode_command, decode_directory,
+    DEPTH_MAX, DIRECTORIES_MAX, MESSAGE_BYTES_MAX, NODE_PROPERTIES, decode_action, decode_command, decode_directory,
     symlink_target_stays,
 };

@@ -15,6 +15,11 @@ pub const DIRECTORIES_MAX: usize = 1_000_000;
 /// Size of one Action, Command, Directory or Tree message.
 pub const MESSAGE_BYTES_MAX: u64 = 64 << 20;
 
+/// Properties of nodes that a Command may ask for (REAPI ExecutionCapabilities.supported_node_properties).
+pub const NODE_PROPERTIES: [&str; 2] = ["mtime", "unix_mode"];
+/// How older clients write them.
+const NODE_PROPERTIES_BEFORE: [&str; 2] = ["MTime", "UnixMode"];
+
 const PATH_BYTES_MAX: usize = 4096;
 
 /// Decode an Action whose bytes are canonical: no unknown field, no other order, no default written out.
@@ -34,7 +39,7 @@ pub fn decode_action(bytes: &[u8]) -> Result<re::Action, NativeError> {
     Ok(action)
 }
 
-/// Decode a Command and check its arguments, variables and paths.
+/// Decode a Command and check its arguments, variables, paths and what it asks of outputs.
 ///
 /// # Errors
 /// `invalid_request` with the field.
@@ -72,6 +77,11 @@ pub fn decode_command(bytes: &[u8]) -> Result<re::Command, NativeError> {
                 check_path(path, field)?;
             }
         }
+    }
+    let is_known = |name: &str| NODE_PROPERTIES.contains(&name) || NODE_PROPERTIES_BEFORE.contains(&name);
+    if let Some(name) = command.output_node_properties.iter().find(|name| !is_known(name)) {
+        let message = format!("{name:?} is not one of {}", NODE_PROPERTIES.join(", "));
+        return Err(NativeError::invalid("output_node_properties", message));
     }
     Ok(command)
 }
@@ -242,6 +252,22 @@ mod tests {
                 ..Default::default()
             };
             assert!(decode_command(&command.encode_to_vec()).is_err(), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn a_property_of_nodes_that_nobody_can_tell_is_refused_before_anything_runs() {
+        let asking = |name: &str| re::Command {
+            arguments: vec!["x".to_owned()],
+            output_node_properties: vec!["unix_mode".to_owned(), name.to_owned()],
+            ..Default::default()
+        };
+        for name in ["mtime", "MTime"] {
+            assert!(decode_command(&asking(name).encode_to_vec()).is_ok(), "{name}");
+        }
+        for name in ["colour", "", "MTIME"] {
+            let refused = decode_command(&asking(name).encode_to_vec()).unwrap_err();
+            assert_eq!(refused.code, "invalid_request", "{name}");
         }
     }
 

@@ -277,7 +277,8 @@ class Session:
     async def _keep_talking(self) -> None:
         while not self._leaving.is_set():
             began_s = self._clock.monotonic_s()
-            reason = await self._connect()
+            # Those that dial say whom; the sentences that this goes into say it already.
+            reason = (await self._connect()).removeprefix(f"{self._config.url}: ")
             if self._leaving.is_set():
                 return
             self._backoff.lasted(self._clock.monotonic_s() - began_s)
@@ -319,6 +320,7 @@ class Session:
             return error.message
 
     def _refuse(self, reason: str) -> None:
+        reason = reason.removeprefix(f"{self._config.url}: ")
         self._refused = InvalidRequest(f"{self._config.url} refused this worker: {reason}", field="hello")
         self._leaving.set()
 
