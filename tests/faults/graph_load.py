@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from buildnet.client import ActionInfo, Client, Digest, SubmittedGraph
 from buildnet.client.actions import ENDED
-from buildnet.errors import NodeDown, NotFound
+from buildnet.errors import NodeDown, NotFound, Overloaded
 from buildnet.model.action_spec import ActionSpec, FileInput, OutputInput, spec_of
 
 T = TypeVar("T")
@@ -130,7 +130,8 @@ class GraphLoad:
         while True:
             try:
                 return await call()
-            except NodeDown:
+            # Only so many read long stored logs at once, and after a death all do.
+            except (NodeDown, Overloaded):
                 if time.monotonic() - began_s > self.away_s:
                     raise
                 await asyncio.sleep(0.1)
