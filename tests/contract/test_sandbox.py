@@ -318,6 +318,21 @@ def test_tmp_is_its_own(confined: Bench) -> None:
     assert not Path("/tmp/mine").exists()
 
 
+def test_devices_work_and_stay_as_the_machine_has_them(confined: Bench) -> None:
+    # Whose user is root owns them, and needs no capability to take them from everybody else.
+    before = os.stat("/dev/full")
+    try:
+        ran = confined.sh(
+            "chmod 600 /dev/full; touch -d @0 /dev/full; echo x > /dev/null && head -c 3 /dev/zero | wc -c"
+        )
+        after = os.stat("/dev/full")
+        assert (after.st_mode, after.st_mtime) == (before.st_mode, before.st_mtime)
+        assert ran.stdout.split() == [b"3"]
+        assert ran.stderr.count(b"Read-only file system") == 2
+    finally:
+        os.chmod("/dev/full", before.st_mode & 0o7777)
+
+
 def test_the_machine_is_read_only(confined: Bench) -> None:
     outside = confined.directory / "outside"
     outside.mkdir()

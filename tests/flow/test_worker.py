@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -103,7 +104,11 @@ class Bench:
         handle = Handle(log)
         key = ActionKey("", digest)
         assignment = Assignment(self.fence, key, timeout_s, **amounts, action=action, command=command)
-        outcome = await asyncio.wait_for(self.executor.run(assignment, handle), timeout_s + 60)
+        try:
+            outcome = await asyncio.wait_for(self.executor.run(assignment, handle), timeout_s + 60)
+        finally:
+            # As the session does once it is sent.
+            log.close()
         assert list(self.scratch.iterdir()) == [], "scratch is removed whatever happens"
         return outcome
 
@@ -200,6 +205,19 @@ async def test_an_action_becomes_a_result_at_the_controller(bench: Bench) -> Non
     assert not result.stdout_raw
     assert bench.cas.missing_of_result(outcome.result or b"") == []
     assert bench.logs == [(1, 0, b"said\n"), (2, 0, b"oops\n")] or len(bench.logs) >= 2
+
+
+async def test_attempts_that_have_ended_hold_no_descriptors(bench: Bench) -> None:
+    async def some(count: int) -> int:
+        for number in range(count):
+            outcome = await bench.run(sh(f"echo {number}; echo {number} >&2"))
+            assert outcome.code == "ok", outcome
+        gc.collect()
+        return len(os.listdir("/proc/self/fd"))
+
+    # The first leave what others use again: supervisors, groups, connections.
+    before = await some(4)
+    assert await some(24) - before < 12
 
 
 async def test_the_result_tells_when_and_where_it_was_made(bench: Bench) -> None:

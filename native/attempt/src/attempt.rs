@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use buildnet_formats::NativeError;
 use buildnet_stage::{self as stage, CollectLimits, Collected, Control, Root, View, Written};
@@ -80,15 +81,12 @@ pub(crate) fn begin(mut order: Order, tools: &Tools, state: &State) -> Result<Be
 }
 
 /// Have the launcher run it, and stay until it has ended.
-pub(crate) fn launched(
-    begun: &Begun,
-    tools: &Arc<Tools>,
-    state: &Arc<State>,
-) -> Result<(Ending, Control), NativeError> {
-    let (news, told) = (Arc::clone(tools), Arc::clone(state));
+pub(crate) fn launched(begun: &Begun, tools: &Arc<Tools>, state: &State) -> Result<(Ending, Control), NativeError> {
+    // Not the state itself: it holds the control, which holds this.
+    let (news, told, fence) = (Arc::clone(tools), state.told(), state.fence);
     let printed = move || {
-        if told.tell() {
-            news.events.put(Event::Printed(told.fence));
+        if !told.swap(true, Ordering::SeqCst) {
+            news.events.put(Event::Printed(fence));
         }
     };
     let run = stage::Run::prepare(&begun.order.plan, Box::new(printed))?;

@@ -55,7 +55,7 @@ enum Job {
 /// One attempt, as its caller and its thread share it.
 pub(crate) struct State {
     pub(crate) fence: u64,
-    told: AtomicBool,
+    told: Arc<AtomicBool>,
     stopped: Mutex<Option<String>>,
     control: Mutex<Option<Control>>,
     /// One that another sandbox runs.
@@ -63,9 +63,9 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// Whether to say that something was printed.
-    pub(crate) fn tell(&self) -> bool {
-        !self.told.swap(true, Ordering::SeqCst)
+    /// True once it was said that something was printed, until somebody has looked.
+    pub(crate) fn told(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.told)
     }
 
     pub(crate) fn runs(&self, control: Control) {
@@ -164,7 +164,7 @@ impl Crew {
     pub fn run(&self, order: Order) -> Attempt {
         let state = Arc::new(State {
             fence: order.fence,
-            told: AtomicBool::new(false),
+            told: Arc::default(),
             stopped: Mutex::default(),
             control: Mutex::default(),
             begun: Mutex::default(),

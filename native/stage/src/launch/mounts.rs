@@ -169,7 +169,11 @@ fn clone_devices() -> Result<[RawFd; DEVICES.len()], Errno> {
     let mut fds = [-1; DEVICES.len()];
     for (slot, path) in fds.iter_mut().zip(DEVICES) {
         match sys::clone_mount(path) {
-            Ok(fd) => *slot = fd,
+            Ok(fd) => {
+                // Who is uid 0 owns them: it could take the machine's /dev/null from everybody else.
+                sys::seal_device(fd)?;
+                *slot = fd;
+            }
             Err(libc::ENOENT) => {}
             Err(errno) => return Err(errno),
         }

@@ -61,6 +61,12 @@ pub(crate) fn seal_tree(fd: RawFd) -> Result<(), Errno> {
     set_mount_attributes(fd, c"", libc::AT_EMPTY_PATH | libc::AT_RECURSIVE, attributes)
 }
 
+/// A detached copy of one device: it works as it did (a mount that is read-only does not bound what is written to devices),
+/// but its mode, owner and times, which it shares with the machine's own, stay as they are.
+pub(crate) fn seal_device(fd: RawFd) -> Result<(), Errno> {
+    set_mount_attributes(fd, c"", libc::AT_EMPTY_PATH, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID)
+}
+
 /// Let a detached copy be written, but let no device and no set-uid program in it work.
 pub(crate) fn distrust_tree(fd: RawFd) -> Result<(), Errno> {
     let attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV;
