@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -55,6 +56,22 @@ def filled(house: House) -> tuple[Role, Digest, Digest]:
     update.action_result.output_files.add(path="o", digest=digest_message(used))
     server.unary("/build.bazel.remote.execution.v2.ActionCache/UpdateActionResult", update, re.ActionResult)
     return role, used, lone
+
+
+def test_get_writes_into_what_is_no_file_and_leaves_it_in_its_place(
+    filled: tuple[Role, Digest, Digest], tmp_path: Path
+) -> None:
+    role, _, lone = filled
+    link, pipe = tmp_path / "link", tmp_path / "pipe"
+    link.symlink_to("file")
+    cas(role.url, "get", "-o", str(link), lone.text)
+    assert link.is_symlink()
+    assert (tmp_path / "file").read_bytes() == b"lone"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["/bin/cat", str(pipe)], stdout=subprocess.PIPE) as reader:
+        cas(role.url, "get", "-o", str(pipe), lone.text)
+        assert reader.communicate(timeout=20)[0] == b"lone"
+    assert pipe.is_fifo()
 
 
 def test_ls_lists_what_fits(filled: tuple[Role, Digest, Digest]) -> None:
