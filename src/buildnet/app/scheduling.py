@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from buildnet.errors import InvalidRequest
-from buildnet.scheduler.core import Limits
-from buildnet.scheduler.limits import Quota, Quotas
+from buildnet.scheduler.limits import Limits, Quota, Quotas
 
 WEIGHT_MAX: Final = 1000
 SHARES_MAX: Final = 10_000

@@ -18,7 +18,7 @@ from buildnet.client.actions import ALL, ActionFilter, info_of
 from buildnet.client.channel import channel_of, metadata_of
 from buildnet.client.fleet import FleetCalls
 from buildnet.client.history import HistoryCalls
-from buildnet.client.patience import Patience
+from buildnet.client.patience import OnBreak, Patience
 from buildnet.client.replies import replies
 from buildnet.client.resources import NodeVerdict, ResourceNews, news_of
 from buildnet.client.results import ActionInfo, LogPiece, RunResult, result_of
@@ -440,7 +440,7 @@ class Client:
         streams: Collection[int] = (),
         offsets: tuple[int, int] = (0, 0),
         fence: int = 0,
-        on_break: logs.OnBreak | None = None,
+        on_break: OnBreak | None = None,
     ) -> AsyncIterator[LogPiece]:
         """What an action prints or printed, both streams as they came. A connection that breaks is made again, for as
         long as a server that is started anew may take.
@@ -471,7 +471,7 @@ class Client:
         kinds: Collection[str] = (),
         instances: Collection[str] = (),
         since_unix_ms: int | None = None,
-        on_break: ledger.OnBreak | None = None,
+        on_break: OnBreak | None = None,
     ) -> AsyncIterator[tuple[int, bytes]]:
         """Ledger entries with their indices, of some kinds and instances or all, from an index or a time on, whichever
         is later. With `follow` it stays, and a connection that breaks is made again, for as long as a server that is

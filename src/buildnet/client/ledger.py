@@ -6,14 +6,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from buildnet.client.patience import Patience
+from buildnet.client.patience import OnBreak, Patience
 from buildnet.errors import LedgerCorrupt, NodeDown, NotFound
 from buildnet.ledger.receipt import Receipt
 from buildnet.wire._gen.buildnet.v1 import ledger_pb2
 
 Entries = Callable[[ledger_pb2.TailRequest], AsyncGenerator[ledger_pb2.LedgerEntry, None]]
 """Entries for a request, over a connection of their own."""
-OnBreak = Callable[[NodeDown], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +95,8 @@ async def followed(
     patience: Patience,
     on_break: OnBreak | None = None,
 ) -> AsyncIterator[tuple[int, bytes]]:
-    """Entries for ever, over as many connections as it takes, none twice. `on_break` hears of each that broke.
+    """Entries for ever, over as many connections as it takes, none twice. `on_break` hears of each that broke, once
+    until something comes again.
 
     Raises:
         LedgerCorrupt: the last entry that was told is not there any more, or is another: whoever answers has another
@@ -116,9 +116,7 @@ async def followed(
                     yield last
         except NodeDown as error:
             failure = error
-        if on_break is not None and absence.is_borne:
-            on_break(failure)
-        await absence.wait(failure)
+        await absence.broke(failure, on_break)
         if last is not None:
             await patience.tried(lambda known=last: _known(entry, known))  # type: ignore[misc]
             absence.over()

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from typing import Final
 
 from buildnet._native import Body, log_record
-from buildnet.client.patience import Absence
+from buildnet.client.patience import Absence, OnBreak
 from buildnet.client.results import LogPiece
 from buildnet.errors import InvariantBroken, NodeDown
 from buildnet.wire._gen.buildnet.v1 import action_pb2
@@ -16,7 +16,6 @@ PATH: Final = "/buildnet.v1.ActionService/StreamLogs"
 
 Records = Callable[[bytes], AsyncGenerator[bytes | Body, None]]
 """Encoded LogRecords for an encoded StreamLogsRequest, over a connection of their own."""
-OnBreak = Callable[[NodeDown], None]
 
 
 def logs_request(
@@ -40,23 +39,18 @@ async def resumed(
     Raises:
         NodeDown: the server stayed away for longer than `absence` bears.
     """
-    told = False
     while True:
         try:
             async with aclosing(records(request.SerializeToString())) as messages:
                 async for message in messages:
                     absence.over()
-                    told = False
                     piece = _piece_of(message)
                     _remember(request, piece)
                     yield piece
             return
         except NodeDown as error:
             failure = error
-        if on_break is not None and not told and absence.is_borne:
-            told = True
-            on_break(failure)
-        await absence.wait(failure)
+        await absence.broke(failure, on_break)
 
 
 def _remember(request: action_pb2.StreamLogsRequest, piece: LogPiece) -> None:

@@ -15,6 +15,8 @@ _T = TypeVar("_T")
 _FIRST_S: Final = 0.1
 _MAX_S: Final = 2.0
 
+OnBreak = Callable[[NodeDown], None]
+
 
 class Absence:
     """One wish among a server's absences."""
@@ -23,17 +25,26 @@ class Absence:
         self._patience = patience
         self._began_s: float | None = None
         self._delay_s = _FIRST_S
+        self._told = False
 
     def over(self) -> None:
         """The server has answered."""
         self._patience.reached = True
         self._began_s, self._delay_s = None, _FIRST_S
+        self._told = False
 
     @property
     def is_borne(self) -> bool:
         """Whether `wait` would wait now."""
         away_s = 0.0 if self._began_s is None else asyncio.get_running_loop().time() - self._began_s
         return self._patience.reached and away_s < self._patience.away_s
+
+    async def broke(self, failure: NodeDown, on_break: OnBreak | None) -> None:
+        """As `wait`; `on_break` hears why, once until the server answers again."""
+        if on_break is not None and not self._told and self.is_borne:
+            self._told = True
+            on_break(failure)
+        await self.wait(failure)
 
     async def wait(self, failure: NodeDown) -> None:
         """Wait before the next try.

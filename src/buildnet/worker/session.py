@@ -277,8 +277,7 @@ class Session:
     async def _keep_talking(self) -> None:
         while not self._leaving.is_set():
             began_s = self._clock.monotonic_s()
-            # Those that dial say whom; the sentences that this goes into say it already.
-            reason = (await self._connect()).removeprefix(f"{self._config.url}: ")
+            reason = self._bare(await self._connect())
             if self._leaving.is_set():
                 return
             self._backoff.lasted(self._clock.monotonic_s() - began_s)
@@ -320,9 +319,12 @@ class Session:
             return error.message
 
     def _refuse(self, reason: str) -> None:
-        reason = reason.removeprefix(f"{self._config.url}: ")
-        self._refused = InvalidRequest(f"{self._config.url} refused this worker: {reason}", field="hello")
+        self._refused = InvalidRequest(f"{self._config.url} refused this worker: {self._bare(reason)}", field="hello")
         self._leaving.set()
+
+    def _bare(self, reason: str) -> str:
+        # Those that dial say whom; the sentences that it goes into say it already.
+        return reason.removeprefix(f"{self._config.url}: ")
 
     def _hello(self) -> fleet_pb2.JoinRequest:
         return messages.hello_of(
