@@ -8,10 +8,11 @@ Back of the envelope: an action is three entries, written together when it is pu
 (encoding, accounts, the tail), 30 us in the thread that commits, and a part of one transaction a second, some 3 ms: at
 300 a second 70 us of the 2-3 ms that controller, worker and client spend together: 3 %.
 
-Slices of load go with, without, without, with, and so on, so that what drifts (the machine, the history that the server
-keeps) bears on both alike; each with is compared with its neighbour without. Printed is the mean of those ratios, and
-what it may be off by: one standard error. That the ledger grew in each slice with it, by three entries an action, and
-by none in those without, is checked.
+One load goes on all the time; the ledger is put in and out of use beneath it, with, without, without, with, and so on, so
+that what drifts (the machine, the history that the server keeps) bears on both alike, and each slice with it is compared
+with its neighbour without. Each ends when all that the ledger was given is in its database, so what a slice left to do
+is its own. Printed is the mean of those ratios, and what it may be off by: one standard error. That the ledger grew in
+each slice with it, by three entries an action, and by none in those without, is checked.
 
     python bench/ledgering.py [--rounds N] [--seconds S]
 """
@@ -23,20 +24,26 @@ import math
 import os
 import signal
 import statistics
+import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.request import urlopen
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from bench.actions import load, load_many, worker
+from bench.actions import generator, load, spent_s, worker
 from bench.lines import header, server
-from bench.processes import below_cpu_s, cpu_s
+from bench.processes import cpu_s
 from buildnet.ledger.log import LedgerLog
 from buildnet.model.entry import Entry
 from buildnet.testing.memory_ledger import MemoryLedger
 
+STREAMS = 64
+# Of the server's metrics, a row.
+EXECUTED = 'buildnet_calls_total{method="build.bazel.remote.execution.v2.Execution/Execute",code="OK"}'
 SWITCHED = [sys.executable, __file__, "--be-server"]
 
 
@@ -57,6 +64,16 @@ class Switched(LedgerLog):
         if self._on:
             return await super().append(entries)
         return self.size + await self._memory.append(entries)
+
+
+class Seen(NamedTuple):
+    """A moment: actions that ended, entries in the ledger's database, processor seconds of all and of the controller."""
+
+    at_s: float
+    actions: int
+    entries: int
+    all_s: float
+    controller_s: float
 
 
 class Cost(NamedTuple):
@@ -83,14 +100,61 @@ def entries(url: str) -> int:
         return int(note.read().splitlines()[1])
 
 
-def measure(url: str, controller: int, working: int, seconds: float, *, ledgered: bool) -> Cost:
-    """One slice: one worker of two slots, 64 clients."""
-    first, before = entries(url), (cpu_s(controller), cpu_s(working) + below_cpu_s(working))
-    busy = load_many(url, seconds)
-    grown, after = entries(url) - first, (cpu_s(controller), cpu_s(working) + below_cpu_s(working))
-    assert (grown >= 3 * busy["calls"]) if ledgered else not grown, f"{grown} entries of {busy['calls']} actions"
-    controller_ms, worker_ms = ((after[i] - before[i]) / busy["calls"] * 1e3 for i in (0, 1))
-    return Cost(controller_ms + worker_ms + busy["load_cpu_us_per_call"] / 1e3, controller_ms, busy["calls_per_s"])
+def actions(url: str) -> int:
+    """How many actions the server has answered."""
+    with urlopen(f"{url.replace('grpc', 'http', 1)}/metrics", timeout=30) as page:
+        (line,) = (row for row in page.read().decode().splitlines() if EXECUTED in row)
+    return int(float(line.rpartition(" ")[2]))
+
+
+def look(url: str, controller: int, others: Sequence[int]) -> Seen:
+    """This moment, once the ledger's database has all."""
+    held = entries(url)
+    controller_s = cpu_s(controller)
+    return Seen(time.monotonic(), actions(url), held, controller_s + spent_s(others), controller_s)
+
+
+def cost(before: Seen, after: Seen, *, ledgered: bool) -> Cost:
+    """What an action took between two moments."""
+    count, grown = after.actions - before.actions, after.entries - before.entries
+    # Those under way at a moment have some of their entries before it and some after it.
+    assert (grown > 3 * (count - 2 * STREAMS)) if ledgered else not grown, f"{grown} entries of {count} actions"
+    all_ms, controller_ms = ((after[i] - before[i]) / count * 1e3 for i in (3, 4))
+    return Cost(all_ms, controller_ms, count / (after.at_s - before.at_s))
+
+
+@contextmanager
+def loaded(url: str, seconds: float) -> Iterator[int]:
+    """A load that goes on for as long as this does; every answer is checked. Yields its process id."""
+    many = ["--streams", str(STREAMS), "--connections", "4", "--warmup", "0", "--seconds", str(seconds)]
+    command = [str(generator()), "run", "--url", url, "--call", "execute", "--json", *many]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        yield process.pid
+        assert process.poll() is None, "the load ended before the measurement"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def measured(url: str, controller: int, others: Sequence[int], rounds: int, seconds: float) -> list[tuple[Cost, Cost]]:
+    """Pairs of what an action costs, ledgered and not."""
+    pairs: list[tuple[Cost, Cost]] = []
+    ledgered, before = True, look(url, controller, others)
+    for _ in range(rounds):
+        costs: dict[bool, Cost] = {}
+        for turn in range(2):
+            time.sleep(seconds)
+            # What comes while the ledger is asked is the slice's without it.
+            if ledgered and not turn:
+                os.kill(controller, signal.SIGUSR1)
+            after = look(url, controller, others)
+            if not ledgered and not turn:
+                os.kill(controller, signal.SIGUSR1)
+            costs[ledgered] = cost(before, after, ledgered=ledgered)
+            before, ledgered = after, ledgered != (not turn)
+        pairs.append((costs[True], costs[False]))
+    return pairs
 
 
 def told(name: str, pairs: Sequence[tuple[float, float]], unit: str) -> None:
@@ -110,22 +174,15 @@ def main() -> None:
         serve_switched(sys.argv[2:])
         return
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=10, help="pairs of slices, two at least")
-    parser.add_argument("--seconds", type=float, default=2.0, help="seconds of each slice")
+    parser.add_argument("--rounds", type=int, default=40, help="pairs of slices, two at least")
+    parser.add_argument("--seconds", type=float, default=1.5, help="seconds of each slice")
     parsed = parser.parse_args()
     header("ledgering, no-op actions in process isolation, 2 slots, 64 clients")
-    pairs: list[tuple[Cost, Cost]] = []
+    rounds = max(2, parsed.rounds)
     with server("--no-worker", command=SWITCHED) as (url, controller), worker(url, 2, "process") as working:
         load(url, "--calls", "200", "--seconds", "5", "--warmup", "0")
-        ledgered = True
-        for _ in range(max(2, parsed.rounds)):
-            costs: dict[bool, Cost] = {}
-            for turn in range(2):
-                costs[ledgered] = measure(url, controller, working, parsed.seconds, ledgered=ledgered)
-                if not turn:
-                    ledgered = not ledgered
-                    os.kill(controller, signal.SIGUSR1)
-            pairs.append((costs[True], costs[False]))
+        with loaded(url, 4 * rounds * parsed.seconds + 60) as client:
+            pairs = measured(url, controller, (working, client), rounds, parsed.seconds)
     for place, name, unit in (
         (0, "CPU of all", "ms/action"),
         (1, "CPU of the controller", "ms/action"),

@@ -26,7 +26,9 @@ __all__ = [
     "Store",
     "Tiers",
     "Trees",
+    "append_records",
     "collect",
+    "extend_tree",
     "keep_log",
     "launcher_main",
     "launcher_pid",
@@ -226,6 +228,23 @@ class Body(Buffer):
     def __new__(cls, data: bytes) -> Body: ...
     def __len__(self) -> int: ...
     def __getitem__(self, part: slice, /) -> Body: ...
+
+def append_records(file: int, first: int, bodies: Sequence[bytes]) -> int:
+    """Append records of the ledger's tail, numbered from `first` on, by one call; how many bytes they are.
+
+    Raises:
+        OSError: the file took none, or a part that the caller is to cut off.
+    """
+
+def extend_tree(size: int, edge: bytes, bodies: Sequence[bytes]) -> tuple[bytes, bytes]:
+    """Add leaves by their bodies to a Merkle tree (RFC 6962, section 2.1) of `size`; *blocks*.
+
+    `edge` has the hashes of the complete subtrees that make it up, largest first, one behind the other. Returned are
+    the edge then, and the hashes that are complete with each leaf, the leaf's first, one behind the other.
+
+    Raises:
+        ValueError: `edge` is not of a tree of that size.
+    """
 
 def log_chunk(message: Body) -> tuple[int, int, int, int | None, bytes | Body] | None:
     """Fence, stream, offset, time in Unix milliseconds and data of the piece of a log that a JoinRequest is; None where

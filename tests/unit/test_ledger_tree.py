@@ -88,7 +88,7 @@ def test_consistency_is_proven_and_nothing_else_is(newer: int, data: st.DataObje
 def test_many_leaves_at_once_are_the_same_as_one_by_one(leaves: list[bytes], cut: int) -> None:
     one_by_one, at_once = tree.Frontier(), tree.Frontier()
     expected = [node for leaf in leaves for node in one_by_one.append(tree.leaf_hash(leaf))]
-    assert at_once.extend(leaves[:cut]) + at_once.extend(leaves[cut:]) == expected
+    assert at_once.extend(leaves[:cut]) + at_once.extend(leaves[cut:]) == b"".join(expected)
     assert (at_once.size, at_once.root()) == (one_by_one.size, one_by_one.root())
 
 

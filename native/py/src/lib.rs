@@ -6,6 +6,7 @@ mod attempt;
 mod dial;
 mod door;
 mod error;
+mod ledger;
 mod logs;
 mod process;
 mod stage;
@@ -18,6 +19,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     store::register(module)?;
     dial::register(module)?;
     door::register(module)?;
+    ledger::register(module)?;
     logs::register(module)?;
     process::register(module)?;
     attempt::register(module)?;

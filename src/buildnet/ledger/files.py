@@ -14,6 +14,7 @@ from typing import Final
 
 from buildnet import database
 from buildnet.errors import StateCorrupt
+from buildnet.ledger.tree import HASH_BYTES
 
 # 2: accounts. A ledger of 1 is opened as one of 2 without any account; one of 2 is not opened by what knows only 1.
 SCHEMA_VERSION = 2
@@ -22,6 +23,10 @@ PAGE_BYTES = 16384
 BODY_BYTES_MAX = 8192
 
 _ROWS_AT_ONCE: Final = 64
+_NODES: Final = f"""
+WITH RECURSIVE number (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM number WHERE i < ?1)
+INSERT INTO node SELECT ?2 + i, substr(?3, 1 + {HASH_BYTES} * i, {HASH_BYTES}) FROM number
+"""
 
 DATABASE = "ledger.sqlite"
 CHECKPOINT = "checkpoint"
@@ -83,17 +88,24 @@ def open_database(directory: Path, durability: str) -> sqlite3.Connection:
         ) from error
 
 
-def insert(connection: sqlite3.Connection, table: str, first: int, values: Sequence[bytes]) -> None:
-    """Add rows to `leaf` or `node`, numbered from `first` on.
+def insert_leaves(connection: sqlite3.Connection, first: int, bodies: Sequence[bytes]) -> None:
+    """Add rows to `leaf`, numbered from `first` on.
 
     Many with one statement: for each statement the interpreter lock is given away and asked for again.
     """
-    whole = len(values) - len(values) % _ROWS_AT_ONCE
+    whole = len(bodies) - len(bodies) % _ROWS_AT_ONCE
     if whole:
-        query = f"INSERT INTO {table} VALUES {', '.join(['(?, ?)'] * _ROWS_AT_ONCE)}"
-        numbered = chain.from_iterable(enumerate(values[:whole], first))
+        query = f"INSERT INTO leaf VALUES {', '.join(['(?, ?)'] * _ROWS_AT_ONCE)}"
+        numbered = chain.from_iterable(enumerate(bodies[:whole], first))
         connection.executemany(query, zip(*[numbered] * (2 * _ROWS_AT_ONCE), strict=True))
-    connection.executemany(f"INSERT INTO {table} VALUES (?, ?)", enumerate(values[whole:], first + whole))
+    connection.executemany("INSERT INTO leaf VALUES (?, ?)", enumerate(bodies[whole:], first + whole))
+
+
+def insert_nodes(connection: sqlite3.Connection, place: int, hashes: bytes) -> None:
+    """Add rows to `node` from `place` on: hashes that stand one behind the other."""
+    count = len(hashes) // HASH_BYTES
+    if count:
+        connection.execute(_NODES, (count - 1, place, hashes))
 
 
 def configure(connection: sqlite3.Connection, durability: str) -> None:

@@ -50,7 +50,7 @@ _BATCH_MAX = 4096
 _BATCH_BYTES = 1 << 20
 _READ_AT_ONCE = 500
 # How long entries gather before they share a transaction: nobody waits for it, since who reads has it done at once.
-_LINGER_S = 1.0
+_LINGER_S = 3.0
 # While somebody follows, by durability: a transaction that syncs holds up the tail's own syncs.
 _FOLLOWED_LINGER_S = {"process": 0.2, "power": 0.5}
 # After a transaction that failed.
@@ -348,8 +348,8 @@ class LedgerLog:
         note = self._sign(frontier)
         try:
             with transaction(self._connection):
-                files.insert(self._connection, "leaf", first, kept.bodies)
-                files.insert(self._connection, "node", place, nodes)
+                files.insert_leaves(self._connection, first, kept.bodies)
+                files.insert_nodes(self._connection, place, nodes)
                 self._connection.executemany(UPSERT.format("balance"), balances)
                 self._connection.executemany(UPSERT.format("pending"), pendings)
                 self._connection.execute(

@@ -5,7 +5,6 @@ What it holds is in the database within moments, or after the next start. It kno
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 import zlib
@@ -14,13 +13,13 @@ from pathlib import Path
 from struct import Struct
 from typing import Final
 
+from buildnet._native import append_records
 from buildnet.errors import LedgerCorrupt
 
 FILES: Final = ("tail.0", "tail.1")
 # Index of the entry, bytes of its body, CRC-32 of both and the body.
 _HEADER: Final = Struct("<QII")
 _SUMMED: Final = Struct("<QI")
-_SUM: Final = Struct("<I")
 
 
 class Tail:
@@ -42,23 +41,17 @@ class Tail:
         Raises:
             OSError: none of them was written.
         """
-        parts: list[bytes] = []
-        for index, body in enumerate(bodies, first):
-            summed = _SUMMED.pack(index, len(body))
-            parts += (summed, _SUM.pack(zlib.crc32(body, zlib.crc32(summed))), body)
-        data = b"".join(parts)
         with self._lock:
             current = self._current
             file, before = self._files[current], self._sizes[current]
             try:
-                if os.write(file, data) != len(data):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                size_bytes = append_records(file, first, bodies)
                 if self._power:
                     os.fdatasync(file)
             except OSError:
                 os.ftruncate(file, before)
                 raise
-            self._sizes[current] = before + len(data)
+            self._sizes[current] = before + size_bytes
             self._ends[current] = first + len(bodies)
 
     def turn(self) -> None:

@@ -16,10 +16,10 @@ from typing import Final
 from buildnet.errors import InvalidRequest, LedgerCorrupt
 from buildnet.ledger import tree
 from buildnet.ledger.checkpoint import Checkpoint
+from buildnet.ledger.tree import HASH_BYTES
 
 WIDTH: Final = 256
 HEIGHT: Final = 8
-HASH_BYTES: Final = 32
 ENTRIES: Final = -1
 """The level of a bundle of entries, as they are written in a path: `entries`."""
 

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from typing import Final
 
+from buildnet._native import extend_tree
+
+HASH_BYTES: Final = 32
 NodeHash = Callable[[int, int], bytes]
 
 EMPTY_ROOT = hashlib.sha256(b"").digest()
@@ -68,18 +72,10 @@ class Frontier:
         self.size += 1
         return complete
 
-    def extend(self, bodies: Sequence[bytes]) -> list[bytes]:
-        """Add leaves by their bodies; return what `append` would of each, one after the other."""
-        sha256, hashes, complete = hashlib.sha256, self._hashes, []
-        for index, body in enumerate(bodies, self.size):
-            node = sha256(b"\x00" + body).digest()
-            complete.append(node)
-            # Each trailing one of the index is a subtree on the left that is complete with this leaf.
-            while index & 1:
-                node = sha256(b"\x01" + hashes.pop() + node).digest()
-                complete.append(node)
-                index >>= 1
-            hashes.append(node)
+    def extend(self, bodies: Sequence[bytes]) -> bytes:
+        """Add leaves by their bodies; return the hashes that `append` would of each, one behind the other."""
+        edge, complete = extend_tree(self.size, b"".join(self._hashes), bodies)
+        self._hashes = [edge[at : at + HASH_BYTES] for at in range(0, len(edge), HASH_BYTES)]
         self.size += len(bodies)
         return complete
 
