@@ -28,7 +28,7 @@ $(VENV)/.built: $(VENV)/.packages $(RUST_SOURCES) pyproject.toml
 	@touch $@
 
 # Looks by itself whether there is anything to do: a time of a file says nothing of what it was made of.
-core: $(VENV)/.built ## compile the scheduler's core, if what is compiled is not of these sources
+core: $(VENV)/.built ## compile the scheduler's core and the ledger's, if what is compiled is not of these sources
 	@$(BIN)/python scripts/compile_core.py
 
 ui: $(VENV)/.ui ## build the page that the server shows at /
@@ -66,7 +66,7 @@ test: setup ## every test: Rust, Python, flows over real sockets, third-party cl
 	cargo test --locked --workspace --quiet
 	tests/clients/install.sh
 	$(BIN)/pytest -n $(or $(JOBS),2) --dist loadfile
-	$(BIN)/pytest -n $(or $(JOBS),2) -q --interpreted tests/explore tests/sim tests/unit/test_placement.py tests/unit/test_scheduler_core.py
+	$(BIN)/pytest -n $(or $(JOBS),2) -q --interpreted tests/explore tests/sim tests/unit/test_placement.py tests/unit/test_scheduler_core.py tests/unit/test_ledger_*.py
 
 crash: setup ## kill a server a hundred times while it is written to, and look for what was acknowledged: KILLS=100
 	$(BIN)/python -m tests.faults.campaign --kills $(or $(KILLS),100)
@@ -109,5 +109,5 @@ lock: ## resolve dependencies anew into requirements/*.lock and Cargo.lock
 	cargo update
 
 clean: ## remove what was built
-	rm -rf target $(VENV) dist src/buildnet/_native*.so src/buildnet/scheduler/_compiled src/buildnet/edge/web/static ui/node_modules
+	rm -rf target $(VENV) dist src/buildnet/_native*.so src/buildnet/*/_compiled src/buildnet/edge/web/static ui/node_modules
 	find src tests bench -name __pycache__ -prune -exec rm -rf {} +

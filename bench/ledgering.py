@@ -4,13 +4,13 @@ Without it: a subclass that keeps entries in memory (buildnet.testing.memory_led
 suite) takes the place of the ledger in this script's own server process, and a signal to that process puts it in and
 out of use. A server has neither such an option nor such a signal.
 
-Back of the envelope: an action is three entries, written together when it is published: some 30 us in the loop
-(encoding, accounts, the tail), 30 us in the thread that commits, and a part of one transaction a second, some 3 ms: at
-300 a second 70 us of the 2-3 ms that controller, worker and client spend together: 3 %.
+Back of the envelope: an action is three entries, written together when it is published: some 20 us in the loop
+(encoding, accounts, the tail) and 15 us in the thread that commits, where nothing else runs; two to four times that
+where the caches are the actions' too: 100 us of the 4 ms that controller, worker and client spend together: 2.5 %.
 
-One load goes on all the time; the ledger is put in and out of use beneath it, with, without, without, with, and so on, so
-that what drifts (the machine, the history that the server keeps) bears on both alike, and each slice with it is compared
-with its neighbour without. Each ends when all that the ledger was given is in its database, so what a slice left to do
+One load goes on all the time; the ledger is put in and out of use beneath it, with, without, without, with, and so on,
+so that what drifts (the machine, the history that the server keeps) bears on both alike, and each slice with it is
+compared with its neighbour without. Each ends when all that the ledger was given is in its database, so what a slice left to do
 is its own. Printed is the mean of those ratios, and what it may be off by: one standard error. That the ledger grew in
 each slice with it, by three entries an action, and by none in those without, is checked.
 
@@ -67,7 +67,7 @@ class Switched(LedgerLog):
 
 
 class Seen(NamedTuple):
-    """A moment: actions that ended, entries in the ledger's database, processor seconds of all and of the controller."""
+    """A moment: actions that ended, entries in the database, processor seconds of all and of the controller."""
 
     at_s: float
     actions: int

@@ -2,7 +2,7 @@
 
 Back of the envelope: a decision is some 1,950 of Python's instructions, 12 ns each: 520 in finding whose turn it is,
 240 in what an end gives back to three levels of shares, 110 in what a beginning takes of them, 190 at the worker, the
-rest in seven values and 35 calls: 24 us. Compiled (scheduler/compiled.py), the instructions are some 4 us, and what
+rest in seven values and 35 calls: 24 us. Compiled (buildnet/compiled.py), the instructions are some 4 us, and what
 stays is the objects: seven values made by Python's own classes (3 us), 30 looks into maps (2 us), 30 fields of such
 values (1 us), garbage (2 us), and of this script the Done and the three effects that it looks at (3 us): 15 us. The bar
 is 50,000 a second with 1,000 workers and 100,000 waiting. An action that waits is its own values (key, digest, two

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Compile the scheduler's core with mypyc, into a directory named by what it is made of (scheduler/compiled.py).
+"""Compile each room's pure core with mypyc, into a directory named by what it is made of (buildnet/compiled.py).
 
     compile_core.py
 
-Without a C compiler or Python's headers it says so and ends well: the core runs interpreted, half as fast. What was
+Without a C compiler or Python's headers it says so and ends well: they run interpreted, half as fast. What was
 made of these sources already is left; what was made of others is removed.
 """
 
@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
-from buildnet.scheduler.compiled import MODULES, directory_of
+from buildnet.compiled import LEDGER, SCHEDULER, Compiled, directory_of
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src/buildnet"
@@ -28,11 +28,11 @@ import sys
 from setuptools import setup
 from mypyc.build import mypycify
 
-config, scratch, *sources = sys.argv[1:]
+config, scratch, group, *sources = sys.argv[1:]
 extensions = mypycify(
     ["--config-file", config, "--cache-dir", f"{scratch}/mypy", *sources],
     only_compile_paths=sources,
-    group_name="buildnet.scheduler.core",
+    group_name=group,
     target_dir=f"{scratch}/c",
     opt_level="2",
     debug_level="0",
@@ -53,30 +53,32 @@ def lacking() -> str:
     return ""
 
 
-def compile_into(target: Path) -> None:
-    """Compile all of MODULES; the directory is there whole or not at all."""
+def compile_into(target: Path, those: Compiled) -> None:
+    """Compile all of a room's; the directory is there whole or not at all."""
     target.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         # Tracebacks name files as mypyc is told of them: as from the repository's `src`.
-        sources = [f"buildnet/scheduler/{name}.py" for name in MODULES]
-        command = [sys.executable, "-c", _BUILD, str(ROOT / "pyproject.toml"), scratch, *sources]
+        sources = [f"buildnet/{name}" for name in those.files]
+        group = f"buildnet.{those.room}.core"
+        command = [sys.executable, "-c", _BUILD, str(ROOT / "pyproject.toml"), scratch, group, *sources]
         subprocess.run(command, cwd=ROOT / "src", check=True)
-        if directory_of(PACKAGE) != target:
-            sys.exit("the scheduler's sources were changed while they were compiled; start again")
-        Path(scratch, "lib/buildnet/scheduler").rename(target)
+        if directory_of(PACKAGE, those) != target:
+            sys.exit(f"the {those.room}'s sources were changed while they were compiled; start again")
+        Path(scratch, "lib/buildnet", those.room).rename(target)
 
 
 def main() -> int:
-    """Compile, unless it is done or cannot be."""
-    target = directory_of(PACKAGE)
-    if not target.is_dir():
-        if lack := lacking():
-            print(f"{lack}, then make core: until then the scheduler's core runs interpreted, half as fast")
-            return 0
-        compile_into(target)
-    for other in target.parent.iterdir():
-        if other != target:
-            shutil.rmtree(other)
+    """Compile each that is not, where that can be."""
+    for those in (SCHEDULER, LEDGER):
+        target = directory_of(PACKAGE, those)
+        if not target.is_dir():
+            if lack := lacking():
+                print(f"{lack}, then make core: until then the cores run interpreted, half as fast")
+                return 0
+            compile_into(target, those)
+        for other in target.parent.iterdir():
+            if other != target:
+                shutil.rmtree(other)
     return 0
 
 

@@ -211,7 +211,7 @@ def decode_account(number: int, record: bytes) -> Account | None:
         return None
     account = Account(number, name, unit, limit)
     starts = range(1, _SUMS_END, _SUM_BYTES)
-    first, second, third, fourth = (int.from_bytes(record[at : at + _SUM_BYTES], "big") for at in starts)
+    first, second, third, fourth = [int.from_bytes(record[at : at + _SUM_BYTES], "big") for at in starts]
     account.sums = first, second, third, fourth
     return account
 

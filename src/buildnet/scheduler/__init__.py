@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from buildnet.scheduler.compiled import directory_of
+from buildnet.compiled import SCHEDULER, chosen
 
-if (_compiled := directory_of(Path(__file__).parent.parent)).is_dir():
-    __path__.insert(0, str(_compiled))
+__path__[:0] = chosen(Path(__file__).parent.parent, SCHEDULER)
