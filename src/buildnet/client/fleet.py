@@ -11,7 +11,7 @@ from buildnet.model.amounts import Amounts
 from buildnet.model.join_line import JoinLine
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
 from buildnet.wire.amounts import amounts_of
-from buildnet.wire.nodes import NODE_STATES
+from buildnet.wire.nodes import JOIN_TOKEN_STATES, NODE_STATES
 
 _FLEET: Final = "/buildnet.v1.FleetService/"
 _PREFIX_MIN: Final = 4
@@ -47,14 +47,6 @@ class NodeInfo:
     capacity: Amounts | None = None
     used: Amounts | None = None
     properties: dict[str, list[str]] = field(default_factory=dict)
-
-
-_TOKEN_STATES: Final = {
-    fleet_pb2.JOIN_TOKEN_STATE_VALID: "valid",
-    fleet_pb2.JOIN_TOKEN_STATE_USED: "used",
-    fleet_pb2.JOIN_TOKEN_STATE_EXPIRED: "expired",
-    fleet_pb2.JOIN_TOKEN_STATE_REVOKED: "revoked",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +195,7 @@ class FleetCalls:
 def _token_info(token: fleet_pb2.JoinToken) -> JoinTokenInfo:
     return JoinTokenInfo(
         id=token.id,
-        state=_TOKEN_STATES.get(token.state, "unknown"),
+        state=JOIN_TOKEN_STATES.get(token.state, "unknown"),
         made_at_unix_s=token.made_at.ToNanoseconds() / 1e9,
         expires_at_unix_s=token.expires_at.ToNanoseconds() / 1e9,
         made_by=token.made_by,

@@ -23,6 +23,7 @@ from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
 from buildnet.wire.actions import digest_message, digest_of
 from buildnet.wire.amounts import amounts_message, amounts_of
+from buildnet.wire.nodes import NODE_STATES
 from buildnet.wire.usage import cpu_of
 
 PROPERTIES_MAX: Final = 1000
@@ -35,14 +36,7 @@ _QUEUED_MAX: Final = 4096
 # Of an Action or a Command that goes with its Assign.
 _MESSAGE_BYTES_MAX: Final = 64 << 10
 
-STATES: Final = {
-    "joining": fleet_pb2.NODE_STATE_JOINING,
-    "active": fleet_pb2.NODE_STATE_ACTIVE,
-    "cordoned": fleet_pb2.NODE_STATE_CORDONED,
-    "draining": fleet_pb2.NODE_STATE_DRAINING,
-    "left": fleet_pb2.NODE_STATE_LEFT,
-    "removed": fleet_pb2.NODE_STATE_REMOVED,
-}
+_STATES: Final = {word: state for state, word in NODE_STATES.items()}
 
 
 @dataclass(slots=True)
@@ -272,7 +266,7 @@ def node_message(
     """A node as people see it."""
     node = fleet_pb2.Node(
         node_id=view.node,
-        state=STATES[view.state],
+        state=_STATES[view.state],
         cordoned=view.policy.cordoned,
         draining=view.draining,
         running=running,
