@@ -18,7 +18,7 @@ from buildnet.client.actions import ALL, ActionFilter, info_of
 from buildnet.client.channel import channel_of, metadata_of
 from buildnet.client.fleet import FleetCalls
 from buildnet.client.history import HistoryCalls
-from buildnet.client.patience import OnBreak, Patience
+from buildnet.client.patience import OnBreak, Patience, watched
 from buildnet.client.replies import replies
 from buildnet.client.resources import NodeVerdict, ResourceNews, news_of
 from buildnet.client.results import ActionInfo, LogPiece, RunResult, result_of
@@ -97,7 +97,7 @@ class Client:
         address = self._address = Address.parse(url)
         self._link = link_of(address, credentials, instance=instance)
         self._channel = channel_of(address, credentials, _OPTIONS)
-        self.fleet = FleetCalls(self._unary, self._stream)
+        self.fleet = FleetCalls(self._unary, self._stream, self._patience)
         self.submissions = SubmissionCalls(
             self._unary, self._upload, self._stream, self._link, instance, self._patience
         )
@@ -646,10 +646,25 @@ class Client:
                 return
             request.page_token = page.next_page_token
 
-    async def watch_resources(self, *, after: tuple[str, int] = ("", 0)) -> AsyncIterator[ResourceNews]:
-        """A snapshot, then what changes, for ever. `after`: the catalog and revision of news that were applied."""
+    async def watch_resources(
+        self, *, after: tuple[str, int] = ("", 0), on_break: OnBreak | None = None
+    ) -> AsyncIterator[ResourceNews]:
+        """A snapshot, then what changes, for ever. `after`: the catalog and revision of news that were applied. A
+        connection that breaks is made again, for as long as a server that is started anew may take, and goes on where
+        it stood, or with a snapshot; `on_break` is called with why.
+
+        Raises:
+            NodeDown: the server stayed away.
+        """
         request = resource_pb2.WatchResourcesRequest(catalog=after[0], after_revision=after[1])
-        async for event in self._stream(_RESOURCES + "WatchResources", request, resource_pb2.ResourceEvent):
+        events = watched(
+            lambda: self._stream(_RESOURCES + "WatchResources", request, resource_pb2.ResourceEvent),
+            self._patience.absence(),
+            on_break,
+        )
+        async for event in events:
+            if event.revision:
+                request.catalog, request.after_revision = event.catalog, event.revision
             yield news_of(event)
 
     async def explain_resources(self, constraints: Sequence[str]) -> list[NodeVerdict]:

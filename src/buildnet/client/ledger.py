@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from buildnet.client.patience import OnBreak, Patience
-from buildnet.errors import LedgerCorrupt, NodeDown, NotFound
+from buildnet.client.patience import OnBreak, Patience, watched
+from buildnet.errors import LedgerCorrupt, NotFound
 from buildnet.ledger.receipt import Receipt
 from buildnet.wire._gen.buildnet.v1 import ledger_pb2
 
@@ -105,21 +105,20 @@ async def followed(
     """
     absence = patience.absence()
     last: tuple[int, bytes] | None = None
-    while True:
-        failure = NodeDown("the server ended the stream; is it being stopped?")
-        try:
-            async with aclosing(entries(request)) as stream:
-                async for found in stream:
-                    absence.over()
-                    last = found.index, found.body
-                    request.from_index = found.index + 1
-                    yield last
-        except NodeDown as error:
-            failure = error
-        await absence.broke(failure, on_break)
+
+    async def later() -> AsyncGenerator[ledger_pb2.LedgerEntry, None]:
         if last is not None:
-            await patience.tried(lambda known=last: _known(entry, known))  # type: ignore[misc]
+            await _known(entry, last)
+            # It has answered, and may have nothing new for hours.
             absence.over()
+        async with aclosing(entries(request)) as stream:
+            async for found in stream:
+                yield found
+
+    async for found in watched(later, absence, on_break):
+        last = found.index, found.body
+        request.from_index = found.index + 1
+        yield last
 
 
 async def _known(entry: Callable[[int], Awaitable[bytes]], last: tuple[int, bytes]) -> None:
