@@ -377,9 +377,16 @@ class Client:
             return Digest.parse(await asyncio.to_thread(self._link.put_file, str(source)))
 
     async def download(self, digest: Digest, dest: Path | str, *, executable: bool = False) -> None:
-        """Write a blob to a file."""
+        """Write a blob to a file, which is there only when it is whole.
+
+        A pipe, a device and what a link leads to are written into and stay what they are: bytes go there as they come,
+        and an error may come after some.
+
+        Raises:
+            BlobsMissing: the server lacks it.
+        """
         with translated():
-            await asyncio.to_thread(self._link.get_file, digest.text, str(dest), executable)
+            await asyncio.to_thread(self._link.get_file, digest.text, str(dest), executable, follow=True)
 
     async def read(self, digest: Digest) -> bytes:
         """A blob of at most 64 MiB."""

@@ -30,7 +30,7 @@ class Output:
     _link: Link | None = field(default=None, repr=False, compare=False)
 
     def download(self, dest: Path | str) -> None:
-        """Write it to `dest`. *Blocks*.
+        """Write it to `dest`. *Blocks*. A link there is replaced: an earlier result may have left it.
 
         Raises:
             BlobsMissing: the server lacks it.
