@@ -30,13 +30,13 @@ PASSED = Outcome("ok", re.ActionResult(stdout_raw=b"done").SerializeToString())
 
 
 class SkewedClock(SystemClock):
-    """A clock that is off by some seconds."""
+    """A clock that is off by `skew_s`."""
 
     def __init__(self, skew_s: float) -> None:
-        self._skew_ms = round(skew_s * 1000)
+        self.skew_s = skew_s
 
     def now_unix_ms(self) -> int:
-        return super().now_unix_ms() + self._skew_ms
+        return super().now_unix_ms() + round(self.skew_s * 1000)
 
 
 class FleetHouse:
@@ -101,7 +101,7 @@ class FleetWorker:
         self.stop = asyncio.Event()
         self.stop_now = asyncio.Event()
         self.joined = asyncio.Event()
-        self._clock = SkewedClock(skew_s)
+        self.clock = SkewedClock(skew_s)
         self.task: asyncio.Task[None]
 
     async def run(self, uplink: Uplink | None = None) -> None:
@@ -110,7 +110,7 @@ class FleetWorker:
             self.identity,
             frozenset({("os", "linux"), ("name", self.name)}),
             self.runner,
-            clock=self._clock,
+            clock=self.clock,
             rng=random.Random(1),
             ready=lambda _: self.joined.set(),
             uplink=uplink,

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import stat
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from buildnet._native import Store
 from buildnet.app.clock import SystemClock
-from buildnet.client import connect
+from buildnet.client import Client, connect
 from buildnet.edge.bridge import Bridge, Call, Method
 from buildnet.edge.cache import CacheService, _Work
 from buildnet.edge.results import ClientResults
@@ -67,11 +68,50 @@ def test_get_writes_into_what_is_no_file_and_leaves_it_in_its_place(
     cas(role.url, "get", "-o", str(link), lone.text)
     assert link.is_symlink()
     assert (tmp_path / "file").read_bytes() == b"lone"
+    missing = Digest.of(b"nobody has it")
+    cas(role.url, "get", "-o", str(link), missing.text, code=125)
+    assert (tmp_path / "file").read_bytes() == b"lone", "what cannot be had empties nothing"
     os.mkfifo(pipe)
     with subprocess.Popen(["/bin/cat", str(pipe)], stdout=subprocess.PIPE) as reader:
         cas(role.url, "get", "-o", str(pipe), lone.text)
         assert reader.communicate(timeout=20)[0] == b"lone"
     assert pipe.is_fifo()
+
+
+async def test_a_download_leaves_links_and_pipes_in_their_place_whatever_size_comes(house: House) -> None:
+    role = house.up("--no-worker")
+    link, pipe, target = house.directory / "link", house.directory / "pipe", house.directory / "file"
+    target.write_bytes(b"longer than what comes")
+    link.symlink_to(target)
+    os.mkfifo(pipe)
+    # More than a pipe holds, in many chunks.
+    large = os.urandom(3 << 20)
+    async with Client(role.url) as client:
+        short, long, empty = [await client.upload(data) for data in (b"short", large, b"")]
+        await client.download(short, link, executable=True)
+        assert (link.is_symlink(), target.read_bytes(), os.access(target, os.X_OK)) == (True, b"short", True)
+        await client.download(empty, link)
+        assert (link.is_symlink(), target.read_bytes()) == (True, b"")
+        reading = asyncio.ensure_future(asyncio.to_thread(pipe.read_bytes))
+        await client.download(long, pipe)
+        assert await reading == large
+    assert pipe.is_fifo()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes devices")
+async def test_a_download_leaves_a_device_in_its_place(house: House) -> None:
+    role = house.up("--no-worker")
+    device, link = house.directory / "device", house.directory / "link"
+    # Of its own: none of the machine's is touched, whatever fails.
+    os.mknod(device, 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+    link.symlink_to(device)
+    async with Client(role.url) as client:
+        digest = await client.upload(b"to nowhere")
+        for path in (device, link):
+            await client.download(digest, path, executable=True)
+            assert device.is_char_device()
+            assert stat.S_IMODE(device.stat().st_mode) == 0o600
+    assert link.is_symlink()
 
 
 def test_ls_lists_what_fits(filled: tuple[Role, Digest, Digest]) -> None:

@@ -72,6 +72,23 @@ async def test_a_watcher_is_told_what_is_and_then_what_changes(fleet: FleetHouse
     assert kinds(fleet).count("node.clock_skewed") == 1
 
 
+async def test_beats_set_right_what_a_late_hello_looked_like(fleet: FleetHouse) -> None:
+    async with fleet.up() as client:
+        # As if Hello had waited for as long at a controller that stood still.
+        one = FleetWorker(fleet, "one", skew_s=-5)
+        async with working(one):
+            late_s = (await client.fleet.find("one")).clock_skew_s
+            assert late_s is not None
+            assert late_s < -4
+            one.clock.skew_s = 0
+            # Who holds a lease beats every second.
+            running = wish(client)
+            while (skew_s := (await client.fleet.find("one")).clock_skew_s) is None or skew_s < -2:
+                await asyncio.sleep(0.05)
+            running.cancel()
+    assert "node.clock_skewed" not in kinds(fleet)
+
+
 async def test_a_drained_node_finishes_takes_no_more_and_its_worker_ends(fleet: FleetHouse) -> None:
     async with fleet.up() as client:
         one, two = FleetWorker(fleet, "one"), FleetWorker(fleet, "two")

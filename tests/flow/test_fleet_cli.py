@@ -165,7 +165,7 @@ class HostileServer:
     def fleet_cordon(self, _: str) -> NodeInfo:
         return HOSTILE
 
-    def fleet_watch(self) -> Iterator[NodeInfo | None]:
+    def fleet_watch(self, **_: Any) -> Iterator[NodeInfo | None]:
         return iter([None, HOSTILE])
 
     def actions(self, **_: Any) -> list[Any]:

@@ -15,7 +15,7 @@ import grpc
 import pytest
 
 from buildnet.client import Client
-from buildnet.client.client import AWAY_S
+from buildnet.client.connection import AWAY_S
 from buildnet.ledger import audit
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.google.longrunning import operations_pb2

@@ -38,17 +38,17 @@ def test_a_machine_is_looked_at(tmp_path: Path) -> None:
 
 
 def test_a_capacity_is_taken_as_it_was_said_and_bounded() -> None:
-    assert greeting_of(hello(), "0.1.0", 0).offer.capacity is None
-    assert greeting_of(hello(cpu_milli=4000, gpus=1), "0.1.0", 0).offer.capacity == Amounts(4000, 0, 0, 1)
+    assert greeting_of(hello(), "0.1.0").offer.capacity is None
+    assert greeting_of(hello(cpu_milli=4000, gpus=1), "0.1.0").offer.capacity == Amounts(4000, 0, 0, 1)
     with pytest.raises(InvalidRequest) as refused:
-        greeting_of(hello(memory_bytes=1 << 60), "0.1.0", 0)
+        greeting_of(hello(memory_bytes=1 << 60), "0.1.0")
     assert refused.value.fields["field"] == "hello.capacity"
 
 
 async def test_what_is_reserved_is_told_to_the_worker() -> None:
     sent: list[tuple[int, int, Any]] = []
     stream = Duplex(sent.append, 1, fleet_pb2.JoinRequest.FromString)
-    session = Session(1, greeting_of(hello(), "0.1.0", 0), (), 0.0, lambda node: None, stream)
+    session = Session(1, greeting_of(hello(), "0.1.0"), (), 0.0, lambda node: None, stream)
     session.assign(Lease(7, ActionKey("", EMPTY), "n", 1, 10.0, reserved=Amounts(1500, 1 << 30)))
     ((_, _, body),) = sent
     reserved = fleet_pb2.JoinResponse.FromString(body).assign.reserved

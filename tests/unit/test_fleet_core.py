@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +17,8 @@ from buildnet.scheduler.fleet import FleetCore
 
 
 def greeting(boot: str = "b1", node: str = "n", skew_ms: int | None = 0) -> Greeting:
-    return Greeting(WorkerOffer(node, boot, 2, frozenset()), "host", "0.1.0", skew_ms)
+    sent_unix_ms = None if skew_ms is None else 1000 + skew_ms
+    return Greeting(WorkerOffer(node, boot, 2, frozenset()), "host", "0.1.0", sent_unix_ms)
 
 
 def joined(fleet: FleetCore, session: int = 1, boot: str = "b1", *, skew_ms: int | None = 0) -> list[fe.Effect]:
@@ -148,12 +151,53 @@ def test_a_node_that_is_not_known_can_be_removed_and_nothing_else() -> None:
         fleet.plan(fe.DrainAsked("n", ""))
 
 
-@pytest.mark.parametrize(("skew_ms", "told"), [(None, 0), (0, 0), (1000, 0), (-1000, 0), (1001, 1), (-90_000, 1)])
-def test_a_skewed_clock_is_told_once_a_start(skew_ms: int | None, told: int) -> None:
+@pytest.mark.parametrize(("skew_ms", "told"), [(None, 0), (0, 0), (1000, 0), (-1000, 0), (1001, 1)])
+def test_a_clock_that_is_ahead_is_told_once_a_start(skew_ms: int | None, told: int) -> None:
     fleet = FleetCore({})
     assert records(joined(fleet, skew_ms=skew_ms)).count("node.clock_skewed") == told
     assert "node.clock_skewed" not in records(joined(fleet, 2, skew_ms=skew_ms))
     assert records(joined(fleet, 3, "b2", skew_ms=skew_ms)).count("node.clock_skewed") == told
+
+
+def beaten(fleet: FleetCore, heard: Iterable[int], *, skew_ms: int, delay_ms: Callable[[int], int]) -> list[int]:
+    """Beats that are heard at these milliseconds after Hello; the skews that are told then."""
+    told = list[int]()
+    for at_ms in heard:
+        for effect in fleet.step(fe.TimeSaid(1, 1000 + at_ms - delay_ms(at_ms) + skew_ms, 1000 + at_ms)):
+            if isinstance(effect, fe.Record):
+                assert effect.kind == "node.clock_skewed"
+                told.append(int(effect.facts["skew_ms"]))
+    return told
+
+
+def test_a_clock_that_is_behind_is_told_once_no_message_says_otherwise() -> None:
+    fleet = FleetCore({})
+    assert "node.clock_skewed" not in records(joined(fleet, skew_ms=-4000)), "Hello may have waited for that long"
+    view = fleet.view("n")
+    assert view is not None
+    assert view.skew_ms == -4000
+    beats = range(5000, 60_001, 5000)
+    assert beaten(fleet, beats, skew_ms=-2000, delay_ms=lambda at_ms: at_ms % 7) == [-2001]
+
+
+def test_a_controller_that_stood_still_takes_no_clock_for_skewed() -> None:
+    fleet = FleetCore({})
+    # Hello waited for 4 s, and what was sent in the 25 s after it is heard in one turn, as late as that is.
+    joined(fleet, skew_ms=-4000)
+    assert beaten(fleet, [25_000] * 5, skew_ms=0, delay_ms=lambda _: 3000) == []
+    assert beaten(fleet, range(30_000, 90_001, 5000), skew_ms=0, delay_ms=lambda _: 1) == []
+    view = fleet.view("n")
+    assert view is not None
+    assert view.skew_ms == -1
+
+
+def test_a_worker_whose_beats_tell_no_time_is_understood() -> None:
+    fleet = FleetCore({})
+    joined(fleet, skew_ms=None)
+    assert fleet.step(fe.TimeSaid(1, 5, 90_000)) == [], "nor is one whose Hello did not"
+    view = fleet.view("n")
+    assert view is not None
+    assert view.skew_ms is None
 
 
 def test_only_so_many_absent_nodes_are_remembered_and_decisions_always() -> None:

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buildnet.edge.fleet_session import greeting_of
+from buildnet.edge.fleet_session import greeting_of, node_message
 from buildnet.errors import InvalidRequest
+from buildnet.scheduler import fleet_events as fe
+from buildnet.scheduler.fleet import FleetCore
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
 
 NOW_MS = 1_700_000_000_000
@@ -20,19 +22,33 @@ def hello(**fields: object) -> fleet_pb2.Hello:
     return fleet_pb2.Hello(**said)  # type: ignore[arg-type]
 
 
+def seen(said: fleet_pb2.Hello) -> fleet_pb2.Node:
+    """What people see of a node that said this at `NOW_MS`."""
+    core = FleetCore({})
+    core.step(fe.Hello(1, greeting_of(said, "0.1.0"), NOW_MS))
+    view = core.view("n")
+    assert view is not None
+    return node_message(view, running=0, last_seen_unix_ms=NOW_MS)
+
+
 def test_a_clock_that_is_told_is_compared() -> None:
-    assert greeting_of(hello(), "0.1.0", NOW_MS).skew_ms is None
+    assert not seen(hello()).HasField("clock_skew")
     said = hello()
     said.sent_at.FromMilliseconds(NOW_MS + 2500)
-    assert greeting_of(said, "0.1.0", NOW_MS).skew_ms == 2500
-    said.sent_at.seconds, said.sent_at.nanos = -(2**63), 2**31 - 1
-    assert greeting_of(said, "0.1.0", NOW_MS).skew_ms is not None
+    assert seen(said).clock_skew.ToMilliseconds() == 2500
+
+
+@given(st.integers(-(2**63), 2**63 - 1), st.integers(-(2**31), 2**31 - 1))
+def test_a_node_is_seen_whatever_its_clock_shows(seconds: int, nanos: int) -> None:
+    said = hello()
+    said.sent_at.seconds, said.sent_at.nanos = seconds, nanos
+    assert seen(said).clock_skew.ToJsonString(), "it is one that protobuf takes"
 
 
 def test_another_minor_version_is_refused_with_the_remedy() -> None:
-    greeting_of(hello(version="0.1.7"), "0.1.0", NOW_MS)
+    greeting_of(hello(version="0.1.7"), "0.1.0")
     with pytest.raises(InvalidRequest, match="install the same on both") as refused:
-        greeting_of(hello(version="0.2.0"), "0.1.0", NOW_MS)
+        greeting_of(hello(version="0.2.0"), "0.1.0")
     assert refused.value.fields["field"] == "hello.version"
 
 
@@ -66,12 +82,12 @@ def test_what_is_over_a_limit_or_not_printable_is_refused(spoil: Callable[[fleet
     said = hello()
     spoil(said)
     with pytest.raises(InvalidRequest):
-        greeting_of(said, "0.1.0", NOW_MS)
+        greeting_of(said, "0.1.0")
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_a_host_may_be_called_anything_and_is_kept_printable(name: str) -> None:
-    kept = greeting_of(hello(hostname=name), "0.1.0", NOW_MS).hostname
+    kept = greeting_of(hello(hostname=name), "0.1.0").hostname
     assert kept.isprintable()
     assert len(kept) <= 255
     if name.isprintable() and len(name) <= 255:

@@ -26,9 +26,11 @@ def sent(data: bytes, seconds: int, nanos: int) -> fleet_pb2.JoinRequest:
 def test_a_follower_gets_what_a_worker_printed_at_any_time(seconds: int, nanos: int) -> None:
     said = said_of(Body(sent(LONG, seconds, nanos).SerializeToString()))
     assert isinstance(said, Printed)
+    piece = log_piece_of(sent(b"short", seconds, nanos).log)
+    assert said.piece.printed_at_unix_ms == piece.printed_at_unix_ms, "long or short: at the same time"
     long = _record(said.piece, 7)
     assert isinstance(long, Parted)
-    short = _record(log_piece_of(sent(b"short", seconds, nanos).log), 7)
+    short = _record(piece, 7)
     assert isinstance(short, action_pb2.LogRecord)
     records = action_pb2.LogRecord.FromString(long.head + bytes(long.rest)), short
     assert [record.data for record in records] == [LONG, b"short"]

@@ -16,7 +16,9 @@ parts = st.integers(-(2**31), 2**31 - 1)
 
 @given(whole, parts)
 def test_every_time_that_a_message_can_hold_is_a_number(seconds: int, nanos: int) -> None:
-    assert abs(times.unix_ms(Timestamp(seconds=seconds, nanos=nanos))) <= 2**53
+    far = Timestamp(seconds=seconds, nanos=nanos)
+    exact_ms = (seconds * 1_000_000_000 + nanos) // 1_000_000
+    assert times.unix_ms(far) == max(times.MS_MIN, min(exact_ms, times.MS_MAX))
     assert times.seconds(Duration(seconds=seconds, nanos=nanos)) == pytest.approx(seconds + nanos / 1e9)
 
 
@@ -28,6 +30,14 @@ def test_every_moment_becomes_the_nearest_that_a_message_may_hold(ms: int) -> No
     times.set_unix_ms(stamp, ms)
     assert stamp.ToJsonString(), "it is one that protobuf takes"
     assert stamp.ToMilliseconds() == max(year_1.ToMilliseconds(), min(ms, end_of_9999.ToMilliseconds()))
+
+
+def test_a_duration_holds_the_difference_of_any_two() -> None:
+    apart = Duration()
+    apart.FromMilliseconds(times.MS_MAX - times.MS_MIN)
+    assert apart.ToJsonString(), "it is one that protobuf takes"
+    apart.FromMilliseconds(times.MS_MIN - times.MS_MAX)
+    assert apart.ToJsonString()
 
 
 @given(st.integers(-(2**40), 2**40))

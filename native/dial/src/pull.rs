@@ -28,9 +28,15 @@ struct Plan {
 impl Link {
     /// Download one blob to a file, verified; the file appears only when it is whole.
     ///
+    /// A pipe or a device is written into and stays what it is, and so, with `follow`, is what a link leads to: bytes go
+    /// there as they come, and an error may come after some. Without `follow` a link is replaced.
+    ///
     /// # Errors
-    /// [`DialError::Missing`] when the server lacks it; local I/O.
-    pub fn get_file(&self, digest: &Digest, dest: &Path, executable: bool) -> Result<(), DialError> {
+    /// [`DialError::Missing`] when the server lacks it, and nothing was written; local I/O.
+    pub fn get_file(&self, digest: &Digest, dest: &Path, executable: bool, follow: bool) -> Result<(), DialError> {
+        if stays(dest, follow) {
+            return self.runtime.block_on(self.into(digest, dest, executable, follow));
+        }
         self.runtime.block_on(self.file(digest, dest, executable))
     }
 
@@ -134,13 +140,37 @@ impl Link {
         done
     }
 
+    async fn into(&self, digest: &Digest, path: &Path, executable: bool, follow: bool) -> Result<(), DialError> {
+        let local = |error| DialError::local(path, error);
+        let open = || {
+            let mut options = OpenOptions::new();
+            options.write(true).create(true).truncate(true);
+            options.custom_flags(if follow { 0 } else { libc::O_NOFOLLOW }).open(path).map_err(local)
+        };
+        let mut opened = None;
+        // Not before the first bytes are there: what cannot be had empties nothing.
+        self.receive(digest, |chunk| {
+            let file = match &mut opened {
+                Some(file) => file,
+                none => none.insert(open()?),
+            };
+            file.write_all(&chunk).map_err(local)
+        })
+        .await?;
+        let file = opened.map_or_else(open, Ok)?;
+        if executable && file.metadata().map_err(local)?.is_file() {
+            file.set_permissions(fs::Permissions::from_mode(0o755)).map_err(local)?;
+        }
+        Ok(())
+    }
+
     async fn file_at(&self, digest: &Digest, path: &Path, executable: bool) -> Result<(), DialError> {
         let mode = if executable { 0o755 } else { 0o644 };
         let mut file = OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(true)
-            .custom_flags(libc_nofollow())
+            .custom_flags(libc::O_NOFOLLOW)
             .mode(mode)
             .open(path)
             .map_err(|e| DialError::local(path, e))?;
@@ -149,8 +179,12 @@ impl Link {
     }
 }
 
-const fn libc_nofollow() -> i32 {
-    libc::O_NOFOLLOW
+/// Whether what stands at a path is written into and not replaced: put in its place, a file would be the machine's /dev/null.
+fn stays(path: &Path, follow: bool) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|facts| {
+        let kind = facts.file_type();
+        if kind.is_symlink() { follow } else { !kind.is_file() && !kind.is_dir() }
+    })
 }
 
 fn remove_existing(path: &Path) -> Result<(), DialError> {

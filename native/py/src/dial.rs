@@ -161,11 +161,11 @@ impl PyLink {
         Ok(PyBytes::new(py, &data))
     }
 
-    #[pyo3(signature = (digest, dest, executable = false))]
+    #[pyo3(signature = (digest, dest, executable = false, follow = false))]
     #[allow(clippy::needless_pass_by_value)]
-    fn get_file(&self, py: Python<'_>, digest: &str, dest: PathBuf, executable: bool) -> PyResult<()> {
+    fn get_file(&self, py: Python<'_>, digest: &str, dest: PathBuf, executable: bool, follow: bool) -> PyResult<()> {
         let digest: Digest = digest.parse().map_err(raise)?;
-        self.with(py, |link| link.get_file(&digest, &dest, executable))
+        self.with(py, |link| link.get_file(&digest, &dest, executable, follow))
     }
 
     fn push_tree<'py>(&self, py: Python<'py>, tree: &Bound<'py, PyInputTree>) -> PyResult<Bound<'py, PyDict>> {

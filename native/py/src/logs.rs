@@ -81,8 +81,9 @@ type Chunk<'py> = (u64, i32, u64, Option<i64>, Bound<'py, PyAny>);
 #[pyfunction]
 fn log_chunk<'py>(py: Python<'py>, message: &PyBody) -> PyResult<Option<Chunk<'py>>> {
     let Some(chunk) = chunk_of(&message.0) else { return Ok(None) };
-    let at_ms =
-        chunk.printed_at.map(|at| at.seconds.saturating_mul(1000).saturating_add(i64::from(at.nanos / 1_000_000)));
+    let at_ms = chunk
+        .printed_at
+        .map(|at| at.seconds.saturating_mul(1000).saturating_add(i64::from(at.nanos.div_euclid(1_000_000))));
     Ok(Some((chunk.fence, chunk.stream, chunk.offset, at_ms, body_of(py, chunk.data)?)))
 }
 

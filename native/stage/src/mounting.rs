@@ -6,16 +6,10 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-use libc::{c_int, c_long, c_uint};
-
-const FSOPEN_CLOEXEC: c_uint = 1;
-const FSMOUNT_CLOEXEC: c_uint = 1;
-const FSCONFIG_SET_FLAG: c_uint = 0;
-const FSCONFIG_SET_STRING: c_uint = 1;
-const FSCONFIG_CMD_CREATE: c_uint = 6;
-const MOUNT_ATTR_RDONLY: c_uint = 1;
-const MOUNT_ATTR_NOSUID: c_uint = 2;
-const MOUNT_ATTR_NODEV: c_uint = 4;
+use libc::{
+    FSCONFIG_CMD_CREATE, FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING, FSMOUNT_CLOEXEC, FSOPEN_CLOEXEC, MOUNT_ATTR_NODEV,
+    MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY, c_int, c_long, c_uint,
+};
 
 /// An overlay of `layers`, the topmost first, and of the two directories that take what is written.
 ///
@@ -59,7 +53,7 @@ fn open(kind: &CStr) -> io::Result<OwnedFd> {
     owned(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), FSOPEN_CLOEXEC) })
 }
 
-fn made(context: &OwnedFd, attributes: c_uint) -> io::Result<OwnedFd> {
+fn made(context: &OwnedFd, attributes: u64) -> io::Result<OwnedFd> {
     configure(context, FSCONFIG_CMD_CREATE, None, None)?;
     // SAFETY: plain numbers.
     owned(unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), FSMOUNT_CLOEXEC, attributes) })

@@ -20,6 +20,7 @@ mod scrub;
 mod segment;
 mod survey;
 mod table;
+mod trees;
 mod view;
 
 use std::collections::HashMap;
@@ -33,11 +34,12 @@ use buildnet_formats::{FieldValue, NativeError};
 use parking_lot::{Condvar, Mutex, RwLock};
 
 pub use crate::blobs::{BlobReader, BlobWriter, Checked, Chunk, Intake, hash_open_file};
-pub use crate::completeness::{Hit, TreePage};
+pub use crate::completeness::Hit;
 pub use crate::entries::{Draft, EntryName, Kept, Origin, VALUE_BYTES_PACKED};
 pub use crate::evict::{Background, Evicted};
 pub use crate::scrub::Scrubbed;
 pub use crate::survey::{Cursor, Group, Page, Referrers, Taken};
+pub use crate::trees::TreePage;
 pub use crate::view::{Facts, Listed};
 
 use crate::completeness::Closures;

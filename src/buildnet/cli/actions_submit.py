@@ -6,7 +6,7 @@ import json
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from buildnet.client import ActionFilter, ActionInfo, GraphOutcome, SyncClient
     from buildnet.client.spec_file import Draft
     from buildnet.model.action_spec import ActionSpec
+
+# Of operations, those that changed last: more than a server keeps that have ended.
+_KNOWN_MAX: Final = 50_000
 
 
 def facts(info: ActionInfo) -> dict[str, object]:
@@ -121,11 +124,20 @@ def _tell(outcome: GraphOutcome, as_json: bool) -> None:
 @options.as_json
 def watch(url: str | None, state: Path | None, instance: str, only: ActionFilter, once: bool, as_json: bool) -> None:
     """Tell operations as they are, then each one that changes, until Ctrl-C."""
+    # After a break all are told again: of those that are as they were nothing is said.
+    known: dict[str, tuple[str, ...]] = {}
     with options.connected(url, state, instance) as client:
-        for info in client.watch(only):
+        for info in client.watch(only, on_break=options.broke):
             if info is None:
                 if once:
                     return
+                continue
+            now = info.state, info.worker, info.error_code
+            is_news = known.pop(info.id, None) != now
+            known[info.id] = now
+            if len(known) > _KNOWN_MAX:
+                del known[next(iter(known))]
+            if not is_news:
                 continue
             if as_json:
                 click.echo(json.dumps(facts(info)))

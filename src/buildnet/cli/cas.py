@@ -52,19 +52,8 @@ def get(url: str | None, state: Path | None, instance: str, output: Path | None,
     with options.connected(url, state, instance) as client:
         if tree and output is not None:
             client.download_tree(wanted, output)
-        elif output is None:
+        elif output is not None:
+            client.download(wanted, output)
+        else:
             sys.stdout.buffer.write(client.read(wanted))
             sys.stdout.buffer.flush()
-        elif _is_written_into(output):
-            content = client.read(wanted)
-            try:
-                output.write_bytes(content)
-            except OSError as error:
-                raise click.FileError(str(output), error.strerror) from error
-        else:
-            client.download(wanted, output)
-
-
-def _is_written_into(output: Path) -> bool:
-    """A link, a pipe or a device stays what it is: put in its place, a file would be the machine's /dev/null."""
-    return output.is_symlink() or (output.exists() and not output.is_file() and not output.is_dir())

@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -100,15 +100,36 @@ def show(url: str | None, state: Path | None, instance: str, as_json: bool, node
 def watch(url: str | None, state: Path | None, instance: str, as_json: bool) -> None:
     """Print every worker, then each change, until Ctrl-C."""
     with options.connected(url, state, instance) as client:
-        for node in client.fleet_watch():
-            if node is None:
-                continue
+        for node in _changes(client):
             if as_json:
                 options.echo_json(asdict(node))
                 continue
             now = datetime.now(UTC).strftime("%H:%M:%S")  # noqa: TID251 - shown to a person, decides nothing
             host, load = printable.shown(node.hostname or "-"), f"{node.running}/{node.slots}"
             click.echo(f"{now} {node.node[:12]:12} {node.state:8} {load:>9} {host} {_note(node)}".rstrip())
+
+
+def _changes(client: SyncClient) -> Iterator[NodeInfo]:
+    """Nodes as they are and as they change. After a break all are told again: what is as it was is left out, and a node
+    that the server does not know any more has no session there.
+    """
+    known: dict[str, NodeInfo] = {}
+    heard = set[str]()
+
+    def broke(failure: NodeDown) -> None:
+        heard.clear()
+        options.broke(failure)
+
+    for node in client.fleet_watch(on_break=broke):
+        if node is None:
+            for name in sorted(known.keys() - heard):
+                yield replace(known.pop(name), state="left", running=0)
+            continue
+        heard.add(node.node)
+        now = replace(node, last_seen_unix_s=None, clock_skew_s=None)
+        if known.get(node.node) != now:
+            known[node.node] = now
+            yield node
 
 
 @command.command("drain", epilog="Example: buildnet fleet drain --wait 8135a906ccdf")
@@ -139,12 +160,23 @@ def _wait(client: SyncClient, waited: set[str], *, quiet: bool) -> None:
     """Until all have left; what still runs is told at each change.
 
     Raises:
-        NodeDown: the server ended first.
+        NodeDown: the server was away for too long, or knows nothing of one when it is back.
     """
     told: dict[str, int] = {}
-    changes: Iterator[NodeInfo | None] = client.fleet_watch()
-    for node in changes:
-        if node is None or node.node not in waited:
+    heard = set[str]()
+
+    def broke(failure: NodeDown) -> None:
+        heard.clear()
+        options.broke(failure)
+
+    for node in client.fleet_watch(on_break=broke):
+        if node is None and not waited <= heard:
+            # It may be on its way to a server that was started anew, and may have left.
+            break
+        if node is None:
+            continue
+        heard.add(node.node)
+        if node.node not in waited:
             continue
         if node.state in ("left", "removed"):
             waited.discard(node.node)
@@ -153,7 +185,7 @@ def _wait(client: SyncClient, waited: set[str], *, quiet: bool) -> None:
         elif not quiet and told.get(node.node) != node.running:
             told[node.node] = node.running
             click.echo(f"buildnet: {node.node[:12]} runs {node.running} more", err=True)
-    raise NodeDown("the server ended while the drain went on; ask again", url=client.url)
+    raise NodeDown("the server was started anew while the drain went on; ask again", url=client.url)
 
 
 @command.command("cordon", epilog="Example: buildnet fleet cordon 8135a906ccdf")

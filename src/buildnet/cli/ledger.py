@@ -13,7 +13,7 @@ import click
 
 from buildnet.cli import moments, options
 from buildnet.cli.printable import shown
-from buildnet.errors import InvalidRequest, NodeDown
+from buildnet.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from buildnet.client import SyncClient
@@ -67,17 +67,13 @@ def tail(
         if start is None:
             start = 0 if since is not None else max(0, client.ledger_size() - _LAST)
         entries = client.ledger_tail(
-            start, follow=follow, kinds=kinds, instances=instances, since_unix_ms=since_unix_ms, on_break=_broke
+            start, follow=follow, kinds=kinds, instances=instances, since_unix_ms=since_unix_ms, on_break=options.broke
         )
         for index, body in entries:
             if as_json:
                 options.echo_json({"index": index, "body": json.loads(body)})
             else:
                 click.echo(_line(index, json.loads(body)))
-
-
-def _broke(failure: NodeDown) -> None:
-    click.echo(f"buildnet: the connection broke, and is made again: {failure.message}", err=True)
 
 
 def _line(index: int, fields: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from buildnet.cli.printable import shown, shown_json
 
 if TYPE_CHECKING:
     from buildnet.client import SyncClient
+    from buildnet.errors import NodeDown
     from buildnet.model.credentials import Credentials
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -160,6 +161,11 @@ def connected(url: str | None, state: Path | None, instance: str = "") -> SyncCl
     from buildnet.client import connect
 
     return connect(server_url(url, state), instance=instance, credentials=given_credentials())
+
+
+def broke(failure: NodeDown) -> None:
+    """Say on stderr that what is followed goes on once the server is back."""
+    click.echo(f"buildnet: the connection broke, and is made again: {failure.message}", err=True)
 
 
 def echo_json(value: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +85,7 @@ def watch(
     """Print what is there, then what changes: + is new or other, - is gone. Ctrl-C ends it."""
     with options.connected(url, state, instance) as client:
         told = not changes
-        for news in client.watch_resources():
+        for news in _each(client.watch_resources(on_break=options.broke)):
             if not told:
                 # The end of the first snapshot has a revision, and nothing before it has.
                 told = news.revision > 0 and not news.node
@@ -94,6 +95,21 @@ def watch(
                     options.echo_json(line)
                 else:
                     click.echo(line)
+
+
+def _each(told: Iterator[ResourceNews]) -> Iterator[ResourceNews]:
+    """The same, where a later snapshot first takes back everything of every node."""
+    nodes = set[str]()
+    for news in told:
+        if news.snapshot:
+            for name in sorted(nodes):
+                yield replace(news, snapshot=False, node=name, replaced=True)
+            nodes.clear()
+        if news.replaced and not news.present:
+            nodes.discard(news.node)
+        elif news.node:
+            nodes.add(news.node)
+        yield news
 
 
 def _lines(news: ResourceNews, kind: str, node: str, as_json: bool) -> Iterator[Any]:

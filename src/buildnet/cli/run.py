@@ -186,7 +186,7 @@ def command(
 
     With --twice or --times it exits with 123 when the runs are not all the same.
     """
-    from buildnet.client.client import DEFAULT_ENVIRONMENT
+    from buildnet.client.running import DEFAULT_ENVIRONMENT
     from buildnet.model.action_spec import spec_of
 
     variables = {**DEFAULT_ENVIRONMENT, **_pairs(env, "--env")}

@@ -8,11 +8,10 @@ from typing import Final
 from buildnet.client.results import ActionInfo
 from buildnet.errors import InvalidRequest
 from buildnet.wire._gen.buildnet.v1 import action_pb2
-from buildnet.wire.actions import digest_of
+from buildnet.wire.actions import ACTION_STATES, digest_of
 
 ENDED: Final = frozenset({"completed", "failed", "cancelled"})
-_STATES: Final = {1: "queued", 2: "executing", 3: "completed", 4: "failed", 5: "cancelled", 6: "waiting"}
-_NUMBERS: Final = {name: number for number, name in _STATES.items()}
+_NUMBERS: Final = {name: number for number, name in ACTION_STATES.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +42,7 @@ class ActionFilter:
         if unknown:
             raise InvalidRequest(f"{unknown[0]!r} is no state; states are {', '.join(_NUMBERS)}", field="states")
         message = action_pb2.ActionFilter(
-            states=[_NUMBERS[state] for state in self.states],  # type: ignore[misc]
+            states=[_NUMBERS[state] for state in self.states],
             instance_name=self.instance or "",
             filter_instance_name=self.instance is not None,
             worker=self.worker,
@@ -71,7 +70,7 @@ def info_of(summary: action_pb2.ActionSummary) -> ActionInfo:
         id=summary.id,
         action=digest_of(summary.action_digest) if known else None,
         instance=summary.instance_name,
-        state=_STATES.get(summary.state, "unknown"),
+        state=ACTION_STATES.get(summary.state, "unknown"),
         worker=summary.worker,
         exit_code=summary.exit_code,
         error_code=summary.error_code,

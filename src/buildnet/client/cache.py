@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Final
 
+from buildnet.client.connection import Connection
 from buildnet.wire._gen.buildnet.v1 import cache_pb2
+
+_CACHE: Final = "/buildnet.v1.CacheService/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,3 +174,48 @@ def scrubbed_of(message: cache_pb2.ScrubResponse) -> Scrubbed:
         damaged=tuple(message.damaged),
         orphans=message.orphans,
     )
+
+
+class CacheCalls(Connection):
+    """The calls of CacheService."""
+
+    async def cache_records(self, *, kind: str = "", prefix: str = "", limit: int = 0) -> AsyncIterator[Record]:
+        """What is in the cache, oldest first; `limit` 0 is all."""
+        request = cache_pb2.ListRecordsRequest(kind=kind, prefix=prefix, limit=limit)
+        async for page in self._stream(_CACHE + "List", request, cache_pb2.ListRecordsResponse):
+            for record in page.records:
+                yield record_of(record)
+
+    async def cache_stat(self, digest: str) -> BlobFacts:
+        """What is known of one blob.
+
+        Raises:
+            NotFound: it is absent.
+        """
+        request = cache_pb2.StatBlobRequest(digest=digest)
+        return facts_of(await self._unary(_CACHE + "Stat", request, cache_pb2.BlobFacts))
+
+    async def cache_why(self, digest: str, *, looked_max: int = 0) -> Reasons:
+        """What keeps one blob; at most `looked_max` entries are looked at for references, 0 for 1,000,000.
+
+        Raises:
+            NotFound: it is absent.
+        """
+        request = cache_pb2.WhyRequest(digest=digest, looked_max=looked_max)
+        return reasons_of(await self._unary(_CACHE + "Why", request, cache_pb2.WhyResponse))
+
+    async def cache_usage(self) -> AsyncIterator[Usage]:
+        """Progress, and last what the cache takes."""
+        async for message in self._stream(_CACHE + "Usage", cache_pb2.UsageRequest(), cache_pb2.UsageResponse):
+            yield usage_of(message)
+
+    async def cache_collect(self, size_bytes: int | None = None, *, dry_run: bool = False) -> AsyncIterator[Collected]:
+        """Progress, and last what was evicted so that the store takes at most `size_bytes`; None: only what is dead."""
+        request = cache_pb2.CollectRequest(size_bytes=size_bytes, dry_run=dry_run)
+        async for message in self._stream(_CACHE + "Collect", request, cache_pb2.CollectResponse):
+            yield collected_of(message)
+
+    async def cache_scrub(self) -> AsyncIterator[Scrubbed]:
+        """Progress, and last what was damaged. The server stops when this is left."""
+        async for message in self._stream(_CACHE + "Scrub", cache_pb2.ScrubRequest(), cache_pb2.ScrubResponse):
+            yield scrubbed_of(message)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from buildnet.client.patience import OnBreak, Patience, watched
 from buildnet.errors import NotFound
 from buildnet.model.amounts import Amounts
 from buildnet.model.join_line import JoinLine
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
 from buildnet.wire.amounts import amounts_of
-from buildnet.wire.nodes import NODE_STATES
+from buildnet.wire.nodes import JOIN_TOKEN_STATES, NODE_STATES
 
 _FLEET: Final = "/buildnet.v1.FleetService/"
 _PREFIX_MIN: Final = 4
@@ -49,14 +50,6 @@ class NodeInfo:
     properties: dict[str, list[str]] = field(default_factory=dict)
 
 
-_TOKEN_STATES: Final = {
-    fleet_pb2.JOIN_TOKEN_STATE_VALID: "valid",
-    fleet_pb2.JOIN_TOKEN_STATE_USED: "used",
-    fleet_pb2.JOIN_TOKEN_STATE_EXPIRED: "expired",
-    fleet_pb2.JOIN_TOKEN_STATE_REVOKED: "revoked",
-}
-
-
 @dataclass(frozen=True, slots=True)
 class JoinTokenInfo:
     """A join token as a server keeps it. `state` is valid, used, expired or revoked; times are Unix seconds, None for
@@ -75,13 +68,14 @@ class JoinTokenInfo:
 
 
 Unary = Callable[[str, Any, type[Any]], Awaitable[Any]]
-Stream = Callable[[str, Any, type[Any]], AsyncIterator[Any]]
+Stream = Callable[[str, Any, type[Any]], AsyncGenerator[Any, None]]
 
 
 class FleetCalls:
     """The calls of FleetService, over a client's connection."""
 
-    def __init__(self, unary: Unary, stream: Stream) -> None:
+    def __init__(self, unary: Unary, stream: Stream, patience: Patience) -> None:
+        self._patience = patience
         self._unary = unary
         self._stream = stream
 
@@ -119,13 +113,22 @@ class FleetCalls:
             f"no node is called {name!r}; `buildnet fleet ls --all` lists those that are known", kind="node", name=name
         )
 
-    async def watch(self) -> AsyncIterator[NodeInfo | None]:
-        """Every known node, then None, then nodes as they change, each as it is now."""
-        async for event in self._stream(_FLEET + "WatchNodes", fleet_pb2.WatchNodesRequest(), fleet_pb2.NodeEvent):
-            if event.complete:
-                yield None
-            else:
-                yield _info(event.node)
+    async def watch(self, *, on_break: OnBreak | None = None) -> AsyncIterator[NodeInfo | None]:
+        """Every known node, then None, then nodes as they change, each as it is now. A connection that breaks is made
+        again, for as long as a server that is started anew may take, and tells every known node again, then None;
+        `on_break` is called with why.
+
+        Raises:
+            NodeDown: the server stayed away.
+        """
+        request = fleet_pb2.WatchNodesRequest()
+        events = watched(
+            lambda: self._stream(_FLEET + "WatchNodes", request, fleet_pb2.NodeEvent),
+            self._patience.absence(),
+            on_break,
+        )
+        async for event in events:
+            yield None if event.complete else _info(event.node)
 
     async def drain(self, node: str) -> NodeInfo:
         """Let a node finish what it runs and leave. Repeat: safe.
@@ -203,7 +206,7 @@ class FleetCalls:
 def _token_info(token: fleet_pb2.JoinToken) -> JoinTokenInfo:
     return JoinTokenInfo(
         id=token.id,
-        state=_TOKEN_STATES.get(token.state, "unknown"),
+        state=JOIN_TOKEN_STATES.get(token.state, "unknown"),
         made_at_unix_s=token.made_at.ToNanoseconds() / 1e9,
         expires_at_unix_s=token.expires_at.ToNanoseconds() / 1e9,
         made_by=token.made_by,

@@ -14,11 +14,10 @@ from buildnet.model.digest import Digest
 from buildnet.model.history import Change, OutputFact, Part, Parts, Reason
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.buildnet.v1 import action_pb2 as pb
-from buildnet.wire.actions import digest_of
+from buildnet.wire.actions import ACTION_STATES, digest_of
 from buildnet.wire.history import parts_of
 
 _ACTION: Final = "/buildnet.v1.ActionService/"
-_STATES: Final = {1: "queued", 2: "executing", 3: "completed", 4: "failed", 5: "cancelled"}
 
 Unary = Callable[[str, Any, type[Any]], Awaitable[Any]]
 Read = Callable[[Digest], Awaitable[bytes]]
@@ -196,7 +195,7 @@ def _run_of(message: pb.PastAction) -> PastRun:
         id=summary.id,
         action=digest_of(summary.action_digest),
         instance=summary.instance_name,
-        state=_STATES.get(summary.state, "not asked for" if not summary.id else "unknown"),
+        state=ACTION_STATES.get(summary.state, "not asked for" if not summary.id else "unknown"),
         worker=summary.worker,
         exit_code=summary.exit_code,
         error_code=summary.error_code,

@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Final
 
-from buildnet.client.patience import OnBreak, Patience
-from buildnet.errors import LedgerCorrupt, NodeDown, NotFound
+from buildnet.client.connection import Connection
+from buildnet.client.patience import OnBreak, Patience, watched
+from buildnet.errors import BadSignature, LedgerCorrupt, NotFound
+from buildnet.ledger.checkpoint import Verifier
 from buildnet.ledger.receipt import Receipt
+from buildnet.model.digest import Digest
 from buildnet.wire._gen.buildnet.v1 import ledger_pb2
+
+_LEDGER: Final = "/buildnet.v1.LedgerService/"
 
 Entries = Callable[[ledger_pb2.TailRequest], AsyncGenerator[ledger_pb2.LedgerEntry, None]]
 """Entries for a request, over a connection of their own."""
@@ -105,21 +111,20 @@ async def followed(
     """
     absence = patience.absence()
     last: tuple[int, bytes] | None = None
-    while True:
-        failure = NodeDown("the server ended the stream; is it being stopped?")
-        try:
-            async with aclosing(entries(request)) as stream:
-                async for found in stream:
-                    absence.over()
-                    last = found.index, found.body
-                    request.from_index = found.index + 1
-                    yield last
-        except NodeDown as error:
-            failure = error
-        await absence.broke(failure, on_break)
+
+    async def later() -> AsyncGenerator[ledger_pb2.LedgerEntry, None]:
         if last is not None:
-            await patience.tried(lambda known=last: _known(entry, known))  # type: ignore[misc]
+            await _known(entry, last)
+            # It has answered, and may have nothing new for hours.
             absence.over()
+        async with aclosing(entries(request)) as stream:
+            async for found in stream:
+                yield found
+
+    async for found in watched(later, absence, on_break):
+        last = found.index, found.body
+        request.from_index = found.index + 1
+        yield last
 
 
 async def _known(entry: Callable[[int], Awaitable[bytes]], last: tuple[int, bytes]) -> None:
@@ -145,3 +150,109 @@ def receipt_of(proof: ledger_pb2.ProveInclusionResponse) -> Receipt:
         proof.checkpoint.note,
         proof.checkpoint.verifier_key,
     )
+
+
+class LedgerCalls(Connection):
+    """The calls of LedgerService."""
+
+    async def ledger_tail(
+        self,
+        start: int = 0,
+        *,
+        follow: bool = False,
+        kinds: Collection[str] = (),
+        instances: Collection[str] = (),
+        since_unix_ms: int | None = None,
+        on_break: OnBreak | None = None,
+    ) -> AsyncIterator[tuple[int, bytes]]:
+        """Ledger entries with their indices, of some kinds and instances or all, from an index or a time on, whichever
+        is later. With `follow` it stays, and a connection that breaks is made again, for as long as a server that is
+        started anew may take; `on_break` is called with why.
+
+        Raises:
+            LedgerCorrupt: after a break, what had been told is not there any more.
+            NodeDown: the server stayed away.
+        """
+        request = tail_request(start, follow=follow, kinds=kinds, instances=instances, since_unix_ms=since_unix_ms)
+        if follow:
+            # Only a server that was reached is waited for, and a ledger may be silent for hours.
+            await self.ledger_size()
+            async for told in followed(self._entries, self.ledger_entry, request, self._patience, on_break):
+                yield told
+            return
+        async for entry in self._entries(request):
+            yield entry.index, entry.body
+
+    def _entries(self, request: ledger_pb2.TailRequest) -> AsyncGenerator[ledger_pb2.LedgerEntry, None]:
+        return self._stream(_LEDGER + "Tail", request, ledger_pb2.LedgerEntry)
+
+    async def ledger_size(self) -> int:
+        """How many entries the newest checkpoint covers."""
+        checkpoint = await self._unary(
+            _LEDGER + "GetCheckpoint", ledger_pb2.GetCheckpointRequest(), ledger_pb2.Checkpoint
+        )
+        return Verifier.parse(checkpoint.verifier_key).open(checkpoint.note).size
+
+    async def ledger_entry(self, index: int) -> bytes:
+        """The body of one entry.
+
+        Raises:
+            NotFound: there is none.
+        """
+        request = ledger_pb2.GetRequest(index=index)
+        body: bytes = (await self._unary(_LEDGER + "Get", request, ledger_pb2.LedgerEntry)).body
+        return body
+
+    async def prove(self, index: int) -> Receipt:
+        """One entry with its proof, checked here against the server's signed checkpoint.
+
+        The key is the server's word: compare it with the one you know.
+
+        Raises:
+            BadSignature: the checkpoint is not signed, or the proof does not lead to its root.
+        """
+        request = ledger_pb2.ProveInclusionRequest(index=index)
+        proof = await self._unary(_LEDGER + "ProveInclusion", request, ledger_pb2.ProveInclusionResponse)
+        receipt = receipt_of(proof)
+        receipt.verify()
+        if receipt.index != index:
+            raise BadSignature(f"the server proved entry {receipt.index} instead of {index}")
+        return receipt
+
+    async def receipt(self, action: Digest) -> Receipt:
+        """The entry by which the newest result of an action became visible, with its proof, checked as `prove` does.
+
+        Raises:
+            NotFound: no entry tells of one in this instance.
+            BadSignature: as `prove`.
+        """
+        request = ledger_pb2.GetReceiptRequest(instance_name=self.instance, action_digest=action.text)
+        proof = await self._unary(_LEDGER + "GetReceipt", request, ledger_pb2.ProveInclusionResponse)
+        receipt = receipt_of(proof)
+        receipt.verify()
+        if action.text.encode() not in receipt.body:
+            raise BadSignature(f"the server proved an entry that does not tell of {action.text}")
+        return receipt
+
+    async def accounts(self, prefix: str = "") -> list[Account]:
+        """Accounts whose names begin so, by name and unit."""
+        request = ledger_pb2.ListAccountsRequest(prefix=prefix)
+        found: list[Account] = []
+        while True:
+            page = await self._unary(_LEDGER + "ListAccounts", request, ledger_pb2.ListAccountsResponse)
+            found += map(account_of, page.accounts)
+            if not page.next_page_token:
+                return found
+            request.page_token = page.next_page_token
+
+    async def statement(self, account: str, *, since_unix_ms: int | None = None) -> AsyncIterator[Posting]:
+        """What was posted to and from an account, oldest first.
+
+        Raises:
+            NotFound: there is no such account.
+        """
+        request = ledger_pb2.StatementRequest(account=account)
+        if since_unix_ms is not None:
+            request.since.FromMilliseconds(since_unix_ms)
+        async for line in self._stream(_LEDGER + "Statement", request, ledger_pb2.Posting):
+            yield posting_of(line)

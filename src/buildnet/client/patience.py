@@ -6,7 +6,8 @@ Only a server that was reached before is waited for: an address where nobody is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Final, TypeVar
 
 from buildnet.errors import NodeDown
@@ -86,3 +87,24 @@ class Patience:
             else:
                 absence.over()
                 return answer
+
+
+async def watched(
+    stream: Callable[[], AsyncGenerator[_T, None]], absence: Absence, on_break: OnBreak | None = None
+) -> AsyncIterator[_T]:
+    """What a stream tells, for ever, over as many connections as it takes: when one breaks, `stream` makes the next.
+    `on_break` hears why, once until something comes again.
+
+    Raises:
+        NodeDown: the server stayed away for longer than `absence` bears.
+    """
+    while True:
+        failure = NodeDown("the server ended the stream; is it being stopped?")
+        try:
+            async with aclosing(stream()) as events:
+                async for event in events:
+                    absence.over()
+                    yield event
+        except NodeDown as error:
+            failure = error
+        await absence.broke(failure, on_break)

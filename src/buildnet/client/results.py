@@ -9,6 +9,7 @@ from typing import Literal
 
 from buildnet._native import Link
 from buildnet.model.digest import Digest
+from buildnet.wire import times
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire.actions import digest_of
 from buildnet.wire.native import translated
@@ -29,7 +30,7 @@ class Output:
     _link: Link | None = field(default=None, repr=False, compare=False)
 
     def download(self, dest: Path | str) -> None:
-        """Write it to `dest`. *Blocks*.
+        """Write it to `dest`. *Blocks*. A link there is replaced: an earlier result may have left it.
 
         Raises:
             BlobsMissing: the server lacks it.
@@ -166,8 +167,8 @@ def result_of(
     def span(start: str, end: str) -> float | None:
         if not (metadata.HasField(start) and metadata.HasField(end)):
             return None
-        nanoseconds: int = getattr(metadata, end).ToNanoseconds() - getattr(metadata, start).ToNanoseconds()
-        return nanoseconds / 1e9
+        # By a worker's clock: any number, and no reason to have no result.
+        return (times.nanoseconds(getattr(metadata, end)) - times.nanoseconds(getattr(metadata, start))) / 1e9
 
     return RunResult(
         exit_code=result.exit_code,

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 from buildnet._native import Link
 from buildnet.client.actions import ALL, ENDED, ActionFilter, info_of
-from buildnet.client.patience import Absence, Patience
+from buildnet.client.patience import OnBreak, Patience, watched
 from buildnet.client.results import ActionInfo, EffectsTold, RunResult, effects_told, result_of
 from buildnet.client.status import error_of_status
-from buildnet.errors import BuildNetError, DeadlinePassed, InvalidRequest, NodeDown, NotFound
+from buildnet.errors import BuildNetError, DeadlinePassed, InvalidRequest, NotFound
 from buildnet.model.action_spec import ActionSpec
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.buildnet.v1 import action_pb2
@@ -25,7 +25,7 @@ _PIECE_BYTES: Final = 128 << 10
 
 Unary = Callable[[str, Any, type[Any]], Awaitable[Any]]
 Upload = Callable[[str, Iterator[Any], type[Any]], Awaitable[Any]]
-Stream = Callable[[str, Any, type[Any]], AsyncIterator[Any]]
+Stream = Callable[[str, Any, type[Any]], AsyncGenerator[Any, None]]
 OnChange = Callable[[ActionInfo], None]
 
 
@@ -121,40 +121,25 @@ class SubmissionCalls:
             nothing at the server; `cancel_graph` does.
         """
         ended: dict[str, ActionInfo] = {}
-        absence = self._patience.absence()
-        while True:
-            try:
-                await self._follow(graph, ended, on_change, absence)
-            except NodeDown as error:
-                # The graph goes on without us, and under the next controller.
-                await absence.wait(error)
-            else:
-                return GraphOutcome(graph.id, {name: ended[id_] for name, id_ in graph.ids.items()})
-
-    async def _follow(
-        self, graph: SubmittedGraph, ended: dict[str, ActionInfo], on_change: OnChange | None, absence: Absence
-    ) -> None:
         told = set[str]()
-        async for info in self.watch(ActionFilter(graph=graph.id)):
-            absence.over()
-            if info is None:
-                lost = set(graph.ids.values()) - told - ended.keys()
-                if lost:
+        # The graph goes on without us, and under the next controller.
+        async with aclosing(self.watch(ActionFilter(graph=graph.id), on_break=lambda _: told.clear())) as events:
+            while len(ended) < len(graph.ids):
+                info = await anext(events)
+                if info is not None:
+                    told.add(info.id)
+                    if info.state in ENDED:
+                        ended[info.id] = info
+                    if on_change is not None:
+                        on_change(info)
+                elif lost := set(graph.ids.values()) - told - ended.keys():
                     raise NotFound(
                         f"the server does not know {len(lost)} actions of the graph {graph.id} any more; "
                         "submit it again: what was done is in the cache",
                         kind="graph",
                         name=graph.id,
                     )
-            else:
-                told.add(info.id)
-                if info.state in ENDED:
-                    ended[info.id] = info
-                if on_change is not None:
-                    on_change(info)
-            if len(ended) >= len(graph.ids):
-                return
-        raise NodeDown("the server ended the stream", url="")
+        return GraphOutcome(graph.id, {name: ended[id_] for name, id_ in graph.ids.items()})
 
     async def submit_graph(
         self,
@@ -218,10 +203,23 @@ class SubmissionCalls:
                 # Of the call: an action that took too long says so in the response.
                 continue
 
-    async def watch(self, only: ActionFilter = ALL) -> AsyncIterator[ActionInfo | None]:
-        """Operations as they are, then None, then those that change, each as it is then."""
+    async def watch(
+        self, only: ActionFilter = ALL, *, on_break: OnBreak | None = None
+    ) -> AsyncGenerator[ActionInfo | None, None]:
+        """Operations as they are, then None, then those that change, each as it is then. A connection that breaks is
+        made again, for as long as a server that is started anew may take, and tells operations as they are again, then
+        None; `on_break` is called with why.
+
+        Raises:
+            NodeDown: the server stayed away.
+        """
         request = action_pb2.WatchActionsRequest(filter=only.message())
-        async for event in self._stream(_ACTION + "WatchActions", request, action_pb2.ActionEvent):
+        events = watched(
+            lambda: self._stream(_ACTION + "WatchActions", request, action_pb2.ActionEvent),
+            self._patience.absence(),
+            on_break,
+        )
+        async for event in events:
             yield None if event.complete else info_of(event.action)
 
     async def action_pages(self, *, only: ActionFilter = ALL, page_size: int = 1000) -> AsyncIterator[list[ActionInfo]]:

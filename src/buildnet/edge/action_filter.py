@@ -12,14 +12,9 @@ from buildnet.model.caller import Caller, public_instance
 from buildnet.scheduler.operation import Operation
 from buildnet.wire import times
 from buildnet.wire._gen.buildnet.v1 import action_pb2
-from buildnet.wire.actions import Described
+from buildnet.wire.actions import ACTION_STATES, Described
 
-_STATES: Final = {
-    "waiting": action_pb2.ACTION_STATE_WAITING,
-    "queued": action_pb2.ACTION_STATE_QUEUED,
-    "executing": action_pb2.ACTION_STATE_EXECUTING,
-    "completed": action_pb2.ACTION_STATE_COMPLETED,
-}
+_STATES: Final = {word: state for state, word in ACTION_STATES.items()}
 _NOTHING: Final = Described(())
 
 # Arguments and results may be long, and clients of gRPC take messages of 4 MiB.

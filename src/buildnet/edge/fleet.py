@@ -30,6 +30,7 @@ from buildnet.ports import Clock
 from buildnet.scheduler import fleet_events as fleet
 from buildnet.scheduler.fleet import FleetCore, removed_error
 from buildnet.scheduler.service import Scheduler
+from buildnet.wire import times
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
 
 log = logging.getLogger(__name__)
@@ -137,7 +138,7 @@ class FleetService:
         if first is None or isinstance(first, Printed) or first.WhichOneof("message") != "hello":
             raise InvalidRequest("a session begins with Hello", field="hello")
         now_unix_ms = self._clock.now_unix_ms()
-        greeting = greeting_of(first.hello, self._version, now_unix_ms)
+        greeting = greeting_of(first.hello, self._version)
         if self._keys is not None:
             await self._keys.check_hello(greeting.offer.node, call.caller)
         offer, strict = self._tiers.offer_of(greeting.offer, call.caller)
@@ -174,6 +175,9 @@ class FleetService:
         match request.WhichOneof("message"):
             case "heartbeat":
                 self._scheduler.heartbeat(node, tuple(request.heartbeat.fences))
+                if request.heartbeat.HasField("sent_at"):
+                    sent_unix_ms = times.unix_ms(request.heartbeat.sent_at)
+                    self._apply(fleet.TimeSaid(session.number, sent_unix_ms, self._clock.now_unix_ms()))
             case "accepted":
                 self._scheduler.accepted(node, request.accepted.fence)
             case "log":

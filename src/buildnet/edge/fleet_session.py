@@ -19,10 +19,12 @@ from buildnet.model.action import ActionKey, Lease, Outcome
 from buildnet.model.amounts import AMOUNT_MAX, NOTHING, Amounts
 from buildnet.model.caller import public_instance
 from buildnet.model.node import Greeting, NodeView, WorkerOffer, check_node_id
+from buildnet.wire import times
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
 from buildnet.wire.actions import digest_message, digest_of
 from buildnet.wire.amounts import amounts_message, amounts_of
+from buildnet.wire.nodes import NODE_STATES
 from buildnet.wire.usage import cpu_of
 
 PROPERTIES_MAX: Final = 1000
@@ -35,14 +37,7 @@ _QUEUED_MAX: Final = 4096
 # Of an Action or a Command that goes with its Assign.
 _MESSAGE_BYTES_MAX: Final = 64 << 10
 
-STATES: Final = {
-    "joining": fleet_pb2.NODE_STATE_JOINING,
-    "active": fleet_pb2.NODE_STATE_ACTIVE,
-    "cordoned": fleet_pb2.NODE_STATE_CORDONED,
-    "draining": fleet_pb2.NODE_STATE_DRAINING,
-    "left": fleet_pb2.NODE_STATE_LEFT,
-    "removed": fleet_pb2.NODE_STATE_REMOVED,
-}
+_STATES: Final = {word: state for state, word in NODE_STATES.items()}
 
 
 @dataclass(slots=True)
@@ -183,7 +178,7 @@ def check_version(theirs: str, ours: str) -> None:
         )
 
 
-def greeting_of(hello: fleet_pb2.Hello, version: str, now_unix_ms: int) -> Greeting:
+def greeting_of(hello: fleet_pb2.Hello, version: str) -> Greeting:
     """What a Hello says, bounded and printable.
 
     Raises:
@@ -218,7 +213,7 @@ def greeting_of(hello: fleet_pb2.Hello, version: str, now_unix_ms: int) -> Greet
         offer,
         _for_people(hello.hostname, _HOSTNAME_CHARACTERS_MAX),
         _for_people(hello.version, _VERSION_CHARACTERS_MAX),
-        _skew_ms_of(hello, now_unix_ms),
+        times.unix_ms(hello.sent_at) if hello.HasField("sent_at") else None,
     )
 
 
@@ -229,12 +224,6 @@ def _capacity_of(hello: fleet_pb2.Hello) -> Amounts | None:
     if max(said.cpu_milli, said.memory_bytes, said.disk_bytes, said.gpus) > AMOUNT_MAX:
         raise InvalidRequest(f"an amount of the capacity is over {AMOUNT_MAX}", field="hello.capacity")
     return amounts_of(said)
-
-
-def _skew_ms_of(hello: fleet_pb2.Hello, now_unix_ms: int) -> int | None:
-    if not hello.HasField("sent_at"):
-        return None
-    return hello.sent_at.seconds * 1000 + hello.sent_at.nanos // 1_000_000 - now_unix_ms
 
 
 def _for_people(text: str, characters_max: int) -> str:
@@ -272,7 +261,7 @@ def node_message(
     """A node as people see it."""
     node = fleet_pb2.Node(
         node_id=view.node,
-        state=STATES[view.state],
+        state=_STATES[view.state],
         cordoned=view.policy.cordoned,
         draining=view.draining,
         running=running,
@@ -292,6 +281,6 @@ def node_message(
         node.capacity.CopyFrom(amounts_message(capacity))
         node.used.CopyFrom(amounts_message(used))
     node.joined_at.FromMilliseconds(view.joined_at_unix_ms)
-    if greeting.skew_ms is not None:
-        node.clock_skew.FromMilliseconds(greeting.skew_ms)
+    if view.skew_ms is not None:
+        node.clock_skew.FromMilliseconds(view.skew_ms)
     return node

@@ -19,14 +19,10 @@ from buildnet.model.tier import GIVEN, Tier, tier_of
 from buildnet.ports import Clock
 from buildnet.wire import times
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
+from buildnet.wire.nodes import JOIN_TOKEN_STATES
 
 _FLEET: Final = "/buildnet.v1.FleetService/"
-_STATES: Final = {
-    "valid": fleet_pb2.JOIN_TOKEN_STATE_VALID,
-    "used": fleet_pb2.JOIN_TOKEN_STATE_USED,
-    "expired": fleet_pb2.JOIN_TOKEN_STATE_EXPIRED,
-    "revoked": fleet_pb2.JOIN_TOKEN_STATE_REVOKED,
-}
+_STATES: Final = {word: state for state, word in JOIN_TOKEN_STATES.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,9 @@ def said_of(body: bytes | Body) -> fleet_pb2.JoinRequest | Printed:
     if (chunk := log_chunk(body)) is None:
         return fleet_pb2.JoinRequest.FromString(memoryview(body))  # type: ignore[arg-type]
     fence, stream, offset, unix_ms, data = chunk
-    return Printed(fence, LogPiece(stream, offset, data, None if unix_ms is None else max(0, unix_ms)))
+    return Printed(
+        fence, LogPiece(stream, offset, data, None if unix_ms is None else max(0, times.bounded_ms(unix_ms)))
+    )
 
 
 def log_piece_of(chunk: fleet_pb2.LogChunk) -> LogPiece:

@@ -51,19 +51,20 @@ class NodePolicy:
 
 @dataclass(frozen=True, slots=True)
 class Greeting:
-    """What a node said when it joined. `skew_ms` is its clock less the controller's, None when it did not tell it."""
+    """What a node said when it joined. `sent_unix_ms` is when, by its clock; None when it did not tell it."""
 
     offer: WorkerOffer
     hostname: str = ""
     version: str = ""
-    skew_ms: int | None = None
+    sent_unix_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
     """A node as it stands. `greeting` is None for one that was not seen since the controller started.
 
-    `session` is the number of its open session; times are of the controller's clock, 0 for never.
+    `session` is the number of its open session; times are of the controller's clock, 0 for never. `skew_ms` is its
+    clock less the controller's, None when it did not tell it.
     """
 
     node: str
@@ -75,6 +76,7 @@ class NodeView:
     asked_by: str = ""
     joined_at_unix_ms: int = 0
     last_seen_unix_ms: int = 0
+    skew_ms: int | None = None
 
 
 def check_node_id(text: str, field_name: str = "node_id") -> str:

@@ -18,6 +18,7 @@ from typing import Final
 from buildnet.errors import Forbidden, NotFound, TooLarge
 from buildnet.model.entry import Value
 from buildnet.model.node import NODE_POLICIES_MAX, Greeting, NodePolicy, NodeState, NodeView
+from buildnet.scheduler.clock_skew import ClockSkew
 from buildnet.scheduler.fleet_events import (
     AllowAsked,
     Ask,
@@ -40,6 +41,7 @@ from buildnet.scheduler.fleet_events import (
     RemoveAsked,
     SetCordon,
     TellDrain,
+    TimeSaid,
     Welcomed,
 )
 
@@ -62,6 +64,7 @@ class _Node:
     # Newest last; the present one is not among them.
     displaced_boots: tuple[str, ...] = ()
     refusals_told: set[str] = field(default_factory=set)
+    skew: ClockSkew | None = None
     skew_told_of: str = ""
 
     @property
@@ -99,6 +102,7 @@ class FleetCore:
             known.drain_by if known.draining else policy.by,
             known.joined_at_unix_ms,
             known.last_seen_unix_ms,
+            None if known.skew is None else known.skew.ms,
         )
 
     def names(self) -> list[str]:
@@ -149,6 +153,8 @@ class FleetCore:
                 return list(self._hello(event))
             case Welcomed():
                 return list(self._welcomed(event.session))
+            case TimeSaid():
+                return list(self._time_said(event))
             case DrainSaid():
                 return list(self._drain_said(event.session))
             case Ended():
@@ -174,6 +180,8 @@ class FleetCore:
             yield Refuse(event.session, _displaced_error(name))
             return
         fresh = _Node(event.greeting, event.session, event.at_unix_ms, event.at_unix_ms, event.by)
+        if event.greeting.sent_unix_ms is not None:
+            fresh.skew = ClockSkew(event.greeting.sent_unix_ms, event.at_unix_ms)
         if known is not None:
             yield from self._take_over(name, known, fresh)
         self._nodes[name] = fresh
@@ -207,14 +215,27 @@ class FleetCore:
         offer = known.greeting.offer
         facts: dict[str, Value] = {"node": name, "boot": offer.boot_id, "slots": offer.slots, "tier": offer.tier}
         yield Record("node.joined", {**facts, "version": known.greeting.version, "by": known.joined_by})
-        skew_ms = known.greeting.skew_ms
-        if skew_ms is not None and abs(skew_ms) > SKEW_TOLD_MS and known.skew_told_of != known.boot:
-            known.skew_told_of = known.boot
-            yield Record("node.clock_skewed", {"node": name, "skew_ms": skew_ms})
+        yield from self._skewed(name, known)
         if known.draining:
             yield NoMoreWork(name)
             yield TellDrain(session)
         yield Changed(name)
+
+    def _time_said(self, event: TimeSaid) -> Iterator[Effect]:
+        name = self._by_session.get(event.session)
+        if name is None or (known := self._nodes[name]).skew is None:
+            return
+        known.skew.heard(event.sent_unix_ms, event.heard_unix_ms)
+        if known.welcomed:
+            yield from self._skewed(name, known)
+
+    def _skewed(self, name: str, known: _Node) -> Iterator[Effect]:
+        """Tell of a clock that is certainly off, once for each start."""
+        skew_ms = 0 if known.skew is None else known.skew.certain_ms
+        if abs(skew_ms) > SKEW_TOLD_MS and known.skew_told_of != known.boot:
+            known.skew_told_of = known.boot
+            yield Record("node.clock_skewed", {"node": name, "skew_ms": skew_ms})
+            yield Changed(name)
 
     def _drain_said(self, session: int) -> Iterator[Effect]:
         name = self._by_session.get(session)

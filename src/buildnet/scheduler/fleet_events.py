@@ -34,6 +34,15 @@ class Welcomed:
 
 
 @dataclass(frozen=True, slots=True)
+class TimeSaid:
+    """What the worker's clock showed when it sent a message, and ours when that was heard."""
+
+    session: int
+    sent_unix_ms: int
+    heard_unix_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class DrainSaid:
     """The worker takes no more."""
 
@@ -83,7 +92,7 @@ class AllowAsked:
 
 
 Ask: TypeAlias = DrainAsked | CordonAsked | RemoveAsked | AllowAsked
-Event: TypeAlias = Hello | Welcomed | DrainSaid | Ended | Ask
+Event: TypeAlias = Hello | Welcomed | TimeSaid | DrainSaid | Ended | Ask
 
 
 # Effects.

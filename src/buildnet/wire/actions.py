@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Final
 
 from google.protobuf.message import DecodeError
 
@@ -18,11 +19,22 @@ from buildnet.model.history import Requested
 from buildnet.model.quick import quick
 from buildnet.model.tier import tiered
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
+from buildnet.wire._gen.buildnet.v1 import action_pb2
 from buildnet.wire.asked import asked_of
 from buildnet.wire.request_metadata import Manner
 
 TIMEOUT_DEFAULT_S = 3600.0
 TIMEOUT_MAX_S = 7200.0
+
+ACTION_STATES: Final = {
+    action_pb2.ACTION_STATE_WAITING: "waiting",
+    action_pb2.ACTION_STATE_QUEUED: "queued",
+    action_pb2.ACTION_STATE_EXECUTING: "executing",
+    action_pb2.ACTION_STATE_COMPLETED: "completed",
+    action_pb2.ACTION_STATE_FAILED: "failed",
+    action_pb2.ACTION_STATE_CANCELLED: "cancelled",
+}
+"""What people read of where an operation stands."""
 
 
 def digest_of(message: re.Digest) -> Digest:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from buildnet.wire._gen.google.protobuf import duration_pb2, timestamp_pb2
 
-_MS_MAX = 2**53
-# What a Timestamp may hold: the years 1 to 9999 (google/protobuf/timestamp.proto).
-_TIMESTAMP_MS_MIN, _TIMESTAMP_MS_MAX = -62_135_596_800_000, 253_402_300_799_999
+# What a Timestamp may hold: the years 1 to 9999 (google/protobuf/timestamp.proto). So can a database and JSON, and a
+# Duration holds the difference of any two.
+MS_MIN: Final = -62_135_596_800_000
+MS_MAX: Final = 253_402_300_799_999
 
 
 def nanoseconds(time: duration_pb2.Duration | timestamp_pb2.Timestamp) -> int:
@@ -15,13 +18,18 @@ def nanoseconds(time: duration_pb2.Duration | timestamp_pb2.Timestamp) -> int:
 
 
 def unix_ms(time: timestamp_pb2.Timestamp) -> int:
-    """Milliseconds since 1970, rounded down, within 2^53 either way: what a database and JSON can hold."""
-    return max(-_MS_MAX, min(nanoseconds(time) // 1_000_000, _MS_MAX))
+    """Milliseconds since 1970, rounded down, from `MS_MIN` to `MS_MAX`: the nearest that a Timestamp may hold."""
+    return bounded_ms(nanoseconds(time) // 1_000_000)
+
+
+def bounded_ms(at_unix_ms: int) -> int:
+    """This moment, or the nearest that a Timestamp may hold."""
+    return max(MS_MIN, min(at_unix_ms, MS_MAX))
 
 
 def set_unix_ms(time: timestamp_pb2.Timestamp, at_unix_ms: int) -> None:
     """Make it this moment, or the nearest that a Timestamp may hold."""
-    time.FromMilliseconds(max(_TIMESTAMP_MS_MIN, min(at_unix_ms, _TIMESTAMP_MS_MAX)))
+    time.FromMilliseconds(bounded_ms(at_unix_ms))
 
 
 def seconds(duration: duration_pb2.Duration) -> float:

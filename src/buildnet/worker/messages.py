@@ -39,14 +39,14 @@ def hello_of(
     properties: Properties,
     held: Iterable[Assignment],
     *,
-    sent_at_unix_ms: int,
+    sent_unix_ms: int,
 ) -> fleet_pb2.JoinRequest:
     """The first message of a session."""
     message = fleet_pb2.JoinRequest()
     hello = message.hello
     hello.node_id, hello.boot_id = identity.node, identity.boot
     hello.version, hello.hostname, hello.slots = config.version, config.hostname, config.slots
-    hello.sent_at.FromMilliseconds(sent_at_unix_ms)
+    hello.sent_at.FromMilliseconds(sent_unix_ms)
     if (capacity := config.capacity) is not None:
         hello.capacity.CopyFrom(amounts_message(capacity))
     for name, value in sorted(properties):
@@ -57,10 +57,10 @@ def hello_of(
     return message
 
 
-def heartbeat_of(running: Iterable[Assignment]) -> fleet_pb2.JoinRequest:
+def heartbeat_of(running: Iterable[Assignment], *, sent_unix_ms: int) -> fleet_pb2.JoinRequest:
     """Renews the leases of what runs."""
     message = fleet_pb2.JoinRequest()
-    message.heartbeat.SetInParent()
+    message.heartbeat.sent_at.FromMilliseconds(sent_unix_ms)
     message.heartbeat.fences.extend(assignment.fence for assignment in running)
     return message
 

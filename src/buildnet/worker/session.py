@@ -332,7 +332,7 @@ class Session:
             self._identity,
             self._properties,
             self._book.held,
-            sent_at_unix_ms=self._clock.now_unix_ms(),
+            sent_unix_ms=self._clock.now_unix_ms(),
         )
 
     async def _join(self, stream: Stream, welcome: asyncio.Future[fleet_pb2.Welcome]) -> tuple[float, float]:
@@ -423,4 +423,4 @@ class Session:
             # Half an interval of grace, so that a sum of roundings does not skip a beat.
             if held or silent_s + interval_s / 2 >= idle_interval_s:
                 silent_s = 0.0
-                self._outbox.put(messages.heartbeat_of(held))
+                self._outbox.put(messages.heartbeat_of(held, sent_unix_ms=self._clock.now_unix_ms()))

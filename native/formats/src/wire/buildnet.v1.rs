@@ -245,6 +245,8 @@ pub struct RunningAttempt {
 pub struct Heartbeat {
     #[prost(uint64, repeated, tag = "1")]
     pub fences: ::prost::alloc::vec::Vec<u64>,
+    #[prost(message, optional, tag = "20")]
+    pub sent_at: ::core::option::Option<::prost_types::Timestamp>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Accepted {

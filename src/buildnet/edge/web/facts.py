@@ -14,6 +14,7 @@ from buildnet.ledger import tree
 from buildnet.ledger.checkpoint import Checkpoint
 from buildnet.model.resource import Resource
 from buildnet.wire._gen.buildnet.v1 import action_pb2, fleet_pb2
+from buildnet.wire.actions import ACTION_STATES
 from buildnet.wire.nodes import NODE_STATES
 
 Fact = dict[str, Any]
@@ -27,14 +28,6 @@ class Wanted(NamedTuple):
     most: int
 
 
-_STATES: Final = {
-    action_pb2.ACTION_STATE_WAITING: "waiting",
-    action_pb2.ACTION_STATE_QUEUED: "queued",
-    action_pb2.ACTION_STATE_EXECUTING: "executing",
-    action_pb2.ACTION_STATE_COMPLETED: "completed",
-    action_pb2.ACTION_STATE_FAILED: "failed",
-    action_pb2.ACTION_STATE_CANCELLED: "cancelled",
-}
 # A command line may be megabytes; whoever wants all of it asks for the action's Command.
 _ARGUMENT_CHARACTERS: Final = 200
 
@@ -90,7 +83,7 @@ def action_fact(action: action_pb2.ActionSummary) -> Fact:
         "id": action.id,
         "action": f"{action.action_digest.hash}/{action.action_digest.size_bytes}",
         "instance": action.instance_name,
-        "state": _STATES.get(action.state, "unknown"),
+        "state": ACTION_STATES.get(action.state, "unknown"),
         "arguments": [argument[:_ARGUMENT_CHARACTERS] for argument in action.command_arguments],
         "worker": action.worker,
         "submitted_at_unix_ms": action.submitted_at.ToMilliseconds(),

@@ -3,24 +3,12 @@
 use std::ffi::CStr;
 use std::os::fd::RawFd;
 
-use libc::{c_int, c_ulong};
+use libc::{
+    MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY, MOVE_MOUNT_F_EMPTY_PATH, OPEN_TREE_CLOEXEC,
+    OPEN_TREE_CLONE, c_int, c_uint, c_ulong, mount_attr,
+};
 
 use super::{Errno, check, check_int};
-
-const OPEN_TREE_CLONE: c_ulong = 1;
-const OPEN_TREE_CLOEXEC: c_ulong = libc::O_CLOEXEC as c_ulong;
-const MOVE_MOUNT_F_EMPTY_PATH: c_ulong = 4;
-const MOUNT_ATTR_RDONLY: u64 = 1;
-const MOUNT_ATTR_NOSUID: u64 = 2;
-const MOUNT_ATTR_NODEV: u64 = 4;
-
-#[repr(C)]
-struct MountAttr {
-    attr_set: u64,
-    attr_clr: u64,
-    propagation: u64,
-    userns_fd: u64,
-}
 
 pub(crate) fn mount(source: &CStr, target: &CStr, kind: &CStr, flags: c_ulong, data: &CStr) -> Result<(), Errno> {
     // SAFETY: all arguments are NUL-terminated strings that outlive the call.
@@ -30,7 +18,7 @@ pub(crate) fn mount(source: &CStr, target: &CStr, kind: &CStr, flags: c_ulong, d
 
 /// A detached copy of the mounts at and below `path`.
 pub(crate) fn clone_mount(path: &CStr) -> Result<RawFd, Errno> {
-    let flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | libc::AT_RECURSIVE as c_ulong;
+    let flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | libc::AT_RECURSIVE as c_uint;
     // SAFETY: `path` is NUL-terminated.
     let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) };
     check(fd).map(|fd| fd as RawFd)
@@ -86,7 +74,7 @@ pub(crate) fn detach_mount(path: &CStr) -> Result<(), Errno> {
 }
 
 fn set_mount_attributes(dir: RawFd, path: &CStr, flags: c_int, attr_set: u64) -> Result<(), Errno> {
-    let attr = MountAttr { attr_set, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let attr = mount_attr { attr_set, attr_clr: 0, propagation: 0, userns_fd: 0 };
     // SAFETY: `attr` lives through the call and its size is given.
     check(unsafe {
         libc::syscall(
@@ -95,7 +83,7 @@ fn set_mount_attributes(dir: RawFd, path: &CStr, flags: c_int, attr_set: u64) ->
             path.as_ptr(),
             flags as c_ulong,
             &raw const attr,
-            size_of::<MountAttr>(),
+            size_of::<mount_attr>(),
         )
     })
     .map(drop)

@@ -122,10 +122,12 @@ class RunningAttempt(_message.Message):
     def __init__(self, fence: _Optional[int] = ..., action_digest: _Optional[_Union[_remote_execution_pb2.Digest, _Mapping]] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("fences",)
+    __slots__ = ("fences", "sent_at")
     FENCES_FIELD_NUMBER: _ClassVar[int]
+    SENT_AT_FIELD_NUMBER: _ClassVar[int]
     fences: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, fences: _Optional[_Iterable[int]] = ...) -> None: ...
+    sent_at: _timestamp_pb2.Timestamp
+    def __init__(self, fences: _Optional[_Iterable[int]] = ..., sent_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class Accepted(_message.Message):
     __slots__ = ("fence",)
