@@ -10,9 +10,9 @@ where the caches are the actions' too: 100 us of the 4 ms that controller, worke
 
 One load goes on all the time; the ledger is put in and out of use beneath it, with, without, without, with, and so on,
 so that what drifts (the machine, the history that the server keeps) bears on both alike, and each slice with it is
-compared with its neighbour without. Each ends when all that the ledger was given is in its database, so what a slice left to do
-is its own. Printed is the mean of those ratios, and what it may be off by: one standard error. That the ledger grew in
-each slice with it, by three entries an action, and by none in those without, is checked.
+compared with its neighbour without. Each ends when all that the ledger was given is in its database, so what a slice
+left to do is its own. Printed is the mean of those ratios, and what it may be off by: one standard error. That the
+ledger grew in each slice with it, by three entries an action, and by none in those without, is checked.
 
     python bench/ledgering.py [--rounds N] [--seconds S]
 """
