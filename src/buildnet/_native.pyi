@@ -30,6 +30,7 @@ __all__ = [
     "keep_log",
     "launcher_main",
     "launcher_pid",
+    "log_append",
     "log_chunk",
     "log_record",
     "log_records",
@@ -226,6 +227,14 @@ class Body(Buffer):
     def __new__(cls, data: bytes) -> Body: ...
     def __len__(self) -> int: ...
     def __getitem__(self, part: slice, /) -> Body: ...
+
+def log_append(path: str, position: int, rows: list[tuple[int, int, int, bytes | Body]]) -> int:
+    """Write records (stream, offset, Unix milliseconds or 0, data) to a segment behind its first `position` bytes;
+    returns where they end. *Blocks*.
+
+    Raises:
+        OSError: they could not be written; the segment ends at `position`.
+    """
 
 def log_chunk(message: Body) -> tuple[int, int, int, int | None, bytes | Body] | None:
     """Fence, stream, offset, time in Unix milliseconds and data of the piece of a log that a JoinRequest is; None where
