@@ -32,6 +32,7 @@ __all__ = [
     "keep_log",
     "launcher_main",
     "launcher_pid",
+    "log_append",
     "log_chunk",
     "log_record",
     "log_records",
@@ -244,6 +245,14 @@ def extend_tree(size: int, edge: bytes, bodies: Sequence[bytes]) -> tuple[bytes,
 
     Raises:
         ValueError: `edge` is not of a tree of that size.
+    """
+
+def log_append(path: str, position: int, rows: list[tuple[int, int, int, bytes | Body]]) -> int:
+    """Write records (stream, offset, Unix milliseconds or 0, data) to a segment behind its first `position` bytes;
+    returns where they end. *Blocks*.
+
+    Raises:
+        OSError: they could not be written; the segment ends at `position`.
     """
 
 def log_chunk(message: Body) -> tuple[int, int, int, int | None, bytes | Body] | None:

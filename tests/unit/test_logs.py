@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from buildnet._native import Body
 from buildnet.edge import log_spool
 from buildnet.edge.log_spool import LogPiece
 from buildnet.edge.logs import LogBook, LogLimits, LogReader
@@ -245,6 +246,36 @@ async def test_a_flood_waits_for_the_disk_and_is_kept(tmp_path: Path) -> None:
             await book.take(1, LogPiece(1, number * 600, b"x" * 600), source)
             assert book._waiting_bytes <= 1000
         assert text(await everything(book, await reading(book)), 1) == b"x" * 12_000
+
+
+async def test_who_is_up_to_date_is_told_without_the_file(tmp_path: Path) -> None:
+    async with opened(tmp_path) as book:
+        await book.take(1, LogPiece(1, 0, Body(b"first"), 5), Source())
+        follower = await reading(book)
+        assert text(await everything(book, follower), 1) == b"first"
+        await book.take(1, LogPiece(1, 5, Body(b"second"), 6), Source())
+        assert text(await everything(book, await reading(book)), 1) == b"firstsecond"
+        (path,) = (tmp_path / "logs").iterdir()
+        path.write_bytes(path.read_bytes().replace(b"second", b"sicond"))
+        (told,) = await everything(book, follower)
+        assert (told.offset, bytes(told.data), told.printed_at_unix_ms) == (5, b"second", 6)
+        await book.take(1, LogPiece(1, 11, b"third", 7), Source())
+        assert await everything(book, follower) == [LogPiece(1, 11, b"third", 7)]
+
+
+def test_of_recent_pieces_only_so_many_bytes_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_spool, "_RECENT_BYTES_MAX", 400)
+    recent = log_spool.RecentPieces()
+    long = Body(bytes(100))
+    for number in range(6):
+        recent.put(1, 0, number, LogPiece(1, number * 100, long))
+    recent.put(2, 0, 0, LogPiece(1, 0, b"short"))
+    recent.put(3, 0, 0, LogPiece(1, 0, long))
+    assert [recent.at(1, 0, number) is not None for number in range(6)] == [False, False, False, True, True, True]
+    assert recent.at(2, 0, 0) is None
+    recent.forget(1)
+    assert recent.at(1, 0, 5) is None
+    assert recent.at(3, 0, 0) is not None
 
 
 def segment_of(directory: Path, pieces: Sequence[LogPiece]) -> Path:

@@ -4,15 +4,17 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use buildnet_raw::Raw;
+use buildnet_raw::{Inbound, Message, Outbound, Raw};
 use bytes::Bytes;
 use futures_util::future::{AbortHandle, BoxFuture, FutureExt, abortable};
-use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
+use futures_util::stream::{self, FuturesUnordered, StreamExt};
 use http::Uri;
+use hyper::body::{Body, Frame};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
@@ -33,8 +35,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 const WINDOW_BYTES: u32 = 1 << 20;
-/// A long message in fewer pieces costs less at both ends.
-const FRAME_BYTES_MAX: u32 = 64 << 10;
+/// A long message in fewer pieces costs less at both ends; one that does not fit what is read at a time, 64 KiB with what stands
+/// before it, is moved once more.
+const FRAME_BYTES_MAX: u32 = 63 << 10;
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
 /// What one turn gives; more stays with the transport, and the next turn comes at once.
 const BATCH_MAX: usize = 256;
@@ -55,7 +58,7 @@ fn runtime() -> Result<&'static Runtime, io::Error> {
 
 #[derive(Default)]
 struct Outgoing {
-    messages: VecDeque<Bytes>,
+    messages: VecDeque<Message>,
     bytes: usize,
     finished: bool,
     waker: Option<Waker>,
@@ -63,7 +66,7 @@ struct Outgoing {
 
 #[derive(Default)]
 struct Incoming {
-    messages: Vec<Bytes>,
+    messages: Vec<Message>,
     bytes: usize,
     waker: Option<Waker>,
 }
@@ -84,22 +87,72 @@ struct Shared {
 }
 
 /// Requests as the transport asks for them.
-struct Requests(Arc<Shared>);
+struct Requests {
+    shared: Arc<Shared>,
+    outbound: Outbound,
+}
 
-impl Stream for Requests {
-    type Item = Bytes;
+impl Body for Requests {
+    type Data = Bytes;
+    type Error = Status;
 
-    fn poll_next(self: std::pin::Pin<&mut Self>, waking: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        let mut outgoing = held(&self.0.outgoing);
-        if let Some(message) = outgoing.messages.pop_front() {
+    fn poll_frame(self: Pin<&mut Self>, waking: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self.get_mut();
+        let mut outgoing = held(&this.shared.outgoing);
+        while !this.outbound.is_full()
+            && let Some(message) = outgoing.messages.pop_front()
+        {
             outgoing.bytes -= message.len();
-            return Poll::Ready(Some(message));
+            this.outbound.push(&message);
+        }
+        if let Some(chunk) = this.outbound.next() {
+            return Poll::Ready(Some(Ok(Frame::data(chunk))));
         }
         if outgoing.finished {
             return Poll::Ready(None);
         }
         outgoing.waker = Some(waking.waker().clone());
         Poll::Pending
+    }
+}
+
+/// A response whose messages go to the owner; what is left is how it ended.
+struct Replies {
+    shared: Arc<Shared>,
+    inbound: Inbound,
+    body: hyper::body::Incoming,
+}
+
+impl Replies {
+    fn take(&mut self, data: Bytes) -> Result<(), Status> {
+        self.inbound.push(data);
+        while let Some(message) = self.inbound.next(MESSAGE_BYTES_MAX)? {
+            let mut incoming = held(&self.shared.incoming);
+            incoming.bytes += message.len();
+            incoming.messages.push(message);
+        }
+        Ok(())
+    }
+}
+
+impl Body for Replies {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(self: Pin<&mut Self>, waking: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self.get_mut();
+        loop {
+            // What is not asked for stays with the transport.
+            ready!(has_room(&this.shared, waking));
+            let next = ready!(Pin::new(&mut this.body).poll_frame(waking));
+            let frame = next.transpose().map_err(|error| Status::unavailable(root_cause(&error)))?;
+            match frame.map(Frame::into_data) {
+                Some(Ok(data)) => this.take(data)?,
+                Some(Err(frame)) => return Poll::Ready(Some(Ok(frame))),
+                None if this.inbound.is_empty() => return Poll::Ready(None),
+                None => return Poll::Ready(Some(Err(Status::unavailable("the reply broke off")))),
+            }
+        }
     }
 }
 
@@ -113,20 +166,26 @@ impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Beside 
     }
 }
 
-/// Gives tonic the one connection.
-struct Sender(http2::SendRequest<tonic::body::Body>);
+/// Gives tonic the one connection. It makes the heads and reads how a call ended; the messages pass it by, which it would copy.
+struct Sender {
+    connection: http2::SendRequest<Requests>,
+    shared: Arc<Shared>,
+}
 
 impl tower_service::Service<http::Request<tonic::body::Body>> for Sender {
-    type Response = http::Response<hyper::body::Incoming>;
+    type Response = http::Response<Replies>;
     type Error = hyper::Error;
     type Future = BoxFuture<'static, Result<Self::Response, hyper::Error>>;
 
     fn poll_ready(&mut self, waking: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
-        self.0.poll_ready(waking)
+        self.connection.poll_ready(waking)
     }
 
     fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
-        self.0.send_request(request).boxed()
+        let shared = Arc::clone(&self.shared);
+        let requests = Requests { shared: Arc::clone(&shared), outbound: Outbound::default() };
+        let sent = self.connection.send_request(request.map(|_| requests));
+        async move { Ok(sent.await?.map(|body| Replies { shared, inbound: Inbound::default(), body })) }.boxed()
     }
 }
 
@@ -156,7 +215,7 @@ pub struct Call {
 /// What a turn brought.
 pub struct Turn {
     /// Messages that came, in their order.
-    pub messages: Vec<Bytes>,
+    pub messages: Vec<Message>,
     /// Bytes of messages that the transport has not taken.
     pub waiting_bytes: usize,
     /// How the call ended, after the last message: a gRPC status code and a text.
@@ -217,7 +276,7 @@ impl Call {
     }
 
     /// Queue a message; the next turn sends it if the peer takes it.
-    pub fn send(&self, message: Bytes) {
+    pub fn send(&self, message: Message) {
         let _quiet = self.bell.quiet();
         let mut outgoing = held(&self.shared.outgoing);
         outgoing.bytes += message.len();
@@ -370,17 +429,13 @@ impl Begun<'_> {
             .map_err(failed)?;
         // How it ended is told by the call on it.
         hyper::rt::Executor::execute(&beside, connection.map(drop));
-        let mut client =
-            tonic::client::Grpc::with_origin(Sender(sender), self.origin).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let sender = Sender { connection: sender, shared: Arc::clone(self.shared) };
+        let mut client = tonic::client::Grpc::with_origin(sender, self.origin);
         client.ready().await.map_err(failed)?;
-        let request = self.bearer.call(Request::new(()))?.map(|()| Requests(Arc::clone(self.shared)));
-        let mut replies = client.streaming(request, self.path, Raw).await?.into_inner();
-        while let Some(message) = replies.message().await? {
-            std::future::poll_fn(|waking| has_room(self.shared, waking)).await;
-            let mut incoming = held(&self.shared.incoming);
-            incoming.bytes += message.len();
-            incoming.messages.push(message);
-        }
+        let request = self.bearer.call(Request::new(()))?.map(|()| stream::empty());
+        let mut ends = client.streaming(request, self.path, Raw).await?.into_inner();
+        // Of messages there are none.
+        ends.message().await?;
         Ok(())
     }
 }

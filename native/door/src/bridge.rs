@@ -1,19 +1,26 @@
-//! Calls that the door does not answer become events of the hub, and what Python decides becomes their replies.
+//! Calls that the door does not answer become events of the hub, and what Python decides becomes their replies. The bytes of
+//! long messages pass in the pieces in which they came.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use buildnet_raw::{Inbound, Message, Outbound};
 use bytes::Bytes;
 use futures_util::Stream;
+use http::{HeaderMap, HeaderValue, header};
+use http_body::Frame;
+use http_body_util::BodyExt;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Sleep;
+use tonic::body::Body;
 use tonic::metadata::{KeyAndValueRef, MetadataMap};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Status};
 
 use crate::access::{CALLER_PREFIX, Caller};
-use crate::hub::{Event, Guard, Hub, MESSAGE_COST_BYTES, MetadataValue, Parts, WINDOW_BYTES, Waiting};
+use crate::grpc::trailers_of;
+use crate::hub::{Event, Guard, Hub, MESSAGE_COST_BYTES, MetadataValue, WINDOW_BYTES, Waiting};
 
 /// Facts of a call beside its messages.
 struct Facts {
@@ -94,32 +101,22 @@ pub(crate) struct Bridged {
     pub(crate) method: u32,
 }
 
-type Answer<T> = Pin<Box<dyn Future<Output = Result<Response<T>, Status>> + Send>>;
-
-impl tonic::server::UnaryService<Bytes> for Bridged {
-    type Response = Parts;
-    type Future = Answer<Parts>;
-
-    fn call(&mut self, request: Request<Bytes>) -> Self::Future {
-        let (hub, method) = (Arc::clone(&self.hub), self.method);
-        Box::pin(async move {
-            let facts = Facts::of(&request);
-            let timeout = facts.timeout;
-            let (reply, answer) = oneshot::channel();
-            let guard = hub.open(Waiting::Unary(reply))?;
-            hub.push(facts.event(guard.id, method, Some(request.into_inner())));
-            let answer = match timeout {
-                None => answer.await,
-                Some(timeout) => tokio::time::timeout(timeout, answer).await.map_err(|_| deadline_passed())?,
-            };
-            answer
-                .unwrap_or_else(|_| Err(Status::unavailable("the server is stopping")))
-                .map(|body| Response::new(body.into()))
-        })
-    }
-}
-
 impl Bridged {
+    /// The reply to one request.
+    pub(crate) async fn ask(&self, request: http::Request<Bytes>) -> Result<Bytes, Status> {
+        let request = Request::from_http(request);
+        let facts = Facts::of(&request);
+        let timeout = facts.timeout;
+        let (reply, answer) = oneshot::channel();
+        let guard = self.hub.open(Waiting::Unary(reply))?;
+        self.hub.push(facts.event(guard.id, self.method, Some(request.into_inner())));
+        let answer = match timeout {
+            None => answer.await,
+            Some(timeout) => tokio::time::timeout(timeout, answer).await.map_err(|_| deadline_passed())?,
+        };
+        answer.unwrap_or_else(|_| Err(Status::unavailable("the server is stopping")))
+    }
+
     fn stream(&self, facts: Facts, body: Option<Bytes>) -> Result<(Replies, Arc<Semaphore>), Status> {
         let (replies, inbox) = mpsc::unbounded_channel();
         let room = Arc::new(Semaphore::new(WINDOW_BYTES));
@@ -128,40 +125,59 @@ impl Bridged {
         self.hub.push(facts.event(guard.id, self.method, body));
         Ok((Replies { inbox, guard, taken_bytes: 0, deadline }, room))
     }
-}
 
-impl tonic::server::ServerStreamingService<Bytes> for Bridged {
-    type Response = Parts;
-    type ResponseStream = Replies;
-    type Future = std::future::Ready<Result<Response<Replies>, Status>>;
-
-    fn call(&mut self, request: Request<Bytes>) -> Self::Future {
+    /// The replies to one request.
+    pub(crate) fn follow(&self, request: http::Request<Bytes>) -> Result<Replies, Status> {
+        let request = Request::from_http(request);
         let facts = Facts::of(&request);
-        let answer = self.stream(facts, Some(request.into_inner()));
-        std::future::ready(answer.map(|(replies, _)| Response::new(replies)))
+        self.stream(facts, Some(request.into_inner())).map(|(replies, _)| replies)
+    }
+
+    /// The replies to a stream of requests, each of `size_bytes_max` at most.
+    pub(crate) fn converse(&self, request: http::Request<Body>, size_bytes_max: usize) -> Result<Replies, Status> {
+        let request = Request::from_http(request);
+        let (mut replies, room) = self.stream(Facts::of(&request), None)?;
+        let requests = Requests { body: request.into_inner(), inbound: Inbound::default(), size_bytes_max };
+        let task = pump(Arc::clone(&self.hub), replies.guard.id, requests, room);
+        replies.guard.pump = Some(tokio::spawn(task).abort_handle());
+        Ok(replies)
     }
 }
 
-impl tonic::server::StreamingService<Bytes> for Bridged {
-    type Response = Parts;
-    type ResponseStream = Replies;
-    type Future = std::future::Ready<Result<Response<Replies>, Status>>;
+/// The messages of a request's body.
+struct Requests {
+    body: Body,
+    inbound: Inbound,
+    size_bytes_max: usize,
+}
 
-    fn call(&mut self, request: Request<Streaming<Bytes>>) -> Self::Future {
-        let facts = Facts::of(&request);
-        let answer = self.stream(facts, None).map(|(mut replies, room)| {
-            let task = pump(Arc::clone(&self.hub), replies.guard.id, request.into_inner(), room);
-            replies.guard.pump = Some(tokio::spawn(task).abort_handle());
-            Response::new(replies)
-        });
-        std::future::ready(answer)
+impl Requests {
+    /// The next message; none at the end.
+    async fn next(&mut self) -> Result<Option<Message>, Status> {
+        loop {
+            if let Some(message) = self.inbound.next(self.size_bytes_max)? {
+                return Ok(Some(message));
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        self.inbound.push(data);
+                    }
+                }
+                // Who gives its call up says nothing more.
+                Some(Err(status)) if status.code() == Code::Cancelled => return Ok(None),
+                Some(Err(status)) => return Err(status),
+                None if self.inbound.is_empty() => return Ok(None),
+                None => return Err(Status::invalid_argument("the request ended within a message")),
+            }
+        }
     }
 }
 
 /// Hand requests over as long as Python has room for them.
-async fn pump(hub: Arc<Hub>, id: u64, mut requests: Streaming<Bytes>, room: Arc<Semaphore>) {
+async fn pump(hub: Arc<Hub>, id: u64, mut requests: Requests, room: Arc<Semaphore>) {
     loop {
-        match requests.message().await {
+        match requests.next().await {
             Ok(Some(body)) => {
                 // Half a window at most: Python acknowledges by halves, so the other half may still be on its way back.
                 let cost = (body.len() + MESSAGE_COST_BYTES).min(WINDOW_BYTES / 2);
@@ -185,7 +201,7 @@ async fn pump(hub: Arc<Hub>, id: u64, mut requests: Streaming<Bytes>, room: Arc<
 
 /// The replies of one stream, and its place in the hub.
 pub(crate) struct Replies {
-    inbox: mpsc::UnboundedReceiver<Result<Parts, Status>>,
+    inbox: mpsc::UnboundedReceiver<Result<Message, Status>>,
     guard: Guard,
     taken_bytes: usize,
     deadline: Option<Pin<Box<Sleep>>>,
@@ -193,13 +209,13 @@ pub(crate) struct Replies {
 
 impl Replies {
     /// What comes through `inbox`, for as long as the call of `guard` lasts.
-    pub(crate) fn new(inbox: mpsc::UnboundedReceiver<Result<Parts, Status>>, guard: Guard) -> Self {
+    pub(crate) fn new(inbox: mpsc::UnboundedReceiver<Result<Message, Status>>, guard: Guard) -> Self {
         Self { inbox, guard, taken_bytes: 0, deadline: None }
     }
 }
 
 impl Stream for Replies {
-    type Item = Result<Parts, Status>;
+    type Item = Result<Message, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if let Some(deadline) = &mut self.deadline
@@ -218,5 +234,51 @@ impl Stream for Replies {
             }
         }
         Poll::Ready(item)
+    }
+}
+
+/// Replies as a body, and then a status.
+struct Framed {
+    replies: Replies,
+    outbound: Outbound,
+    trailers: Option<HeaderMap>,
+    ended: bool,
+}
+
+impl http_body::Body for Framed {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self.get_mut();
+        while !this.ended && !this.outbound.is_full() {
+            match Pin::new(&mut this.replies).poll_next(context) {
+                Poll::Ready(Some(Ok(message))) => this.outbound.push(&message),
+                Poll::Ready(end) => {
+                    let status = end.and_then(Result::err).unwrap_or_else(|| Status::ok(""));
+                    this.trailers = Some(trailers_of(&status));
+                    this.ended = true;
+                }
+                Poll::Pending => match this.outbound.next() {
+                    Some(chunk) => return Poll::Ready(Some(Ok(Frame::data(chunk)))),
+                    None => return Poll::Pending,
+                },
+            }
+        }
+        let chunk = this.outbound.next().map(Frame::data);
+        Poll::Ready(chunk.or_else(|| this.trailers.take().map(Frame::trailers)).map(Ok))
+    }
+}
+
+/// Replies as a response, or the status alone.
+pub(crate) fn respond(replies: Result<Replies, Status>) -> http::Response<Body> {
+    match replies {
+        Err(status) => status.into_http(),
+        Ok(replies) => {
+            let framed = Framed { replies, outbound: Outbound::default(), trailers: None, ended: false };
+            let mut response = http::Response::new(Body::new(framed));
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            response
+        }
     }
 }

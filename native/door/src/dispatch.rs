@@ -2,23 +2,20 @@
 //! refused here when its caller lacks the right.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use http::{HeaderMap, Request, Response, header};
+use http::{Request, Response, header};
 use http_body::Body as _;
-use http_body_util::Full;
 use hyper::body::Incoming;
+use tonic::Status;
 use tonic::body::Body;
-use tonic::server::Grpc;
-use tonic::{Code, Status};
 
 use crate::access::Caller;
-use crate::bridge::{Bridged, Peer};
+use crate::bridge::{self, Bridged, Peer};
 use crate::budget::Metered;
 use crate::bytestream;
-use crate::codec::{Parted, decode, frame};
+use crate::codec::{decode, frame};
 use crate::credentials::refuse;
 use crate::execution::{EXECUTE, execute};
 use crate::grpc::{Answer, Messages, respond};
@@ -143,7 +140,7 @@ impl Inner {
         let path = request.uri().path().to_owned();
         let known = self.hub.method(&path);
         let sort = Sort::of_python(known.map(|(_, index)| index));
-        let mut record = self.observe.begin(sort, &caller, origin.peer, &request);
+        let record = self.observe.begin(sort, &caller, origin.peer, &request);
         let refuse = |mut record: Record, status: Status| {
             record.ended(status.code());
             status.into_http()
@@ -157,39 +154,31 @@ impl Inner {
         }
         request.extensions_mut().insert(Peer(origin.peer.to_string().into()));
         request.extensions_mut().insert(caller.clone());
-        let request = match kind {
-            Kind::Bidi => request.map(Body::new),
-            Kind::Unary | Kind::ServerStream => {
-                let (parts, body) = request.into_parts();
-                let messages = Messages::new(Request::new(body), self.message_size_bytes_max, &origin.line, &record);
-                let message = match messages.only().await {
-                    Ok(message) => message,
-                    Err(status) => return refuse(record, status),
-                };
-                if path == EXECUTE {
-                    let answered = execute(&self.services, &caller, message.clone()).await;
-                    if let Some(answer) = answered.transpose() {
-                        let answer = answer.map(|operation| Answer::One(Some(operation)));
-                        return respond(watched::answer(record, answer), &origin.line);
-                    }
-                }
-                Request::from_parts(parts, Body::new(Full::new(frame(message))))
-            }
-        };
-        // It is counted as it is handed on.
-        record.received = AtomicU64::new(0);
-        let (request, received) = watched::request(request);
-        let mut grpc = Grpc::new(Parted)
-            .max_decoding_message_size(self.message_size_bytes_max)
-            .max_encoding_message_size(usize::MAX);
         let bridged = Bridged { hub: Arc::clone(&self.hub), method };
-        let mut response = match kind {
-            Kind::Unary => grpc.unary(bridged, request).await,
-            Kind::ServerStream => grpc.server_streaming(bridged, request).await,
-            Kind::Bidi => grpc.streaming(bridged, request).await,
+        if kind == Kind::Bidi {
+            let (request, received) = watched::request(request);
+            let replies = bridged.converse(request, self.message_size_bytes_max);
+            return watched::grpc(record, received, bridge::respond(replies));
+        }
+        let (parts, body) = request.into_parts();
+        let messages = Messages::new(Request::new(body), self.message_size_bytes_max, &origin.line, &record);
+        let message = match messages.only().await {
+            Ok(message) => message,
+            Err(status) => return refuse(record, status),
         };
-        say_too_large(response.headers_mut());
-        watched::grpc(record, received, response)
+        if path == EXECUTE {
+            let answered = execute(&self.services, &caller, message.clone()).await;
+            if let Some(answer) = answered.transpose() {
+                let answer = answer.map(|operation| Answer::One(Some(operation)));
+                return respond(watched::answer(record, answer), &origin.line);
+            }
+        }
+        let request = Request::from_parts(parts, message);
+        if kind == Kind::ServerStream {
+            return watched::grpc(record, Arc::default(), bridge::respond(bridged.follow(request)));
+        }
+        let answer = bridged.ask(request).await.map(|reply| Answer::One(Some(frame(reply))));
+        respond(watched::answer(record, answer), &origin.line)
     }
 }
 
@@ -199,14 +188,4 @@ fn watch_health(body: Bytes) -> Result<Answer, Status> {
     let first = services::health_of(&decode::<HealthCheckRequest>(body)?.service)?;
     let messages = stream::once(std::future::ready(Ok(first))).chain(stream::pending());
     Ok(Answer::Many(messages.boxed()))
-}
-
-/// tonic says OUT_OF_RANGE of a message over the limit, where gRPC's own servers say RESOURCE_EXHAUSTED.
-fn say_too_large(headers: &mut HeaderMap) {
-    let out_of_range = headers.get(Status::GRPC_STATUS).is_some_and(|v| v == "11");
-    let too_large =
-        headers.get(Status::GRPC_MESSAGE).is_some_and(|v| v.as_bytes().windows(9).any(|w| w == b"too%20lar"));
-    if out_of_range && too_large {
-        headers.insert(Status::GRPC_STATUS, header::HeaderValue::from(Code::ResourceExhausted as i32));
-    }
 }

@@ -22,7 +22,6 @@ use crate::rope::Rope;
 use crate::wire::FRAME_BYTES;
 
 static GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
-static OK: HeaderValue = HeaderValue::from_static("0");
 
 /// Requests as messages, in the pieces in which they came.
 pub(crate) struct Messages<'a> {
@@ -123,6 +122,16 @@ fn uncompressed_only() -> Status {
     Status::with_metadata(Code::Unimplemented, text, accepted)
 }
 
+/// What a call ends with.
+pub(crate) fn trailers_of(status: &Status) -> HeaderMap {
+    let mut trailers = HeaderMap::with_capacity(4);
+    // A status whose text cannot be a header is told without it.
+    if status.code() == Code::Ok || status.add_header(&mut trailers).is_err() {
+        trailers.insert(Status::GRPC_STATUS, HeaderValue::from(status.code() as i32));
+    }
+    trailers
+}
+
 /// Framed messages and then a status.
 pub(crate) enum Answer {
     /// One message.
@@ -152,17 +161,7 @@ impl http_body::Body for Answer {
             return Poll::Ready(Some(Ok(Frame::data(message))));
         }
         *self = Self::Ended;
-        let mut trailers = HeaderMap::with_capacity(4);
-        match next {
-            // A status whose text cannot be a header is told without it.
-            Some(Err(status)) if status.add_header(&mut trailers).is_err() => {
-                trailers.insert(Status::GRPC_STATUS, HeaderValue::from(status.code() as i32));
-            }
-            Some(Err(_)) => {}
-            _ => {
-                trailers.insert(Status::GRPC_STATUS, OK.clone());
-            }
-        }
+        let trailers = trailers_of(&next.and_then(Result::err).unwrap_or_else(|| Status::ok("")));
         Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }
 

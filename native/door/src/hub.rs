@@ -6,6 +6,7 @@ use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use buildnet_raw::Message;
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tonic::{Code, Status};
@@ -62,7 +63,7 @@ pub enum Event {
         /// The call.
         id: u64,
         /// The request.
-        body: Bytes,
+        body: Message,
     },
     /// No more requests.
     HalfClose {
@@ -134,39 +135,12 @@ pub enum Event {
     },
 }
 
-/// A message of two parts that leave as one: what was made for it, and bytes that somebody else keeps, which so need
-/// no copy between. Either may be empty.
-#[derive(Clone, Debug, Default)]
-pub struct Parts {
-    /// What goes first.
-    pub head: Bytes,
-    /// What follows.
-    pub rest: Bytes,
-}
-
-impl Parts {
-    pub(crate) fn len(&self) -> usize {
-        self.head.len() + self.rest.len()
-    }
-
-    /// Both in one piece.
-    pub(crate) fn joined(self) -> Bytes {
-        if self.rest.is_empty() { self.head } else { [self.head, self.rest].concat().into() }
-    }
-}
-
-impl From<Bytes> for Parts {
-    fn from(head: Bytes) -> Self {
-        Self { head, rest: Bytes::new() }
-    }
-}
-
 /// What Python does with a call.
 pub enum Op {
     /// The reply of a unary call.
     Reply(Bytes),
     /// One more reply of a stream.
-    Message(Parts),
+    Message(Message),
     /// The stream ended well.
     End,
     /// The call failed.
@@ -177,7 +151,7 @@ pub enum Op {
     Start(WebHead),
 }
 
-pub(crate) type Sent = mpsc::UnboundedSender<Result<Parts, Status>>;
+pub(crate) type Sent = mpsc::UnboundedSender<Result<Message, Status>>;
 
 pub(crate) enum Waiting {
     Unary(oneshot::Sender<Result<Bytes, Status>>),

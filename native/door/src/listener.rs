@@ -29,8 +29,9 @@ use crate::tls::{Tls, names_of};
 use crate::turn::Gathering;
 
 const STREAMS_PER_CONNECTION_MAX: u32 = 256;
-/// A small blob in its message is one frame, and so one piece.
-const FRAME_BYTES_MAX: u32 = 64 << 10;
+/// A small blob in its message is one frame, and so one piece. With what stands before it a frame fits the 64 KiB that are read
+/// at a time: a longer one is moved once more.
+const FRAME_BYTES_MAX: u32 = 63 << 10;
 /// What a client may send before it is taken: an upload keeps so much in memory while the one before it is hashed.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;

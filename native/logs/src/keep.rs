@@ -65,7 +65,9 @@ fn copied(writer: &mut BlobWriter, stream: u8, segment: &Spooled) -> Result<bool
             if record.offset != writer.offset() {
                 return Ok(false);
             }
-            writer.write(&record.data)?;
+            for piece in record.data.pieces() {
+                writer.write(piece)?;
+            }
         }
         position += used;
     }

@@ -1,9 +1,10 @@
 //! Records of one segment of a spooled log (src/buildnet/edge/log_spool.py has their form). What is not whole is not read.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd;
 
+use buildnet_raw::Message;
 use bytes::Bytes;
 
 use crate::buffers::{self, BUFFER_BYTES};
@@ -21,7 +22,19 @@ pub struct Record {
     /// When it was printed; 0 where that is not known.
     pub printed_at_unix_ms: u64,
     /// What was printed.
-    pub data: Bytes,
+    pub data: Message,
+}
+
+impl Record {
+    fn header(&self) -> [u8; RECORD_HEADER_BYTES] {
+        let mut header = [0; RECORD_HEADER_BYTES];
+        header[0] = self.stream;
+        // Python bounds what one has.
+        header[4..8].copy_from_slice(&u32::try_from(self.data.len()).unwrap_or(u32::MAX).to_le_bytes());
+        header[8..16].copy_from_slice(&self.offset.to_le_bytes());
+        header[16..].copy_from_slice(&self.printed_at_unix_ms.to_le_bytes());
+        header
+    }
 }
 
 /// The whole records of `file` between `position` and `end`, as many as one read gives, and how many bytes of the file they
@@ -45,6 +58,49 @@ pub fn records(file: &File, position: u64, end: u64, waits: bool) -> io::Result<
     Ok((waits || used > 0 || data.len() == size).then_some((records, used as u64)))
 }
 
+/// As many as one call takes (IOV_MAX).
+const PARTS_MAX: usize = 1024;
+
+/// Write records behind the first `position` bytes of `file`; returns where they end. Where they cannot be written the file
+/// ends at `position`.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn append(file: &File, position: u64, records: &[Record]) -> io::Result<u64> {
+    let headers: Vec<_> = records.iter().map(Record::header).collect();
+    let pieces = headers.iter().zip(records).flat_map(|(header, record)| {
+        std::iter::once(IoSlice::new(header)).chain(record.data.pieces().iter().map(|piece| IoSlice::new(piece)))
+    });
+    let mut parts: Vec<IoSlice<'_>> = pieces.collect();
+    let mut rest = parts.as_mut_slice();
+    let mut end = position;
+    while !rest.is_empty() {
+        match write_at(file, &rest[..rest.len().min(PARTS_MAX)], end) {
+            Ok(count) => {
+                IoSlice::advance_slices(&mut rest, count);
+                end += count as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                file.set_len(position)?;
+                return Err(error);
+            }
+        }
+    }
+    Ok(end)
+}
+
+fn write_at(file: &File, parts: &[IoSlice<'_>], position: u64) -> io::Result<usize> {
+    let count = libc::c_int::try_from(parts.len()).map_err(io::Error::other)?;
+    let position = libc::off_t::try_from(position).map_err(io::Error::other)?;
+    // SAFETY: an IoSlice is an iovec (std::io::IoSlice), and the memory that these name lives for the call.
+    let written = unsafe { libc::pwritev(file.as_raw_fd(), parts.as_ptr().cast(), count, position) };
+    match usize::try_from(written) {
+        Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+        written => written.map_err(|_| io::Error::last_os_error()),
+    }
+}
+
 fn read_cached_at(file: &File, buffer: &mut [u8], position: u64) -> io::Result<usize> {
     let part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     let position = libc::off_t::try_from(position).map_err(io::Error::other)?;
@@ -64,7 +120,8 @@ fn parsed(data: &Bytes) -> (Vec<Record>, usize) {
         }
         let start = at + RECORD_HEADER_BYTES;
         let (offset, printed_at_unix_ms) = (number(&header[8..16]), number(&header[16..]));
-        found.push(Record { stream: header[0], offset, printed_at_unix_ms, data: data.slice(start..start + size) });
+        let data = data.slice(start..start + size).into();
+        found.push(Record { stream: header[0], offset, printed_at_unix_ms, data });
         at = start + size;
     }
     (found, at)
@@ -100,8 +157,9 @@ mod tests {
         let end = 8 + (whole.len() + torn.len()) as u64;
         let (found, used) = records(&file, 8, end, true).unwrap().unwrap();
         assert_eq!(used, whole.len() as u64);
-        let out = Record { stream: 1, offset: 300, printed_at_unix_ms: 1_700_000_000_123, data: "out".into() };
-        let error = Record { stream: 2, offset: 0, printed_at_unix_ms: 0, data: "error".into() };
+        let out =
+            Record { stream: 1, offset: 300, printed_at_unix_ms: 1_700_000_000_123, data: Bytes::from("out").into() };
+        let error = Record { stream: 2, offset: 0, printed_at_unix_ms: 0, data: Bytes::from("error").into() };
         assert_eq!(found, [out, error]);
         assert_eq!(records(&file, 8, 8 + 30, true).unwrap().unwrap().1, 27, "nothing beyond the end that is told");
         assert_eq!(records(&file, end, end, true).unwrap(), Some((vec![], 0)));
@@ -115,7 +173,7 @@ mod tests {
         let (mut position, end) = (8, 8 + bytes.len() as u64);
         for offset in [0, large.len() as u64] {
             let (found, used) = records(&file, position, end, true).unwrap().unwrap();
-            assert_eq!((found.len(), found[0].offset, &found[0].data[..]), (1, offset, &large[..]));
+            assert_eq!((found.len(), found[0].offset, found[0].data.joined()), (1, offset, Bytes::from(large.clone())));
             position += used;
         }
         assert_eq!(position, end);
@@ -126,7 +184,32 @@ mod tests {
         let file = file(&record(1, 0, 5, b"just written"));
         // A file system that cannot tell says so, and its caller waits.
         if let Some((found, _)) = records(&file, 8, 8 + 36, false).unwrap() {
-            assert_eq!(found[0].data, "just written");
+            assert_eq!(found[0].data.joined(), "just written");
         }
+    }
+
+    #[test]
+    fn what_is_appended_is_read_again_whatever_its_pieces() {
+        let mut data = Message::from(Bytes::from_static(b"in "));
+        for _ in 0..2000 {
+            data.push(Bytes::from_static(b"pieces "));
+        }
+        let one = Record { stream: 1, offset: 7, printed_at_unix_ms: 5, data };
+        let other = Record { stream: 2, offset: 0, printed_at_unix_ms: 0, data: Bytes::from_static(b"other").into() };
+        let file = file(b"what was torn is written over");
+        let end = append(&file, 8, &[one.clone(), other.clone()]).unwrap();
+        assert_eq!(end, 8 + (2 * RECORD_HEADER_BYTES + one.data.len() + 5) as u64);
+        assert_eq!(records(&file, 8, end, true).unwrap(), Some((vec![one, other], end - 8)));
+        assert_eq!(append(&file, end, &[]).unwrap(), end);
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        std::fs::write(&path, b"1234").unwrap();
+        let record = Record { stream: 1, offset: 0, printed_at_unix_ms: 0, data: Bytes::from_static(b"lost").into() };
+        append(&File::open(&path).unwrap(), 4, &[record]).unwrap_err();
+        assert_eq!(std::fs::read(&path).unwrap(), b"1234");
     }
 }

@@ -19,7 +19,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
 use crate::error::raise;
-use crate::logs::body_of;
+use crate::logs::{body_of, bytes_of};
 use crate::store::{digests, texts};
 
 /// A dial and its handshake, and another try of both.
@@ -291,7 +291,7 @@ impl PyCall {
     fn send(&self, message: &Bound<'_, PyBytes>) {
         let message = Bytes::copy_from_slice(message.as_bytes());
         self.queued_bytes.fetch_add(message.len(), Ordering::Relaxed);
-        self.call.send(message);
+        self.call.send(message.into());
     }
 
     /// Queue `head` and behind it what `file` has from `offset` on; returns how many bytes of the file those are. Where they
@@ -312,7 +312,7 @@ impl PyCall {
         let count = message.len() - head.len();
         if count == size_bytes {
             self.queued_bytes.fetch_add(message.len(), Ordering::Relaxed);
-            self.call.send(message);
+            self.call.send(message.into());
         }
         Ok(count)
     }
@@ -340,9 +340,9 @@ impl PyCall {
             py.detach(|| self.call.turn())
         };
         self.queued_bytes.store(turn.waiting_bytes, Ordering::Relaxed);
-        let as_asked = |message: Bytes| match bodies {
+        let as_asked = |message| match bodies {
             true => body_of(py, message),
-            false => Ok(PyBytes::new(py, &message).into_any()),
+            false => Ok(bytes_of(py, &message)?.into_any()),
         };
         let messages = turn.messages.into_iter().map(as_asked).collect::<PyResult<_>>()?;
         Ok((messages, turn.waiting_bytes, turn.end))

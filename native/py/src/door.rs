@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use buildnet_door::{
-    AccessOptions, CertificateRule, Door, DoorOptions, Event, Hub, Kind, LogOptions, MetadataValue, ObserveOptions, Op,
-    Parts, SessionOptions, TlsOptions, WebHead,
+    AccessOptions, CertificateRule, Door, DoorOptions, Event, Hub, Kind, LogOptions, Message, MetadataValue,
+    ObserveOptions, Op, SessionOptions, TlsOptions, WebHead,
 };
 use buildnet_formats::NativeError;
 use bytes::Bytes;
@@ -302,7 +302,11 @@ fn op_of(op: u8, payload: &Bound<'_, PyAny>) -> PyResult<Op> {
         1 => Op::Message(match payload.cast::<PyTuple>() {
             Ok(pair) => {
                 let (head, rest): (Bound<'_, PyBytes>, Bound<'_, PyBody>) = pair.extract()?;
-                Parts { head: Bytes::copy_from_slice(head.as_bytes()), rest: rest.get().bytes() }
+                let mut message = Message::from(Bytes::copy_from_slice(head.as_bytes()));
+                for piece in rest.get().message().pieces() {
+                    message.push(piece.clone());
+                }
+                message
             }
             Err(_) => body()?.into(),
         }),

@@ -1,8 +1,12 @@
 //! A gRPC codec whose messages stay bytes: they pass exactly as they came, and who answers decodes them. It knows none.
 
+mod message;
+
 use bytes::{Buf, BufMut, Bytes};
 use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+
+pub use message::{FRAME_BYTES, Inbound, Message, Outbound};
 
 /// Messages pass as bytes.
 #[derive(Clone, Copy, Default)]

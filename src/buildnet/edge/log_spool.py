@@ -10,14 +10,12 @@ import errno
 import os
 import re
 import struct
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from buildnet._native import Body, log_records
+from buildnet._native import Body, log_append, log_records
 
 RECORD_BYTES_MAX: Final = 512 << 10
 _HEADER: Final = struct.Struct("<8sQQQ")
@@ -26,10 +24,10 @@ _MAGIC: Final = b"BNLOG\x01\r\n"
 _RECORD: Final = struct.Struct("<BxxxIQQ")
 """Stream (1 or 2), bytes of data, their offset in the stream, Unix milliseconds (0: not known); then the data."""
 _NAME: Final = re.compile(r"([0-9a-f]{16})-([0-9]{8})\.log")
-# As many as one call takes (IOV_MAX).
-_BUFFERS_MAX: Final = 1024
 # A log is not what the last of a disk is for.
 FREE_BYTES_MIN: Final = 256 << 20
+# As much as one worker may have on the way: whoever reads a log as it comes finds all of it.
+_RECENT_BYTES_MAX: Final = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,29 +155,45 @@ def appended(segment: Segment, pieces: Iterable[LogPiece]) -> Segment:
     Raises:
         OSError: they could not be written; the segment is as it was.
     """
-    buffers = deque(_encoded(pieces))
-    end = segment.size_bytes
-    file = os.open(segment.path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        while buffers:
-            written = os.pwritev(file, list(islice(buffers, _BUFFERS_MAX)), end)
-            end += written
-            while buffers and written >= len(buffers[0]):
-                written -= len(buffers.popleft())
-            if written:
-                buffers[0] = buffers[0][written:]
-    except OSError:
-        os.ftruncate(file, segment.size_bytes)
-        raise
-    finally:
-        os.close(file)
-    return replace(segment, size_bytes=end)
+    rows = [(piece.stream, piece.offset, piece.printed_at_unix_ms or 0, piece.data) for piece in pieces]
+    return replace(segment, size_bytes=log_append(str(segment.path), segment.size_bytes, rows))
 
 
-def _encoded(pieces: Iterable[LogPiece]) -> Iterator[bytes | Body]:
+def places(segment: Segment, pieces: Iterable[LogPiece]) -> Iterator[tuple[int, LogPiece]]:
+    """Where each of these pieces begins in the file, once they are appended."""
+    position = segment.size_bytes
     for piece in pieces:
-        yield _RECORD.pack(piece.stream, len(piece.data), piece.offset, piece.printed_at_unix_ms or 0)
-        yield piece.data
+        yield position, piece
+        position += _RECORD.size + len(piece.data)
+
+
+class RecentPieces:
+    """The long pieces of all logs that were written last, by fence, segment and place: they need not be read again."""
+
+    def __init__(self) -> None:
+        self._pieces: dict[tuple[int, int, int], LogPiece] = {}
+        self._bytes = 0
+
+    def put(self, fence: int, number: int, position: int, piece: LogPiece) -> None:
+        """Remember a piece, unless it is short, and forget the oldest."""
+        if isinstance(piece.data, bytes):
+            return
+        self._pieces[fence, number, position] = piece
+        self._bytes += len(piece.data)
+        while self._bytes > _RECENT_BYTES_MAX:
+            self._drop(next(iter(self._pieces)))
+
+    def _drop(self, place: tuple[int, int, int]) -> None:
+        self._bytes -= len(self._pieces.pop(place).data)
+
+    def forget(self, fence: int) -> None:
+        """Forget a log: another may be kept under its fence."""
+        for place in [place for place in self._pieces if place[0] == fence]:
+            self._drop(place)
+
+    def at(self, fence: int, number: int, position: int) -> LogPiece | None:
+        """The piece that begins there; None where it is not known any more."""
+        return self._pieces.get((fence, number, position))
 
 
 class SegmentReader:
@@ -198,6 +212,10 @@ class SegmentReader:
     def size_bytes(self) -> int:
         """How long the file is."""
         return os.fstat(self._file).st_size
+
+    def passed(self, piece: LogPiece) -> None:
+        """The piece that comes next is known otherwise."""
+        self._position += _RECORD.size + len(piece.data)
 
     def read(self, size_bytes: int) -> list[LogPiece]:
         """The next pieces of the segment's first `size_bytes`; none at their end."""

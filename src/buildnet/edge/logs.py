@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 from buildnet.edge import log_spool
-from buildnet.edge.log_spool import Extent, LogPiece, Segment, SegmentReader
+from buildnet.edge.log_spool import Extent, LogPiece, RecentPieces, Segment, SegmentReader
 from buildnet.ports import Clock
 
 log = logging.getLogger(__name__)
@@ -94,6 +94,7 @@ class LogBook:
         self._dirty: dict[int, _Spool] = {}
         self._doomed: list[Path] = []
         self._bytes = 0
+        self._recent = RecentPieces()
         self._waiting_bytes = 0
         self._work = asyncio.Event()
         self._room = asyncio.Event()
@@ -205,8 +206,9 @@ class LogBook:
         spool.writing = True
         size_bytes = sum(len(piece.data) for piece in pieces)
         changed: list[Segment] = []
+        placed: list[tuple[int, int, LogPiece]] = []
         try:
-            await self._in(self._writer, lambda: self._append(spool, pieces, changed))
+            await self._in(self._writer, lambda: self._append(spool, pieces, changed, placed))
         except OSError as error:
             # Its readers are told of a gap, and its blob has it: the worker must not wait for this disk.
             log.warning("up to %d bytes of the log of fence %016x are not kept: %s", size_bytes, spool.fence, error)
@@ -215,13 +217,23 @@ class LogBook:
             self._waiting_bytes -= size_bytes
             self._room.set()
         self._put(spool, changed)
+        for number, position, piece in placed:
+            self._recent.put(spool.fence, number, position, piece)
         for piece in pieces:
             spool.written[piece.stream - 1] = piece.end
         spool.acknowledge(size_bytes + _PIECE_COST_BYTES * len(pieces))
         spool.tell()
 
-    def _append(self, spool: _Spool, pieces: Sequence[LogPiece], changed: list[Segment]) -> None:
-        """Write, and add each segment that is longer now to `changed`. In the writer's thread, alone."""
+    def _append(
+        self,
+        spool: _Spool,
+        pieces: Sequence[LogPiece],
+        changed: list[Segment],
+        placed: list[tuple[int, int, LogPiece]],
+    ) -> None:
+        """Write, and add each segment that is longer now to `changed`, and to `placed` each piece with its segment's
+        number and where it begins there. In the writer's thread, alone.
+        """
         last = spool.segments[-1] if spool.segments else None
         ends = list(spool.written)
         batch: list[LogPiece] = []
@@ -231,6 +243,7 @@ class LogBook:
             if last is None or not batch:
                 return last
             changed.append(log_spool.appended(last, batch))
+            placed.extend((last.number, position, piece) for position, piece in log_spool.places(last, batch))
             return changed[-1]
 
         for piece in pieces:
@@ -281,6 +294,7 @@ class LogBook:
 
     def _forget(self, spool: _Spool) -> None:
         del self._logs[spool.fence]
+        self._recent.forget(spool.fence)
         while spool.segments:
             self._drop_first(spool)
         if spool.left:
@@ -322,7 +336,7 @@ class LogBook:
         if spool is None:
             return None
         await self._recover(spool)
-        return LogReader(spool, offsets, streams, lambda call: self._in(self._readers, call))
+        return LogReader(spool, self._recent, offsets, streams, lambda call: self._in(self._readers, call))
 
     async def came(self, fence: int, stream: int, size_bytes: int, stall_s: float) -> bool:
         """Whether so much of a stream was received and written, or had its turn; False once nothing of the log came for
@@ -377,11 +391,13 @@ class LogReader:
     def __init__(
         self,
         spool: _Spool,
+        recent: RecentPieces,
         offsets: Sequence[int],
         streams: Collection[int],
         in_thread: Callable[[Callable[[], Any]], Any],
     ) -> None:
         self._spool = spool
+        self._recent = recent
         self.next = list(offsets)
         self._streams = frozenset(streams)
         self._in_thread = in_thread
@@ -404,9 +420,7 @@ class LogReader:
                 self._number = segment.number
             reader = self._segment
             if reader.position < segment.size_bytes:
-                pieces = reader.read_cached(segment.size_bytes)
-                if pieces is None:
-                    pieces = await self._in_thread(partial(reader.read, segment.size_bytes))
+                pieces = await self._next(reader, segment)
                 if wanted := [kept for piece in pieces if (kept := self._wanted(piece)) is not None]:
                     return wanted
                 if pieces:
@@ -414,6 +428,17 @@ class LogReader:
             if not self._later():
                 return []
             self._close_segment()
+
+    async def _next(self, reader: SegmentReader, segment: Segment) -> list[LogPiece]:
+        """What the segment has next; nothing where that is no whole record."""
+        recent = self._recent.at(self._spool.fence, segment.number, reader.position)
+        if recent is not None:
+            reader.passed(recent)
+            return [recent]
+        pieces = reader.read_cached(segment.size_bytes)
+        if pieces is None:
+            pieces = await self._in_thread(partial(reader.read, segment.size_bytes))
+        return pieces
 
     @property
     def settled(self) -> bool:
