@@ -43,7 +43,12 @@ mod tests {
             [body] => Sha256::new().chain_update([0]).chain_update(body).finalize().into(),
             _ => {
                 let (left, right) = bodies.split_at(bodies.len().next_power_of_two() / 2);
-                Sha256::new().chain_update([1]).chain_update(root_of(left)).chain_update(root_of(right)).finalize().into()
+                Sha256::new()
+                    .chain_update([1])
+                    .chain_update(root_of(left))
+                    .chain_update(root_of(right))
+                    .finalize()
+                    .into()
             }
         }
     }

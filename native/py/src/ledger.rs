@@ -29,7 +29,10 @@ fn extend_tree<'py>(
 ) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
     let (hashes, rest) = edge.as_chunks::<{ ledger::HASH_BYTES }>();
     if !rest.is_empty() || hashes.len() != size.count_ones() as usize {
-        return Err(PyValueError::new_err(format!("a tree of {size} leaves has {} complete subtrees", size.count_ones())));
+        return Err(PyValueError::new_err(format!(
+            "a tree of {size} leaves has {} complete subtrees",
+            size.count_ones()
+        )));
     }
     let mut edge: Vec<Hash> = hashes.to_vec();
     let complete = py.detach(|| ledger::extend(size, &mut edge, bodies.iter().map(|body| &**body)));
