@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re as regular
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -28,7 +28,7 @@ from buildnet.dial import call_of, link_of
 from buildnet.errors import BadSignature, BuildNetError, InvalidRequest, NodeDown, NotFound
 from buildnet.ledger.checkpoint import Verifier
 from buildnet.ledger.receipt import Receipt
-from buildnet.model.action_spec import ActionSpec, spec_of
+from buildnet.model.action_spec import ActionSpec, is_text, spec_of
 from buildnet.model.amounts import NOTHING, Amounts
 from buildnet.model.credentials import NONE, Address, Credentials
 from buildnet.model.digest import Digest
@@ -154,7 +154,7 @@ class Client:
         inputs: Inputs = (),
         outputs: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
-        platform: Mapping[str, str] | None = None,
+        platform: Mapping[str, str] | Iterable[tuple[str, str]] | None = None,
         require: Sequence[str] = (),
         pins: Mapping[str, str] | None = None,
         effects: Mapping[str, str] | None = None,
@@ -177,7 +177,7 @@ class Client:
                 relative paths that keep their names. Directories bring everything below them.
             outputs: paths of files or directories that it may leave.
             env: its whole environment; unless given, a PATH of the usual directories and nothing else.
-            platform: what the worker must offer.
+            platform: what the worker must offer; as pairs where a name has several values.
             require: constraints on the worker's resources, such as `gcc>=12`; all must be met.
             pins: versions of tools, such as gcc: 12.2.
             effects: level by effect, such as network: ambient; what is not named is the worker's least.
@@ -208,14 +208,16 @@ class Client:
             effects=effects,
             resources=resources,
             constraints=require,
-            platform=tuple((platform or {}).items()),
+            platform=platform.items() if isinstance(platform, Mapping) else platform or (),
             secrets=secrets,
             tier=tier,
             timeout_s=timeout_s,
             do_not_cache=do_not_cache,
         )
         action = await self._patience.tried(lambda: self.prepare(spec, inputs))
-        return await self._run(action, Manner(), on_log, on_stage, skip_cache=skip_cache, priority=priority)
+        result = await self._run(action, Manner(), on_log, on_stage, skip_cache=skip_cache, priority=priority)
+        result.check_outputs(spec.outputs)
+        return result
 
     async def rerun(
         self,
@@ -690,6 +692,9 @@ def _stage_of(operation: operations_pb2.Operation) -> str:
 
 
 def _entries(inputs: Inputs) -> list[tuple[str, str | bytes]]:
+    for name in map(str, inputs):
+        if not is_text(name):
+            raise InvalidRequest(f"{name!r} is not named in UTF-8, which the protocol asks for", field="inputs")
     if isinstance(inputs, Mapping):
         return [(dest, source if isinstance(source, bytes) else str(source)) for dest, source in inputs.items()]
     entries: list[tuple[str, str | bytes]] = []
