@@ -7,16 +7,26 @@ Exit codes: an action's own for `run`; 1 a check failed; 2 wrong usage; 125 Buil
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
 import click
 
-from buildnet.errors import BuildNetError, LedgerCorrupt
+from buildnet.errors import BuildNetError, InvalidRequest, LedgerCorrupt
 
 FAILED_CHECK, USAGE, CANNOT, INTERRUPTED, TERMINATED = 1, 2, 125, 130, 143
+
+
+@dataclass(slots=True)
+class Asked:
+    """What a command was asked that matters when it fails."""
+
+    as_json: bool = False
 
 
 class Terminated(KeyboardInterrupt):
@@ -28,10 +38,21 @@ def terminate(_number: int, _frame: FrameType | None) -> None:
     raise Terminated
 
 
-def guarded(work: Callable[[], Any]) -> int:
-    """Run a command and return its exit code."""
+def open_standard_files() -> None:
+    """Put /dev/null where a standard stream was closed: the next file that is opened would be taken for it."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - as long as the process
+
+
+def guarded(work: Callable[[Asked], Any]) -> int:
+    """Run a command and return its exit code. It notes what it was asked."""
+    asked = Asked()
     try:
-        result = work()
+        result = work(asked)
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as end:
         return end.exit_code
@@ -41,34 +62,44 @@ def guarded(work: Callable[[], Any]) -> int:
     except (click.Abort, KeyboardInterrupt) as end:
         # click makes its own of what it catches.
         return TERMINATED if isinstance(end.__cause__ or end, Terminated) else INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has enough; Python must not complain at exit.
+    except (BuildNetError, OSError, BaseExceptionGroup) as error:
+        single = _single(error)
+        if not isinstance(single, (BuildNetError, OSError)):
+            raise
+        return _failed(single, asked)
+
+
+def _failed(error: BuildNetError | OSError, asked: Asked) -> int:
+    if isinstance(error, BuildNetError):
+        return say(error, asked)
+    # A file or a stream of this machine's. What could not be printed must not fail once more at the exit.
+    if isinstance(error, BrokenPipeError):
+        # Whoever read our output has enough.
         sys.stdout = None
         return 0
-    except BaseExceptionGroup as group:
-        single = _single(group)
-        if isinstance(single, BuildNetError):
-            return say(single)
-        raise
-    except BuildNetError as error:
-        return say(error)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        sys.stdout = None
+    what = error.strerror or str(error)
+    named = what if error.filename is None else f"{os.fsdecode(error.filename)}: {what}"
+    return say(InvalidRequest(named, field="path"), asked)
 
 
-def _single(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    error: BaseException = group
+def _single(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
 
 
-def say(error: BuildNetError) -> int:
+def say(error: BuildNetError, asked: Asked) -> int:
     """Tell an error, as JSON when the command was asked for JSON."""
-    if "--json" in sys.argv:
+    lines = [f"buildnet: {error.message}"]
+    lines += [f"  missing: {digest}" for digest in list(error.fields.get("digests", ()))[:20]]
+    if asked.as_json:
         fields = {name: value for name, value in error.fields.items() if value not in ("", None)}
-        text = json.dumps({"error": {"code": error.code, "message": error.message, **fields}}, default=str)
-        click.echo(text, err=True)
-    else:
-        click.echo(f"buildnet: {error.message}", err=True)
-        for digest in list(error.fields.get("digests", ()))[:20]:
-            click.echo(f"  missing: {digest}", err=True)
+        lines = [json.dumps({"error": {"code": error.code, "message": error.message, **fields}}, default=str)]
+    # Where nobody can be told, the exit code still says it.
+    with suppress(OSError):
+        click.echo("\n".join(lines), err=True)
     return FAILED_CHECK if isinstance(error, LedgerCorrupt) else CANNOT

@@ -79,8 +79,9 @@ def cli() -> None:
 def main() -> None:
     """Run the command line and exit."""
     gc.set_threshold(GARBAGE_AFTER)
+    failures.open_standard_files()
     signal.signal(signal.SIGTERM, failures.terminate)
-    sys.exit(failures.guarded(lambda: cli.main(prog_name="buildnet", standalone_mode=False)))
+    sys.exit(failures.guarded(lambda asked: cli.main(prog_name="buildnet", standalone_mode=False, obj=asked)))
 
 
 if __name__ == "__main__":
