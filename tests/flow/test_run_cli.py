@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -98,3 +100,23 @@ def test_what_cannot_be_printed_or_written_is_told(call: Callable[..., subproces
     ended = call("run", "--output", "x", "--output-dir", "/dev/null", "--", "touch", "x")
     assert ended.returncode == 125
     assert b"Traceback" not in ended.stderr
+
+
+def test_a_pipe_is_stored_by_what_it_says(call: Callable[..., subprocess.CompletedProcess[bytes]]) -> None:
+    said = os.urandom(100_000)
+    ended = call("cas", "put", "/dev/stdin", input=said)
+    assert ended.returncode == 0, ended.stderr
+    assert call("cas", "get", ended.stdout.strip()).stdout == said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_waits_for_a_server_that_says_nothing_is_stopped_at_once(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "file").write_bytes(b"x" * 100_000)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"grpc://127.0.0.1:{silent.getsockname()[1]}"
+        waiting = subprocess.Popen([*COMMAND, "cas", "put", "--url", url, str(tmp_path / "file")])
+        connection, _ = silent.accept()
+        with connection:
+            assert connection.recv(1), "it has asked"
+            waiting.send_signal(number)
+            assert waiting.wait(timeout=15) == 128 + number

@@ -81,7 +81,10 @@ def main() -> None:
     gc.set_threshold(GARBAGE_AFTER)
     failures.open_standard_files()
     signal.signal(signal.SIGTERM, failures.terminate)
-    sys.exit(failures.guarded(lambda asked: cli.main(prog_name="buildnet", standalone_mode=False, obj=asked)))
+    code = failures.guarded(lambda asked: cli.main(prog_name="buildnet", standalone_mode=False, obj=asked))
+    if code in (failures.INTERRUPTED, failures.TERMINATED):
+        failures.leave(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":
