@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from buildnet.client import connect
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from tests.conftest import COMMAND, Role
 
@@ -26,14 +28,8 @@ def call(running: Role, tmp_path: Path) -> Callable[..., subprocess.CompletedPro
 
     def call(*words: str | bytes, **how: object) -> subprocess.CompletedProcess[bytes]:
         environment = {**os.environ, "BUILDNET_URL": running.url}
-        return subprocess.run(
-            [*COMMAND, *words],
-            cwd=place,
-            env=environment,
-            capture_output=True,
-            timeout=60,
-            **how,  # type: ignore[call-overload]
-        )
+        piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": place, "env": environment}
+        return subprocess.run([*COMMAND, *words], timeout=60, **{**piped, **how})  # type: ignore[call-overload]
 
     return call
 
@@ -120,3 +116,34 @@ def test_who_waits_for_a_server_that_says_nothing_is_stopped_at_once(tmp_path: P
             assert connection.recv(1), "it has asked"
             waiting.send_signal(number)
             assert waiting.wait(timeout=15) == 128 + number
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_what_is_cut_short_is_told(
+    running: Role, tmp_path: Path, call: Callable[..., subprocess.CompletedProcess[bytes]], unbuffered: str
+) -> None:
+    digest = call("cas", "put", "-", input=b"x" * 100_000).stdout.strip()
+
+    def small() -> None:
+        # A file over this is as a full disk: what still fits is written, then nothing.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    environment = {**os.environ, "BUILDNET_URL": running.url, "PYTHONUNBUFFERED": unbuffered}
+    for words in (("cas", "get", digest), ("run", "--", "head", "-c", "100000", "/dev/zero")):
+        with (tmp_path / "cut").open("wb") as cut:
+            ended = call(*words, stdout=cut, env=environment, preexec_fn=small)
+        assert ended.returncode == 125
+        assert b"File too large" in ended.stderr
+
+
+def test_an_action_whose_reader_has_gone_is_cancelled(running: Role) -> None:
+    script = "while echo still here; do sleep 0.05; done"
+    call = [*COMMAND, "run", "--url", running.url, "--no-cache", "--", "sh", "-c", script]
+    with subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as printing:
+        assert printing.stdout is not None
+        assert printing.stdout.readline() == b"still here\n"
+        printing.stdout.close()
+        assert printing.wait(timeout=20) == 141
+    with connect(running.url) as client:
+        (newest,) = client.actions(limit=1)
+    assert (newest.arguments[-1], newest.state) == (script, "cancelled")

@@ -1,11 +1,12 @@
 """Every way a command can fail, as one sentence on stderr and one exit code (docs/reference/errors.md).
 
 Exit codes: an action's own for `run`; 1 a check failed; 2 wrong usage; 125 BuildNET could not do it; 130 Ctrl-C;
-143 SIGTERM.
+141 SIGPIPE; 143 SIGTERM.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -19,7 +20,7 @@ import click
 
 from buildnet.errors import BuildNetError, InvalidRequest, LedgerCorrupt
 
-FAILED_CHECK, USAGE, CANNOT, INTERRUPTED, TERMINATED = 1, 2, 125, 130, 143
+FAILED_CHECK, USAGE, CANNOT, INTERRUPTED, UNHEARD, TERMINATED = 1, 2, 125, 130, 141, 143
 
 
 @dataclass(slots=True)
@@ -39,13 +40,23 @@ def terminate(_number: int, _frame: FrameType | None) -> None:
 
 
 def open_standard_files() -> None:
-    """Put /dev/null where a standard stream was closed: the next file that is opened would be taken for it."""
+    """See that what is read from and written to standard streams is what was meant.
+
+    Where one was closed /dev/null is put: the next file that is opened would be taken for it. One that Python was told
+    not to buffer (PYTHONUNBUFFERED) gets a buffer: without it a write that a full disk cuts short is no error.
+    """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        stream = getattr(sys, name)
         try:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
+            stream = None
+        if stream is None:
             setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - as long as the process
+        elif mode == "w" and isinstance(stream.buffer, io.RawIOBase):
+            buffered = io.BufferedWriter(stream.buffer)
+            setattr(sys, name, io.TextIOWrapper(buffered, stream.encoding, stream.errors, line_buffering=True))
 
 
 def leave(code: int) -> NoReturn:
@@ -78,14 +89,18 @@ def guarded(work: Callable[[Asked], Any]) -> int:
         return _failed(single, asked)
 
 
+def unheard() -> int:
+    """End where whoever read our output has enough: nothing is left to be flushed."""
+    sys.stdout = None
+    return UNHEARD
+
+
 def _failed(error: BuildNetError | OSError, asked: Asked) -> int:
     if isinstance(error, BuildNetError):
         return say(error, asked)
     # A file or a stream of this machine's. What could not be printed must not fail once more at the exit.
     if isinstance(error, BrokenPipeError):
-        # Whoever read our output has enough.
-        sys.stdout = None
-        return 0
+        return unheard()
     try:
         sys.stdout.flush()
     except OSError:

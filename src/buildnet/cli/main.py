@@ -51,6 +51,13 @@ _HELP = {
 class _Lazy(click.Group):
     """Commands are imported when they are used: `--help` stays quick."""
 
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            # click would end with 1, which says that a check failed.
+            raise click.exceptions.Exit(failures.unheard()) from error
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(_COMMANDS)
 

@@ -6,6 +6,7 @@ import asyncio
 import re as regular
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -303,6 +304,7 @@ class Client:
                             return name, response
                         if on_log is not None and printing is None:
                             printing = asyncio.ensure_future(self._forward(_id_of(name), on_log))
+                            printing.add_done_callback(partial(_stop_unheard, asyncio.current_task()))
                         if on_stage is not None:
                             on_stage(_stage_of(operation))
                     failure = NodeDown(f"{self.url} ended the stream before the action was done", url=self.url)
@@ -317,6 +319,7 @@ class Client:
         except asyncio.CancelledError:
             if name:
                 await self._give_up(name)
+            _tell_unheard(printing)
             raise
         finally:
             if printing is not None:
@@ -689,6 +692,18 @@ def _stage_of(operation: operations_pb2.Operation) -> str:
     metadata = re.ExecuteOperationMetadata()
     operation.metadata.Unpack(metadata)
     return _STAGES.get(metadata.stage, "queued")
+
+
+def _stop_unheard(running: asyncio.Task[Any] | None, printing: asyncio.Task[None]) -> None:
+    """Whoever was to hear what a command prints has gone, as the reader of a pipe does: it need not go on for him."""
+    if running is not None and not printing.cancelled() and printing.exception() is not None:
+        running.cancel()
+
+
+def _tell_unheard(printing: asyncio.Task[None] | None) -> None:
+    """Raise what ended the printing, if it failed."""
+    if printing is not None and printing.done() and not printing.cancelled():
+        printing.result()
 
 
 def _entries(inputs: Inputs) -> list[tuple[str, str | bytes]]:
