@@ -29,6 +29,16 @@ struct Plan {
     symlinks: Vec<(PathBuf, String)>,
 }
 
+/// A file on its way to its name. It goes with this, also where another file's failure ends the download of all.
+struct Part(PathBuf);
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        // It may not exist, or have its name by now.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
 impl Link {
     /// Download one blob to a file, verified; the file appears only when it is whole.
     ///
@@ -130,13 +140,9 @@ impl Link {
         // Not by its own name: that may be as long as a name may be.
         let number = PARTS.fetch_add(1, Ordering::Relaxed);
         let temporary = dest.with_file_name(format!(".buildnet-{}-{number}.part", std::process::id()));
-        let done = self.file_at(digest, &temporary, dest, executable).await;
-        let done = done.and_then(|()| fs::rename(&temporary, dest).map_err(|e| DialError::local(dest, e)));
-        if done.is_err() {
-            // The first error matters; the partial file may not exist at all.
-            let _ = fs::remove_file(&temporary);
-        }
-        done
+        let part = Part(temporary);
+        self.file_at(digest, &part.0, dest, executable).await?;
+        fs::rename(&part.0, dest).map_err(|e| DialError::local(dest, e))
     }
 
     /// Errors name `dest`, which `path` is to become.
