@@ -135,6 +135,13 @@ def test_output_files(executor: Executor) -> None:
     assert {file.path: file.is_executable for file in result.output_files} == {"a": False, "b": True}
 
 
+@rule(SHOULD, "Command.output_paths", "Paths are relative to the working directory; one may lead beside it.")
+def test_an_output_beside_the_working_directory(executor: Executor) -> None:
+    inside = {"working_directory": "w/v", "output_paths": ["../o/a", "./b"]}
+    result = executor.run("echo a > ../o/a; echo b > b", command=inside)
+    assert executor.files(result) == {"../o/a": b"a\n", "./b": b"b\n"}
+
+
 @rule(MUST, "Command.output_paths", "Directories above an output are there before the command runs.")
 def test_parents_are_made(executor: Executor) -> None:
     result = executor.run("echo x > p/q/r", command={"output_paths": ["p/q/r"]})

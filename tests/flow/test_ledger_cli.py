@@ -33,7 +33,9 @@ def call(*words: str, code: int = 0) -> str:
     """What a command prints, on stderr when it fails; in this process, for there are many of them."""
     out, err = (io.TextIOWrapper(io.BytesIO(), write_through=True) for _ in range(2))
     with redirect_stdout(out), redirect_stderr(err):
-        ended = failures.guarded(lambda: cli.main(list(words), prog_name="buildnet", standalone_mode=False))
+        ended = failures.guarded(
+            lambda asked: cli.main(list(words), prog_name="buildnet", standalone_mode=False, obj=asked)
+        )
     printed = [stream.buffer.getvalue().decode() for stream in (out, err)]  # type: ignore[attr-defined]
     assert ended == code, printed
     return printed[0] if code == 0 else printed[1]

@@ -288,7 +288,7 @@ def test_parents_are_not_made_through_an_input(store: Store, trees: Trees, root:
     assert not (root / "real/file").exists()
 
 
-@pytest.mark.parametrize("path", ["/abs", "../up", "a/../../b", "a//b"])
+@pytest.mark.parametrize("path", ["/abs", "../up", "a/../../b", "a/"])
 def test_output_paths_that_lead_out_are_refused(store: Store, root: Path, path: str) -> None:
     for asked in (command(output_paths=[path]), command(working_directory=path)):
         assert code_of(lambda c=asked: stage(store, EMPTY, str(root), c)) == "invalid_request"  # type: ignore[misc]
@@ -328,6 +328,8 @@ def test_paths_are_relative_to_the_working_directory(root: Path, gather: Callabl
     (root / "w/f").write_bytes(b"1")
     assert [f.path for f in gather(working_directory="w", output_paths=["f"]).output_files] == ["f"]
     assert not gather(output_paths=["f"]).output_files
+    climbing = ["../w/f", "./f", "../w/../w/f"]
+    assert [f.path for f in gather(working_directory="w", output_paths=climbing).output_files] == climbing
 
 
 def test_the_working_directory_itself(store: Store, root: Path, gather: Callable[..., re.ActionResult]) -> None:

@@ -106,6 +106,9 @@ def test_run_says_all_that_a_spec_can(running: Role, tmp_path: Path) -> None:
         (("--platform", "effect:network=ambient"), "use effects"),
         (("--platform", "tier=trusted"), "use effects, resources, require, secrets or tier"),
         (("--timeout", "9000"), "7200"),
+        (("--effect", "network=none", "--effect", "network=ambient"), "gives network twice"),
+        (("--input", "x:a", "--input", "y:a"), "two things at a"),
+        (("--twice", "--receipt", "proof"), "no result to prove"),
     ],
 )
 def test_what_cannot_be_meant_is_told(running: Role, tmp_path: Path, words: tuple[str, ...], said: str) -> None:

@@ -33,13 +33,13 @@ def test_a_number_beyond_any_message_is_wrong_usage(arguments: list[str], capsys
     where = ["--url", "grpc://127.0.0.1:1"]
     named = 1 if arguments[0] == "run" else 2
     arguments = [*arguments[:named], *where, *arguments[named:]]
-    assert guarded(lambda: cli.main(arguments, standalone_mode=False)) == USAGE
+    assert guarded(lambda _: cli.main(arguments, standalone_mode=False)) == USAGE
     assert "Invalid value" in capsys.readouterr().err
 
 
 def test_a_token_on_the_command_line_is_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:
     token = f"{'a' * 40}.{'b' * 40}.{'c' * 40}"
-    assert guarded(lambda: cli.main(["token", "show", token], standalone_mode=False)) == USAGE
+    assert guarded(lambda _: cli.main(["token", "show", token], standalone_mode=False)) == USAGE
     told = capsys.readouterr().err
     assert token not in told
     assert "BUILDNET_TOKEN" in told

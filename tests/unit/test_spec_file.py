@@ -101,7 +101,7 @@ def test_what_is_meant_otherwise_is_told(tmp_path: Path, document: object, said:
         spec_file.read(written(tmp_path, document))
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff", b"[" * 100_000, b'{"salt": "\\ud800"}'])
 def test_what_is_no_json_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "spec.json"
     path.write_bytes(data)

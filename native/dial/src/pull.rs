@@ -5,6 +5,7 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use buildnet_formats::Digest;
 use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
@@ -19,10 +20,23 @@ const LEVELS_MAX: usize = 1_000;
 const DIRECTORIES_MAX: usize = 1_000_000;
 const STREAMS_AT_ONCE: usize = 4;
 
+/// Files that this process began to write.
+static PARTS: AtomicU64 = AtomicU64::new(0);
+
 struct Plan {
     directories: Vec<PathBuf>,
     files: Vec<(PathBuf, Digest, bool)>,
     symlinks: Vec<(PathBuf, String)>,
+}
+
+/// A file on its way to its name. It goes with this, also where another file's failure ends the download of all.
+struct Part(PathBuf);
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        // It may not exist, or have its name by now.
+        let _ = fs::remove_file(&self.0);
+    }
 }
 
 impl Link {
@@ -129,15 +143,12 @@ impl Link {
     }
 
     async fn file(&self, digest: &Digest, dest: &Path, executable: bool) -> Result<(), DialError> {
-        let name = dest.file_name().unwrap_or_default().to_string_lossy();
-        let temporary = dest.with_file_name(format!(".{name}.{}.part", std::process::id()));
-        let done = self.file_at(digest, &temporary, executable).await;
-        let done = done.and_then(|()| fs::rename(&temporary, dest).map_err(|e| DialError::local(dest, e)));
-        if done.is_err() {
-            // The first error matters; the partial file may not exist at all.
-            let _ = fs::remove_file(&temporary);
-        }
-        done
+        // Not by its own name: that may be as long as a name may be.
+        let number = PARTS.fetch_add(1, Ordering::Relaxed);
+        let temporary = dest.with_file_name(format!(".buildnet-{}-{number}.part", std::process::id()));
+        let part = Part(temporary);
+        self.file_at(digest, &part.0, dest, executable).await?;
+        fs::rename(&part.0, dest).map_err(|e| DialError::local(dest, e))
     }
 
     async fn into(&self, digest: &Digest, path: &Path, executable: bool, follow: bool) -> Result<(), DialError> {
@@ -164,7 +175,8 @@ impl Link {
         Ok(())
     }
 
-    async fn file_at(&self, digest: &Digest, path: &Path, executable: bool) -> Result<(), DialError> {
+    /// Errors name `dest`, which `path` is to become.
+    async fn file_at(&self, digest: &Digest, path: &Path, dest: &Path, executable: bool) -> Result<(), DialError> {
         let mode = if executable { 0o755 } else { 0o644 };
         let mut file = OpenOptions::new()
             .write(true)
@@ -173,9 +185,9 @@ impl Link {
             .custom_flags(libc::O_NOFOLLOW)
             .mode(mode)
             .open(path)
-            .map_err(|e| DialError::local(path, e))?;
-        self.receive(digest, |chunk| file.write_all(&chunk).map_err(|e| DialError::local(path, e))).await?;
-        fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(|e| DialError::local(path, e))
+            .map_err(|e| DialError::local(dest, e))?;
+        self.receive(digest, |chunk| file.write_all(&chunk).map_err(|e| DialError::local(dest, e))).await?;
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(|e| DialError::local(dest, e))
     }
 }
 

@@ -72,10 +72,7 @@ pub fn decode_command(bytes: &[u8]) -> Result<re::Command, NativeError> {
     ];
     for (field, paths) in outputs {
         for path in paths {
-            // An empty path is the working directory itself, which only a directory can be.
-            if !(path.is_empty() && field != "output_files") {
-                check_path(path, field)?;
-            }
+            check_output(path, field, &command.working_directory)?;
         }
     }
     let is_known = |name: &str| NODE_PROPERTIES.contains(&name) || NODE_PROPERTIES_BEFORE.contains(&name);
@@ -156,14 +153,39 @@ fn check_name(name: &str) -> Result<(), NativeError> {
 
 fn check_path(path: &str, field: &'static str) -> Result<(), NativeError> {
     let refuse = |why: &str| NativeError::invalid(field, format!("{path:?} in {field} {why}"));
+    check_plain(path, field)?;
+    if path.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
+        return Err(refuse("is not normalised: it has an empty, '.' or '..' segment, or a slash at its end"));
+    }
+    Ok(())
+}
+
+/// Compilers are told to write beside the directory that they run in, and their wrappers (recc) repeat the path as it was
+/// given: it may climb, as long as it stays below the input root.
+fn check_output(path: &str, field: &'static str, working_directory: &str) -> Result<(), NativeError> {
+    let refuse = |why: &str| NativeError::invalid(field, format!("{path:?} in {field} {why}"));
+    check_plain(path, field)?;
+    // An empty path is the working directory itself, which only a directory can be.
+    if path.is_empty() && field == "output_files" {
+        return Err(refuse("names no file"));
+    }
+    if path.ends_with('/') {
+        return Err(refuse("has a slash at its end"));
+    }
+    let depth = working_directory.split('/').filter(|part| !part.is_empty()).count();
+    if !symlink_target_stays(path, depth) {
+        return Err(refuse("leads out of the input root"));
+    }
+    Ok(())
+}
+
+fn check_plain(path: &str, field: &'static str) -> Result<(), NativeError> {
+    let refuse = |why: &str| NativeError::invalid(field, format!("{path:?} in {field} {why}"));
     if path.len() > PATH_BYTES_MAX || path.contains('\0') {
         return Err(refuse("is too long or holds a NUL byte"));
     }
     if path.starts_with('/') {
         return Err(refuse("is absolute; paths are relative to the input root"));
-    }
-    if path.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
-        return Err(refuse("is not normalised: it has an empty, '.' or '..' segment, or a slash at its end"));
     }
     Ok(())
 }
@@ -245,13 +267,24 @@ mod tests {
 
     #[test]
     fn output_paths_stay_inside() {
-        for path in ["/abs", "../up", "a/../b", "a//b", "a/", "./a"] {
+        let decoded = |working_directory: &str, path: &str| {
             let command = re::Command {
                 arguments: vec!["x".to_owned()],
+                working_directory: working_directory.to_owned(),
                 output_paths: vec![path.to_owned()],
                 ..Default::default()
             };
-            assert!(decode_command(&command.encode_to_vec()).is_err(), "{path:?}");
+            decode_command(&command.encode_to_vec())
+        };
+        for path in ["/abs", "../up", "a/../../b", "a/", "a\0b"] {
+            assert!(decoded("", path).is_err(), "{path:?}");
+        }
+        for path in ["", ".", "a//b", "./a", "a/../b"] {
+            assert!(decoded("", path).is_ok(), "{path:?}");
+        }
+        assert!(decoded("w/v", "../../up").is_ok() && decoded("w/v", "../../../up").is_err());
+        for place in ["..", "a/../b", "./a", "a/", "/a"] {
+            assert!(decoded(place, "x").is_err(), "{place:?}");
         }
     }
 

@@ -167,8 +167,11 @@ impl Collector<'_> {
             return Ok(());
         }
         if name.is_empty() {
-            // The execution root itself: only `output_directories` and `output_paths` can name it.
-            return self.directory(&mut cursor, path);
+            // The execution root itself.
+            return match asked {
+                Asked::File => Err(error::output(self.work, "is a directory, and output_files names it")),
+                Asked::Path | Asked::Directory => self.directory(&mut cursor, path),
+            };
         }
         let name = OsStr::new(name);
         let facts = match cursor.facts(name) {

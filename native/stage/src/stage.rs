@@ -86,8 +86,8 @@ pub(crate) fn directories_before(command: &re::Command) -> Vec<String> {
     let base = command.working_directory.as_str();
     let mut paths = vec![base.to_owned()];
     for output in outputs_of(command) {
-        let parent = output.rsplit_once('/').map_or("", |(parent, _)| parent);
-        paths.push(join(base, parent));
+        let whole = join(base, output);
+        paths.push(whole.rsplit_once('/').map_or("", |(parent, _)| parent).to_owned());
     }
     paths.sort_unstable();
     paths.dedup();
@@ -104,13 +104,17 @@ pub(crate) fn outputs_of(command: &re::Command) -> Vec<&String> {
     command.output_paths.iter().collect()
 }
 
-/// Two relative paths, either of which may be empty.
+/// A path from the root to what is at `path` from `base`, by its text alone; it never leads above the root.
 pub(crate) fn join(base: &str, path: &str) -> String {
-    match (base, path) {
-        ("", path) => path.to_owned(),
-        (base, "") => base.to_owned(),
-        (base, path) => format!("{base}/{path}"),
+    let mut parts = Vec::new();
+    for part in base.split('/').chain(path.split('/')) {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
     }
+    parts.join("/")
 }
 
 /// From the root and back to it.
@@ -135,4 +139,28 @@ fn make_directories(cursor: &mut Cursor, path: &str, dest: &Path) -> Result<()> 
         left.map_err(|failed| error::io("leave", &dest.join(cursor.path()), &failed))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_path_may_lead_beside_its_base() {
+        for (base, path, whole) in
+            [("", "a", "a"), ("w", "", "w"), ("w/v", "../a", "w/a"), ("w", "./a//b/../c", "w/a/c"), ("w", "..", "")]
+        {
+            assert_eq!(join(base, path), whole, "{base:?} {path:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_joined_is_plain(base in "([a-c]{1,2}/){0,3}", path in "([a-c.]{0,3}/){0,4}[a-c.]{0,3}") {
+            let whole = join(&base, &path);
+            prop_assert!(whole.is_empty() || whole.split('/').all(|part| !["", ".", ".."].contains(&part)));
+            prop_assert_eq!(join("", &whole), whole);
+        }
+    }
 }

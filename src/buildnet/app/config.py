@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from buildnet.errors import InvalidRequest, NodeDown
-from buildnet.model.action_spec import is_ours
+from buildnet.model.action_spec import is_ours, is_text
 from buildnet.model.credentials import NONE, Credentials
 from buildnet.model.join_line import JoinLine, check_organisation
 from buildnet.model.tier import tier_of
@@ -142,6 +143,7 @@ class ControllerConfig:
             raise InvalidRequest(f"the queue holds 1 to {QUEUED_MAX} actions", field="scheduler.queued_max")
         if not 1 <= self.absent_after_s <= ABSENT_AFTER_S_MAX:
             raise InvalidRequest("clients may be absent for 1 s to 1 d", field="scheduler.absent_after")
+        _check_state(self.state)
         _check_slots(self.slots)
         _check_cache_size(self.cache_size_bytes)
         for tier in self.strict_tiers:
@@ -185,8 +187,17 @@ class WorkerRunConfig:
     cache_size_bytes: int | None = None
 
     def __post_init__(self) -> None:
+        _check_state(self.state)
         _check_slots(self.slots)
         _check_cache_size(self.cache_size_bytes)
+
+
+def _check_state(state: Path) -> None:
+    # It is told in JSON, and crosses to the native half as text.
+    if not is_text(str(state)):
+        raise InvalidRequest(
+            f"the state directory {str(state)!a} is not named in UTF-8; choose another with --state", field="state"
+        )
 
 
 def _check_cache_size(size_bytes: int | None) -> None:
@@ -324,8 +335,17 @@ def traces_wanted() -> bool:
 
 
 def log_level() -> str:
-    """$BUILDNET_LOG, default warning."""
-    return os.environ.get("BUILDNET_LOG", "warning").upper()
+    """$BUILDNET_LOG, default warning.
+
+    Raises:
+        InvalidRequest: it is no level.
+    """
+    level = os.environ.get("BUILDNET_LOG", "warning")
+    if level.upper() not in logging.getLevelNamesMapping():
+        raise InvalidRequest(
+            f"BUILDNET_LOG is {level!r}; write debug, info, warning, error or critical", field="BUILDNET_LOG"
+        )
+    return level.upper()
 
 
 def log_json() -> bool:

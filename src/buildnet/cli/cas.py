@@ -26,9 +26,11 @@ for _command in (cas_look.ls, cas_look.stat, cas_look.why, cas_look.du, cas_keep
 @click.argument("path", type=click.Path(exists=True, allow_dash=True, path_type=Path))
 def put(url: str | None, state: Path | None, instance: str, as_json: bool, path: Path) -> None:
     """Store a file, a directory as a tree, or standard input (-), and print its digest."""
+    # What a pipe says is read once: a file is read to be hashed, and again to be sent.
+    piped = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes() if path.is_fifo() else None
     with options.connected(url, state, instance) as client:
-        if str(path) == "-":
-            kind, digest = "blob", client.upload(sys.stdin.buffer.read())
+        if piped is not None:
+            kind, digest = "blob", client.upload(piped)
         elif path.is_dir():
             kind, digest = "directory", client.upload_tree({"": path})
         else:

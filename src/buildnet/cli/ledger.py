@@ -317,7 +317,7 @@ def statement(
 @options.of_server
 @click.option("--from", "start", type=options.INDEX, default=0, show_default=True, help="First entry.")
 @click.option("--to", "end", type=options.INDEX, help="The entry to end before.  [default: the newest]")
-@click.option("--json", "as_json", is_flag=True, help="As without it: it is always JSON lines.")
+@options.json_flag("As without it: it is always JSON lines.")
 def export(url: str | None, state: Path | None, instance: str, start: int, end: int | None, as_json: bool) -> None:
     """Print entries as JSON lines, each with its index and its leaf's exact text."""
     with options.connected(url, state, instance) as client:

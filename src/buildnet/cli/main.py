@@ -51,6 +51,13 @@ _HELP = {
 class _Lazy(click.Group):
     """Commands are imported when they are used: `--help` stays quick."""
 
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            # click would end with 1, which says that a check failed.
+            raise click.exceptions.Exit(failures.unheard()) from error
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(_COMMANDS)
 
@@ -79,8 +86,12 @@ def cli() -> None:
 def main() -> None:
     """Run the command line and exit."""
     gc.set_threshold(GARBAGE_AFTER)
+    failures.open_standard_files()
     signal.signal(signal.SIGTERM, failures.terminate)
-    sys.exit(failures.guarded(lambda: cli.main(prog_name="buildnet", standalone_mode=False)))
+    code = failures.guarded(lambda asked: cli.main(prog_name="buildnet", standalone_mode=False, obj=asked))
+    if code in (failures.INTERRUPTED, failures.TERMINATED):
+        failures.leave(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from buildnet.cli.failures import Asked
 from buildnet.cli.printable import shown, shown_json
 
 if TYPE_CHECKING:
@@ -28,7 +29,19 @@ COUNT = click.IntRange(1, 2**31 - 1)
 PRIORITY = click.IntRange(-(2**31), 2**31 - 1)
 """Of an execution; REAPI's ExecutionPolicy carries no other."""
 
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+
+def json_flag(words: str) -> Callable[[F], F]:
+    """Add --json, after which errors are JSON too."""
+    return click.option("--json", "as_json", is_flag=True, help=words, callback=_note_json)
+
+
+def _note_json(context: click.Context, _parameter: click.Parameter, value: bool) -> bool:
+    if (asked := context.find_object(Asked)) is not None:
+        asked.as_json = value
+    return value
+
+
+as_json = json_flag("Print JSON, for scripts.")
 
 
 def state(command: F) -> F:

@@ -23,13 +23,22 @@ if TYPE_CHECKING:
 _COPY_BYTES = 1 << 20
 
 
-def _pairs(values: Iterable[str], option: str) -> dict[str, str]:
-    pairs = {}
+def _pairs(values: Iterable[str], option: str) -> list[tuple[str, str]]:
+    pairs = []
     for value in values:
         name, separator, rest = value.partition("=")
         if not separator or not name:
             raise InvalidRequest(f"{option} takes NAME=VALUE, not {value!r}", field=option)
-        pairs[name] = rest
+        pairs.append((name, rest))
+    return pairs
+
+
+def _by_name(values: Iterable[str], option: str) -> dict[str, str]:
+    """The same where a name can have one value: which one was meant cannot be told."""
+    pairs: dict[str, str] = {}
+    for name, value in _pairs(values, option):
+        if pairs.setdefault(name, value) != value:
+            raise InvalidRequest(f"{option} gives {name} twice, with different values; give it once", field=option)
     return pairs
 
 
@@ -44,7 +53,8 @@ def _inputs(values: Iterable[str]) -> dict[str, str | Path | bytes]:
                     f"{source} is not below this directory; write --input {source}:NAME", field="input"
                 )
             dest = str(path)
-        inputs[dest] = path
+        if inputs.setdefault(dest, path) != path:
+            raise InvalidRequest(f"--input puts two things at {dest}; give each a place of its own", field="input")
     return inputs
 
 
@@ -189,20 +199,27 @@ def command(
     from buildnet.client.running import DEFAULT_ENVIRONMENT
     from buildnet.model.action_spec import spec_of
 
-    variables = {**DEFAULT_ENVIRONMENT, **_pairs(env, "--env")}
+    # As with env(1), the last value of a variable counts.
+    variables = {**DEFAULT_ENVIRONMENT, **dict(_pairs(env, "--env"))}
     resources = _resources(cpus, memory, disk, gpus)
     if twice or times is not None:
         times = 2 if times is None else times
+        if receipt is not None or priority:
+            raise InvalidRequest(
+                "runs that are compared leave no result to prove and have no priority: leave out --receipt and "
+                "--priority",
+                field="times",
+            )
         spec = spec_of(
             argv,
             variables=variables,
-            pins=_pairs(pins, "--pin"),
+            pins=_by_name(pins, "--pin"),
             outputs=outputs,
-            effects=_pairs(effects, "--effect"),
+            effects=_by_name(effects, "--effect"),
             resources=resources,
             constraints=require,
-            platform=tuple(_pairs(platform, "--platform").items()),
-            secrets=_pairs(secrets, "--secret"),
+            platform=_pairs(platform, "--platform"),
+            secrets=_by_name(secrets, "--secret"),
             tier=tier or "",
             timeout_s=timeout_s,
         )
@@ -223,10 +240,10 @@ def command(
             env=variables,
             platform=_pairs(platform, "--platform"),
             require=require,
-            pins=_pairs(pins, "--pin"),
-            effects=_pairs(effects, "--effect"),
+            pins=_by_name(pins, "--pin"),
+            effects=_by_name(effects, "--effect"),
             resources=resources,
-            secrets=_pairs(secrets, "--secret"),
+            secrets=_by_name(secrets, "--secret"),
             tier=tier or "",
             priority=priority,
             timeout_s=timeout_s,

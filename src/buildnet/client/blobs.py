@@ -10,6 +10,7 @@ from typing import Final
 from buildnet._native import InputTree
 from buildnet.client.connection import Connection
 from buildnet.errors import InvalidRequest
+from buildnet.model.action_spec import is_text
 from buildnet.model.digest import Digest
 from buildnet.wire.native import translated
 
@@ -67,8 +68,12 @@ def entries_of(inputs: Inputs) -> list[tuple[str, str | bytes]]:
     """Where each input goes, and its local path or bytes.
 
     Raises:
-        InvalidRequest: a path leads elsewhere than below the current directory, and is not said where it goes.
+        InvalidRequest: a path leads elsewhere than below the current directory, and is not said where it goes; or is
+            not named in UTF-8.
     """
+    for name in map(str, inputs):
+        if not is_text(name):
+            raise InvalidRequest(f"{name!r} is not named in UTF-8, which the protocol asks for", field="inputs")
     if isinstance(inputs, Mapping):
         return [(dest, source if isinstance(source, bytes) else str(source)) for dest, source in inputs.items()]
     entries: list[tuple[str, str | bytes]] = []

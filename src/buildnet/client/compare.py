@@ -61,7 +61,7 @@ def _within(path: str, results: Sequence[RunResult], read: Read) -> list[Differi
     trees = []
     for result in results:
         output = result.outputs.get(path)
-        if output is None or output.kind != "directory" or output.digest is None:
+        if output is None or output.kind != "directory" or output.is_root or output.digest is None:
             return []
         try:
             tree = re.Tree.FromString(read(output.digest))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from buildnet._native import Link
+from buildnet.errors import InvalidRequest, OutputInvalid
+from buildnet.model.action_spec import checked_path
 from buildnet.model.digest import Digest
 from buildnet.wire import times
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
@@ -20,13 +22,16 @@ _LOG_BYTES_MAX = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One output. `digest` is of the file's bytes, or of the directory's Tree; a symlink has a `target`."""
+    """One output. `digest` is of the file's bytes, or of the directory's Tree, or of its Directory where there is no
+    Tree (`is_root`); a symlink has a `target`.
+    """
 
     path: str
     kind: Literal["file", "directory", "symlink"]
     digest: Digest | None = None
     executable: bool = False
     target: str = ""
+    is_root: bool = False
     _link: Link | None = field(default=None, repr=False, compare=False)
 
     def download(self, dest: Path | str) -> None:
@@ -45,7 +50,8 @@ class Output:
         assert self.digest is not None
         with translated():
             if self.kind == "directory":
-                self._link.pull_tree(self.digest.text, str(dest))
+                pull = self._link.pull_directory if self.is_root else self._link.pull_tree
+                pull(self.digest.text, str(dest))
             else:
                 self._link.get_file(self.digest.text, str(dest), self.executable)
 
@@ -104,9 +110,22 @@ class RunResult:
         return self._read(self.stderr_digest) if self.stderr_digest else b""
 
     def download(self, dest: Path | str = ".") -> None:
-        """Write every output below `dest`, each at its own path. *Blocks*."""
-        for path, output in self.outputs.items():
-            output.download(Path(dest) / path)
+        """Write every output below `dest`, each at its own path. *Blocks*.
+
+        Raises:
+            OutputInvalid: one would be elsewhere; then nothing is written. A result may be another client's word.
+        """
+        for output in list(_outermost(self.outputs)):
+            output.download(Path(dest) / output.path)
+
+    def check_outputs(self, declared: Collection[str]) -> None:
+        """See that it names no output but those that were asked for.
+
+        Raises:
+            OutputInvalid: it does.
+        """
+        for path in self.outputs.keys() - set(declared):
+            raise OutputInvalid(f"the result names the output {path[:200]!r}, which was not asked for", field="outputs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +228,30 @@ def _outputs(result: re.ActionResult, link: Link) -> dict[str, Output]:
     for file in result.output_files:
         found[file.path] = Output(file.path, "file", digest_of(file.digest), file.is_executable, _link=link)
     for directory in result.output_directories:
-        found[directory.path] = Output(directory.path, "directory", digest_of(directory.tree_digest), _link=link)
+        # By Command.output_directory_format there is a Tree, or Directories, or both.
+        is_root = not directory.HasField("tree_digest")
+        digest = digest_of(directory.root_directory_digest if is_root else directory.tree_digest)
+        found[directory.path] = Output(directory.path, "directory", digest, is_root=is_root, _link=link)
     for symlink in (*result.output_symlinks, *result.output_file_symlinks, *result.output_directory_symlinks):
         found[symlink.path] = Output(symlink.path, "symlink", target=symlink.target, _link=link)
     return found
+
+
+def _outermost(outputs: Mapping[str, Output]) -> Iterator[Output]:
+    """Those that are below no other one: what is inside a directory comes with it."""
+    for path, output in outputs.items():
+        try:
+            checked_path(path, "outputs", may_be_root=output.kind == "directory")
+        except InvalidRequest as error:
+            raise OutputInvalid(
+                f"the result names the output {path[:200]!r}, which leads out of where outputs go", field="outputs"
+            ) from error
+        parts = path.split("/")
+        around = ["/".join(parts[:count]) for count in range(len(parts))] if path else []
+        within = next((outer for outer in around if outer in outputs), None)
+        if within is None:
+            yield output
+        elif outputs[within].kind != "directory":
+            raise OutputInvalid(
+                f"the result names the output {path[:200]!r} below another, which is no directory", field="outputs"
+            )

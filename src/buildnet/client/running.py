@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re as regular
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 from buildnet._native import Body, InputTree
 from buildnet.client import logs
@@ -53,7 +54,7 @@ class RunCalls(BlobCalls):
         inputs: Inputs = (),
         outputs: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
-        platform: Mapping[str, str] | None = None,
+        platform: Mapping[str, str] | Iterable[tuple[str, str]] | None = None,
         require: Sequence[str] = (),
         pins: Mapping[str, str] | None = None,
         effects: Mapping[str, str] | None = None,
@@ -76,7 +77,7 @@ class RunCalls(BlobCalls):
                 relative paths that keep their names. Directories bring everything below them.
             outputs: paths of files or directories that it may leave.
             env: its whole environment; unless given, a PATH of the usual directories and nothing else.
-            platform: what the worker must offer.
+            platform: what the worker must offer; as pairs where a name has several values.
             require: constraints on the worker's resources, such as `gcc>=12`; all must be met.
             pins: versions of tools, such as gcc: 12.2.
             effects: level by effect, such as network: ambient; what is not named is the worker's least.
@@ -107,14 +108,16 @@ class RunCalls(BlobCalls):
             effects=effects,
             resources=resources,
             constraints=require,
-            platform=tuple((platform or {}).items()),
+            platform=platform.items() if isinstance(platform, Mapping) else platform or (),
             secrets=secrets,
             tier=tier,
             timeout_s=timeout_s,
             do_not_cache=do_not_cache,
         )
         action = await self._patience.tried(lambda: self.prepare(spec, inputs))
-        return await self._run(action, Manner(), on_log, on_stage, skip_cache=skip_cache, priority=priority)
+        result = await self._run(action, Manner(), on_log, on_stage, skip_cache=skip_cache, priority=priority)
+        result.check_outputs(spec.outputs)
+        return result
 
     async def rerun(
         self,
@@ -200,6 +203,7 @@ class RunCalls(BlobCalls):
                             return name, response
                         if on_log is not None and printing is None:
                             printing = asyncio.ensure_future(self._forward(_id_of(name), on_log))
+                            printing.add_done_callback(partial(_stop_unheard, asyncio.current_task()))
                         if on_stage is not None:
                             on_stage(_stage_of(operation))
                     failure = NodeDown(f"{self.url} ended the stream before the action was done", url=self.url)
@@ -214,6 +218,7 @@ class RunCalls(BlobCalls):
         except asyncio.CancelledError:
             if name:
                 await self._give_up(name)
+            _tell_unheard(printing)
             raise
         finally:
             if printing is not None:
@@ -316,3 +321,15 @@ def _stage_of(operation: operations_pb2.Operation) -> str:
     metadata = re.ExecuteOperationMetadata()
     operation.metadata.Unpack(metadata)
     return _STAGES.get(metadata.stage, "queued")
+
+
+def _stop_unheard(running: asyncio.Task[Any] | None, printing: asyncio.Task[None]) -> None:
+    """Whoever was to hear what a command prints has gone, as the reader of a pipe does: it need not go on for him."""
+    if running is not None and not printing.cancelled() and printing.exception() is not None:
+        running.cancel()
+
+
+def _tell_unheard(printing: asyncio.Task[None] | None) -> None:
+    """Raise what ended the printing, if it failed."""
+    if printing is not None and printing.done() and not printing.cancelled():
+        printing.result()

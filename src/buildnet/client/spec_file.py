@@ -86,6 +86,8 @@ def read(path: Path) -> dict[str, Draft]:
         raise InvalidRequest(f"{path} is over {FILE_BYTES_MAX} bytes", field="file")
     try:
         document = json.loads(data)
+        # Half of a pair of surrogates, which JSON can spell, is no text.
+        json.dumps(document, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"{path} is not JSON: {error}", field="file") from error
     base = path.absolute().parent

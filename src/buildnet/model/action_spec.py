@@ -148,7 +148,7 @@ def spec_of(
     together = "".join(words)
     if "\0" in together or not together.isascii():
         for word in words:
-            if "\0" in word or not _is_text(word):
+            if "\0" in word or not is_text(word):
                 raise InvalidRequest(f"the argument {word[:64]!r} holds a NUL byte or is not UTF-8", field="arguments")
     if timeout_s is not None and not 0 < timeout_s <= TIMEOUT_MAX_S:
         raise InvalidRequest(
@@ -168,7 +168,7 @@ def spec_of(
         outputs=_sorted({checked_path(path.rstrip("/"), "outputs") for path in outputs}),
         effects=_sorted([Effect.parse(name, level) for name, level in effects.items()]) if effects else (),
         resources=_resources(resources),
-        constraints=_sorted({*constraints, *_pins(pins or {})}) if constraints or pins else (),
+        constraints=_constraints(constraints, pins or {}) if constraints or pins else (),
         platform=_platform(platform) if platform else (),
         secrets=_secrets(secrets, variables or {}) if secrets else (),
         tier=tier_of(tier, "tier") if tier else "",
@@ -203,7 +203,7 @@ def checked_path(path: str, where: str, *, may_be_root: bool = False) -> str:
         and "\0" not in path
     ):
         return path
-    if not _PATH.fullmatch(path) or not _is_text(path):
+    if not _PATH.fullmatch(path) or not is_text(path):
         raise InvalidRequest(
             f"{path[:200]!r} is not a path below the root; write it relative, without '.', '..', empty parts or a "
             "slash at an end",
@@ -217,7 +217,7 @@ def checked_path(path: str, where: str, *, may_be_root: bool = False) -> str:
     return path
 
 
-def _is_text(text: str) -> bool:
+def is_text(text: str) -> bool:
     """Whether it can be written in UTF-8: what the system gave undecoded cannot."""
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
@@ -253,7 +253,7 @@ def _sorted(items: Collection[_Item]) -> tuple[_Item, ...]:
 def _variables(variables: Pairs) -> Pairs:
     # Remembered: actions of a graph, or of a build, have one environment.
     for name, value in variables:
-        if not _VARIABLE.fullmatch(name) or "\0" in value or not _is_text(name + value):
+        if not _VARIABLE.fullmatch(name) or "\0" in value or not is_text(name + value):
             raise InvalidRequest(
                 f"{name[:64]!r} cannot name a variable, or its value holds a NUL byte or is not UTF-8",
                 field="variables",
@@ -281,6 +281,14 @@ def check_reference(reference: str, field: str, what: str = "it") -> None:
         )
 
 
+def _constraints(constraints: Iterable[str], pins: Mapping[str, str]) -> tuple[str, ...]:
+    given = {*constraints, *_pins(pins)}
+    for text in given:
+        if not is_text(text):
+            raise InvalidRequest(f"the constraint {text[:64]!r} is not UTF-8", field="require")
+    return _sorted(given)
+
+
 def _pins(pins: Mapping[str, str]) -> Iterable[str]:
     for name, version in pins.items():
         if not _PIN.fullmatch(name) or not _PIN_VERSION.fullmatch(version):
@@ -300,7 +308,9 @@ def _resources(resources: Amounts) -> Amounts:
 
 def _platform(platform: Iterable[tuple[str, str]]) -> Pairs:
     pairs = sorted(set(platform))
-    for name, _ in pairs:
+    for name, value in pairs:
+        if not is_text(name + value):
+            raise InvalidRequest(f"the platform property {name[:64]!r} or its value is not UTF-8", field="platform")
         if not name or name in (CONSTRAINT, TIER) or name.startswith((EFFECT_PREFIX, RESOURCE_PREFIX, SECRET_PREFIX)):
             raise InvalidRequest(
                 f"the platform property {name[:64]!r} has a field of its own; "

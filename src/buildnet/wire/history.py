@@ -159,7 +159,10 @@ def _outputs(result: re.ActionResult) -> Iterator[OutputFact]:
         text = digest_of(file.digest).text
         yield OutputFact(file.path, "file", f"{text} executable" if file.is_executable else text)
     for directory in result.output_directories:
-        yield OutputFact(directory.path, "directory", digest_of(directory.tree_digest).text)
+        # By Command.output_directory_format there is a Tree, or Directories, or both.
+        has_tree = directory.HasField("tree_digest")
+        digest = directory.tree_digest if has_tree else directory.root_directory_digest
+        yield OutputFact(directory.path, "directory", digest_of(digest).text)
     symlinks = (*result.output_symlinks, *result.output_file_symlinks, *result.output_directory_symlinks)
     for symlink in symlinks:
         yield OutputFact(symlink.path, "symlink", f"-> {symlink.target}")
