@@ -105,7 +105,7 @@ impl Body for Requests {
             outgoing.bytes -= message.len();
             this.outbound.push(&message);
         }
-        if let Some(chunk) = this.outbound.next() {
+        if let Some(chunk) = this.outbound.chunk() {
             return Poll::Ready(Some(Ok(Frame::data(chunk))));
         }
         if outgoing.finished {

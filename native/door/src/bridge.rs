@@ -259,13 +259,13 @@ impl http_body::Body for Framed {
                     this.trailers = Some(trailers_of(&status));
                     this.ended = true;
                 }
-                Poll::Pending => match this.outbound.next() {
+                Poll::Pending => match this.outbound.chunk() {
                     Some(chunk) => return Poll::Ready(Some(Ok(Frame::data(chunk)))),
                     None => return Poll::Pending,
                 },
             }
         }
-        let chunk = this.outbound.next().map(Frame::data);
+        let chunk = this.outbound.chunk().map(Frame::data);
         Poll::Ready(chunk.or_else(|| this.trailers.take().map(Frame::trailers)).map(Ok))
     }
 }

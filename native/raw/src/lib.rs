@@ -1,5 +1,7 @@
 //! A gRPC codec whose messages stay bytes: they pass exactly as they came, and who answers decodes them. It knows none.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 mod message;
 
 use bytes::{Buf, BufMut, Bytes};

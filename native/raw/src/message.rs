@@ -204,7 +204,7 @@ impl Outbound {
     }
 
     /// What leaves next; none is empty.
-    pub fn next(&mut self) -> Option<Bytes> {
+    pub fn chunk(&mut self) -> Option<Bytes> {
         while let Some(chunk) = self.chunks.pop_front() {
             if !chunk.is_empty() {
                 return Some(chunk);
@@ -234,7 +234,7 @@ mod tests {
                 message.push(Bytes::copy_from_slice(back));
                 outbound.push(&message);
             }
-            let chunks: Vec<Bytes> = std::iter::from_fn(|| outbound.next()).collect();
+            let chunks: Vec<Bytes> = std::iter::from_fn(|| outbound.chunk()).collect();
             prop_assert!(chunks.iter().all(|chunk| !chunk.is_empty()));
             let mut rest = Bytes::from(chunks.concat());
             let framed: Vec<u8> = sent.iter().flat_map(|one| [&frame_of(one.len())[..], one].concat()).collect();
