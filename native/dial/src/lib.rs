@@ -11,6 +11,7 @@ mod dialler;
 mod error;
 mod input_tree;
 mod keep;
+mod part;
 mod pull;
 mod secure;
 mod transfer;

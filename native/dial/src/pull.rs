@@ -5,13 +5,13 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use buildnet_formats::Digest;
 use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use prost::Message;
 
+use crate::part::Part;
 use crate::transfer::{batches_of, decode_directory, digest_of};
 use crate::{DialError, Link, Moved};
 
@@ -20,23 +20,10 @@ const LEVELS_MAX: usize = 1_000;
 const DIRECTORIES_MAX: usize = 1_000_000;
 const STREAMS_AT_ONCE: usize = 4;
 
-/// Files that this process began to write.
-static PARTS: AtomicU64 = AtomicU64::new(0);
-
 struct Plan {
     directories: Vec<PathBuf>,
     files: Vec<(PathBuf, Digest, bool)>,
     symlinks: Vec<(PathBuf, String)>,
-}
-
-/// A file on its way to its name. It goes with this, also where another file's failure ends the download of all.
-struct Part(PathBuf);
-
-impl Drop for Part {
-    fn drop(&mut self) {
-        // It may not exist, or have its name by now.
-        let _ = fs::remove_file(&self.0);
-    }
 }
 
 impl Link {
@@ -143,12 +130,11 @@ impl Link {
     }
 
     async fn file(&self, digest: &Digest, dest: &Path, executable: bool) -> Result<(), DialError> {
-        // Not by its own name: that may be as long as a name may be.
-        let number = PARTS.fetch_add(1, Ordering::Relaxed);
-        let temporary = dest.with_file_name(format!(".buildnet-{}-{number}.part", std::process::id()));
-        let part = Part(temporary);
-        self.file_at(digest, &part.0, dest, executable).await?;
-        fs::rename(&part.0, dest).map_err(|e| DialError::local(dest, e))
+        let local = |error| DialError::local(dest, error);
+        let mode = if executable { 0o755 } else { 0o644 };
+        let mut part = Part::beside(dest, mode).map_err(local)?;
+        self.receive(digest, |chunk| part.file.write_all(&chunk).map_err(local)).await?;
+        part.put(dest).map_err(local)
     }
 
     async fn into(&self, digest: &Digest, path: &Path, executable: bool, follow: bool) -> Result<(), DialError> {
@@ -173,21 +159,6 @@ impl Link {
             file.set_permissions(fs::Permissions::from_mode(0o755)).map_err(local)?;
         }
         Ok(())
-    }
-
-    /// Errors name `dest`, which `path` is to become.
-    async fn file_at(&self, digest: &Digest, path: &Path, dest: &Path, executable: bool) -> Result<(), DialError> {
-        let mode = if executable { 0o755 } else { 0o644 };
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .custom_flags(libc::O_NOFOLLOW)
-            .mode(mode)
-            .open(path)
-            .map_err(|e| DialError::local(dest, e))?;
-        self.receive(digest, |chunk| file.write_all(&chunk).map_err(|e| DialError::local(dest, e))).await?;
-        fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(|e| DialError::local(dest, e))
     }
 }
 
