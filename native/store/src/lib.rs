@@ -24,7 +24,6 @@ mod trees;
 mod view;
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -123,7 +122,7 @@ pub struct Store {
     closures: Closures,
     opened_s: u64,
     work: Work,
-    _lock: File,
+    _lock: open::Lock,
 }
 
 /// Who keeps what from being evicted.

@@ -188,7 +188,17 @@ fn salt_of(line: &str) -> Option<Salt> {
     Some(Salt(hex::decode(salt).ok()?.try_into().ok()?))
 }
 
-fn lock(root: &Path) -> Result<File, NativeError> {
+/// That nobody else has the store open.
+pub(crate) struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Not by closing alone: a child that was forked and has not executed its program has the file open too.
+        let _ = rustix::fs::flock(&self.0, rustix::fs::FlockOperation::Unlock);
+    }
+}
+
+fn lock(root: &Path) -> Result<Lock, NativeError> {
     let path = root.join("lock");
     let at = |e: io::Error| unusable(&path, &e);
     let mut file = File::options().create(true).truncate(false).read(true).write(true).open(&path).map_err(at)?;
@@ -207,5 +217,5 @@ fn lock(root: &Path) -> Result<File, NativeError> {
     }
     file.set_len(0).map_err(at)?;
     file.write_all(format!("{}\n", std::process::id()).as_bytes()).map_err(at)?;
-    Ok(file)
+    Ok(Lock(file))
 }
