@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -114,12 +114,7 @@ def _changes(client: SyncClient) -> Iterator[NodeInfo]:
     that the server does not know any more has no session there.
     """
     known: dict[str, NodeInfo] = {}
-    heard = set[str]()
-
-    def broke(failure: NodeDown) -> None:
-        heard.clear()
-        options.broke(failure)
-
+    heard, broke = _since_break()
     for node in client.fleet_watch(on_break=broke):
         if node is None:
             for name in sorted(known.keys() - heard):
@@ -130,6 +125,17 @@ def _changes(client: SyncClient) -> Iterator[NodeInfo]:
         if known.get(node.node) != now:
             known[node.node] = now
             yield node
+
+
+def _since_break() -> tuple[set[str], Callable[[NodeDown], None]]:
+    """Names for those that were told since the connection broke last, and what to call when it does."""
+    heard = set[str]()
+
+    def broke(failure: NodeDown) -> None:
+        heard.clear()
+        options.broke(failure)
+
+    return heard, broke
 
 
 @command.command("drain", epilog="Example: buildnet fleet drain --wait 8135a906ccdf")
@@ -163,12 +169,7 @@ def _wait(client: SyncClient, waited: set[str], *, quiet: bool) -> None:
         NodeDown: the server was away for too long, or knows nothing of one when it is back.
     """
     told: dict[str, int] = {}
-    heard = set[str]()
-
-    def broke(failure: NodeDown) -> None:
-        heard.clear()
-        options.broke(failure)
-
+    heard, broke = _since_break()
     for node in client.fleet_watch(on_break=broke):
         if node is None and not waited <= heard:
             # It may be on its way to a server that was started anew, and may have left.

@@ -13,7 +13,7 @@ from buildnet.model.action_spec import checked_path
 from buildnet.model.digest import Digest
 from buildnet.wire import times
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
-from buildnet.wire.actions import digest_of
+from buildnet.wire.actions import digest_of, directory_digest_of
 from buildnet.wire.native import translated
 from buildnet.wire.usage import effects_of
 
@@ -228,9 +228,7 @@ def _outputs(result: re.ActionResult, link: Link) -> dict[str, Output]:
     for file in result.output_files:
         found[file.path] = Output(file.path, "file", digest_of(file.digest), file.is_executable, _link=link)
     for directory in result.output_directories:
-        # By Command.output_directory_format there is a Tree, or Directories, or both.
-        is_root = not directory.HasField("tree_digest")
-        digest = digest_of(directory.root_directory_digest if is_root else directory.tree_digest)
+        digest, is_root = directory_digest_of(directory)
         found[directory.path] = Output(directory.path, "directory", digest, is_root=is_root, _link=link)
     for symlink in (*result.output_symlinks, *result.output_file_symlinks, *result.output_directory_symlinks):
         found[symlink.path] = Output(symlink.path, "symlink", target=symlink.target, _link=link)

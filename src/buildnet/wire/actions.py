@@ -37,6 +37,18 @@ ACTION_STATES: Final = {
 """What people read of where an operation stands."""
 
 
+def directory_digest_of(output: re.OutputDirectory) -> tuple[Digest, bool]:
+    """Digest of an output directory's Tree or, where it has none, of its root Directory; whether it is that.
+
+    By Command.output_directory_format there is one of them, or both.
+
+    Raises:
+        InvalidRequest: as `digest_of`.
+    """
+    is_root = not output.HasField("tree_digest")
+    return digest_of(output.root_directory_digest if is_root else output.tree_digest), is_root
+
+
 def digest_of(message: re.Digest) -> Digest:
     """A model digest from its message.
 

@@ -11,7 +11,7 @@ from buildnet.model.digest import Digest
 from buildnet.model.history import OutputFact, Parts, Ran, TreeDirectory, TreeNode
 from buildnet.wire import times
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
-from buildnet.wire.actions import digest_of, platform_of
+from buildnet.wire.actions import digest_of, directory_digest_of, platform_of
 
 # Of one run; more are counted.
 OUTPUTS_KEPT_MAX = 1000
@@ -159,10 +159,7 @@ def _outputs(result: re.ActionResult) -> Iterator[OutputFact]:
         text = digest_of(file.digest).text
         yield OutputFact(file.path, "file", f"{text} executable" if file.is_executable else text)
     for directory in result.output_directories:
-        # By Command.output_directory_format there is a Tree, or Directories, or both.
-        has_tree = directory.HasField("tree_digest")
-        digest = directory.tree_digest if has_tree else directory.root_directory_digest
-        yield OutputFact(directory.path, "directory", digest_of(digest).text)
+        yield OutputFact(directory.path, "directory", directory_digest_of(directory)[0].text)
     symlinks = (*result.output_symlinks, *result.output_file_symlinks, *result.output_directory_symlinks)
     for symlink in symlinks:
         yield OutputFact(symlink.path, "symlink", f"-> {symlink.target}")
