@@ -36,6 +36,8 @@ from bench.peers.servers import CannotBeHadError, load_binary
 from bench.processes import below_cpu_s, cpu_s
 
 SPAWNS = 400
+STREAMS = 64
+MANY = ["--streams", str(STREAMS), "--connections", "4", "--warmup", "0"]
 BWRAP = ["--unshare-all", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--"]
 
 
@@ -97,19 +99,14 @@ def generator() -> Path:
     return Path(os.environ.get("BUILDNET_LOAD") or load_binary())
 
 
+def load_command(url: str, *arguments: str) -> list[str]:
+    """What runs the load generator; every answer is checked."""
+    return [str(generator()), "run", "--url", url, "--call", "execute", "--json", *arguments]
+
+
 def load(url: str, *arguments: str) -> dict[str, float]:
-    """One run of the load generator; every answer is checked."""
-    command = [
-        str(generator()),
-        "run",
-        "--url",
-        url,
-        "--call",
-        "execute",
-        "--json",
-        *arguments,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    """One run of it."""
+    done = subprocess.run(load_command(url, *arguments), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     result: dict[str, float] = json.loads(done.stdout)
     return result
@@ -145,7 +142,7 @@ def load_alone(url: str, seconds: float) -> dict[str, float]:
 
 def load_many(url: str, seconds: float) -> dict[str, float]:
     """As many as 64 clients ask for."""
-    return load(url, "--streams", "64", "--connections", "4", "--seconds", str(seconds), "--warmup", "0")
+    return load(url, *MANY, "--seconds", str(seconds))
 
 
 def spent_s(pids: Sequence[int]) -> float:

@@ -34,14 +34,13 @@ from typing import Any, NamedTuple
 from urllib.request import urlopen
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from bench.actions import generator, load, spent_s, worker
+from bench.actions import MANY, STREAMS, load, load_command, spent_s, worker
 from bench.lines import header, server
 from bench.processes import cpu_s
 from buildnet.ledger.log import LedgerLog
 from buildnet.model.entry import Entry
 from buildnet.testing.memory_ledger import MemoryLedger
 
-STREAMS = 64
 # Of the server's metrics, a row.
 EXECUTED = 'buildnet_calls_total{method="build.bazel.remote.execution.v2.Execution/Execute",code="OK"}'
 SWITCHED = [sys.executable, __file__, "--be-server"]
@@ -126,9 +125,7 @@ def cost(before: Seen, after: Seen, *, ledgered: bool) -> Cost:
 @contextmanager
 def loaded(url: str, seconds: float) -> Iterator[int]:
     """A load that goes on for as long as this does; every answer is checked. Yields its process id."""
-    many = ["--streams", str(STREAMS), "--connections", "4", "--warmup", "0", "--seconds", str(seconds)]
-    command = [str(generator()), "run", "--url", url, "--call", "execute", "--json", *many]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(load_command(url, *MANY, "--seconds", str(seconds)), stdout=subprocess.DEVNULL)
     try:
         yield process.pid
         assert process.poll() is None, "the load ended before the measurement"
@@ -140,19 +137,20 @@ def loaded(url: str, seconds: float) -> Iterator[int]:
 def measured(url: str, controller: int, others: Sequence[int], rounds: int, seconds: float) -> list[tuple[Cost, Cost]]:
     """Pairs of what an action costs, ledgered and not."""
     pairs: list[tuple[Cost, Cost]] = []
-    ledgered, before = True, look(url, controller, others)
-    for _ in range(rounds):
+    before = look(url, controller, others)
+    for number in range(rounds):
         costs: dict[bool, Cost] = {}
-        for turn in range(2):
+        first = number % 2 == 0
+        for ledgered in (first, not first):
+            # Between the two of a pair it changes. What comes while the ledger is asked is the slice's without it.
+            changes = ledgered is first
             time.sleep(seconds)
-            # What comes while the ledger is asked is the slice's without it.
-            if ledgered and not turn:
+            if changes and ledgered:
                 os.kill(controller, signal.SIGUSR1)
             after = look(url, controller, others)
-            if not ledgered and not turn:
+            if changes and not ledgered:
                 os.kill(controller, signal.SIGUSR1)
-            costs[ledgered] = cost(before, after, ledgered=ledgered)
-            before, ledgered = after, ledgered != (not turn)
+            costs[ledgered], before = cost(before, after, ledgered=ledgered), after
         pairs.append((costs[True], costs[False]))
     return pairs
 
