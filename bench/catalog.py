@@ -1,7 +1,7 @@
 """The catalog: looking for tools, holding what many nodes offer, and finding those that meet a constraint.
 
 Back of the envelope: a look at a tool is a stat and an access, 3 us of kernel and 7 us of Python: 3,000 tools in 30 ms;
-the peer is the bare system calls. Probes are some 30 programs of 20 to 200 ms, four at once: 1 s. A node of 3,000
+the peer is the bare system calls. Probes are some 30 programs of 20 to 200 ms, two at once: 1.5 s. A node of 3,000
 tools is 3,000 numbers of 4 bytes; 1,000 such nodes are 12 MiB, and resources that all share are held once; a tenth of
 each node's being its own, 300,000 resources of 800 bytes with their indices come to 230 MiB. A constraint unites the
 nodes of a few versions, each an integer of 1,000 bits: under 0.1 ms.

@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 KEPT_MAX: Final = 4096
 _RETRY_S: Final = 600.0
 _FILE_BYTES_MAX: Final = 4 << 20
-# Programs mostly wait for the disk when they start, and they must not push actions aside.
-_AT_ONCE: Final = 4
+# They must not push actions aside: a compiler in Java takes more than a core while it starts.
+_AT_ONCE: Final = 2
 
 FileKey = tuple[int, int, int, int]
 """Device, inode, time of modification in ns, size in bytes."""
