@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import secrets
 import sys
 import tempfile
 import time
@@ -130,10 +131,10 @@ def catalog() -> None:
 
 def announcements() -> None:
     """What one announcement costs its node and the controller."""
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from buildnet._native import SigningKey
 
-    key = Ed25519PrivateKey.generate()
-    public = key.public_key().public_bytes_raw()
+    key = SigningKey(secrets.token_bytes(32))
+    public = key.public
     present = tuple(sorted(of_node(1), key=lambda found: found.key))
     for what, shown in (("everything", present), ("a renewal", ())):
         said = Announcement("n", "b", "c", 1, 0, 0, 60_000, shown)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
+from buildnet._native import SigningKey
 from buildnet.ledger import tiles, tree
 from buildnet.ledger.checkpoint import Checkpoint, Signer
 from buildnet.ledger.cosignature import Cosigner
 from buildnet.ledger.tiles import Tile
 
-SIGNER = Signer("example.org/log", Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
-WITNESS = Cosigner("witness.example/w1", Ed25519PrivateKey.from_private_bytes(bytes(range(32, 64))))
+SIGNER = Signer("example.org/log", SigningKey(bytes(range(32))))
+WITNESS = Cosigner("witness.example/w1", SigningKey(bytes(range(32, 64))))
 
 
 class Log:

@@ -22,6 +22,7 @@ __all__ = [
     "NativeError",
     "Process",
     "Shown",
+    "SigningKey",
     "StagedRoot",
     "Store",
     "Tiers",
@@ -29,6 +30,7 @@ __all__ = [
     "append_records",
     "collect",
     "extend_tree",
+    "is_signed",
     "keep_log",
     "launcher_main",
     "launcher_pid",
@@ -37,7 +39,11 @@ __all__ = [
     "log_record",
     "log_records",
     "probe_isolation",
+    "public_of_pem",
+    "public_pem",
     "remove_tree",
+    "session_pem",
+    "session_secret_of_pem",
     "stage",
     "start_launcher",
     "undeclared_writes",
@@ -229,6 +235,65 @@ class Body(Buffer):
     def __new__(cls, data: bytes) -> Body: ...
     def __len__(self) -> int: ...
     def __getitem__(self, part: slice, /) -> Body: ...
+
+@final
+class SigningKey:
+    """An Ed25519 key that signs (RFC 8032). It shows its secret to who asks for it by name, and in no text."""
+
+    seed: bytes
+    public: bytes
+
+    def __new__(cls, seed: bytes) -> SigningKey:
+        """The key of 32 random bytes.
+
+        Raises:
+            ValueError: there are more or fewer.
+        """
+
+    @staticmethod
+    def of_pem(pem: str) -> SigningKey:
+        """The key in PKCS 8 PEM (RFC 8410).
+
+        Raises:
+            ValueError: it holds none of this kind.
+        """
+
+    def pem(self) -> str:
+        """PKCS 8 PEM, unencrypted."""
+
+    def sign(self, message: bytes) -> bytes:
+        """The signature of a message, 64 bytes."""
+
+def is_signed(public: bytes, signature: bytes, message: bytes) -> bool:
+    """Whether an Ed25519 key made this signature of a message; never where one of them has not its length."""
+
+def public_pem(public: bytes) -> str:
+    """An Ed25519 public key as PEM (RFC 8410).
+
+    Raises:
+        ValueError: it is none.
+    """
+
+def public_of_pem(pem: str) -> bytes:
+    """The Ed25519 public key in PEM, 32 bytes.
+
+    Raises:
+        ValueError: it holds none.
+    """
+
+def session_pem(secret: bytes) -> str:
+    """An X25519 secret, 32 random bytes, as PKCS 8 PEM (RFC 8410).
+
+    Raises:
+        ValueError: there are more or fewer.
+    """
+
+def session_secret_of_pem(pem: str) -> bytes:
+    """The X25519 secret in PKCS 8 PEM, 32 bytes.
+
+    Raises:
+        ValueError: it holds none.
+    """
 
 def append_records(file: int, first: int, bodies: Sequence[bytes]) -> int:
     """Append records of the ledger's tail, numbered from `first` on, by one call; how many bytes they are.

@@ -14,6 +14,7 @@ from pathlib import Path
 import grpc
 import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from buildnet._native import Link
 from buildnet.access import keys, tokens
@@ -140,20 +141,25 @@ def caller_digest() -> re.Digest:
     return re.Digest(hash=digest.hash, size_bytes=digest.size_bytes)
 
 
+def signing(state: Path) -> tuple[Ed25519PrivateKey, bytes]:
+    """The key that a controller's tokens are signed with, as PyJWT takes it, and its public half."""
+    key = keys.load_or_create(state)
+    return Ed25519PrivateKey.from_private_bytes(key.seed), key.public
+
+
 def broken_tokens(guarded: Guarded) -> dict[str, str]:
     good = guarded.token("admin")
     head, claims, signature = good.split(".")
-    own = keys.load_or_create(guarded.state)
-    kid = tokens.key_id(own.public_key())
-    stranger = keys.load_or_create(guarded.state / "stranger")
+    own, public = signing(guarded.state)
+    kid = tokens.key_id(public)
+    stranger, strange = signing(guarded.state / "stranger")
     said = jwt.decode(good, options={"verify_signature": False})
     unsigned = base64.urlsafe_b64encode(json.dumps({"alg": "none", "kid": kid}).encode()).rstrip(b"=").decode()
-    public = own.public_key().public_bytes_raw()
     return {
         "expired": guarded.token("admin", expires_s=-1),
         "not valid yet": guarded.token("admin", valid_s=300),
         "altered": f"{head}.{claims}.{signature[:-4]}AAAA",
-        "of another key": jwt.encode(said, stranger, "EdDSA", {"kid": tokens.key_id(stranger.public_key())}),
+        "of another key": jwt.encode(said, stranger, "EdDSA", {"kid": tokens.key_id(strange)}),
         "of another key in our name": jwt.encode(said, stranger, "EdDSA", {"kid": kid}),
         "unsigned": f"{unsigned}.{claims}.",
         "signed by the public key as a secret": jwt.encode(said, public, "HS256", {"kid": kid}),
@@ -183,9 +189,9 @@ def test_tokens_that_do_not_hold_are_refused_by_grpc_and_http_and_never_told(gua
 
 
 def test_a_token_made_by_any_jwt_library_with_the_key_is_believed(guarded: Guarded) -> None:
-    own = keys.load_or_create(guarded.state)
+    own, public = signing(guarded.state)
     claims = {"aud": ["buildnet", "more"], "jti": "1", "exp": time.time() + 60.5, "scope": "read", "iss": "else"}
-    token = jwt.encode(claims, own, "EdDSA", {"kid": tokens.key_id(own.public_key())})
+    token = jwt.encode(claims, own, "EdDSA", {"kid": tokens.key_id(public)})
     assert guarded.caller(token).code(CAS + "FindMissingBlobs") is Code.OK
 
 

@@ -249,7 +249,7 @@ def buildnet(*arguments: str) -> subprocess.CompletedProcess[str]:
         (("--tls-cert", "absent.pem", "--tls-key", "server.key"), "absent.pem"),
         (("--tls-cert", "server.pem", "--tls-key", "other.key"), "server.pem"),
         (("--tls-cert", "server.pem", "--tls-key", "server.key", "--client-ca", "server.key"), "server.key"),
-        (("--trusted-key", "server.pem"), "server.pem does not hold a public key"),
+        (("--trusted-key", "server.pem"), "server.pem does not hold a public key of Ed25519"),
     ],
 )
 def test_what_would_let_anybody_in_is_refused_at_the_start(

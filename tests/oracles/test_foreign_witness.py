@@ -10,8 +10,8 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from buildnet._native import SigningKey
 from buildnet.edge.web.witnesses import Witnesses
 from buildnet.ledger import note as notes
 from buildnet.ledger.cosignature import Cosigner
@@ -22,7 +22,7 @@ from buildnet.model.entry import Entry
 HERE = Path(__file__).parent / "witness"
 BUILD_S = 600
 SEED = bytes(range(64, 96))
-WITNESS = Cosigner("witness.example/foreign", Ed25519PrivateKey.from_private_bytes(SEED))
+WITNESS = Cosigner("witness.example/foreign", SigningKey(SEED))
 # Why a module or a newer Go could not be had: not for us to judge.
 ABSENT = ("dial tcp", "lookup", "403 Forbidden", "toolchain not available", "requires go >=")
 

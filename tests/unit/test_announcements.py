@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from buildnet._native import SigningKey
 from buildnet.catalog import announcement
 from buildnet.catalog.catalog import Catalog
 from buildnet.catalog.pins import Pins
@@ -263,7 +264,7 @@ def test_the_first_key_of_a_node_is_its_key_also_after_a_restart(tmp_path: Path)
     assert first.hear(node, node.say(first.now(), [GCC])) == ""
     second = Controller(tmp_path)
     second.join(node)
-    thief = replace(node, key=Ed25519PrivateKey.generate())
+    thief = replace(node, key=SigningKey(secrets.token_bytes(32)))
     assert second.hear(thief, thief.say(second.now(), [CLANG])) == "bad_signature"
     assert second.catalog.nodes() == []
     assert second.hear(node, node.say(second.now(), [GCC])) == ""

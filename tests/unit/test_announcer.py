@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from buildnet._native import SigningKey
 from buildnet.catalog import announcement
 from buildnet.model.resource import Announcement, Resource
 from buildnet.testing.scheduler_fakes import ManualClock
@@ -46,7 +47,7 @@ class Heard:
 
 def announcer_of(heard: Heard, renew_s: float = 60.0) -> Announcer:
     identity = Identity("n" * 32, "b" * 32)
-    return Announcer(heard.stock, identity, Ed25519PrivateKey.generate(), ManualClock(), renew_s=renew_s)
+    return Announcer(heard.stock, identity, SigningKey(secrets.token_bytes(32)), ManualClock(), renew_s=renew_s)
 
 
 @asynccontextmanager

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
+from buildnet._native import SigningKey
 from buildnet.errors import BadSignature, InvalidRequest
 from buildnet.ledger.checkpoint import Checkpoint, Signer, Verifier
 
-SIGNER = Signer("example.org/log", Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
+SIGNER = Signer("example.org/log", SigningKey(bytes(range(32))))
 HEAD = Checkpoint("example.org/log", 7, bytes(32))
 NOTE = SIGNER.sign(HEAD)
 
@@ -30,7 +30,7 @@ def test_every_altered_character_is_noticed() -> None:
 
 
 def test_another_key_is_refused() -> None:
-    other = Signer("example.org/log", Ed25519PrivateKey.from_private_bytes(bytes(32)))
+    other = Signer("example.org/log", SigningKey(bytes(32)))
     with pytest.raises(BadSignature, match="not signed by"):
         other.verifier.open(NOTE)
 

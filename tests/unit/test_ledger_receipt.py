@@ -6,15 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from buildnet._native import SigningKey
 from buildnet.errors import InvalidRequest, LedgerCorrupt
 from buildnet.ledger import audit, proof_file, tree
 from buildnet.ledger.checkpoint import Checkpoint, Signer
 from buildnet.ledger.receipt import Receipt
 from buildnet.model.entry import Entry
 
-SIGNER = Signer("test/log", Ed25519PrivateKey.from_private_bytes(bytes(32)))
+SIGNER = Signer("test/log", SigningKey(bytes(32)))
 
 
 def receipt(index: int = 4, size: int = 7) -> Receipt:
@@ -37,7 +37,7 @@ def test_a_file_is_checked_with_the_key_that_is_known(tmp_path: Path) -> None:
     path = tmp_path / "made.tlog-proof"
     path.write_text(receipt().text)
     assert audit.verify_proof(path, SIGNER.verifier.text).index == 4
-    other = Signer("test/log", Ed25519PrivateKey.from_private_bytes(b"\x01" * 32))
+    other = Signer("test/log", SigningKey(b"\x01" * 32))
     with pytest.raises(LedgerCorrupt, match="does not hold"):
         audit.verify_proof(path, other.verifier.text)
     path.write_text(receipt().text.replace("index 4", "index 5"))

@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
+from buildnet._native import SigningKey
 from buildnet.errors import InvalidRequest, StateCorrupt, StateNewer
 from buildnet.ledger import note as notes
 from buildnet.ledger import tree
@@ -63,8 +63,8 @@ def test_no_fork_is(a: int, b: int, altered: int) -> None:
 
 
 def test_each_refusal_has_its_status() -> None:
-    other = Signer("example.org/log", Ed25519PrivateKey.from_private_bytes(bytes(32)))
-    unknown = Signer("example.org/unknown", Ed25519PrivateKey.from_private_bytes(bytes(32)))
+    other = Signer("example.org/log", SigningKey(bytes(32)))
+    unknown = Signer("example.org/unknown", SigningKey(bytes(32)))
     good = first(7).head
     text, (own,) = notes.split(first(7).note)
     forged = notes.join(text, [notes.Signature(own.name, own.key_id, bytes(64)), own])

@@ -6,6 +6,7 @@ mod attempt;
 mod dial;
 mod door;
 mod error;
+mod keys;
 mod ledger;
 mod logs;
 mod process;
@@ -16,6 +17,7 @@ mod tiers;
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     error::register(module)?;
+    keys::register(module)?;
     store::register(module)?;
     dial::register(module)?;
     door::register(module)?;

@@ -10,20 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final, TypeVar
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-    load_pem_public_key,
-)
-
+from buildnet._native import SigningKey, public_of_pem, session_pem, session_secret_of_pem
 from buildnet.errors import InvalidRequest, StateCorrupt
+
+_SECRET_BYTES: Final = 32
+K = TypeVar("K")
 
 
 def key_path(state: Path) -> Path:
@@ -36,7 +29,7 @@ def revoked_path(state: Path) -> Path:
     return state / "keys" / "revoked"
 
 
-def load_or_create(state: Path) -> Ed25519PrivateKey:
+def load_or_create(state: Path) -> SigningKey:
     """The key that signs tokens, made at first use with mode 0600.
 
     Raises:
@@ -45,16 +38,13 @@ def load_or_create(state: Path) -> Ed25519PrivateKey:
     return load_or_create_at(key_path(state))
 
 
-def load_or_create_at(path: Path) -> Ed25519PrivateKey:
-    """The key in this file, made at first use with mode 0600.
+def load_or_create_at(path: Path) -> SigningKey:
+    """The Ed25519 key in this file, PKCS 8 PEM, made at first use with mode 0600.
 
     Raises:
         StateCorrupt: the file cannot be read or does not hold a key.
     """
-    key = _kept(path, Ed25519PrivateKey.generate)
-    if not isinstance(key, Ed25519PrivateKey):
-        raise StateCorrupt(f"{path} holds a key that is not Ed25519; restore it from a copy", path=str(path))
-    return key
+    return _kept(path, lambda: SigningKey(secrets.token_bytes(_SECRET_BYTES)).pem(), SigningKey.of_pem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,26 +65,27 @@ def node_keys(state: Path) -> NodeKeys:
         StateCorrupt: a file cannot be read or does not hold its key.
     """
     node = load_or_create_at(state / "keys" / "node.key")
-    path = state / "keys" / "session.key"
-    session = _kept(path, X25519PrivateKey.generate)
-    if not isinstance(session, X25519PrivateKey):
-        raise StateCorrupt(f"{path} holds a key that is not X25519; restore it from a copy", path=str(path))
-    return NodeKeys(node.public_key().public_bytes_raw().hex(), node.private_bytes_raw(), session.private_bytes_raw())
+    secret = _kept(
+        state / "keys" / "session.key",
+        lambda: session_pem(secrets.token_bytes(_SECRET_BYTES)),
+        session_secret_of_pem,
+    )
+    return NodeKeys(node.public.hex(), node.seed, secret)
 
 
-def _kept(path: Path, generate: Callable[[], Ed25519PrivateKey | X25519PrivateKey]) -> object:
+def _kept(path: Path, generate: Callable[[], str], parse: Callable[[str], K]) -> K:
     """The key in this file, which is generated when there is none; of two processes at once the first one's stays."""
     try:
         with suppress(FileNotFoundError):
-            return _parse(path)
+            return _parsed(path, parse)
         # Each for itself: `parents` would leave the state directory open to others.
         path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.parent.mkdir(mode=0o700, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-        pem = generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        pem = generate()
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            with os.fdopen(descriptor, "wb") as file:
+            with os.fdopen(descriptor, "w") as file:
                 file.write(pem)
                 file.flush()
                 os.fsync(file.fileno())
@@ -103,40 +94,32 @@ def _kept(path: Path, generate: Callable[[], Ed25519PrivateKey | X25519PrivateKe
                 os.link(temporary, path)
         finally:
             temporary.unlink()
-        return _parse(path)
+        return _parsed(path, parse)
     except OSError as error:
         raise StateCorrupt(f"cannot use {path}: {error.strerror}; check who may read it", path=str(path)) from error
 
 
-def _parse(path: Path) -> object:
-    pem = path.read_bytes()
+def _parsed(path: Path, parse: Callable[[str], K]) -> K:
     try:
-        return load_pem_private_key(pem, None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise StateCorrupt(f"{path} does not hold a key; restore it from a copy", path=str(path)) from error
+        return parse(path.read_text())
+    except ValueError as error:
+        raise StateCorrupt(f"{path} does not hold its key: {error}; restore it from a copy", path=str(path)) from error
 
 
-def public_pem(key: Ed25519PublicKey) -> str:
-    """A public key as another server may be told to trust it."""
-    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
-
-
-def load_public(path: Path) -> Ed25519PublicKey:
-    """A public key to trust, PEM.
+def load_public(path: Path) -> bytes:
+    """A public key to trust, from PEM; 32 bytes.
 
     Raises:
         InvalidRequest: the file cannot be read or does not hold an Ed25519 public key.
     """
     remedy = "write there what `buildnet token key` prints on the server that signs"
     try:
-        key = load_pem_public_key(path.read_bytes())
+        return public_of_pem(path.read_text())
     except OSError as error:
         raise InvalidRequest(f"cannot read the key {path}: {error.strerror}; {remedy}", field="trusted_key") from error
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise InvalidRequest(f"{path} does not hold a public key; {remedy}", field="trusted_key") from error
-    if not isinstance(key, Ed25519PublicKey):
-        raise InvalidRequest(f"{path} holds a key that is not Ed25519; {remedy}", field="trusted_key")
-    return key
+    except ValueError as error:
+        message = f"{path} does not hold a public key of Ed25519: {error}; {remedy}"
+        raise InvalidRequest(message, field="trusted_key") from error
 
 
 def revoke(state: Path, token_id: str, expires_unix_s: int) -> bool:

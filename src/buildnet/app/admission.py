@@ -79,8 +79,7 @@ class AccessConfig:
             StateCorrupt: the key cannot be used.
             InvalidRequest: a trusted key cannot be read.
         """
-        own = keys.load_or_create(state).public_key()
-        public = [own, *(keys.load_public(path) for path in self.trusted_keys)]
+        public = [keys.load_or_create(state).public, *(keys.load_public(path) for path in self.trusted_keys)]
         certificates = [
             {
                 "name": rule.name,
@@ -92,7 +91,7 @@ class AccessConfig:
         ]
         certificates.append({"name": "", "scopes": list(self.certificate_scopes), "instances": None, "namespace": None})
         return {
-            "keys": [key.public_bytes_raw() for key in public],
+            "keys": public,
             "revoked": str(keys.revoked_path(state)),
             "anonymous": list(_ANONYMOUS[anonymous_of(listen, self, tls)]),
             "certificates": certificates,

@@ -98,7 +98,7 @@ async def run_witness(config: WitnessRunConfig, announce: Callable[[WitnessReady
     clock = SystemClock()
     with state.opened(config.state) as directory, _listening(config.listen) as listener:
         private = keys.load_or_create(directory / "keys" / "witness.key")
-        name = config.name or f"buildnet.local/witness/{private.public_key().public_bytes_raw().hex()[:16]}"
+        name = config.name or f"buildnet.local/witness/{private.public.hex()[:16]}"
         cosigner = Cosigner(name, private)
         (directory / "key.pub").write_text(cosigner.key.text + "\n")
         witness = Witness.open(directory, cosigner, config.logs)

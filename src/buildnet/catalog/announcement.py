@@ -7,13 +7,11 @@ than the first that was seen for the node (docs/design/catalog.md).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from buildnet._native import SigningKey, is_signed
 from buildnet.errors import BadSignature, Expired, InvalidRequest, Replayed
 from buildnet.model.resource import Announcement
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 DOMAIN: Final = b"buildnet.v1.Announcement\0"
 VALID_MS: Final = 180_000
@@ -29,7 +27,7 @@ def signed_bytes(packing: int, body: bytes) -> bytes:
     return DOMAIN + bytes([packing]) + body
 
 
-def sign(key: Ed25519PrivateKey, packing: int, body: bytes) -> bytes:
+def sign(key: SigningKey, packing: int, body: bytes) -> bytes:
     """The signature of an announcement, 64 bytes."""
     return key.sign(signed_bytes(packing, body))
 
@@ -40,13 +38,8 @@ def verify(public_key: bytes, packing: int, body: bytes, signature: bytes) -> No
     Raises:
         BadSignature: it is not this key's over these bytes, or the key is none.
     """
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-    try:
-        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, signed_bytes(packing, body))
-    except (ValueError, InvalidSignature) as error:
-        raise BadSignature("the announcement is not signed by the key that it shows") from error
+    if packing not in range(256) or not is_signed(public_key, signature, signed_bytes(packing, body)):
+        raise BadSignature("the announcement is not signed by the key that it shows")
 
 
 @dataclass(frozen=True, slots=True)

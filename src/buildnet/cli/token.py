@@ -119,7 +119,7 @@ def show(state: Path | None, file: Path | None, as_json: bool) -> None:
     from buildnet.access import keys, tokens
 
     directory = _directory(state)
-    signer = keys.load_or_create(directory).public_key() if keys.key_path(directory).exists() else None
+    signer = keys.load_or_create(directory).public if keys.key_path(directory).exists() else None
     token, signed = tokens.read(_token_text(file), [signer] if signer else [])
     gone = token.id in keys.revoked(directory)
     left_s = token.expires_unix_s - _now_unix_s()
@@ -189,6 +189,7 @@ def revoke(state: Path | None, token_id: str, as_json: bool) -> None:
 @options.state
 def key(state: Path | None) -> None:
     """Print the public key that tokens are verified by, for another controller to trust ([access] trusted_keys)."""
+    from buildnet._native import public_pem
     from buildnet.access import keys
 
-    click.echo(keys.public_pem(keys.load_or_create(_directory(state)).public_key()), nl=False)
+    click.echo(public_pem(keys.load_or_create(_directory(state)).public), nl=False)

@@ -9,13 +9,11 @@ import base64
 import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from buildnet._native import SigningKey, is_signed
 from buildnet.errors import BadSignature
 from buildnet.ledger import note as notes
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 SIZE_MAX: Final = (1 << 63) - 1
 
@@ -104,7 +102,7 @@ def signed_by(
     for signature in signed:
         for verifier in verifiers:
             if (signature.name, signature.key_id) == (verifier.name, verifier.key_hash):
-                if not notes.is_signed(verifier.public, signature.raw, text.encode()):
+                if not is_signed(verifier.public, signature.raw, text.encode()):
                     raise BadSignature("the checkpoint's signature is not valid")
                 found.append(signature)
     if not found:
@@ -115,9 +113,9 @@ def signed_by(
 class Signer:
     """Signs checkpoints under one name."""
 
-    def __init__(self, name: str, key: Ed25519PrivateKey) -> None:
+    def __init__(self, name: str, key: SigningKey) -> None:
         self._key = key
-        self.verifier = Verifier(name, key.public_key().public_bytes_raw())
+        self.verifier = Verifier(name, key.public)
 
     def __repr__(self) -> str:
         return f"Signer({self.verifier.text})"

@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from struct import Struct
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from buildnet._native import SigningKey, is_signed
 from buildnet.errors import BadSignature
 from buildnet.ledger import note as notes
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 _TIME: Final = Struct(">Q")
 _RAW_BYTES: Final = _TIME.size + 64
@@ -56,7 +54,7 @@ class WitnessKey:
         found = tuple(one for one in signed if (one.name, one.key_id) == (self.name, self.key_id))
         for signature in found:
             at_unix_s = time_of(signature)
-            if not notes.is_signed(self.public, signature.raw[_TIME.size :], message(text, at_unix_s)):
+            if not is_signed(self.public, signature.raw[_TIME.size :], message(text, at_unix_s)):
                 raise BadSignature(f"the cosignature of {self.name} is not valid")
         return found
 
@@ -83,9 +81,9 @@ def message(text: str, at_unix_s: int) -> bytes:
 class Cosigner:
     """Cosigns under one name. It decides nothing: `witness.decide` does."""
 
-    def __init__(self, name: str, key: Ed25519PrivateKey) -> None:
+    def __init__(self, name: str, key: SigningKey) -> None:
         self._key = key
-        self.key = WitnessKey(name, key.public_key().public_bytes_raw())
+        self.key = WitnessKey(name, key.public)
 
     def __repr__(self) -> str:
         return f"Cosigner({self.key.text})"

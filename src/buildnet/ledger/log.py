@@ -47,7 +47,7 @@ WAITING_MAX = 100_000
 WAITING_BYTES_MAX = 64 << 20
 _BATCH_MAX = 4096
 # A batch of this size gathers no more: at tens of thousands of cache writes a second it would cost tens of MiB.
-_BATCH_BYTES = 1 << 20
+_BATCH_BYTES = 256 << 10
 _READ_AT_ONCE = 500
 # How long entries gather before they share a transaction: nobody waits for it, since who reads has it done at once.
 _LINGER_S = 3.0
@@ -64,7 +64,7 @@ def load_or_create_key(path: Path) -> Signer:
         StateCorrupt: the file does not hold a key.
     """
     key = keys.load_or_create(path)
-    origin = f"buildnet.local/ledger/{key.public_key().public_bytes_raw().hex()[:16]}"
+    origin = f"buildnet.local/ledger/{key.public.hex()[:16]}"
     return Signer(origin, key)
 
 

@@ -132,15 +132,3 @@ def parse_verifier_key(text: str, kind: int) -> tuple[str, bytes]:
         what = {ED25519: "a log's", COSIGNATURE_V1: "a witness's"}.get(whole[0], "neither a log's nor a witness's")
         raise InvalidRequest(f"this verifier key is {what}, of type {whole[0]:#04x}, not {kind:#04x}", field="key")
     return name, whole[1:]
-
-
-def is_signed(public: bytes, raw: bytes, message: bytes) -> bool:
-    """Whether an Ed25519 key made this signature of a message (RFC 8032)."""
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-    try:
-        Ed25519PublicKey.from_public_bytes(public).verify(raw, message)
-    except (ValueError, InvalidSignature):
-        return False
-    return True

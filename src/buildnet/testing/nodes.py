@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
+from buildnet._native import SigningKey
 from buildnet.catalog import announcement
 from buildnet.model.resource import Announcement, Key, Resource
 from buildnet.wire._gen.buildnet.v1 import resource_pb2
@@ -20,7 +20,7 @@ class AnnouncingNode:
     node: str = "n" * 32
     boot: str = "b" * 32
     controller: str = "c" * 32
-    key: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
+    key: SigningKey = field(default_factory=lambda: SigningKey(secrets.token_bytes(32)))
     sequence: int = 0
 
     def say(
@@ -46,7 +46,7 @@ class AnnouncingNode:
         return resource_pb2.Announcement(
             body=body,
             packing=packing,  # type: ignore[arg-type]
-            public_key=self.key.public_key().public_bytes_raw(),
+            public_key=self.key.public,
             signature=announcement.sign(self.key, packing, body),
         )
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from buildnet._native import SigningKey
 from buildnet.catalog import announcement
 from buildnet.errors import TooLarge
 from buildnet.model.resource import Announcement, Key, Resource
@@ -18,9 +19,6 @@ from buildnet.wire._gen.buildnet.v1 import fleet_pb2, resource_pb2
 from buildnet.wire.announcements import body_of
 from buildnet.worker.identity import Identity
 from buildnet.worker.inventory import Inventory, Stocktaker
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +34,7 @@ class Announcer:
         self,
         stock: Stocktaker,
         identity: Identity,
-        key: Ed25519PrivateKey,
+        key: SigningKey,
         clock: Clock,
         *,
         renew_s: float = RENEW_S,
@@ -129,6 +127,6 @@ class Announcer:
         message = fleet_pb2.JoinRequest()
         message.announcement.body = body
         message.announcement.packing = packing  # type: ignore[assignment]
-        message.announcement.public_key = self._key.public_key().public_bytes_raw()
+        message.announcement.public_key = self._key.public
         message.announcement.signature = announcement.sign(self._key, packing, body)
         return message

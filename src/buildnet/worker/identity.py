@@ -15,16 +15,14 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+from buildnet._native import SigningKey
 from buildnet.access.keys import load_or_create_at
 from buildnet.errors import StateCorrupt
 from buildnet.files import replace_file
 from buildnet.model.action import Properties
 from buildnet.sandbox.policy import SEARCH_PATH, Means, offered_effects
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 _ID = re.compile(r"[0-9a-f]{32}")
 _TOOLS = ("gcc", "g++", "cc", "clang", "make", "python3", "java", "node", "git")
@@ -80,7 +78,7 @@ def identity_of(state: Path, rng: Randomness) -> Identity:
     return Identity(node, boot)
 
 
-def node_key(state: Path) -> Ed25519PrivateKey:
+def node_key(state: Path) -> SigningKey:
     """The node's own key, made at its first start with mode 0600; it is never logged and never leaves its file.
 
     Raises:
