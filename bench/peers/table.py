@@ -89,15 +89,24 @@ def per_server(
 
 
 def footprint(servers: list[str], results: Results, starts: dict[str, list[float]]) -> list[str]:
-    """Largest resident set over all rows, and time from start to the first right answer."""
-    peaks = []
-    for server in servers:
+    """Largest resident set, that after the last row, and time from start to the first right answer."""
+
+    def most(server: str, what: str, row: str | None = None) -> str:
         seen = [
-            result["server_peak_kib"]
-            for (_, name), found in results.items()
+            result[what]
+            for (of, name), found in results.items()
             for result in found
-            if name == server and "server_peak_kib" in result
+            if name == server and of == (row or of) and what in result
         ]
-        peaks.append(cell(max(seen) / 1024 if seen else None))
+        return cell(max(seen) / 1024 if seen else None)
+
+    last = next(reversed(results), ("", ""))[0]
+    peaks = [most(server, "server_peak_kib") for server in servers]
+    after = [most(server, "server_resident_kib", last) for server in servers]
     times = [cell(statistics.median(starts[server]) * 1e3 if starts[server] else None) for server in servers]
-    return lines(["", *servers], [["peak memory, MiB", *peaks], ["to the first answer, ms", *times]])
+    body = [
+        ["peak memory, MiB", *peaks],
+        ["memory after all rows, MiB", *after],
+        ["to the first answer, ms", *times],
+    ]
+    return lines(["", *servers], body)

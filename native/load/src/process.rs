@@ -28,10 +28,24 @@ pub fn cpu_us(pids: &[u32]) -> u64 {
     pids.iter().filter_map(of).sum::<u64>() * TICK_US
 }
 
-/// The sum of the largest resident sets, in KiB.
-pub fn peak_kib(pids: &[u32]) -> u64 {
-    let of = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/status")).ok().and_then(|status| peak(&status));
-    pids.iter().filter_map(of).sum()
+/// Resident sets in KiB.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Memory {
+    /// The sum of what each has now.
+    pub resident_kib: u64,
+    /// The sum of the most that each ever had.
+    pub peak_kib: u64,
+}
+
+/// What all have in memory.
+pub fn memory(pids: &[u32]) -> Memory {
+    let mut all = Memory::default();
+    for pid in pids {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        all.resident_kib += kib(&status, "VmRSS:").unwrap_or(0);
+        all.peak_kib += kib(&status, "VmHWM:").unwrap_or(0);
+    }
+    all
 }
 
 fn ticks(stat: &str) -> Option<u64> {
@@ -43,8 +57,8 @@ fn ticks(stat: &str) -> Option<u64> {
     user.checked_add(system)
 }
 
-fn peak(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+fn kib(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
 }
 
@@ -57,14 +71,15 @@ mod tests {
     fn this_process_has_memory_and_time() {
         let me = std::process::id();
         assert!(tree(me).contains(&me));
-        assert!(peak_kib(&[me]) > 100);
+        let memory = memory(&[me]);
+        assert!(100 < memory.resident_kib && memory.resident_kib <= memory.peak_kib);
         assert_eq!(ticks("1 (a) b) S 1 1 1 0 -1 4 0 0 0 0 7 5 0 0"), Some(12));
     }
 
     proptest! {
         #[test]
         fn any_text_is_answered(text in ".{0,200}") {
-            let _ = (ticks(&text), peak(&text));
+            let _ = (ticks(&text), kib(&text, "VmRSS:"));
         }
     }
 }

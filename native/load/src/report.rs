@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use crate::arguments::RunOptions;
+use crate::process::Memory;
 use crate::run::Tally;
 
 /// What was measured.
@@ -15,8 +16,8 @@ pub struct Report {
     pub server_cpu_us: u64,
     /// CPU of this process.
     pub own_cpu_us: u64,
-    /// Largest resident set of the server and its children.
-    pub peak_kib: u64,
+    /// Of the server and its children, at the end.
+    pub memory: Memory,
 }
 
 /// Print it to standard output; failures in words go to standard error.
@@ -65,7 +66,10 @@ fn figures(options: &RunOptions, report: &Report) -> Figures {
 fn json(options: &RunOptions, report: &Report) -> String {
     let f = figures(options, report);
     let server = options.pid.map_or_else(String::new, |_| {
-        format!(r#", "server_cpu_us_per_call": {:.2}, "server_peak_kib": {}"#, f.server_us, report.peak_kib)
+        format!(
+            r#", "server_cpu_us_per_call": {:.2}, "server_resident_kib": {}, "server_peak_kib": {}"#,
+            f.server_us, report.memory.resident_kib, report.memory.peak_kib
+        )
     });
     format!(
         "{{\"call\": \"{}\", \"calls\": {}, \"elapsed_s\": {:.3}, \"calls_per_s\": {:.2}, \"mib_per_s\": {:.2}, \
@@ -89,7 +93,7 @@ fn json(options: &RunOptions, report: &Report) -> String {
 fn words(options: &RunOptions, report: &Report) -> String {
     let f = figures(options, report);
     let server = options.pid.map_or_else(String::new, |_| {
-        format!("  server: {:.2} us CPU a call, {} MiB at its largest\n", f.server_us, report.peak_kib / 1024)
+        format!("  server: {:.2} us CPU a call, {} MiB at its largest\n", f.server_us, report.memory.peak_kib / 1024)
     });
     format!(
         "{}: {:.0} calls/s ({:.1} MiB/s of blobs), {} calls in {:.2} s\n  p50 {:.0} us, p90 {:.0} us, p99 {:.0} us, \

@@ -62,7 +62,7 @@ async fn measure(options: &RunOptions) -> Result<Report, String> {
         elapsed_s: started.elapsed().as_secs_f64(),
         server_cpu_us: process::cpu_us(&pids).saturating_sub(server_us),
         own_cpu_us: process::cpu_us(&own).saturating_sub(own_us),
-        peak_kib: process::peak_kib(&options.pid.map(process::tree).unwrap_or_default()),
+        memory: process::memory(&options.pid.map(process::tree).unwrap_or_default()),
         tally,
     })
 }
