@@ -117,6 +117,17 @@ def test_a_known_blob_is_not_taken_for_one_of_another_size(call: Http) -> None:
     assert call("GET", path).body == data
 
 
+@pytest.mark.parametrize("size", [100, 3_000_000])
+def test_other_bytes_under_the_name_of_a_known_blob_are_refused(call: Http, size: int) -> None:
+    data = os.urandom(size)
+    path = stored(call, data)
+    for wrong, headers in ((bytes(size), {}), (data[:-1], {}), (zstandard.compress(bytes(size)), ZSTD)):
+        answer = call("PUT", path, wrong, headers)
+        assert (answer.status, answer.headers["buildnet-code"]) == (400, "digest_mismatch")
+    assert call("PUT", path, zstandard.compress(data), ZSTD).status == 200
+    assert call("GET", path).body == data
+
+
 @pytest.mark.parametrize("size", [600, 100_000, 3_000_000])
 @pytest.mark.parametrize("declared", [False, True])
 def test_a_blob_travels_as_zstd_both_ways(call: Http, size: int, declared: bool) -> None:

@@ -57,6 +57,7 @@ def resident_bytes(server: Role, what: str) -> int:
         (b"GET /cas/\x01 HTTP/1.1\r\n", 400),
         (b"PUT /ccache/x HTTP/1.1\r\nContent-Length: -1\r\n", 400),
         (b"PUT /ccache/x HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n", 400),
+        (b"GET /ccache/x HTTP/1.1\r\nHost: y\r\n", 400),
         (b"\x00\x01\x02\x03 nonsense\r\n", 400),
     ],
 )
@@ -67,6 +68,13 @@ def test_absurd_heads_are_refused(call: Http, head: bytes, status: int) -> None:
             raw.sendall(head + b"Host: x\r\n\r\n")
         assert answer_on(raw).status == status
     assert call("GET", "/status").status == 200
+
+
+def test_a_request_names_its_host(call: Http) -> None:
+    with call.raw() as raw:
+        raw.sendall(b"GET /ccache/x HTTP/1.1\r\n\r\n")
+        answer = answer_on(raw)
+        assert (answer.status, b"Host" in answer.body) == (400, True)
 
 
 def test_a_body_of_which_nothing_comes_is_given_up(call: Http) -> None:

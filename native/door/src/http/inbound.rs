@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use buildnet_formats::{Digest, NativeError};
+use buildnet_formats::{Digest, Hasher, NativeError};
 use buildnet_store::{BlobWriter, Intake};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
@@ -117,6 +117,11 @@ impl Inbound {
         }
     }
 
+    /// Whether the client sends nothing until it is told to.
+    pub(super) fn waits(&self) -> bool {
+        self.waits
+    }
+
     fn held(&self) -> Held {
         Held { budget: self.budget.clone(), bytes: 0 }
     }
@@ -176,25 +181,6 @@ impl Inbound {
             }
         }
         Ok(body.freeze())
-    }
-
-    /// Read a body of at most so many bytes for nothing: what it holds is here already.
-    ///
-    /// # Errors
-    /// 413; else as [`Inbound::take`].
-    pub(super) async fn skip(&mut self, bytes_max: u64) -> Result<(), Refusal> {
-        let mut read = 0;
-        // Who waits for a word is spared the sending.
-        while !self.waits
-            && let Some(data) = self.next().await?
-        {
-            read += data.len() as u64;
-            if read > bytes_max {
-                let message = format!("the body is over the limit of {bytes_max} bytes here");
-                return Err(NativeError::too_large(message, bytes_max).into());
-            }
-        }
-        Ok(())
     }
 
     /// Let the body go through a sink.
@@ -345,6 +331,44 @@ impl Sink for Intake {
 
     fn spill(&mut self) -> Result<(), NativeError> {
         Self::spill(self)
+    }
+}
+
+/// Compares with a blob that is here already, and keeps nothing.
+pub(super) struct Check {
+    expected: Digest,
+    hasher: Hasher,
+}
+
+impl Check {
+    pub(super) fn new(expected: Digest) -> Self {
+        Self { expected, hasher: Hasher::new(expected.function()) }
+    }
+
+    /// # Errors
+    /// `digest_mismatch` when the bytes are others.
+    pub(super) fn finish(self) -> Result<(), NativeError> {
+        let actual = self.hasher.finish();
+        if actual == self.expected { Ok(()) } else { Err(NativeError::mismatch(self.expected, actual, "caller")) }
+    }
+}
+
+impl Sink for Check {
+    fn write(&mut self, data: &[u8]) -> Result<(), NativeError> {
+        self.hasher.update(data);
+        if self.hasher.size_bytes() > self.expected.size_bytes() {
+            // Whatever follows changes nothing, and may have no end.
+            return Err(NativeError::mismatch(self.expected, self.hasher.clone().finish(), "caller"));
+        }
+        Ok(())
+    }
+
+    fn held_bytes(&self) -> usize {
+        0
+    }
+
+    fn spill(&mut self) -> Result<(), NativeError> {
+        Ok(())
     }
 }
 

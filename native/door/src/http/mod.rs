@@ -26,7 +26,7 @@ use tonic::body::Body;
 
 use self::inbound::{Budget, Inbound, Rest};
 use self::refusal::{Dialect, Refusal};
-use self::route::{Cache, Route, Target, route};
+use self::route::{Cache, Route, Target, bad, route};
 use self::values::Named;
 use crate::access::{Caller, Right};
 use crate::hub::Hub;
@@ -101,6 +101,9 @@ impl HttpCache {
         parts: &Parts,
         inbound: &mut Inbound,
     ) -> (Dialect, Result<Response<Body>, Refusal>) {
+        if let Err(refusal) = check_host(parts) {
+            return (Dialect::Plain, Err(refusal));
+        }
         let Route { instance, target } = match route(parts.uri.path()) {
             Ok(route) => route,
             Err(refusal) => return (Dialect::Plain, Err(refusal)),
@@ -163,6 +166,14 @@ async fn settled(version: Version, mut inbound: Inbound, mut response: Response<
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// An HTTP/1.1 request names its host once (RFC 9112 section 3.2).
+fn check_host(parts: &Parts) -> Result<(), Refusal> {
+    if parts.version != Version::HTTP_11 || parts.headers.get_all(header::HOST).iter().count() == 1 {
+        return Ok(());
+    }
+    Err(bad("a request of HTTP/1.1 has one Host header"))
 }
 
 /// What a request needs.
