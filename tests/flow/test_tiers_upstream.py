@@ -6,6 +6,7 @@ import datetime
 import ipaddress
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
+from tests.conformance.digests import text_of
 from tests.conformance.server import CAS, RE, fresh, refused
 from tests.engines import PASSWORD, Front, until
 
@@ -152,3 +154,43 @@ def test_who_shows_no_token_or_trusts_another_certificate_learns_nothing(upstrea
             front.stop()
             (tmp_path / "front" / "log").unlink()
     assert upstream.calls == []
+
+
+@pytest.fixture(params=[2, 3])
+def ring(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[Front]]:
+    """Servers of which each asks the one before it, and the first the last."""
+    ring: list[Front] = []
+
+    def asks(other: Front) -> dict[str, Any]:
+        return {"name": "next", "kind": "reapi", "address": other.url, "write": "never", "timeout": "30s"}
+
+    try:
+        for number in range(request.param):
+            ring.append(Front(tmp_path / str(number), [asks(ring[-1])] if ring else []).start())
+        ring[0].stop()
+        ring[0].tiers = [asks(ring[-1])]
+        ring[0].start()
+        yield ring
+    finally:
+        for front in ring:
+            front.stop()
+
+
+def test_servers_that_ask_each_other_find_what_one_has_and_wait_for_nothing_that_none_has(ring: list[Front]) -> None:
+    with ExitStack() as stack:
+        servers = [stack.enter_context(front.client()) for front in ring]
+        data = fresh(2000)
+        digest = servers[0].put(data)
+        assert [server.read(server.name(digest)) for server in reversed(servers)] == [data] * len(servers)
+
+        def finds_nothing(number: int) -> None:
+            server, absent = servers[number % len(servers)], servers[0].digest(b"%d" % (number // len(servers)))
+            refused(lambda: server.read(server.name(absent)), grpc.StatusCode.NOT_FOUND)
+            refused(lambda: server.result(absent), grpc.StatusCode.NOT_FOUND)
+            assert server.missing(absent) == [text_of(absent)]
+
+        # More at once than one server brings at once, each of them asked for everywhere.
+        with ThreadPoolExecutor(100) as threads:
+            list(threads.map(finds_nothing, range(100 * len(servers))))
+    counts = [front.counts("next") for front in ring]
+    assert [(count["errors"], count["left_alone"]) for count in counts] == [(0, 0)] * len(ring)

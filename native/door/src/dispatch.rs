@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use buildnet_tiers::via;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::{Request, Response, header};
@@ -86,6 +87,14 @@ impl Inner {
     }
 
     async fn grpc(&self, caller: Caller, origin: &Origin, request: Request<Incoming>) -> Response<Body> {
+        let servers = match request.headers().get(via::HEADER) {
+            Some(servers) if self.services.tiers.is_some() => servers.to_str().unwrap_or_default().to_owned(),
+            _ => return self.call(caller, origin, request).await,
+        };
+        Box::pin(via::coming_by(&servers, self.call(caller, origin, request))).await
+    }
+
+    async fn call(&self, caller: Caller, origin: &Origin, request: Request<Incoming>) -> Response<Body> {
         let line = &origin.line;
         if let Some(method) = Method::of(request.uri().path()) {
             let record = self.observe.begin(Sort::of(method), &caller, origin.peer, &request);

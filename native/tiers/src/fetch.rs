@@ -44,13 +44,22 @@ impl Inner {
         if self.store.contains(&digest) {
             return Ok(true);
         }
+        if self.here.is_passed_on() {
+            // Whoever waits for another server must not be waited for by it. It bounds how many it asks for at once.
+            return self.fetch(&digest).await;
+        }
         let flight = {
             let mut flights = self.flights.lock();
             match flights.get(&digest) {
                 Some(flight) => flight.clone(),
                 None => {
                     let landing = Landing { inner: Arc::clone(self), digest };
-                    let task = self.runtime.spawn(async move { landing.inner.fetch(&landing.digest).await });
+                    let task = self.runtime.spawn(async move {
+                        match landing.inner.fetches.acquire().await {
+                            Ok(_permit) => landing.inner.fetch(&landing.digest).await,
+                            Err(_) => Ok(false),
+                        }
+                    });
                     let stopping = |_| Err(NativeError::new("cancelled", "the server is stopping"));
                     let flight: Flight = task.map(move |done| done.unwrap_or_else(stopping)).boxed().shared();
                     flights.insert(digest, flight.clone());
@@ -80,10 +89,9 @@ impl Inner {
         if self.store.contains(digest) {
             return Ok(true);
         }
-        let Ok(_permit) = self.fetches.acquire().await else { return Ok(false) };
         let mut damaged = Vec::new();
         let mut passed = Vec::new();
-        for tier in self.tiers.iter().filter(|tier| tier.config.read && tier.takes(digest)) {
+        for tier in self.readable().filter(|tier| tier.takes(digest)) {
             match self.fetch_from(tier, digest).await {
                 Ok(true) => {
                     self.spread(digest, damaged, passed);

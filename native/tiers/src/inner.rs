@@ -15,6 +15,7 @@ use crate::fetch::Flight;
 use crate::port::{EntryKey, TierError, Value, blocking};
 use crate::reports::Reports;
 use crate::tier::Tier;
+use crate::via::Here;
 
 pub(crate) struct Inner {
     pub(crate) store: Arc<Store>,
@@ -26,11 +27,13 @@ pub(crate) struct Inner {
     /// MiB.
     pub(crate) puts: Semaphore,
     pub(crate) reports: Arc<Reports>,
+    pub(crate) here: Arc<Here>,
 }
 
 impl Inner {
-    fn readable(&self) -> impl Iterator<Item = &Arc<Tier>> {
-        self.tiers.iter().filter(|tier| tier.config.read)
+    /// Those that may be asked for what this question is after.
+    pub(crate) fn readable(&self) -> impl Iterator<Item = &Arc<Tier>> {
+        self.tiers.iter().filter(|tier| tier.config.read && !(tier.is_server() && self.here.is_end()))
     }
 
     /// Those of `digests`, all absent here, that are in no tier that answers.

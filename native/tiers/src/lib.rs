@@ -21,6 +21,7 @@ mod redis;
 mod reports;
 mod s3;
 mod tier;
+pub mod via;
 mod written;
 
 use std::fmt;
@@ -44,6 +45,7 @@ use crate::inner::{Inner, native};
 use crate::queue::{Bounds, Queue};
 use crate::reports::Reports;
 use crate::tier::Tier;
+use crate::via::{Here, carried};
 
 const FETCHES_AT_ONCE: usize = 64;
 const SPREADS_AT_ONCE: usize = 32;
@@ -91,6 +93,7 @@ impl Tiers {
             .build()
             .map_err(|e| NativeError::internal(format!("no threads for the tiers: {e}")))?;
         let reports = Arc::new(Reports::default());
+        let here = Arc::new(Here::new());
         let inside = runtime.enter();
         let mut tiers = Vec::with_capacity(configs.len());
         for config in configs {
@@ -98,7 +101,7 @@ impl Tiers {
                 Write::Back => Some(open_queue(directory, &config, store, &reports)?),
                 Write::Through | Write::Never => None,
             };
-            tiers.push(Arc::new(Tier::new(config, queue, Arc::clone(&reports))?));
+            tiers.push(Arc::new(Tier::new(config, queue, Arc::clone(&reports), &here)?));
         }
         drop(inside);
         runtime.block_on(probe(&tiers))?;
@@ -111,6 +114,7 @@ impl Tiers {
             spreads: Arc::new(Semaphore::new(SPREADS_AT_ONCE)),
             puts: Semaphore::new(PUTS_MIB),
             reports,
+            here,
         });
         let (stop, _) = watch::channel(false);
         for tier in inner.tiers.iter().filter(|tier| tier.queue.is_some()) {
@@ -125,7 +129,7 @@ impl Tiers {
         work: impl Future<Output = Result<T, NativeError>> + Send + 'static,
     ) -> Result<T, NativeError> {
         let stopping = |_| Err(NativeError::new("cancelled", "the server is stopping"));
-        self.inner.runtime.spawn(work).await.unwrap_or_else(stopping)
+        self.inner.runtime.spawn(carried(work)).await.unwrap_or_else(stopping)
     }
 
     /// As [`Tiers::run`], for a thread that may wait.

@@ -21,6 +21,7 @@ use tonic_prost::ProstCodec;
 
 use crate::config::{Engine, TierConfig};
 use crate::port::{ActionCache, BlobStore, Done, EntryKey, Source, TierError, Value};
+use crate::via::{self, Here};
 
 const CAPABILITIES: &str = "/build.bazel.remote.execution.v2.Capabilities/GetCapabilities";
 const FIND_MISSING: &str = "/build.bazel.remote.execution.v2.ContentAddressableStorage/FindMissingBlobs";
@@ -56,11 +57,12 @@ pub(crate) struct Reapi {
     authorization: Option<MetadataValue<Ascii>>,
     offer: OnceCell<Offer>,
     uploads: Mutex<fastrand::Rng>,
+    here: Arc<Here>,
 }
 
 impl Reapi {
     /// Prepare a connection; the first call dials. Must be called within the runtime that will use it.
-    pub(crate) fn new(config: &TierConfig) -> Result<Self, NativeError> {
+    pub(crate) fn new(config: &TierConfig, here: Arc<Here>) -> Result<Self, NativeError> {
         let Engine::Reapi { address, token, authorities, identity } = &config.engine else {
             return Err(NativeError::internal("not a tier of kind reapi"));
         };
@@ -103,6 +105,7 @@ impl Reapi {
             authorization,
             offer: OnceCell::new(),
             uploads: Mutex::new(fastrand::Rng::new()),
+            here,
         })
     }
 
@@ -116,6 +119,9 @@ impl Reapi {
         let mut request = Request::new(message);
         if let Some(authorization) = &self.authorization {
             request.metadata_mut().insert("authorization", authorization.clone());
+        }
+        if let Ok(servers) = self.here.onward().parse() {
+            request.metadata_mut().insert(via::HEADER, servers);
         }
         request
     }

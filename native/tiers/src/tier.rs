@@ -19,6 +19,7 @@ use crate::reapi::Reapi;
 use crate::redis::{self, Redis};
 use crate::reports::Reports;
 use crate::s3::S3;
+use crate::via::Here;
 
 /// A large blob may take its timeout and a second more for each so many bytes.
 const BYTES_PER_S_MIN: u64 = 1 << 20;
@@ -74,7 +75,12 @@ impl Drop for Admitted<'_> {
 
 impl Tier {
     /// Must be called within the runtime that will use it.
-    pub(crate) fn new(config: TierConfig, queue: Option<Queue>, reports: Arc<Reports>) -> Result<Self, NativeError> {
+    pub(crate) fn new(
+        config: TierConfig,
+        queue: Option<Queue>,
+        reports: Arc<Reports>,
+        here: &Arc<Here>,
+    ) -> Result<Self, NativeError> {
         fn both<T: BlobStore + ActionCache + 'static>(engine: T) -> (Arc<dyn BlobStore>, Arc<dyn ActionCache>) {
             let engine = Arc::new(engine);
             (Arc::clone(&engine) as Arc<dyn BlobStore>, engine)
@@ -82,7 +88,7 @@ impl Tier {
         let (blobs, entries) = match &config.engine {
             Engine::S3 { .. } => both(S3::new(&config)?),
             Engine::Redis { .. } => both(Redis::new(&config)?),
-            Engine::Reapi { .. } => both(Reapi::new(&config)?),
+            Engine::Reapi { .. } => both(Reapi::new(&config, Arc::clone(here))?),
         };
         Ok(Self {
             config,
@@ -102,6 +108,11 @@ impl Tier {
             Engine::Redis { .. } => "redis",
             Engine::Reapi { .. } => "reapi",
         }
+    }
+
+    /// Whether it may have tiers of its own, this server among them.
+    pub(crate) fn is_server(&self) -> bool {
+        matches!(self.config.engine, Engine::Reapi { .. })
     }
 
     pub(crate) fn writes(&self) -> bool {
