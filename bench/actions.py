@@ -8,7 +8,7 @@ session), as much in the worker. So 780/s in `process` isolation and 300/s in na
 Buildbarn is the peer, where its four programs are on PATH or named (BB_STORAGE, BB_SCHEDULER, BB_RUNNER, BB_WORKER): it
 runs commands in no sandbox. Else, and always for what could be had at all, the machine itself in the same minute: fork
 and exec of the same program, and bubblewrap around it, in as many threads as there are processors. The client is
-native and costs some 0.1 ms an action.
+native and costs some 0.1 ms an action. All take turns: the machine is not the same from minute to minute.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from bench.lines import header, line, server
@@ -37,16 +38,42 @@ from bench.processes import below_cpu_s, cpu_s
 
 SPAWNS = 400
 STREAMS = 64
-MANY = ["--streams", str(STREAMS), "--connections", "4", "--warmup", "0"]
+WARM = ["--warmup", "0"]
+MANY = ["--streams", str(STREAMS), "--connections", "4", *WARM]
 BWRAP = ["--unshare-all", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--"]
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What a peer does: actions a second with 64 clients, and the median of one alone in milliseconds."""
+@dataclass
+class Contestant:
+    """Who is asked to run actions, and what was seen of it: one round after the other."""
 
-    per_s: float
-    alone_ms: float
+    name: str
+    url: str
+    processes: Mapping[str, Callable[[], float]]
+    """Processor time so far in seconds, by whose it is."""
+    alone_ms: list[float] = field(default_factory=list)
+    per_s: list[float] = field(default_factory=list)
+    each_ms: list[dict[str, float]] = field(default_factory=list)
+    worst_ms: float = 0.0
+
+    def round(self, seconds: float) -> None:
+        """One action at a time, then as many as 64 clients ask for."""
+        self.alone_ms.append(load(self.url, "--serial", "--seconds", str(seconds / 2), *WARM)["p50_us"] / 1e3)
+        before = {whose: used_s() for whose, used_s in self.processes.items()}
+        busy = load(self.url, *MANY, "--seconds", str(seconds))
+        each = {whose: (used_s() - before[whose]) / busy["calls"] * 1e3 for whose, used_s in self.processes.items()}
+        self.each_ms.append({**each, "client": busy["load_cpu_us_per_call"] / 1e3})
+        self.per_s.append(busy["calls_per_s"])
+        self.worst_ms = max(self.worst_ms, busy["p99_us"] / 1e3)
+
+    def told(self, peers: Sequence[tuple[str, float, float]]) -> None:
+        """Print the medians beside those of each peer: its name, actions a second, milliseconds of one alone."""
+        per_s, alone_ms = median(self.per_s), median(self.alone_ms)
+        for peer, peer_per_s, peer_alone_ms in peers:
+            line(f"no-op, {self.name}, 64 clients", per_s, "actions/s", peer, peer_per_s)
+            line(f"no-op, {self.name}, alone, p50", alone_ms, "ms", f"{peer}, ms", peer_alone_ms)
+        shares = [f"{whose} {median(each[whose] for each in self.each_ms):.2f} ms" for whose in self.each_ms[0]]
+        print(f"    CPU an action: {', '.join(shares)}; p99 with 64 clients {self.worst_ms:.1f} ms at worst")
 
 
 async def work(url: str, state: Path, slots: int, isolation: str) -> None:
@@ -112,63 +139,59 @@ def load(url: str, *arguments: str) -> dict[str, float]:
     return result
 
 
-def measure(isolation: str, slots: int, seconds: float, spawn: tuple[str, float], peer: Measured | None) -> None:
-    """Print what one worker does."""
-    with server("--no-worker") as (url, controller), worker(url, slots, isolation) as working:
-        alone = load_alone(url, seconds)
-        before = cpu_s(controller), cpu_s(working), below_cpu_s(working)
-        busy = load_many(url, seconds)
-        after = cpu_s(controller), cpu_s(working), below_cpu_s(working)
-    name = f"{isolation}, {slots} slots"
-    spawned, spawns = spawn
-    line(f"no-op, {name}, 64 clients", busy["calls_per_s"], "actions/s", spawned, spawns)
-    line(f"no-op, {name}, alone, p50", alone["p50_us"] / 1e3, "ms", f"{spawned}, ms", 1e3 / spawns)
-    if peer is not None:
-        line(f"no-op, {name}, 64 clients", busy["calls_per_s"], "actions/s", "Buildbarn", peer.per_s)
-        line(f"no-op, {name}, alone, p50", alone["p50_us"] / 1e3, "ms", "Buildbarn, ms", peer.alone_ms)
-    shares = [(after[i] - before[i]) / busy["calls"] * 1e3 for i in (0, 1, 2)]
-    print(
-        f"    CPU an action: controller {shares[0]:.2f} ms, worker {shares[1]:.2f} ms, launcher and commands "
-        f"{shares[2]:.2f} ms, client {busy['load_cpu_us_per_call'] / 1e3:.2f} ms; "
-        f"p99 with 64 clients {busy['p99_us'] / 1e3:.1f} ms"
-    )
-
-
-def load_alone(url: str, seconds: float) -> dict[str, float]:
-    """One action at a time, after a few that warm everything up."""
-    load(url, "--calls", "200", "--seconds", "5", "--warmup", "0")
-    return load(url, "--serial", "--seconds", str(seconds / 2), "--warmup", "0")
-
-
-def load_many(url: str, seconds: float) -> dict[str, float]:
-    """As many as 64 clients ask for."""
-    return load(url, *MANY, "--seconds", str(seconds))
-
-
 def spent_s(pids: Sequence[int]) -> float:
     """Processor time of these, and of all that they started."""
     return sum(cpu_s(pid) + below_cpu_s(pid) for pid in pids)
 
 
-def measured_buildbarn(slots: int, seconds: float) -> Measured | None:
-    """What Buildbarn does, if it is here."""
+def ours(stack: ExitStack, isolation: str, slots: int) -> Contestant:
+    """A controller and a worker."""
+    url, controller = stack.enter_context(server("--no-worker"))
+    working = stack.enter_context(worker(url, slots, isolation))
+    processes = {
+        "controller": lambda: cpu_s(controller),
+        "worker": lambda: cpu_s(working),
+        "launcher and commands": lambda: below_cpu_s(working),
+    }
+    return Contestant(f"{isolation}, {slots} slots", url, processes)
+
+
+def theirs(stack: ExitStack, slots: int) -> Contestant | None:
+    """Buildbarn, if it is here."""
     try:
-        with buildbarn(slots, generator()) as (url, pids):
-            alone = load_alone(url, seconds)
-            before = spent_s(pids)
-            busy = load_many(url, seconds)
-            each_ms = (spent_s(pids) - before) / busy["calls"] * 1e3
+        url, pids = stack.enter_context(buildbarn(slots, generator()))
     except CannotBeHadError as error:
         print(f"  Buildbarn: {error}")
         return None
-    print(f"  Buildbarn, {slots} slots: {busy['calls_per_s']:.0f} actions/s, {each_ms:.2f} ms CPU an action, all four")
-    return Measured(busy["calls_per_s"], alone["p50_us"] / 1e3)
+    return Contestant(f"Buildbarn, {slots} slots", url, {"all four": lambda: spent_s(pids)})
+
+
+def measure(isolations: Sequence[str], slots: int, rounds: int, seconds: float, spawns: Mapping[str, float]) -> None:
+    """All at once are there, and take turns: what one round is disturbed by, the next is not."""
+    with ExitStack() as stack:
+        peer = theirs(stack, slots)
+        own = [(isolation, ours(stack, isolation, slots)) for isolation in isolations]
+        everybody = [*([peer] if peer else []), *(contestant for _, contestant in own)]
+        for contestant in everybody:
+            load(contestant.url, "--calls", "200", "--seconds", "5", *WARM)
+        for _ in range(rounds):
+            for contestant in everybody:
+                contestant.round(seconds)
+    spawned = {name: (name, per_s, 1e3 / per_s) for name, per_s in spawns.items()}
+    plain, *sandboxed = spawned.values()
+    if peer is not None:
+        peer.told([plain])
+    for isolation, contestant in own:
+        bare = sandboxed or [plain] if isolation == "namespaces" else [plain]
+        beside = [] if peer is None else [("Buildbarn", median(peer.per_s), median(peer.alone_ms))]
+        contestant.told([*bare, *beside])
 
 
 def main() -> None:
     """Print each figure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=4.0, help="seconds of each run")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds; the median counts")
+    parser.add_argument("--seconds", type=float, default=2.0, help="seconds of each run")
     parser.add_argument("--only", choices=["process", "namespaces"], help="this isolation alone")
     parser.add_argument("--slots", type=int, action="append", help="slots of the worker; may be repeated")
     parser.add_argument("--be-worker", nargs=4, metavar=("URL", "STATE", "SLOTS", "ISOLATION"), help=argparse.SUPPRESS)
@@ -178,17 +201,14 @@ def main() -> None:
         asyncio.run(work(url, Path(state), int(slots), isolation))
         return
     header("actions")
-    spawn, bwrap = spawns_per_s(["/bin/true"]), 0.0
+    spawns = {"fork+exec /bin/true": spawns_per_s(["/bin/true"])}
     if (found := shutil.which("bwrap")) is not None:
-        bwrap = spawns_per_s([found, *BWRAP, "/bin/true"])
+        spawns["bwrap /bin/true"] = spawns_per_s([found, *BWRAP, "/bin/true"])
     else:
         print("  bwrap is not here: namespaces are compared with plain spawns")
     for slots in parsed.slots or (2, 8):
-        buildbarns = measured_buildbarn(slots, parsed.seconds)
-        for isolation in [parsed.only] if parsed.only else ["process", "namespaces"]:
-            sandboxed = isolation == "namespaces" and bwrap
-            spawned = ("bwrap /bin/true", bwrap) if sandboxed else ("fork+exec /bin/true", spawn)
-            measure(isolation, slots, parsed.seconds, spawned, buildbarns)
+        isolations = [parsed.only] if parsed.only else ["process", "namespaces"]
+        measure(isolations, slots, parsed.rounds, parsed.seconds, spawns)
 
 
 if __name__ == "__main__":
