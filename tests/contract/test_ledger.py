@@ -203,6 +203,22 @@ async def test_an_altered_bit_is_found_wherever_it_is(log: LedgerLog, tmp_path: 
     assert audit.verify(tmp_path).size == 30
 
 
+async def test_an_altered_entry_is_named(log: LedgerLog, tmp_path: Path) -> None:
+    await log.append([entry(number) for number in range(40, 90)])
+    body = await log.get(log.size - 20)
+    await log.close()
+    path = tmp_path / "ledger" / files.DATABASE
+    good = path.read_bytes()
+    begin = good.index(body)
+    for place in range(begin, begin + len(body)):
+        bad = bytearray(good)
+        bad[place] ^= 1 << place % 8
+        path.write_bytes(bad)
+        with pytest.raises(LedgerCorrupt) as found:
+            audit.verify(tmp_path)
+        assert found.value.fields["where"] == f"entry {log.size - 20}"
+
+
 APPENDER = """
 import asyncio, sys
 from pathlib import Path

@@ -6,12 +6,15 @@ import asyncio
 import json
 import os
 import secrets
+import signal
 import subprocess
 import time
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import grpc
 import pytest
@@ -46,6 +49,47 @@ def bin_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program(place / "zig", "echo 0.13.0")
     monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")
     return place
+
+
+async def printed(follower: Process, *words: str) -> None:
+    """Read what a command prints until one line holds all of these."""
+    assert follower.stdout is not None
+    while line := await follower.stdout.readline():
+        if all(word in line.decode() for word in words):
+            return
+    raise AssertionError(f"it ended, and printed no line with {words}")
+
+
+async def test_the_commands_that_follow_tell_of_a_build_while_it_runs(house: House, bin_directory: Path) -> None:
+    server = house.up("--slots", "1")
+    commands = ("ledger", "tail", "-f", "--json"), ("resources", "watch", "--kind", "tool")
+    pipe = asyncio.subprocess.PIPE
+    # An action has a /tmp of its own.
+    with TemporaryDirectory(dir=Path.home()) as place:
+        async with Client(server.url) as client, asyncio.timeout(90):
+            gate = Path(place, "gate")
+            ledger, tools = [
+                await asyncio.create_subprocess_exec(*COMMAND, *command, "--url", server.url, stdout=pipe)
+                for command in commands
+            ]
+            try:
+                await printed(tools, "+", "tool:zig", "0.13.0")
+                waiting = f"until test -e {gate}; do sleep 0.02; done; echo built"
+                building = asyncio.ensure_future(client.run(["/bin/sh", "-c", waiting], effects={"read": "ambient"}))
+                # What is told before the gate is opened is told while the action runs.
+                await printed(ledger, "action.assigned")
+                program(bin_directory / "newcomer", "exit 0")
+                await printed(tools, "+", "tool:newcomer")
+                assert not building.done()
+                gate.touch()
+                assert (await building).stdout() == b"built\n"
+                await printed(ledger, "action.published")
+            finally:
+                for follower in (ledger, tools):
+                    with suppress(ProcessLookupError):
+                        follower.send_signal(signal.SIGINT)
+                    await follower.wait()
+            assert {ledger.returncode, tools.returncode} == {130}
 
 
 async def until(news: AsyncIterator[ResourceNews], name: str) -> None:

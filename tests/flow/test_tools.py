@@ -14,7 +14,7 @@ import pytest
 
 from buildnet.catalog import probe
 from buildnet.catalog.known import OUTPUT_BYTES_MAX
-from buildnet.catalog.tools import PathTools
+from buildnet.catalog.tools import ENTRIES_MAX, TOOLS_MAX, PathTools
 from buildnet.catalog.versions import Versions
 from buildnet.model.resource import Resource
 from buildnet.ports import Discoverer, Found
@@ -79,6 +79,21 @@ def test_more_tools_than_the_limit_are_said_and_known_ones_kept(tmp_path: Path) 
     cut = tools_of(tmp_path, entries_max=5).discover()
     assert "only 5 entries" in cut.notes[0]
     assert len(cut.resources) <= 6
+
+
+def test_a_hundred_thousand_files_on_the_path_do_no_harm(tmp_path: Path) -> None:
+    own, crowd = tmp_path / "own", tmp_path / "crowd"
+    own.mkdir()
+    crowd.mkdir()
+    program(own / "zig", "echo 0.13.0")
+    for number in range(100_000):
+        (crowd / f"a{number}").symlink_to("/bin/true")
+    looked = tools_of(own, crowd).discover()
+    names = {resource.name for resource in looked.resources if resource.kind == "tool"}
+    assert "zig" in names
+    assert len(names) == TOOLS_MAX
+    assert looked.left_out == ENTRIES_MAX + 1 - TOOLS_MAX
+    assert len(looked.notes) == 2
 
 
 def test_a_program_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path) -> None:

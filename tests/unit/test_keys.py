@@ -52,6 +52,7 @@ def test_a_node_keeps_its_two_keys_where_others_read_them(tmp_path: Path) -> Non
     assert isinstance(session, X25519PrivateKey)
     assert (node.private_bytes_raw(), session.private_bytes_raw()) == (made.node_seed, made.session_secret)
     assert made.node_seed.hex() not in repr(made)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "keys").iterdir()} == {0o600}
 
 
 def test_a_file_of_another_kind_is_refused_with_the_remedy(tmp_path: Path) -> None:

@@ -284,6 +284,7 @@ def test_a_cancelled_follower_leaves_the_others_their_action() -> None:
     assert not any(isinstance(e, ev.Stop) for e in bench.effects)
     bench.do(ev.Cancel("b"))
     assert ev.Stop("v", 100, "cancelled") in bench.effects
+    assert [e.lease.fence for e in bench.effects if isinstance(e, ev.Record) and e.kind == "action.cancelled"] == [100]
     assert bench.core.entries == {}
 
 

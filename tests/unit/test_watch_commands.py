@@ -107,6 +107,11 @@ def news(name: str = "", *tools: str, snapshot: bool = False, revision: int = 0)
     return ResourceNews("catalog", revision, snapshot, name, bool(name), present, ())
 
 
+def test_the_first_change_of_an_empty_catalog_is_one(invoke: Invoke) -> None:
+    told = news(snapshot=True), news(), news("one", "cc"), news(revision=1)
+    assert invoke(resources.command, ["watch", "--changes"], *told).stdout == "+ one  tool:cc  -\n"
+
+
 @pytest.mark.parametrize("changes", [[], ["--changes"]])
 def test_a_second_snapshot_takes_the_first_back(invoke: Invoke, changes: list[str]) -> None:
     first = news(snapshot=True), news("one", "cc"), news("two", "ld"), news(revision=3), news("two"), news(revision=4)

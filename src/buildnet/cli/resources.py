@@ -87,8 +87,8 @@ def watch(
         told = not changes
         for news in _each(client.watch_resources(on_break=options.broke)):
             if not told:
-                # The end of the first snapshot has a revision, and nothing before it has.
-                told = news.revision > 0 and not news.node
+                # The end of the first snapshot is of no node; the revision of an empty one is 0.
+                told = not news.snapshot and not news.node
                 continue
             for line in _lines(news, kind, node, as_json):
                 if as_json:

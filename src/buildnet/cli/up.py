@@ -95,6 +95,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @options.as_json
 def command(config: Path | None, as_json: bool, **given: Any) -> None:
     """Start a controller with a local worker, and stop both on Ctrl-C or SIGTERM."""
+    from buildnet.app.admission import is_loopback
     from buildnet.app.config_file import configured
     from buildnet.app.controller import Ready, run_controller
     from buildnet.cli.serving import serve
@@ -107,7 +108,9 @@ def command(config: Path | None, as_json: bool, **given: Any) -> None:
             return
         work = f"{ready.slots} slots" if settings.worker else "no worker"
         click.echo(f"BuildNET is ready at {ready.url} ({work}, state in {ready.state}); stop with Ctrl-C")
-        click.echo(f"One worker elsewhere joins within the hour with: buildnet join '{ready.join}'")
+        # By this address nobody comes from elsewhere.
+        who = "One more worker on this machine" if is_loopback(ready.listen) else "One worker elsewhere"
+        click.echo(f"{who} joins within the hour with: buildnet join '{ready.join}'")
 
     async def role(stop: asyncio.Event, stop_now: asyncio.Event) -> None:
         await run_controller(settings, announce, stop, stop_now)
