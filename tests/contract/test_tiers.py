@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 from collections.abc import Iterator
@@ -10,6 +11,9 @@ from typing import Any
 import grpc
 import pytest
 
+from buildnet.client import Client
+from buildnet.ledger.receipt import Receipt
+from buildnet.model.digest import Digest
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from tests.conformance.digests import HASHERS
 from tests.conformance.server import ABSENT, Server, fresh, refused
@@ -136,9 +140,14 @@ def result_of(server: Server) -> tuple[re.Digest, re.ActionResult]:
     return server.action(), result
 
 
+async def receipt_of(url: str, instance: str, action: re.Digest) -> Receipt:
+    async with Client(url, instance=instance) as client:
+        return await client.receipt(Digest(action.hash, action.size_bytes))
+
+
 @pytest.mark.parametrize("instance", ["", "a/b"])
 def test_a_result_is_found_with_all_that_it_refers_to(
-    writer: Server, reader: Server, settled: Any, instance: str
+    pair: tuple[Front, Front], writer: Server, reader: Server, settled: Any, instance: str
 ) -> None:
     action, result = result_of(writer)
     writer.store_result(action, result, instance_name=instance)
@@ -150,6 +159,8 @@ def test_a_result_is_found_with_all_that_it_refers_to(
     pages = list(reader.tree(result.output_directories[0].root_directory_digest))
     assert [len(page.directories) for page in pages] == [2]
     refused(lambda: reader.result(action, instance_name="other"), Code.NOT_FOUND)
+    # It is nobody's word alone that it was told: the ledger has it.
+    assert action.hash in asyncio.run(receipt_of(pair[1].url, instance, action)).body.decode()
 
 
 def test_a_result_without_its_blobs_is_no_result(writer: Server, reader: Server, settled: Any) -> None:

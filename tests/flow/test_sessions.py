@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -165,15 +165,24 @@ async def test_what_strangers_send_is_refused_and_counted(fleet: FleetHouse, sen
     assert entries(fleet, "session.opened", "session.refused", "join_token.refused") == []
 
 
+Change = Callable[[bytes], bytes]
+
+
 @asynccontextmanager
-async def recording(listen: str) -> AsyncIterator[tuple[str, list[bytearray]]]:
-    """A relay that keeps what diallers say: its address, and the bytes of each connection."""
+async def recording(listen: str, changes: list[Change] | None = None) -> AsyncIterator[tuple[str, list[bytearray]]]:
+    """A relay that keeps what diallers say: its address, and the bytes of each connection. What is in `changes` is done
+    to one piece each of what they say, and then no more.
+    """
     said: list[bytearray] = []
     host, port = listen.split(":")
 
-    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, into: bytearray) -> None:
+    async def copy(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, into: bytearray, changes: list[Change]
+    ) -> None:
         try:
             while data := await reader.read(65_536):
+                if changes:
+                    data = changes.pop()(data)
                 into += data
                 writer.write(data)
                 await writer.drain()
@@ -184,7 +193,10 @@ async def recording(listen: str) -> AsyncIterator[tuple[str, list[bytearray]]]:
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far_reader, far_writer = await asyncio.open_connection(host, int(port))
         said.append(bytearray())
-        await asyncio.gather(copy(reader, far_writer, said[-1]), copy(far_reader, writer, bytearray()))
+        await asyncio.gather(
+            copy(reader, far_writer, said[-1], [] if changes is None else changes),
+            copy(far_reader, writer, bytearray(), []),
+        )
 
     async with await asyncio.start_server(relay, "127.0.0.1", 0) as server:
         near_host, near_port = server.sockets[0].getsockname()
@@ -212,6 +224,31 @@ async def test_a_recorded_session_said_again_opens_nothing(fleet: FleetHouse) ->
         writer.close()
         await until_counted(fleet.listen, "refused_proof", 1)
         assert (await asyncio.to_thread(counted, fleet.listen))["opened"] == opened
+
+
+def repeated(piece: bytes) -> bytes:
+    return piece + piece
+
+
+def altered(piece: bytes) -> bytes:
+    return piece[:-1] + bytes([piece[-1] ^ 1])
+
+
+@pytest.mark.parametrize("change", [repeated, altered])
+async def test_a_frame_that_is_not_the_next_ends_the_session_and_is_counted(fleet: FleetHouse, change: Change) -> None:
+    changes: list[Change] = []
+    async with fleet.up() as client, asyncio.timeout(60), recording(fleet.listen, changes) as (target, _):
+        line = replace(await line_of(fleet, client), target=target)
+        async with working(SessionWorker(fleet, "one", line)):
+            await until_state(client, "one", "active")
+            opened = (await asyncio.to_thread(counted, fleet.listen))["opened"]
+            changes.append(change)
+            await until_counted(fleet.listen, "broken", 1)
+            # It dials again, and what it says is passed on as it is.
+            await until_counted(fleet.listen, "opened", opened + 1)
+            await until_state(client, "one", "active")
+    reasons = [entry["reason"] for entry in entries(fleet, "session.closed")]
+    assert any("frame" in reason for reason in reasons), reasons
 
 
 async def test_a_removed_node_is_put_out_at_once_and_what_it_brings_late_is_refused(fleet: FleetHouse) -> None:

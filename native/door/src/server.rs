@@ -105,6 +105,9 @@ impl Door {
         let observe = Arc::new(Observe::new(hub.paths(), &options.observe)?);
         let tiers = options.tiers;
         let updates = Arc::new(Updates::new(tiers.clone()));
+        if let Some(tiers) = &tiers {
+            tiers.keep_by(updates.keeper());
+        }
         let services = Services {
             store: Arc::clone(&store),
             tiers: tiers.clone(),

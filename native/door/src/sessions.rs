@@ -9,8 +9,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use buildnet_formats::NativeError;
 use buildnet_session::{
-    Closer, Context, Handshake, Identity, Limits, MAGIC, NodeKey, Pattern, Peer, SessionError, SessionStream,
-    TurnedAway, establish_if,
+    Closer, Context, FailureKind, Handshake, Identity, Limits, MAGIC, NodeKey, Pattern, Peer, SessionError,
+    SessionStream, TurnedAway, establish_if,
 };
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -59,6 +59,7 @@ struct Counts {
     refused_slow: AtomicU64,
     cut_short: AtomicU64,
     broken: AtomicU64,
+    stalled: AtomicU64,
 }
 
 impl Counts {
@@ -195,6 +196,7 @@ impl Sessions {
             refused_slow,
             cut_short,
             broken,
+            stalled,
         } = &self.counts;
         vec![
             ("open", open as u64),
@@ -207,6 +209,7 @@ impl Sessions {
             ("refused_slow", read(refused_slow)),
             ("cut_short", read(cut_short)),
             ("broken", read(broken)),
+            ("stalled", read(stalled)),
         ]
     }
 }
@@ -262,9 +265,12 @@ impl Drop for Open {
             return;
         }
         let failure = self.closer.failure();
-        if failure.as_ref().is_some_and(|failure| failure.is_broken) {
-            self.sessions.counts.broken.fetch_add(1, Ordering::Relaxed);
-        }
+        let counts = &self.sessions.counts;
+        match failure.as_ref().map(|failure| failure.kind) {
+            Some(FailureKind::Broken) => counts.broken.fetch_add(1, Ordering::Relaxed),
+            Some(FailureKind::Stalled) => counts.stalled.fetch_add(1, Ordering::Relaxed),
+            Some(FailureKind::Gone) | None => 0,
+        };
         let reason = match failure {
             Some(failure) => failure.text,
             None if self.is_orderly => String::new(),

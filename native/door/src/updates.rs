@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use buildnet_formats::{Digest, Function, Hasher, NativeError};
 use buildnet_store::{Draft, EntryName, Origin, Store};
-use buildnet_tiers::{EntryKey, Tiers};
+use buildnet_tiers::{EntryKey, Keeper, Tiers, Value};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
@@ -49,6 +49,17 @@ impl Update {
         let name = key.local()?;
         Ok(Self { row: row_of(&name, digest), key, draft: Draft::path_blob(name, digest) })
     }
+
+    /// What a tier holds under a name.
+    fn of_tier(key: EntryKey, value: Value) -> Result<Self, NativeError> {
+        match key {
+            EntryKey::Path { .. } if value.as_blob => Self::of_blob(key, &value.blob()?),
+            EntryKey::Action { namespace, action, size_known: true } => {
+                Self::of_action(&namespace, &action, value.bytes)
+            }
+            _ => Self::of_value(key, value.bytes),
+        }
+    }
 }
 
 fn row_of(name: &EntryName, value: &Digest) -> String {
@@ -87,15 +98,35 @@ impl Updates {
 
     /// Write a value; it is in the ledger, in the store and where the tiers promise it to be when this returns.
     pub(crate) async fn keep(&self, update: Update) -> Result<(), Status> {
-        let stopping = || Status::unavailable("the server is stopping");
-        let (done, answer) = oneshot::channel();
         let behind = self.tiers.as_ref().map(|tiers| (tiers, update.key.clone()));
-        self.queue.send(Waiting { update, done }).await.map_err(|_| stopping())?;
-        answer.await.map_err(|_| stopping())??;
+        self.written(update).await?;
         match behind {
             None => Ok(()),
             Some((tiers, key)) => tiers.entry_written(key).await.map_err(|e| status_of(&e)),
         }
+    }
+
+    async fn written(&self, update: Update) -> Result<(), Status> {
+        let stopping = || Status::unavailable("the server is stopping");
+        let (done, answer) = oneshot::channel();
+        self.queue.send(Waiting { update, done }).await.map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())?
+    }
+
+    /// What keeps what comes from the tiers: the ledger has it first, as it has a client's.
+    pub(crate) fn keeper(self: &Arc<Self>) -> Keeper {
+        // The tiers are held from here.
+        let updates = Arc::downgrade(self);
+        Box::new(move |key, value| {
+            let updates = updates.clone();
+            Box::pin(async move {
+                let Some(updates) = updates.upgrade() else {
+                    return Err(NativeError::new("cancelled", "the server is stopping"));
+                };
+                let done = updates.written(Update::of_tier(key, value)?).await;
+                done.map_err(|status| NativeError::new("overloaded", status.message()))
+            })
+        })
     }
 
     /// The writer: the ledger is told of one batch at a time, so that what comes meanwhile is one batch too, and while the

@@ -32,8 +32,19 @@ struct Shared {
 pub struct Failure {
     /// For people.
     pub text: String,
-    /// Whether the peer, or somebody between, sent what none may.
-    pub is_broken: bool,
+    /// Whose fault it is.
+    pub kind: FailureKind,
+}
+
+/// What was wrong with a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureKind {
+    /// It, or somebody between, sent what none may.
+    Broken,
+    /// It sent nothing, or read nothing, for too long.
+    Stalled,
+    /// Its connection ended.
+    Gone,
 }
 
 /// Ends one session. Clones end the same one.
@@ -74,9 +85,12 @@ impl Closer {
 
     pub(crate) fn failed(&self, error: &std::io::Error) {
         let session = error.get_ref().and_then(|inner| inner.downcast_ref::<SessionError>());
-        let is_broken =
-            matches!(session, Some(SessionError::Frame | SessionError::Protocol(_) | SessionError::Oversize(_)));
-        self.0.failure.get_or_init(|| Failure { text: error.to_string(), is_broken });
+        let kind = match session {
+            Some(SessionError::Frame | SessionError::Protocol(_) | SessionError::Oversize(_)) => FailureKind::Broken,
+            Some(SessionError::Slow | SessionError::Idle | SessionError::Stalled) => FailureKind::Stalled,
+            _ => FailureKind::Gone,
+        };
+        self.0.failure.get_or_init(|| Failure { text: error.to_string(), kind });
     }
 
     pub(crate) fn rekeyed(&self, times: u64) {

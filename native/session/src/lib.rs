@@ -20,7 +20,7 @@ mod preamble;
 mod stream;
 mod suite;
 
-pub use closer::{Closer, Failure};
+pub use closer::{Closer, Failure, FailureKind};
 pub use error::{Refusal, SessionError};
 pub use establish::{TurnedAway, establish, establish_if};
 pub use frames::{CLOSE_TEXT_BYTES_MAX, DATA_BYTES_MAX, Due, Event, Frames, Limits, MESSAGE_BYTES_MAX, Opened};

@@ -10,8 +10,8 @@ use std::task::{Context as Waking, Poll};
 use std::time::Duration;
 
 use buildnet_session::{
-    Context, Handshake, Identity, Limits, Pattern, Peer, Remote, SessionError, SessionStream, TurnedAway, establish,
-    establish_if,
+    Context, FailureKind, Handshake, Identity, Limits, Pattern, Peer, Remote, SessionError, SessionStream, TurnedAway,
+    establish, establish_if,
 };
 use proptest::prelude::*;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
@@ -256,7 +256,7 @@ fn a_closer_knows_how_a_session_went() {
         drop(a);
         b.read(&mut read).await.unwrap_err();
         let failure = closer.failure().unwrap();
-        assert!(!failure.is_broken && failure.text.contains("in the middle"), "{failure:?}");
+        assert!(failure.kind == FailureKind::Gone && failure.text.contains("in the middle"), "{failure:?}");
     });
 }
 

@@ -2,11 +2,12 @@
 //! first; nothing here serves a byte that the local store has not verified.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use buildnet_formats::{Digest, NativeError};
-use buildnet_store::{EntryName, Kept, Origin, Store};
+use buildnet_store::{Kept, Origin, Store};
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -16,6 +17,9 @@ use crate::port::{EntryKey, TierError, Value, blocking};
 use crate::reports::Reports;
 use crate::tier::Tier;
 use crate::via::Here;
+
+/// Keeps an entry of a tier in the store, after whatever must come before.
+pub type Keeper = Box<dyn Fn(EntryKey, Value) -> BoxFuture<'static, Result<(), NativeError>> + Send + Sync>;
 
 pub(crate) struct Inner {
     pub(crate) store: Arc<Store>,
@@ -28,6 +32,7 @@ pub(crate) struct Inner {
     pub(crate) puts: Semaphore,
     pub(crate) reports: Arc<Reports>,
     pub(crate) here: Arc<Here>,
+    pub(crate) keeper: OnceLock<Keeper>,
 }
 
 impl Inner {
@@ -152,25 +157,26 @@ impl Inner {
         Ok(bytes.map(|bytes| Value { action_size, as_blob: false, bytes }))
     }
 
-    /// Keep an entry of a tier here too. It was a client's there, and it is one here: the ledger says nothing of it.
+    /// Keep an entry of a tier here too. It was a client's there, and it is one here.
     async fn keep_entry(&self, key: &EntryKey, value: &Value) -> Result<(), NativeError> {
-        let (store, key, value) = (Arc::clone(&self.store), key.clone(), value.clone());
+        let key = match (key, value.action_size) {
+            (EntryKey::Action { namespace, action, size_known: false }, Some(size)) => EntryKey::Action {
+                namespace: namespace.clone(),
+                action: Digest::new(action.function(), action.hash(), size),
+                size_known: true,
+            },
+            _ => key.clone(),
+        };
+        if let Some(keeper) = self.keeper.get() {
+            return keeper(key, value.clone()).await;
+        }
+        let (store, value) = (Arc::clone(&self.store), value.clone());
         let kept = blocking(move || match &key {
-            EntryKey::Path { .. } if value.as_blob => {
-                let blob: Digest = String::from_utf8_lossy(&value.bytes).parse()?;
-                store.put_path_blob(&key.local()?, &blob)
+            EntryKey::Path { .. } if value.as_blob => store.put_path_blob(&key.local()?, &value.blob()?),
+            EntryKey::Action { namespace, action, size_known: true } => {
+                store.put_action_result(namespace, action, &value.bytes, Origin::Client(None))
             }
-            EntryKey::Path { .. } => store.put_path(&key.local()?, &value.bytes),
-            EntryKey::Action { namespace, action, size_known } => {
-                let said = if *size_known { Some(action.size_bytes()) } else { value.action_size };
-                match said {
-                    Some(size) => {
-                        let action = Digest::new(action.function(), action.hash(), size);
-                        store.put_action_result(namespace, &action, &value.bytes, Origin::Client(None))
-                    }
-                    None => store.put_path(&EntryName::action(namespace, action)?, &value.bytes),
-                }
-            }
+            _ => store.put_path(&key.local()?, &value.bytes),
         });
         kept.await.map_err(native)
     }

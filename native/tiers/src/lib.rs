@@ -26,8 +26,8 @@ mod written;
 
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use buildnet_formats::{Digest, FieldValue, NativeError};
@@ -39,6 +39,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, watch};
 
 pub use crate::config::{Engine, Secret, TierConfig, Write};
+pub use crate::inner::Keeper;
 pub use crate::port::{ActionCache, BlobStore, EntryKey, Source, TierError, Value};
 
 use crate::inner::{Inner, native};
@@ -115,6 +116,7 @@ impl Tiers {
             puts: Semaphore::new(PUTS_MIB),
             reports,
             here,
+            keeper: OnceLock::new(),
         });
         let (stop, _) = watch::channel(false);
         for tier in inner.tiers.iter().filter(|tier| tier.queue.is_some()) {
@@ -138,6 +140,11 @@ impl Tiers {
         work: impl Future<Output = Result<T, NativeError>> + Send + 'static,
     ) -> Result<T, NativeError> {
         self.inner.runtime.block_on(self.run(work))
+    }
+
+    /// Have entries that come from a tier kept by this; without one they go into the store as they are. Once.
+    pub fn keep_by(&self, keeper: Keeper) {
+        let _ = self.inner.keeper.set(keeper);
     }
 
     /// Those of `digests`, all absent from the store, that no tier has.

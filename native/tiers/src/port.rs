@@ -198,6 +198,16 @@ pub struct Value {
     pub bytes: Bytes,
 }
 
+impl Value {
+    /// The blob that is the value, where one is.
+    ///
+    /// # Errors
+    /// `invalid_request` when the bytes are no digest.
+    pub fn blob(&self) -> Result<Digest, NativeError> {
+        String::from_utf8_lossy(&self.bytes).parse()
+    }
+}
+
 /// Collect the pieces of a small blob.
 pub(crate) async fn collect(mut pieces: Pieces, size_bytes: u64) -> Result<Bytes, TierError> {
     let mut all = Vec::with_capacity(usize::try_from(size_bytes).unwrap_or(0));

@@ -103,31 +103,31 @@ def bundle(bodies: Sequence[bytes]) -> bytes:
     return b"".join(parts)
 
 
-def entries_of(data: bytes, count: int) -> list[bytes]:
-    """The `count` entries of a bundle.
+def entries_of(data: bytes, tile: Tile) -> list[bytes]:
+    """The entries of a bundle.
 
     Raises:
-        LedgerCorrupt: it does not hold so many, or more.
+        LedgerCorrupt: it does not hold as many as its width; `where` names it.
     """
     bodies: list[bytes] = []
     at = 0
-    while at + _LENGTH.size <= len(data) and len(bodies) < count:
+    while at + _LENGTH.size <= len(data) and len(bodies) < tile.width:
         start = at + _LENGTH.size
         at = start + _LENGTH.unpack_from(data, at)[0]
         bodies.append(data[start:at])
-    if at != len(data) or len(bodies) != count:
-        raise LedgerCorrupt(f"the bundle does not hold {count} whole entries", where="bundle")
+    if at != len(data) or len(bodies) != tile.width:
+        raise LedgerCorrupt(f"bundle {tile.path} does not hold {tile.width} whole entries", where=f"tile {tile.path}")
     return bodies
 
 
-def hashes_of(data: bytes, count: int) -> list[bytes]:
-    """The `count` hashes of a tile.
+def hashes_of(data: bytes, tile: Tile) -> list[bytes]:
+    """The hashes of a tile.
 
     Raises:
-        LedgerCorrupt: it does not hold so many, or more.
+        LedgerCorrupt: it does not hold as many as its width; `where` names it.
     """
-    if len(data) != count * HASH_BYTES:
-        raise LedgerCorrupt(f"the tile does not hold {count} hashes", where="tile")
+    if len(data) != tile.width * HASH_BYTES:
+        raise LedgerCorrupt(f"tile {tile.path} does not hold {tile.width} hashes", where=f"tile {tile.path}")
     return [data[at : at + HASH_BYTES] for at in range(0, len(data), HASH_BYTES)]
 
 
@@ -145,8 +145,8 @@ def verify(head: Checkpoint, fetch: Callable[[Tile], bytes]) -> None:
     above: defaultdict[int, list[bytes]] = defaultdict(list)
     for row in _row(ENTRIES, head.size):
         leaves = Tile(0, row.index, row.width)
-        hashes = hashes_of(fetch(leaves), row.width)
-        for body, expected in zip(entries_of(fetch(row), row.width), hashes, strict=True):
+        hashes = hashes_of(fetch(leaves), leaves)
+        for body, expected in zip(entries_of(fetch(row), row), hashes, strict=True):
             number = frontier.size
             complete = frontier.append(tree.leaf_hash(body))
             if complete[0] != expected:
@@ -165,5 +165,5 @@ def verify(head: Checkpoint, fetch: Callable[[Tile], bytes]) -> None:
 
 
 def _same(tile: Tile, expected: list[bytes], fetch: Callable[[Tile], bytes]) -> None:
-    if hashes_of(fetch(tile), tile.width) != expected:
+    if hashes_of(fetch(tile), tile) != expected:
         raise LedgerCorrupt(f"tile {tile.path} is not what the entries say", where=f"tile {tile.path}")
