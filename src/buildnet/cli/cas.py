@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import IO
 
 import click
 
@@ -26,15 +31,19 @@ for _command in (cas_look.ls, cas_look.stat, cas_look.why, cas_look.du, cas_keep
 @click.argument("path", type=click.Path(exists=True, allow_dash=True, path_type=Path))
 def put(url: str | None, state: Path | None, instance: str, as_json: bool, path: Path) -> None:
     """Store a file, a directory as a tree, or standard input (-), and print its digest."""
-    # What a pipe says is read once: a file is read to be hashed, and again to be sent.
-    piped = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes() if path.is_fifo() else None
-    with options.connected(url, state, instance) as client:
-        if piped is not None:
-            kind, digest = "blob", client.upload(piped)
+    with options.connected(url, state, instance) as client, ExitStack() as stack:
+        kind = "blob"
+        if str(path) == "-" or path.is_fifo():
+            # A file is read to be hashed, and again to be sent; a pipe says it once.
+            spool, place = stack.enter_context(_spooled())
+            source = sys.stdin.buffer if str(path) == "-" else stack.enter_context(path.open("rb"))
+            shutil.copyfileobj(source, spool)
+            spool.flush()
+            digest = client.upload(place)
         elif path.is_dir():
             kind, digest = "directory", client.upload_tree({"": path})
         else:
-            kind, digest = "blob", client.upload(path)
+            digest = client.upload(path)
     if as_json:
         options.echo_json({"digest": digest.text, "kind": kind, "size_bytes": digest.size_bytes})
     else:
@@ -57,5 +66,15 @@ def get(url: str | None, state: Path | None, instance: str, output: Path | None,
         elif output is not None:
             client.download(wanted, output)
         else:
-            sys.stdout.buffer.write(client.read(wanted))
-            sys.stdout.buffer.flush()
+            # Whole before the first byte is printed: what follows in the pipe is to see all of it or nothing.
+            with _spooled() as (spool, place):
+                client.download(wanted, place)
+                shutil.copyfileobj(spool, sys.stdout.buffer)
+                sys.stdout.buffer.flush()
+
+
+@contextmanager
+def _spooled() -> Iterator[tuple[IO[bytes], Path]]:
+    """A file without a name, and by what name others open it all the same (proc(5))."""
+    with tempfile.TemporaryFile(prefix="buildnet-") as spool:
+        yield spool, Path(f"/proc/self/fd/{spool.fileno()}")
