@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
 use buildnet_formats::{Digest, Function, NativeError};
+use buildnet_raw::FRAME_BYTES;
 use buildnet_store::{Hit, Store};
 use buildnet_tiers::Tiers;
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use crate::codec::{decode, frame};
 use crate::results::{Inline, inlined};
 use crate::services::{Method, Services};
 use crate::status::{inner_status, status_of};
-use crate::wire::{FRAME_BYTES, FindMissing, framed};
+use crate::wire::{FindMissing, framed};
 
 fn refuse(error: NativeError) -> Status {
     status_of(&error)

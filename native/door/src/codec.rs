@@ -1,5 +1,6 @@
 //! Messages pass as bytes; who answers a call decodes it. A message that is not one is INVALID_ARGUMENT, never INTERNAL.
 
+use buildnet_raw::frame_of;
 use bytes::Bytes;
 use prost::Message;
 use tonic::Status;
@@ -14,9 +15,5 @@ pub(crate) fn encode(message: &impl Message) -> Bytes {
 
 /// A message behind gRPC's five bytes.
 pub(crate) fn frame(message: Bytes) -> Bytes {
-    let mut framed = Vec::with_capacity(5 + message.len());
-    framed.push(0);
-    framed.extend_from_slice(&u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes());
-    framed.extend_from_slice(&message);
-    Bytes::from(framed)
+    Bytes::from([&frame_of(message.len())[..], &message].concat())
 }

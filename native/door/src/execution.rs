@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
 use buildnet_formats::wire::google::rpc;
 use buildnet_formats::{Digest, Function, NativeError};
+use buildnet_raw::{FRAME_BYTES, frame_of};
 use buildnet_store::Store;
 use bytes::Bytes;
 use prost::Message;
@@ -20,7 +21,6 @@ use crate::codec::decode;
 use crate::results::{Inline, inlined};
 use crate::services::Services;
 use crate::status::status_of;
-use crate::wire::FRAME_BYTES;
 
 pub(crate) const EXECUTE: &str = "/build.bazel.remote.execution.v2.Execution/Execute";
 
@@ -155,8 +155,7 @@ fn operation_of(instance: &str, action: &Digest, result: &[u8]) -> Bytes {
         + DONE.len()
         + field_bytes(RESPONSE_FIELD, answer_bytes);
     let mut framed = Vec::with_capacity(FRAME_BYTES + bytes);
-    framed.push(0);
-    framed.extend_from_slice(&u32::try_from(bytes).unwrap_or(u32::MAX).to_be_bytes());
+    framed.extend_from_slice(&frame_of(bytes));
     put(NAME_FIELD, name.as_bytes(), &mut framed);
     begin(METADATA_FIELD, metadata_bytes, &mut framed);
     put(TYPE_FIELD, METADATA.as_bytes(), &mut framed);

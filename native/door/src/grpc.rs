@@ -1,6 +1,7 @@
 //! gRPC for the calls that end here: frames in, frames out, and a status at the end (gRPC over HTTP/2). The calls that go
 //! on to Python take tonic's way.
 
+use buildnet_raw::{FRAME_BYTES, length_of};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,13 +14,11 @@ use http_body::{Body as _, Frame};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tonic::body::Body;
-use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
 
 use crate::budget::{Line, Metered};
 use crate::observe::Record;
 use crate::rope::Rope;
-use crate::wire::FRAME_BYTES;
 
 static GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
@@ -88,17 +87,7 @@ impl<'a> Messages<'a> {
         for (to, from) in header.iter_mut().zip(self.held.pieces().flat_map(|piece| piece.iter())) {
             *to = *from;
         }
-        if header[0] != 0 {
-            return Err(uncompressed_only());
-        }
-        let length = u32::from_be_bytes([header[1], header[2], header[3], header[4]]) as usize;
-        if length > self.size_bytes_max {
-            return Err(Status::resource_exhausted(format!(
-                "a message of {length} bytes is over the limit of {}",
-                self.size_bytes_max
-            )));
-        }
-        Ok(Some(length))
+        length_of(header, self.size_bytes_max).map(Some)
     }
 
     /// The only message of a call that has one.
@@ -112,14 +101,6 @@ impl<'a> Messages<'a> {
             None => Err(Status::invalid_argument("the call came without its message")),
         }
     }
-}
-
-/// The refusal of a compressed message says what is taken instead (gRPC Compression).
-fn uncompressed_only() -> Status {
-    let mut accepted = MetadataMap::new();
-    accepted.insert("grpc-accept-encoding", MetadataValue::from_static("identity"));
-    let text = "compressed messages are not offered; ask for compressed-blobs instead";
-    Status::with_metadata(Code::Unimplemented, text, accepted)
 }
 
 /// What a call ends with.
@@ -195,7 +176,7 @@ mod tests {
 
     #[test]
     fn who_compresses_is_told_what_is_taken() {
-        let response: Response<Body> = uncompressed_only().into_http();
+        let response: Response<Body> = length_of([1, 0, 0, 0, 0], 8).unwrap_err().into_http();
         assert_eq!(response.headers()["grpc-accept-encoding"], "identity");
         assert_eq!(response.headers()["grpc-status"], "12");
     }

@@ -8,13 +8,13 @@ use buildnet_formats::quick::{take_bytes, take_u8, take_varint};
 use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
 use buildnet_formats::wire::google::bytestream as bs;
 use buildnet_formats::wire::google::rpc;
+use buildnet_raw::{FRAME_BYTES, frame_of};
 use bytes::{BufMut, Bytes};
 use prost::Message;
 use prost::encoding::{encode_varint, encoded_len_varint};
 use tonic::Status;
 
 use crate::codec::decode;
-use crate::wire::FRAME_BYTES;
 
 /// A ReadRequest whose name stays where it came.
 pub(crate) struct ReadRequest<'a> {
@@ -54,12 +54,11 @@ impl<'a> ReadRequest<'a> {
 /// What stands before the data in a framed ReadResponse: gRPC's five bytes, the field's tag and its length.
 pub(crate) fn read_response_prefix(length: usize) -> ([u8; 16], usize) {
     let mut prefix = [0; 16];
-    let mut tail = &mut prefix[5..];
+    let mut tail = &mut prefix[FRAME_BYTES..];
     tail.put_u8(0x52);
     encode_varint(length as u64, &mut tail);
     let used = 16 - tail.remaining_mut();
-    let message = u32::try_from(used - 5 + length).unwrap_or(u32::MAX);
-    prefix[1..5].copy_from_slice(&message.to_be_bytes());
+    prefix[..FRAME_BYTES].copy_from_slice(&frame_of(used - FRAME_BYTES + length));
     (prefix, used)
 }
 
@@ -123,8 +122,8 @@ impl BatchReadReply {
 
     /// The whole message behind gRPC's five bytes.
     pub(crate) fn framed(mut self) -> Bytes {
-        let length = u32::try_from(self.0.len() - FRAME_BYTES).unwrap_or(u32::MAX);
-        self.0[1..FRAME_BYTES].copy_from_slice(&length.to_be_bytes());
+        let frame = frame_of(self.0.len() - FRAME_BYTES);
+        self.0[..FRAME_BYTES].copy_from_slice(&frame);
         self.0.into()
     }
 }

@@ -1,5 +1,6 @@
 //! Replies that are counted while they leave: how many bytes, and how they ended. They pass through unchanged.
 
+use buildnet_raw::FRAME_BYTES;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -15,7 +16,6 @@ use tonic::{Code, Status};
 
 use crate::grpc::Answer;
 use crate::observe::Record;
-use crate::wire::FRAME_BYTES;
 
 /// The answer of a call that ends in the door; a stream is counted until it ends.
 pub(crate) fn answer(mut record: Record, done: Result<Answer, Status>) -> Result<Answer, Status> {

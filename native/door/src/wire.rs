@@ -4,6 +4,7 @@
 use buildnet_formats::quick::{digest_of, raw_digest, take_bytes, take_u8, take_varint};
 use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
 use buildnet_formats::{Digest, Function, NativeError};
+use buildnet_raw::{FRAME_BYTES, frame_of};
 use bytes::{Buf, Bytes};
 use prost::Message;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
@@ -12,9 +13,6 @@ use tonic::Status;
 use crate::codec::decode;
 use crate::rope::Rope;
 use crate::status::status_of;
-
-/// What gRPC puts before a message.
-pub(crate) const FRAME_BYTES: usize = 5;
 
 /// Digests of FindMissingBlobs without an allocation for each hash.
 pub(crate) struct FindMissing {
@@ -178,9 +176,8 @@ impl WriteRequest {
 /// A framed message.
 pub(crate) fn framed(message: &impl Message) -> Bytes {
     let length = message.encoded_len();
-    let mut bytes = Vec::with_capacity(5 + length);
-    bytes.push(0);
-    bytes.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
+    let mut bytes = Vec::with_capacity(FRAME_BYTES + length);
+    bytes.extend_from_slice(&frame_of(length));
     // A Vec takes whatever is put into it.
     let _ = message.encode(&mut bytes);
     Bytes::from(bytes)

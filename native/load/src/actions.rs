@@ -5,7 +5,7 @@ use bytes::Bytes;
 use prost::Message;
 use sha2::{Digest as _, Sha256};
 
-use crate::messages::{PREFIX_BYTES, framed};
+use crate::messages::{FRAME_BYTES, framed};
 use crate::verify::response_of;
 
 /// What every action runs.
@@ -64,13 +64,13 @@ fn digest_of(bytes: &[u8]) -> re::Digest {
 pub fn ran(body: &Bytes) -> Result<(), String> {
     let mut rest = body.clone();
     let mut last = None;
-    while let Some((prefix, _)) = rest.split_first_chunk::<PREFIX_BYTES>() {
+    while let Some((prefix, _)) = rest.split_first_chunk::<FRAME_BYTES>() {
         let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;
-        if rest.len() < PREFIX_BYTES + length {
+        if rest.len() < FRAME_BYTES + length {
             return Err("a stream that ends within a message".to_owned());
         }
-        last = Some(rest.slice(PREFIX_BYTES..PREFIX_BYTES + length));
-        rest = rest.slice(PREFIX_BYTES + length..);
+        last = Some(rest.slice(FRAME_BYTES..FRAME_BYTES + length));
+        rest = rest.slice(FRAME_BYTES + length..);
     }
     let response = response_of(last.ok_or("a stream without an Operation")?)?;
     if let Some(status) = response.status.as_ref().filter(|status| status.code != 0) {

@@ -3,14 +3,14 @@
 use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
 use buildnet_formats::wire::google::bytestream as bs;
 use buildnet_formats::wire::google::longrunning::{Operation, operation};
+pub use buildnet_raw::FRAME_BYTES;
+use buildnet_raw::frame_of;
 use bytes::Bytes;
 use prost::Message;
 use prost_types::Any;
 
 use crate::content::{HASH_CHARS, Hash, KEPT, TAIL_BYTES, Tail, Template, tail};
 
-/// Bytes before each gRPC message: a flag and a length.
-pub const PREFIX_BYTES: usize = 5;
 /// Blobs in one batch.
 pub const BATCH_BLOBS: usize = 10;
 /// Size of the actions that are never there, by which the floor knows them.
@@ -30,9 +30,8 @@ const UUID: &str = "00000000-0000-4000-8000-000000000000";
 /// A message after its prefix, as it goes over the wire.
 pub fn framed(message: &impl Message) -> Vec<u8> {
     let length = message.encoded_len();
-    let mut bytes = Vec::with_capacity(PREFIX_BYTES + length);
-    bytes.push(0);
-    bytes.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
+    let mut bytes = Vec::with_capacity(FRAME_BYTES + length);
+    bytes.extend_from_slice(&frame_of(length));
     bytes.extend_from_slice(&message.encode_to_vec());
     bytes
 }
@@ -42,14 +41,14 @@ pub fn framed(message: &impl Message) -> Vec<u8> {
 /// # Errors
 /// It is compressed, short, or more than one.
 pub fn unframed(reply: &Bytes) -> Result<Bytes, String> {
-    let Some((prefix, rest)) = reply.split_first_chunk::<PREFIX_BYTES>() else {
+    let Some((prefix, rest)) = reply.split_first_chunk::<FRAME_BYTES>() else {
         return Err(format!("a reply of {} bytes", reply.len()));
     };
     let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;
     if prefix[0] != 0 || length != rest.len() {
         return Err(format!("a message of {length} bytes, flag {}, in a reply of {}", prefix[0], reply.len()));
     }
-    Ok(reply.slice(PREFIX_BYTES..))
+    Ok(reply.slice(FRAME_BYTES..))
 }
 
 /// A digest as the wire has it.
@@ -250,7 +249,7 @@ mod tests {
         #[test]
         fn any_reply_is_answered(bytes: Vec<u8>) {
             if let Ok(message) = unframed(&Bytes::from(bytes.clone())) {
-                prop_assert_eq!(message.len() + PREFIX_BYTES, bytes.len());
+                prop_assert_eq!(message.len() + FRAME_BYTES, bytes.len());
             }
         }
     }

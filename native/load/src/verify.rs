@@ -9,7 +9,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::content::{Hash, Tail, Template};
-use crate::messages::{PREFIX_BYTES, text};
+use crate::messages::{FRAME_BYTES, text};
 
 const DATA_TAG: u8 = 0x52;
 
@@ -142,7 +142,7 @@ pub struct Reading<'a> {
     template: &'a Template,
     tail: Tail,
     offset: usize,
-    prefix: [u8; PREFIX_BYTES],
+    prefix: [u8; FRAME_BYTES],
     prefix_have: usize,
     message_left: usize,
     data_left: usize,
@@ -156,7 +156,7 @@ impl<'a> Reading<'a> {
             template,
             tail,
             offset: 0,
-            prefix: [0; PREFIX_BYTES],
+            prefix: [0; FRAME_BYTES],
             prefix_have: 0,
             message_left: 0,
             data_left: 0,
@@ -196,7 +196,7 @@ impl<'a> Reading<'a> {
     fn take_prefix(&mut self, byte: u8) -> Result<usize, String> {
         self.prefix[self.prefix_have] = byte;
         self.prefix_have += 1;
-        if self.prefix_have == PREFIX_BYTES {
+        if self.prefix_have == FRAME_BYTES {
             let [flag, length @ ..] = self.prefix;
             if flag != 0 {
                 return Err(format!("a message with flag {flag}"));

@@ -8,7 +8,7 @@ use bytes::{Buf, BufMut, Bytes};
 use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
-pub use message::{FRAME_BYTES, Inbound, Message, Outbound};
+pub use message::{FRAME_BYTES, Inbound, Message, Outbound, frame_of, length_of};
 
 /// Messages pass as bytes.
 #[derive(Clone, Copy, Default)]

@@ -4,7 +4,8 @@
 use std::collections::VecDeque;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use tonic::Status;
+use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::{Code, Status};
 
 /// What stands before a message: whether it is compressed, and its length.
 pub const FRAME_BYTES: usize = 5;
@@ -13,9 +14,32 @@ const SMALL_BYTES: usize = 4 << 10;
 /// Small messages leave together up to about this.
 const GATHERED_BYTES: usize = 16 << 10;
 
-fn frame_of(length: usize) -> [u8; FRAME_BYTES] {
+/// What stands before a message of this length.
+#[must_use]
+pub fn frame_of(length: usize) -> [u8; FRAME_BYTES] {
     let [a, b, c, d] = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
     [0, a, b, c, d]
+}
+
+/// The length of the message behind this.
+///
+/// # Errors
+/// It is compressed, or longer than `size_bytes_max`.
+pub fn length_of(frame: [u8; FRAME_BYTES], size_bytes_max: usize) -> Result<usize, Status> {
+    let [compressed, a, b, c, d] = frame;
+    if compressed != 0 {
+        // A refusal says what is taken instead (gRPC Compression).
+        let mut accepted = MetadataMap::new();
+        accepted.insert("grpc-accept-encoding", MetadataValue::from_static("identity"));
+        let text = "compressed messages are not offered; ask for compressed-blobs instead";
+        return Err(Status::with_metadata(Code::Unimplemented, text, accepted));
+    }
+    let length = u32::from_be_bytes([a, b, c, d]) as usize;
+    if length > size_bytes_max {
+        let text = format!("a message of {length} bytes is over the limit of {size_bytes_max}");
+        return Err(Status::resource_exhausted(text));
+    }
+    Ok(length)
 }
 
 /// Bytes in pieces, which clones share.
@@ -156,17 +180,11 @@ impl Inbound {
             Some(length) => length,
             None if self.waiting() < FRAME_BYTES => return Ok(None),
             None => {
-                let frame = self.take(FRAME_BYTES).joined();
-                if frame[0] != 0 {
-                    return Err(Status::unimplemented("compressed messages are not taken"));
-                }
-                u32::from_be_bytes([frame[1], frame[2], frame[3], frame[4]]) as usize
+                let mut frame = [0; FRAME_BYTES];
+                self.take(FRAME_BYTES).copy_to(&mut frame);
+                length_of(frame, size_bytes_max)?
             }
         };
-        if length > size_bytes_max {
-            let text = format!("a message of {length} bytes is over the limit of {size_bytes_max}");
-            return Err(Status::resource_exhausted(text));
-        }
         self.length = Some(length);
         if self.waiting() < length {
             return Ok(None);
@@ -289,7 +307,9 @@ mod tests {
         {
             let mut inbound = Inbound::default();
             inbound.push(Bytes::copy_from_slice(bytes));
-            assert_eq!(inbound.next(8).unwrap_err().code(), code);
+            let refusal = inbound.next(8).unwrap_err();
+            assert_eq!(refusal.code(), code);
+            assert_eq!(refusal.metadata().get("grpc-accept-encoding").is_some(), code == Code::Unimplemented);
         }
     }
 }
