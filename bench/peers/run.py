@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 
 from bench.lines import header
@@ -95,7 +96,7 @@ def one_round(
             servers.append(server)
         for row in rows:
             for server in servers:
-                if not row.peers and server.kind.name not in ("floor", "ours"):
+                if not row.peers and server.kind.name not in (table.FLOOR, table.OURS):
                     continue
                 # What the one before left unwritten is not to be written while this one is measured.
                 os.sync()
@@ -121,12 +122,12 @@ def main() -> int:
     servers = [kind.name for kind in kinds if starts[kind.name]]
     if options.json:
         found = [{"row": row, "server": server, "rounds": rounds} for (row, server), rounds in results.items()]
-        ratios = {row.name: {"ratio": table.ratio(row, results), "target": row.target} for row in rows}
-        print(json.dumps({"results": found, "starts_s": starts, "skipped": skipped, "ratios_to_casd": ratios}))
+        judged = {row.name: asdict(table.judged(row, results, options.durability)) for row in rows}
+        print(json.dumps({"results": found, "starts_s": starts, "skipped": skipped, "judged": judged}))
     else:
         header(f"peers, {options.rounds} rounds of {options.seconds:g} s, ours durable to loss of {options.durability}")
         for part in (
-            table.speeds(rows, servers, results),
+            table.speeds(rows, servers, results, options.durability),
             table.latencies(rows, servers, results),
             table.costs(rows, servers, results),
             table.footprint(servers, results, starts),

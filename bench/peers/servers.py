@@ -137,11 +137,22 @@ def buildgrid() -> Kind:
     """BuildGrid, with its disk storage."""
     program = named("BUILDGRID", "bgd")
     if program is None:
-        python = named("BUILDGRID_PYTHON", "python3.13")
+        python = _python_3_13()
         if python is None:
             raise CannotBeHadError(f"{BUILDGRID} needs Python 3.13; name one in BUILDGRID_PYTHON")
         program = installed("buildgrid", python, BUILDGRID, "bin/bgd")
     return configured("buildgrid", [program, "server", "start"], "buildgrid.yml")
+
+
+def _python_3_13() -> str | None:
+    """One that runs: a shim of pyenv is there for versions that are not chosen, too (tests/clients/install.sh)."""
+    versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
+    pyenvs = map(str, versions.glob("3.13.*/bin/python3.13"))
+    for name in (os.environ.get("BUILDGRID_PYTHON", ""), "python3.13", *pyenvs):
+        python = shutil.which(name)
+        if python and subprocess.run([python, "--version"], capture_output=True, check=False).returncode == 0:
+            return python
+    return None
 
 
 def bazel_remote() -> Kind:

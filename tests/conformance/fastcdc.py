@@ -1,4 +1,5 @@
-"""Where FastCDC 2020 cuts, byte by byte: slow, plain, and held against the published table and vectors."""
+"""Where FastCDC 2020 cuts, byte by byte: slow and plain. tests/unit/test_conformance_fastcdc.py holds it against the
+published tables and vectors, those of the image where that is named."""
 
 from __future__ import annotations
 

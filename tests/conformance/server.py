@@ -35,6 +35,8 @@ CLIENTS_FAULT = (
     Code.UNIMPLEMENTED,
     Code.ABORTED,
 )
+# Field 1000 of any message, a varint: the specification has none of this number.
+UNKNOWN_FIELD = b"\xc0\x3e\x01"
 INVALID = Code.INVALID_ARGUMENT.value[0]
 ABSENT = Code.NOT_FOUND.value[0]
 

@@ -8,7 +8,7 @@ import pytest
 
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from tests.conformance.scoring import MAY, MUST, SHOULD, rule
-from tests.conformance.server import Code, Server, allowed, fresh, refused
+from tests.conformance.server import UNKNOWN_FIELD, Code, Server, allowed, fresh, refused
 
 GET = "ActionCache.GetActionResult"
 UPDATE = "ActionCache.UpdateActionResult"
@@ -62,6 +62,53 @@ def test_a_result_comes_back(writable: Server) -> None:
     assert found.execution_metadata.worker == "conformance"
 
 
+@rule(MUST, UPDATE, "Every field of a stored result comes back, with node properties and what is told of its making.")
+def test_every_field_comes_back(writable: Server) -> None:
+    action, file, root = writable.action(), writable.put(fresh()), re.Directory()
+    properties = re.NodeProperties(mtime={"seconds": 1, "nanos": 2}, unix_mode={"value": 0o640})  # type: ignore[arg-type]
+    properties.properties.add(name="color", value="blue")
+    root.files.add(name="f", digest=file, node_properties=properties)
+    result = marked(stdout_digest=writable.put(fresh()), stderr_digest=writable.put(fresh()))
+    result.output_files.add(path="f", digest=file, is_executable=True, node_properties=properties)
+    result.output_directories.add(
+        path="d",
+        tree_digest=writable.put_message(re.Tree(root=root)),
+        root_directory_digest=writable.put_message(root),
+        is_topologically_sorted=True,
+    )
+    for links in (result.output_symlinks, result.output_file_symlinks, result.output_directory_symlinks):
+        links.add(path="l", target="f", node_properties=properties)
+    made = result.execution_metadata
+    made.virtual_execution_duration.FromNanoseconds(1_500_000_001)
+    made.auxiliary_metadata.add(type_url="type.googleapis.com/conformance.Anything", value=fresh())
+    times = [field.name for field in made.DESCRIPTOR.fields if field.name.endswith("_timestamp")]
+    for number, name in enumerate(times):
+        getattr(made, name).FromNanoseconds(10**18 + number)
+    writable.store_result(action, result)
+    found = writable.result(action)
+    for field, value in result.ListFields():
+        if field.name != "execution_metadata":
+            assert getattr(found, field.name) == value
+    for field, value in made.ListFields():
+        assert getattr(found.execution_metadata, field.name) == value
+
+
+@rule(MAY, UPDATE, "A field that nobody knows yet comes back with the result.")
+def test_an_unknown_field_comes_back(writable: Server) -> None:
+    action = writable.action()
+    result = re.ActionResult.FromString(marked().SerializeToString() + UNKNOWN_FIELD)
+    writable.store_result(action, result)
+    assert UNKNOWN_FIELD in writable.result(action).SerializeToString()
+
+
+@rule(SHOULD, "UpdateActionResultRequest.results_cache_policy", "A result is taken whatever its priority in the cache.")
+@pytest.mark.parametrize("priority", [-1, 0, 1])
+def test_a_result_may_have_a_priority(writable: Server, priority: int) -> None:
+    action = writable.action()
+    writable.store_result(action, marked(), results_cache_policy=re.ResultsCachePolicy(priority=priority))
+    assert writable.result(action).execution_metadata.worker == "conformance"
+
+
 @rule(MUST, UPDATE, "It returns the stored result or an equivalent one.")
 def test_an_update_returns_the_result(writable: Server) -> None:
     result = marked()
@@ -99,6 +146,14 @@ def test_a_result_of_no_bytes(writable: Server) -> None:
     action = writable.action()
     writable.store_result(action, re.ActionResult())
     assert not writable.result(action).output_files
+
+
+@rule(SHOULD, "ActionResult", "No result that is found is of no bytes: one field at least says that it is one.")
+def test_no_result_is_of_no_bytes(writable: Server) -> None:
+    action = writable.action()
+    allowed(lambda: writable.store_result(action, re.ActionResult()), *REFUSALS)
+    found = allowed(lambda: writable.result(action), Code.NOT_FOUND)
+    assert found is None or found.ByteSize() > 0
 
 
 @rule(SHOULD, UPDATE, "A result without an action is refused by a code that blames the client.")

@@ -11,7 +11,18 @@ from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_
 from buildnet.wire._gen.google.bytestream import bytestream_pb2 as bs
 from tests.conformance.digests import text_of
 from tests.conformance.scoring import MUST, SHOULD, rule
-from tests.conformance.server import ABSENT, CAS, INVALID, Code, Server, allowed, fresh, pieces, refused
+from tests.conformance.server import (
+    ABSENT,
+    CAS,
+    INVALID,
+    UNKNOWN_FIELD,
+    Code,
+    Server,
+    allowed,
+    fresh,
+    pieces,
+    refused,
+)
 
 HEADER = "build.bazel.remote.execution.v2.requestmetadata-bin"
 BAD: dict[str, Callable[[re.Digest], re.Digest]] = {
@@ -197,8 +208,7 @@ def test_unknown_fields_are_ignored(server: Server) -> None:
     digest = server.digest(fresh())
     request = re.FindMissingBlobsRequest(instance_name=server.instance, blob_digests=[digest])
     call = server.channel.unary_unary(CAS + "FindMissingBlobs")
-    # Field 1000, a varint.
-    answer = call(request.SerializeToString() + b"\xc0\x3e\x01", metadata=server.metadata, timeout=10)
+    answer = call(request.SerializeToString() + UNKNOWN_FIELD, metadata=server.metadata, timeout=10)
     assert list(re.FindMissingBlobsResponse.FromString(answer).missing_blob_digests) == [digest]
 
 

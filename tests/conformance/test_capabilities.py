@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import grpc
 import pytest
 
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
+from buildnet.wire._gen.google.longrunning import operations_pb2 as op
+from tests.conformance.execution import EXECUTION
 from tests.conformance.scoring import MUST, SHOULD, rule
-from tests.conformance.server import Server
+from tests.conformance.server import CALL_TIMEOUT_S, Code, Server, fresh
 
 
 @rule(MUST, "Capabilities.GetCapabilities", "It has no errors of its own: an instance that is served is described.")
@@ -24,6 +27,30 @@ def test_versions_are_told(server: Server) -> None:
 @rule(MUST, "ServerCapabilities.high_api_version", "Version 2 is among the versions spoken.")
 def test_version_2_is_spoken(server: Server) -> None:
     assert server.capabilities.low_api_version.major <= 2 <= server.capabilities.high_api_version.major
+
+
+@rule(MUST, "ServerCapabilities.deprecated_api_version", "Where it is told, it is no later than the oldest version.")
+def test_the_deprecated_version_is_the_oldest(server: Server) -> None:
+    if not server.capabilities.HasField("deprecated_api_version"):
+        pytest.skip("no version is told to be deprecated")
+    deprecated, low = server.capabilities.deprecated_api_version, server.capabilities.low_api_version
+    assert (deprecated.major, deprecated.minor, deprecated.patch) <= (low.major, low.minor, low.patch)
+
+
+@rule(SHOULD, "Capabilities.GetCapabilities", "ExecutionCapabilities are told where Execute is served, not elsewhere.")
+def test_only_an_executor_describes_itself(server: Server) -> None:
+    request = re.ExecuteRequest(instance_name=server.instance, action_digest=server.digest(fresh()))
+    stream = server.channel.unary_stream(
+        EXECUTION + "Execute", re.ExecuteRequest.SerializeToString, op.Operation.FromString
+    )
+    try:
+        list(stream(request, metadata=server.metadata, timeout=CALL_TIMEOUT_S))
+        served = True
+    except grpc.RpcError as error:
+        if error.code() in (Code.PERMISSION_DENIED, Code.UNAUTHENTICATED):
+            pytest.skip("this client may not execute")
+        served = error.code() != Code.UNIMPLEMENTED
+    assert server.capabilities.HasField("execution_capabilities") == served
 
 
 @rule(SHOULD, "Capabilities.GetCapabilities", "An endpoint with a CAS or an action cache returns CacheCapabilities.")

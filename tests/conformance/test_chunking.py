@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
-from tests.conformance.digests import text_of
+from tests.conformance.digests import BLAKE3, digest_of, function_name, text_of
 from tests.conformance.fastcdc import chunk_sizes
 from tests.conformance.scoring import MAY, MUST, SHOULD, rule
 from tests.conformance.server import Code, Server, allowed, fresh, refused
@@ -137,6 +137,26 @@ def test_fastcdc_cuts_where_published(splitter: Server) -> None:
     assert [c.size_bytes for c in answer.chunk_digests] == expected
 
 
+every_other_function = pytest.mark.parametrize("function", [BLAKE3, re.DigestFunction.SHA512], ids=function_name)
+
+
+@rule(MUST, "SplitBlobRequest.digest_function", "Chunks are named by the function of the blob, and stored under it.")
+@every_other_function
+def test_a_split_under_another_function(splitter: Server, function: int) -> None:
+    splitter.need_function(function)
+    data = large(splitter)
+    digest = splitter.put(data, function)
+    wanted = {"digest_function": function, "chunking_function": preferred(splitter)}
+    answer = allowed(lambda: splitter.split(digest, **wanted), Code.NOT_FOUND)
+    if answer is None:
+        pytest.skip("the server keeps no split of a blob that was uploaded whole")
+    ends = itertools.accumulate(chunk.size_bytes for chunk in answer.chunk_digests)
+    parts = [data[end - c.size_bytes : end] for end, c in zip(ends, answer.chunk_digests, strict=True)]
+    assert b"".join(parts) == data
+    assert list(answer.chunk_digests) == [digest_of(part, function) for part in parts]
+    assert splitter.missing(*answer.chunk_digests, digest_function=function) == []
+
+
 @rule(MUST, "RepMaxCdcParams", "Chunks of RepMaxCDC are at least the minimum and less than twice that.")
 def test_repmaxcdc_keeps_its_range(splitter: Server) -> None:
     if not splitter.cache.HasField("rep_max_cdc_params"):
@@ -161,6 +181,20 @@ def test_chunks_make_a_blob(splicer: Server) -> None:
     assert answer.blob_digest == splicer.digest(data)
     assert splicer.missing(splicer.digest(data)) == []
     assert splicer.read(splicer.name(splicer.digest(data))) == data
+
+
+@rule(
+    MUST, "SpliceBlobRequest.digest_function", "Chunks and blob are of one function; chunks under another are absent."
+)
+@every_other_function
+def test_a_splice_under_another_function(splicer: Server, function: int) -> None:
+    splicer.need_function(function)
+    parts = [fresh(1000), fresh(1)]
+    digest = digest_of(b"".join(parts), function)
+    others = [splicer.put(part) for part in parts]
+    refused(lambda: splicer.splice(digest, others, digest_function=function), Code.NOT_FOUND, Code.INVALID_ARGUMENT)
+    splicer.splice(digest, [splicer.put(part, function) for part in parts], digest_function=function)
+    assert splicer.read(splicer.name(digest, function=function)) == b"".join(parts)
 
 
 @rule(MUST, SPLICE, "A blob of several MiB is made of stored chunks.")

@@ -7,9 +7,9 @@ import pytest
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.google.bytestream import bytestream_pb2 as bs
 from tests.conformance import zstd
-from tests.conformance.digests import text_of
+from tests.conformance.digests import BLAKE3, digest_of, function_name, text_of
 from tests.conformance.scoring import MAY, MUST, SHOULD, rule
-from tests.conformance.server import INVALID, Code, Server, allowed, fresh, pieces, refused
+from tests.conformance.server import CAS, INVALID, Code, Server, allowed, fresh, pieces, refused
 
 WRITE = "ContentAddressableStorage, compressed writes"
 READ = "ContentAddressableStorage, compressed reads"
@@ -173,6 +173,19 @@ def test_a_limit_on_a_compressed_read_is_refused(zstd_server: Server, limit: int
     refused(lambda: read(zstd_server, digest, 0, limit), Code.INVALID_ARGUMENT)
 
 
+@rule(
+    MUST, "ContentAddressableStorage, resource names", "The digest function follows the compressor where it is named."
+)
+@pytest.mark.parametrize("function", [BLAKE3, re.DigestFunction.SHA512], ids=function_name)
+def test_names_of_compressed_blobs_hold_the_function(zstd_server: Server, function: int) -> None:
+    zstd_server.need_function(function)
+    data = text()
+    digest = digest_of(data, function)
+    zstd_server.write(pieces(zstd_server.upload_name(digest, function=function, kind=ZSTD), zstd.compress(data)))
+    assert zstd_server.missing(digest, digest_function=function) == []
+    assert zstd.decompress(zstd_server.read(zstd_server.name(digest, function=function, kind=ZSTD))) == data
+
+
 @rule(MUST, READ, "An absent blob is NOT_FOUND in every format.")
 def test_an_absent_blob_is_not_found_compressed(zstd_server: Server) -> None:
     digest = zstd_server.digest(fresh())
@@ -208,6 +221,22 @@ def test_a_batch_may_be_compressed(zstd_batches: Server) -> None:
     statuses = zstd_batches.update((digest, zstd.compress(data)), compressor=re.Compressor.ZSTD)
     assert statuses == {text_of(digest): 0}
     assert zstd_batches.read(zstd_batches.name(digest)) == data
+
+
+@rule(
+    MUST, "BatchUpdateBlobsRequest.Request.compressor", "Each blob of a batch has its own, and is judged by it alone."
+)
+def test_a_batch_of_several_compressors(zstd_batches: Server) -> None:
+    blobs = [text(), text(), text()]
+    plain, packed, mislabelled = map(zstd_batches.digest, blobs)
+    request = re.BatchUpdateBlobsRequest(instance_name=zstd_batches.instance, digest_function=zstd_batches.function)  # type: ignore[arg-type]
+    request.requests.add(digest=plain, data=blobs[0])
+    request.requests.add(digest=packed, data=zstd.compress(blobs[1]), compressor=re.Compressor.ZSTD)
+    request.requests.add(digest=mislabelled, data=zstd.compress(blobs[2]))
+    answer = zstd_batches.unary(CAS + "BatchUpdateBlobs", request, re.BatchUpdateBlobsResponse)
+    codes = {text_of(r.digest): r.status.code for r in answer.responses}
+    assert codes == {text_of(plain): 0, text_of(packed): 0, text_of(mislabelled): INVALID}
+    assert [r.data for r in zstd_batches.read_batch(plain, packed)] == blobs[:2]
 
 
 @rule(MUST, "ContentAddressableStorage.BatchUpdateBlobs", "Compressed data that does not match is INVALID_ARGUMENT.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import grpc
 import pytest
 
@@ -148,6 +150,24 @@ def test_parents_are_made(executor: Executor) -> None:
     assert executor.files(result) == {"p/q/r": b"x\n"}
 
 
+@rule(
+    MUST,
+    "Command.output_paths",
+    "Only the directories above an output are made before the command runs, not the output.",
+)
+@pytest.mark.parametrize("field", ["output_paths", "output_directories", "output_files"])
+def test_parents_alone_are_made(executor: Executor, field: str) -> None:
+    result = executor.run("test -d p/q && test ! -e p/q/r && echo so", command={field: ["p/q/r"]})
+    assert executor.stdout(result) == b"so\n"
+
+
+@rule(SHOULD, "Command.output_paths", "They are to be distinct: one that is named twice is told once, or refused.")
+def test_an_output_that_is_named_twice(executor: Executor) -> None:
+    response = executor.response(executor.action("echo a > a", command={"output_paths": ["a", "a"]}))
+    assert response.status.code in PERMANENT or executor.files(response.result) == {"a": b"a\n"}
+    assert len(response.result.output_files) <= 1
+
+
 @rule(MUST, "ActionResult.output_files", "An output that the command did not leave is left out, and that is no error.")
 def test_an_absent_output_is_left_out(executor: Executor) -> None:
     result = executor.run("echo a > a", command={"output_paths": ["a", "b"]})
@@ -190,17 +210,37 @@ def test_sorted_trees_are_sorted(executor: Executor) -> None:
         assert all(texts.index(text_of(node.digest)) > place for node in message.directories)
 
 
+def left_as(executor: Executor, form: int) -> re.OutputDirectory:
+    """A directory of two levels that an action left, told as it asked."""
+    command = {"output_paths": ["d"], "output_directory_format": form}
+    return executor.run("mkdir -p d/e; echo x > d/e/x", command=command).output_directories[0]
+
+
 @rule(
     MUST, "Command.output_directory_format", "A root directory that is asked for is told, and is stored with all below."
 )
-def test_root_directories(executor: Executor) -> None:
-    form = re.Command.OutputDirectoryFormat.TREE_AND_DIRECTORY
-    command = {"output_paths": ["d"], "output_directory_format": form}
-    directory = executor.run("mkdir -p d/e; echo x > d/e/x", command=command).output_directories[0]
+@pytest.mark.parametrize("name", ["DIRECTORY_ONLY", "TREE_AND_DIRECTORY"])
+def test_root_directories(executor: Executor, name: str) -> None:
+    directory = left_as(executor, re.Command.OutputDirectoryFormat.Value(name))
     if not directory.HasField("root_directory_digest"):
         pytest.skip("the output directory format is not known to the worker")
     pages = list(executor.server.tree(directory.root_directory_digest))
     assert sum(len(page.directories) for page in pages) == 2
+
+
+@rule(MUST, "OutputDirectory.root_directory_digest", "Beside a Tree, it is the digest of that Tree's root.")
+def test_the_root_directory_is_the_trees(executor: Executor) -> None:
+    directory = left_as(executor, re.Command.OutputDirectoryFormat.TREE_AND_DIRECTORY)
+    if not directory.HasField("root_directory_digest"):
+        pytest.skip("the output directory format is not known to the worker")
+    tree = re.Tree.FromString(executor.bytes_of(directory.tree_digest))
+    assert directory.root_directory_digest == executor.server.digest(tree.root.SerializeToString(deterministic=True))
+
+
+@rule(SHOULD, "Command.output_directory_format", "A format that the worker does not know is read as TREE_ONLY.")
+def test_an_unknown_directory_format(executor: Executor) -> None:
+    directory = left_as(executor, 77)
+    assert re.Tree.FromString(executor.bytes_of(directory.tree_digest)).root.directories[0].name == "e"
 
 
 @rule(MUST, "ActionResult.output_symlinks", "With output_paths a symlink is an output symlink, not what it leads to.")
@@ -216,6 +256,58 @@ def test_older_fields(executor: Executor) -> None:
     result = executor.run("echo f > f; mkdir -p d; echo x > d/x", command=command)
     assert executor.files(result) == {"f": b"f\n"}
     assert [directory.path for directory in result.output_directories] == ["d"]
+
+
+@rule(
+    SHOULD,
+    "ActionResult.output_file_symlinks",
+    "Symlinks among outputs in the older fields are told in the older ones.",
+)
+def test_older_symlinks(executor: Executor) -> None:
+    command = {"output_files": ["f", "fl"], "output_directories": ["d", "dl"]}
+    result = executor.run("echo f > f; mkdir -p d; ln -s f fl; ln -s d dl", command=command)
+    assert [(link.path, link.target) for link in result.output_file_symlinks] == [("fl", "f")]
+    assert [(link.path, link.target) for link in result.output_directory_symlinks] == [("dl", "d")]
+    assert not result.output_symlinks
+
+
+@rule(
+    MUST, "SymlinkAbsolutePathStrategy", "DISALLOWED: absolute in the input INVALID_ARGUMENT, FAILED_PRECONDITION left."
+)
+@pytest.mark.parametrize("where", ["input", "output", "output directory"])
+def test_absolute_symlinks(executor: Executor, where: str) -> None:
+    if executor.server.cache.symlink_absolute_path_strategy != re.SymlinkAbsolutePathStrategy.DISALLOWED:
+        pytest.skip("absolute symlinks are allowed")
+    if where == "input":
+        root = executor.folder(symlinks=[re.SymlinkNode(name="l", target="/etc/passwd")])
+        assert executor.failure(executor.action("true", root=root)).code == INVALID
+        return
+    script = "ln -s /etc/passwd l" if where == "output" else "mkdir l; ln -s /etc/passwd l/l"
+    assert executor.failure(executor.action(script, command={"output_paths": ["l"]})).code == PRECONDITION
+
+
+@rule(SHOULD, "OutputFile.node_properties", "Supported properties that the Command asks for are told, and no others.")
+def test_node_properties_are_told(executor: Executor) -> None:
+    supported = executor.server.capabilities.execution_capabilities.supported_node_properties
+    wanted = [name for name in ("mtime", "unix_mode") if name in supported]
+    if not wanted:
+        pytest.skip("no node properties are supported")
+    script = "echo a > a; chmod 640 a; touch -d @1000000000 a"
+    command = {"output_paths": ["a"], "output_node_properties": wanted}
+    found = executor.run(script, command=command).output_files[0].node_properties
+    told = {"mtime": found.mtime.ToSeconds(), "unix_mode": found.unix_mode.value & 0o777}
+    assert {name: told[name] for name in wanted} == {n: {"mtime": 10**9, "unix_mode": 0o640}[n] for n in wanted}
+    unasked = executor.run(script, command={"output_paths": ["a"]}).output_files[0]
+    assert not unasked.HasField("node_properties")
+
+
+@rule(MAY, "FileNode.node_properties", "An input has the time of change that its node tells.")
+def test_an_input_has_its_properties(executor: Executor) -> None:
+    if "mtime" not in executor.server.capabilities.execution_capabilities.supported_node_properties:
+        pytest.skip("mtime is no supported node property")
+    properties = re.NodeProperties(mtime={"seconds": 10**9})  # type: ignore[arg-type]
+    node = re.FileNode(digest=executor.server.put(b"a"), node_properties=properties)
+    assert executor.stdout(executor.run("stat -c %Y a", root=executor.folder({"a": node}))) == b"1000000000\n"
 
 
 @rule(MUST, "Command.output_paths", "If it is used, output_files and output_directories are ignored.")
@@ -250,6 +342,68 @@ def test_inlining_is_done(executor: Executor) -> None:
     assert (result.stdout_raw, result.output_files[0].contents) == (b"inline\n", b"o\n")
 
 
+@rule(
+    MUST,
+    "ActionResult.stdout_raw",
+    "Inlining is left out where the response of Execute would exceed the message limit.",
+)
+@pytest.mark.parametrize("size", [2_500_000, 5_000_000])
+def test_inlining_on_execute_stops_at_the_message_limit(executor: Executor, size: int) -> None:
+    script = f"head -c {size} /dev/zero; head -c {size} /dev/zero >&2; head -c {size} /dev/zero > o"
+    action = executor.action(script, command={"output_paths": ["o"]})
+    # Once executed and, where that is done, once from the cache.
+    for _ in range(2):
+        result = executor.result(action, inline_stdout=True, inline_stderr=True, inline_output_files=["o"])
+        assert [result.stdout_digest.size_bytes, result.stderr_digest.size_bytes] == [size, size]
+        assert result.output_files[0].digest.size_bytes == size
+
+
+# What is asked of the worker, and what it tells.
+
+
+@rule(SHOULD, "Action.platform", "It is preferred to the Command's, which counts where the Action has none.")
+def test_the_actions_platform_is_preferred(executor: Executor) -> None:
+    unknown = {"properties": [{"name": f"conformance-{fresh(4).hex()}", "value": "1"}]}
+    if not executor.platform:
+        # Of the lexicon, so that the Action has a platform at all.
+        executor.platform = [("OSFamily", "linux")]
+    if executor.failure(executor.action("true")).code:
+        pytest.skip("OSFamily=linux is not offered; name a platform property by --exec-property")
+    assert executor.run("true", command={"platform": unknown}).exit_code == 0
+    executor.platform = []
+    assert executor.failure(executor.action("true", command={"platform": unknown})).code in PERMANENT
+
+
+@rule(SHOULD, "ExecutionPolicy.priority", "An action of any priority in the advertised ranges runs.")
+def test_priorities_in_range_are_taken(executor: Executor) -> None:
+    ranges = executor.server.capabilities.execution_capabilities.execution_priority_capabilities.priorities
+    if not ranges:
+        pytest.skip("no priorities are advertised")
+    for priority in {bound for r in ranges for bound in (r.min_priority, r.max_priority)}:
+        policy = {"execution_policy": {"priority": priority}, "results_cache_policy": {"priority": 1}}
+        assert executor.result(executor.action("true"), **policy).exit_code == 0
+
+
+@rule(MAY, "ExecuteOperationMetadata.partial_execution_metadata", "Of an action that runs it tells the worker.")
+def test_partial_metadata_is_told(executor: Executor) -> None:
+    stream, running = executor.started(executor.action("sleep 1"), Stage.EXECUTING)
+    end = response_of(list(stream)[-1])
+    assert metadata_of(running).partial_execution_metadata.worker == end.result.execution_metadata.worker
+
+
+@rule(MAY, "ExecutedActionMetadata.auxiliary_metadata", "It tells what the action used, as a message that is named.")
+def test_auxiliary_metadata_is_told(executor: Executor) -> None:
+    told = executor.run("true").execution_metadata.auxiliary_metadata
+    assert told
+    assert all(detail.type_url.rpartition("/")[2] for detail in told)
+
+
+@rule(MAY, "ExecuteResponse.message", "Something to show is said of an action that failed.")
+@pytest.mark.parametrize("script", ["exit 3", "sleep 50"], ids=["exit code", "timeout"])
+def test_a_message_is_told(executor: Executor, script: str) -> None:
+    assert executor.response(executor.action(script, timeout={"seconds": 1})).message
+
+
 # The cache.
 
 
@@ -260,6 +414,15 @@ def test_a_result_is_cached(executor: Executor) -> None:
     assert (first.cached_result, second.cached_result) == (False, True)
     assert executor.stdout(first.result) == executor.stdout(second.result)
     assert executor.server.result(action).exit_code == 0
+
+
+@rule(MUST, "ActionResult.execution_metadata", "A cached result tells of the execution that first produced it.")
+def test_a_cached_result_tells_of_its_making(executor: Executor) -> None:
+    action = executor.action("true")
+    first = executor.result(action).execution_metadata
+    assert executor.server.result(action).execution_metadata == first
+    again = executor.response(action)
+    assert not again.cached_result or again.result.execution_metadata == first
 
 
 @rule(MUST, "ExecuteRequest.skip_cache_lookup", "The action runs although there is a result.")
@@ -351,6 +514,18 @@ def test_times_are_told(executor: Executor) -> None:
     moments = [getattr(metadata, name).ToNanoseconds() for name in names]
     assert moments == sorted(moments)
     assert metadata.worker_completed_timestamp.ToNanoseconds() >= moments[-1]
+
+
+@rule(
+    SHOULD,
+    "ExecutedActionMetadata.virtual_execution_duration",
+    "It is told, and is of the command, by the timeout's clock.",
+)
+def test_the_virtual_duration_is_told(executor: Executor) -> None:
+    action = executor.action("sleep 1", timeout={"seconds": 20})
+    begun = time.monotonic()
+    duration = executor.result(action).execution_metadata.virtual_execution_duration
+    assert 0.5 <= duration.ToNanoseconds() / 1e9 <= time.monotonic() - begun
 
 
 # What is missing, and what is wrong.

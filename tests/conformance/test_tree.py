@@ -6,7 +6,7 @@ import pytest
 
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from tests.conformance.scoring import MAY, MUST, SHOULD, rule
-from tests.conformance.server import Code, Server, allowed, fresh, refused
+from tests.conformance.server import UNKNOWN_FIELD, Code, Server, allowed, fresh, refused
 
 WHERE = "ContentAddressableStorage.GetTree"
 
@@ -82,6 +82,14 @@ def test_an_absent_child_is_left_out(server: Server) -> None:
     root = parent(server, here)
     root.directories.add(name="x", digest=server.digest(leaf().SerializeToString()))
     assert names(read(server, server.put_message(root))) == names([root, here])
+
+
+@rule(MUST, "Digest", "A message is known by its exact bytes: a Directory with a field nobody knows is found by them.")
+def test_exact_bytes_are_what_counts(server: Server) -> None:
+    child, root = leaf(), leaf()
+    root.directories.add(name="x", digest=server.put(child.SerializeToString() + UNKNOWN_FIELD))
+    read_names = [[link.target for link in found.symlinks] for found in read(server, server.put_message(root))]
+    assert sorted(read_names) == sorted([[root.symlinks[0].target], [child.symlinks[0].target]])
 
 
 @rule(MUST, "Digest", "Size is part of a digest: the root's hash with another size is not the root.")

@@ -260,6 +260,8 @@ def test_capabilities_say_what_this_caller_may_do(guarded: Guarded) -> None:
         caller = guarded.caller(guarded.token(*scopes))
         answer = caller.ask(RE + "Capabilities/GetCapabilities", re.GetCapabilitiesRequest(), re.ServerCapabilities)
         updates = answer.cache_capabilities.action_cache_update_capabilities.update_enabled
+        # REAPI GetCapabilities: what is no executor tells no capabilities of one.
+        assert answer.HasField("execution_capabilities") == answer.execution_capabilities.exec_enabled
         return updates, answer.execution_capabilities.exec_enabled
 
     assert offered("read", "write") == (True, False)

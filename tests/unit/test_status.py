@@ -41,6 +41,13 @@ def test_a_bad_field_is_named() -> None:
     assert request.field_violations[0].field == "timeout"
 
 
+@pytest.mark.parametrize(("code", "told"), [("overloaded", True), ("invalid_request", False)])
+def test_who_finds_a_queue_full_is_told_when_to_come_again(code: str, told: bool) -> None:
+    retry = error_details_pb2.RetryInfo()
+    assert any(detail.Unpack(retry) for detail in status_of(code, "why").details) == told
+    assert (retry.retry_delay.ToNanoseconds() > 0) == told
+
+
 def test_a_server_that_is_not_ours_is_understood_as_far_as_it_goes() -> None:
     error = error_of_status(status_pb2.Status(code=3, message="bad"))
     assert isinstance(error, InvalidRequest)
