@@ -74,10 +74,15 @@ def test_a_batch_is_stored(server: Server) -> None:
 
 
 @rule(MUST, UPDATE, "A digest that does not match its data is INVALID_ARGUMENT in that blob's status.")
-def test_a_mismatch_is_that_blobs_error(server: Server) -> None:
-    digest = server.digest(fresh())
-    assert server.update((digest, fresh())) == {text_of(digest): INVALID}
-    assert server.missing(digest) == [text_of(digest)]
+@pytest.mark.parametrize("size", [64, 300_000])
+@pytest.mark.parametrize("stored", [False, True], ids=["new", "stored"])
+def test_a_mismatch_is_that_blobs_error(server: Server, size: int, stored: bool) -> None:
+    data = fresh(size)
+    digest = server.put(data) if stored else server.digest(data)
+    assert server.update((digest, fresh(size))) == {text_of(digest): INVALID}
+    assert server.missing(digest) == ([] if stored else [text_of(digest)])
+    if stored:
+        assert server.read(server.name(digest)) == data
 
 
 @rule(MUST, UPDATE, "Blobs succeed or fail independently: one bad blob does not hinder the others.")

@@ -241,12 +241,15 @@ def test_a_batch_of_several_compressors(zstd_batches: Server) -> None:
 
 @rule(MUST, "ContentAddressableStorage.BatchUpdateBlobs", "Compressed data that does not match is INVALID_ARGUMENT.")
 @pytest.mark.parametrize("kind", [kind for kind in WRONG if kind != "far too much content"])
-def test_a_compressed_mismatch_in_a_batch(zstd_batches: Server, kind: str) -> None:
+@pytest.mark.parametrize("stored", [False, True], ids=["new", "stored"])
+def test_a_compressed_mismatch_in_a_batch(zstd_batches: Server, kind: str, stored: bool) -> None:
     data = fresh(10_000)
-    digest = zstd_batches.digest(data)
+    digest = zstd_batches.put(data) if stored else zstd_batches.digest(data)
     statuses = zstd_batches.update((digest, WRONG[kind](data)), compressor=re.Compressor.ZSTD)
     assert statuses == {text_of(digest): INVALID}
-    assert zstd_batches.missing(digest) == [text_of(digest)]
+    assert zstd_batches.missing(digest) == ([] if stored else [text_of(digest)])
+    if stored:
+        assert zstd_batches.read(zstd_batches.name(digest)) == data
 
 
 @rule(MUST, "BatchReadBlobsResponse.Response.compressor", "It is IDENTITY or one that the client accepts.")

@@ -18,6 +18,7 @@ from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_
 from tests.conformance.digests import HASHERS
 from tests.conformance.server import ABSENT, Server, fresh, refused
 from tests.engines import Front, Fronts, Seaweed, Valkey
+from tests.http_calls import Http
 
 MIB = 1 << 20
 KINDS = ["s3", "redis", "reapi"]
@@ -185,6 +186,34 @@ def test_entries_of_http_clients_pass_as_they_came(pair: tuple[Front, Front], se
     assert other.http("GET", f"/a/ac/{key}") == (200, value)
     assert other.http("GET", f"/cas/{name}") == (200, blob)
     assert other.http("GET", f"/b/ac/{key}")[0] == 404
+
+
+VALUES = ["/ccache/ab/{}", "/sccache/a/b/{}", "/gradle/{}", "/v1/cache/{}", "/v8/artifacts/{}?teamId=team"]
+
+
+@pytest.mark.parametrize("path", VALUES)
+@pytest.mark.parametrize("size", [100, 2 * MIB])
+def test_values_of_build_tools_pass(pair: tuple[Front, Front], settled: Any, path: str, size: int) -> None:
+    front, other = pair
+    here, there = Http(front.listen), Http(other.listen)
+    path, value, said = path.format(fresh(16).hex()), fresh(size), {"x-artifact-tag": "signed"}
+    assert here("PUT", path, value, said).status in (200, 201, 202)
+    settled()
+    found = there("GET", path)
+    if front.tiers[0]["kind"] == "reapi":
+        # It knows no names but those of actions.
+        assert found.status == 404
+        return
+    assert (found.status, found.body) == (200, value)
+    if path.startswith("/v8/"):
+        assert found.headers["x-artifact-tag"] == "signed"
+        assert there("GET", path.replace("team", "other")).status == 404
+    elif path.startswith("/v1/"):
+        assert there("PUT", path, fresh()).status == 409
+    else:
+        # Only what is here is removed: the next who asks brings it again.
+        assert there("DELETE", path).status == 204
+        assert there("GET", path).body == value
 
 
 def test_readers_at_once_share_one_fetch(pair: tuple[Front, Front], writer: Server, settled: Any) -> None:

@@ -1,6 +1,7 @@
 """The crash campaign: kill -9 in the middle of writes, start again, and look for every acknowledged blob and result.
 
-It counts as lost what was acknowledged and is absent, and as wrong what is there and is not what was written.
+It counts as lost what was acknowledged and is absent, and as wrong what is there and is not what was written. A server
+that takes long to start again fails it too.
 Run in full: `python -m tests.faults.campaign --kills 100` (`make crash`).
 """
 
@@ -26,6 +27,8 @@ from tests.faults.writers import Record, Writer, content_of, digest_of
 WRITERS = 4
 WRITES_PER_ROUND = 10_000
 READ_AT_ONCE = 200
+# A restart may take so much longer than the start of an empty server, at the median.
+RESTART_S = 2.0
 # Of the store that evicts: what was used within so many seconds stays.
 KEEP_S = 2
 
@@ -167,6 +170,11 @@ class Campaign:
             # Only one of the two was ever true; from now on it is the one that is there.
             record.results[name] = [found, begun]
 
+    @property
+    def is_slow(self) -> bool:
+        """Whether a server that was killed starts later than it may."""
+        return statistics.median(self.restarts_s) - self.first_s >= RESTART_S
+
     def line(self) -> str:
         """The line of the log."""
         return (
@@ -211,7 +219,9 @@ def main() -> None:
     print(campaign.line())
     for line in (campaign.lost + campaign.wrong)[:20]:
         print(line)
-    raise SystemExit(1 if campaign.lost or campaign.wrong else 0)
+    if campaign.is_slow:
+        print(f"slow: the median restart is to be less than {RESTART_S:g} s over the start of an empty server")
+    raise SystemExit(1 if campaign.lost or campaign.wrong or campaign.is_slow else 0)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import statistics
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,6 @@ from tests.faults.campaign import Campaign, evicting
 
 KILLS = int(os.environ.get("BUILDNET_CRASH_KILLS", "4"))
 WRITES = 1500
-# Beyond what an empty server takes to start, on a machine that others use too.
-RESTART_EXTRA_S = 2.0
 
 
 def judge(campaign: Campaign) -> None:
@@ -21,7 +18,7 @@ def judge(campaign: Campaign) -> None:
     assert not campaign.lost
     assert not campaign.wrong
     assert campaign.acknowledged > 100 * campaign.kills
-    assert statistics.median(campaign.restarts_s) < campaign.first_s + RESTART_EXTRA_S
+    assert not campaign.is_slow
 
 
 @pytest.mark.timeout(300)

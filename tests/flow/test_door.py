@@ -206,6 +206,31 @@ def test_a_batch_over_the_limit_is_refused(server: Server) -> None:
     refused(lambda: server.unary(CAS + "BatchUpdateBlobs", request, re.BatchUpdateBlobsResponse), Code.INVALID_ARGUMENT)
 
 
+@pytest.mark.parametrize(("function", "count"), [("sha256", 8000), ("sha512", 6000)])
+def test_a_reply_about_thousands_of_absent_blobs_is_what_clients_take(
+    server: Server, function: str, count: int
+) -> None:
+    def digest_of(data: bytes, size_bytes: int) -> re.Digest:
+        return re.Digest(hash=hashlib.new(function, data).hexdigest(), size_bytes=size_bytes)
+
+    data = fresh((3 << 20) - count)
+    update = re.BatchUpdateBlobsRequest()
+    update.requests.add(digest=digest_of(data, len(data)), data=data)
+    assert server.unary(CAS + "BatchUpdateBlobs", update, re.BatchUpdateBlobsResponse).responses[0].status.code == 0
+    absent = [digest_of(number.to_bytes(8), 1) for number in range(count)]
+    request = re.BatchReadBlobsRequest(digests=[*absent, digest_of(data, len(data))])
+    reply = server.raw(CAS + "BatchReadBlobs", request.SerializeToString())
+    assert len(reply) <= 4 << 20
+    *others, last = re.BatchReadBlobsResponse.FromString(reply).responses
+    assert [(r.digest, r.status.code) for r in others] == [(digest, Code.NOT_FOUND.value[0]) for digest in absent]
+    # The first are told in words, and those for which there is no room by their code.
+    assert others[0].status.message
+    assert not others[-1].status.message
+    assert (last.status.code, last.data) == (0, data)
+    more = re.BatchReadBlobsRequest(digests=absent * 8)
+    refused(lambda: server.raw(CAS + "BatchReadBlobs", more.SerializeToString()), Code.INVALID_ARGUMENT)
+
+
 def test_a_message_over_the_limit_is_resource_exhausted(server: Server) -> None:
     refused(lambda: server.raw(CAS + "FindMissingBlobs", bytes(17 << 20)), Code.RESOURCE_EXHAUSTED)
 

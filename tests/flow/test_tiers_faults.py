@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ import grpc
 import pytest
 
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
+from tests.conformance import zstd
 from tests.conformance.server import Server, fresh, refused
 from tests.engines import KEY, PASSWORD, SECRET, Fronts, Seaweed, Valkey, until
+from tests.http_calls import Http
 
 MIB = 1 << 20
 Code = grpc.StatusCode
@@ -167,6 +171,30 @@ def test_what_rots_here_is_healed_from_a_tier(bucket: Seaweed, fronts: Fronts, s
     assert front.counts("bucket")["hits"] == 1
 
 
+@pytest.mark.parametrize("size", [3000, 900_000, 5 * MIB])
+def test_what_rots_here_is_right_at_the_first_get_over_http(bucket: Seaweed, fronts: Fronts, size: int) -> None:
+    front = fronts.start(bucket.table(write="through"))
+    values = {f"/{cache}/{fresh(32).hex()}": fresh(size) for cache in ("ac", "ccache", "v1/cache", "v8/artifacts")}
+    for data in (fresh(size), fresh(size)):
+        values[f"/cas/{hashlib.sha256(data).hexdigest()}"] = data
+    for path, data in values.items():
+        assert front.http("PUT", path, data)[0] in (200, 201, 202)
+    front.stop()
+    for data in values.values():
+        rot(front.state / "cas", data)
+    front.start()
+    call = Http(front.listen)
+    *plain, last = values
+    for path in plain:
+        assert front.http("GET", path) == (200, values[path])
+    answer = call("GET", last, headers={"Accept-Encoding": "zstd"})
+    assert answer.status == 200
+    is_zstd = answer.headers.get("content-encoding") == "zstd"
+    assert (zstd.decompress(answer.body) if is_zstd else answer.body) == values[last]
+    # What was brought is kept.
+    assert call("GET", last, headers={"Range": f"bytes={size - 10}-"}).body == values[last][-10:]
+
+
 def rot(store: Path, data: bytes) -> None:
     """Flip a byte in the middle of where `data` stands on the disk."""
     needle = data[len(data) // 2 : len(data) // 2 + 64]
@@ -213,7 +241,13 @@ def test_a_full_queue_makes_writers_wait_and_then_says_so(hot: Valkey, fronts: F
         data = fresh()
         digest = server.digest(data)
         began = time.monotonic()
-        assert set(server.update((digest, data)).values()) == {EXHAUSTED}
+        call = Http(front.listen)
+        values = (f"/cas/{hashlib.sha256(data).hexdigest()}", "/gradle/one", "/v8/artifacts/ab12")
+        with ThreadPoolExecutor() as threads:
+            answers = [threads.submit(call, "PUT", path, data) for path in values]
+            assert set(server.update((digest, data)).values()) == {EXHAUSTED}
+            # It passes, unlike a store that is full.
+            assert {(a.result().status, a.result().headers["buildnet-code"]) for a in answers} == {(503, "overloaded")}
         assert time.monotonic() - began < 9
         # It is here all the same, and once there is room it goes.
         assert server.missing(digest) == []

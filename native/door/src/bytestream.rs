@@ -5,8 +5,7 @@ use std::sync::Arc;
 use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
 use buildnet_formats::wire::google::bytestream as bs;
 use buildnet_formats::{Compressor, Digest, Function, NativeError, ReadName, WriteName};
-use buildnet_store::{BlobReader, Checked, Chunk, Store};
-use buildnet_tiers::Tiers;
+use buildnet_store::{Checked, Store};
 use bytes::Bytes;
 use futures_util::stream;
 use parking_lot::Mutex;
@@ -16,10 +15,11 @@ use crate::access::{Caller, Right};
 use crate::behind;
 use crate::codec::decode;
 use crate::grpc::{Answer, Messages};
+use crate::reading::{Piece, Reading};
 use crate::reads::{ReadRequest, read_response_prefix};
 use crate::rope::Rope;
 use crate::services::Services;
-use crate::squeeze::{Packer, Unpacker};
+use crate::squeeze::Unpacker;
 use crate::status::status_of;
 use crate::uploads::Slot;
 use crate::wire::{WriteRequest, framed};
@@ -60,150 +60,39 @@ pub(crate) async fn read(services: &Services, caller: &Caller, body: Bytes) -> R
         limit => Some(u64::try_from(limit).map_err(|_| Status::invalid_argument("read_limit is negative"))?),
     };
     let store = &services.store;
-    if name.compressor == Compressor::Zstd && limit.is_some() {
+    let zstd = name.compressor == Compressor::Zstd;
+    if zstd && limit.is_some() {
         return Err(Status::invalid_argument("read_limit must be 0 when the blob travels compressed"));
     }
-    let healing = services.tiers.clone().map(|tiers| Healing { tiers, digest: name.digest, at: offset, limit });
-    if name.compressor == Compressor::Zstd {
-        return Box::pin(read_zstd(store, &name.digest, offset, healing)).await;
-    }
-    let mut reader = open(store, &name.digest, offset, limit, healing.as_ref()).await?;
-    if reader.is_packed() {
-        let chunk = store.next_chunk(&mut reader, CHUNK_BYTES).map_err(|e| status_of(&e))?;
-        return Ok(Answer::One(chunk.map(message_of)));
-    }
-    let start = (Arc::clone(store), reader, healing);
-    let pieces = stream::try_unfold(start, |(store, reader, mut healing)| async move {
-        let here = Arc::clone(&store);
-        let step = match (on_disk(usize::MAX, move || Ok(next_chunk(here, reader))).await?, &healing) {
-            (Err(error), Some(healing)) => {
-                let reader = healing.healed(&store, &error).await?;
-                on_disk(usize::MAX, move || next_chunk(store, reader)).await?
-            }
-            (step, _) => step.map_err(|e| status_of(&e))?,
-        };
-        let (store, reader, chunk) = step;
-        if let (Some(healing), Some(chunk)) = (&mut healing, &chunk) {
-            healing.passed(chunk.len() as u64);
-        }
-        Ok(chunk.map(|chunk| (message_of(chunk), (store, reader, healing))))
-    });
-    Ok(Answer::Pieces(Box::pin(pieces)))
-}
-
-/// Where a read stands, so that it can go on from a tier's copy when the one here turns out rotten or gone.
-pub(crate) struct Healing {
-    tiers: Arc<Tiers>,
-    digest: Digest,
-    at: u64,
-    limit: Option<u64>,
-}
-
-impl Healing {
-    fn passed(&mut self, bytes: u64) {
-        self.at += bytes;
-        self.limit = self.limit.map(|limit| limit - bytes);
-    }
-
-    /// The rest of the blob from a copy of a tier; the error stands when it is another, or no tier has one.
-    async fn healed(&self, store: &Store, error: &NativeError) -> Result<BlobReader, Status> {
-        let gone = matches!(error.code, "not_found" | "digest_mismatch");
-        if !gone || !self.tiers.pull(vec![self.digest]).await.map_err(|e| status_of(&e))?.is_empty() {
-            return Err(status_of(error));
-        }
-        store.reader(&self.digest, self.at, self.limit).map_err(|e| status_of(&e))
-    }
-}
-
-/// A reader of a blob that is here or in a tier.
-async fn open(
-    store: &Store,
-    digest: &Digest,
-    offset: u64,
-    limit: Option<u64>,
-    healing: Option<&Healing>,
-) -> Result<BlobReader, Status> {
-    match (store.reader(digest, offset, limit), healing) {
-        (Err(error), Some(healing)) => Box::pin(healing.healed(store, &error)).await,
-        (opened, _) => opened.map_err(|e| status_of(&e)),
-    }
-}
-
-fn message_of(chunk: Chunk) -> Bytes {
-    let (prefix, used) = read_response_prefix(chunk.len());
-    chunk.framed(&prefix[..used])
-}
-
-fn response_of(data: Bytes) -> Bytes {
-    framed(&bs::ReadResponse { data })
-}
-
-type Step = (Arc<Store>, BlobReader, Option<Chunk>);
-
-fn next_chunk(store: Arc<Store>, mut reader: BlobReader) -> Result<Step, NativeError> {
-    let chunk = store.next_chunk(&mut reader, CHUNK_BYTES)?;
-    Ok((store, reader, chunk))
-}
-
-/// The offset counts bytes of the blob; what is sent is one zstd stream of all that follows it.
-async fn read_zstd(
-    store: &Arc<Store>,
-    digest: &Digest,
-    offset: u64,
-    healing: Option<Healing>,
-) -> Result<Answer, Status> {
-    if offset == 0
-        && let Some(frames) = store.packed_zstd(digest)
+    if zstd
+        && offset == 0
+        && let Some(frames) = store.packed_zstd(&name.digest)
     {
-        return Ok(Answer::One(Some(response_of(frames))));
+        return Ok(Answer::One(Some(framed(&bs::ReadResponse { data: frames }))));
     }
-    let reader = open(store, digest, offset, None, healing.as_ref()).await?;
-    let packer = Packer::new().map_err(|e| status_of(&e))?;
-    let state = Some((Arc::clone(store), reader, packer, healing));
-    let pieces = stream::try_unfold(state, |state| async move {
-        let Some((store, reader, packer, mut healing)) = state else { return Ok(None) };
-        let cost = usize::try_from(reader.remaining()).unwrap_or(usize::MAX);
-        let here = Arc::clone(&store);
-        let step = match (on_disk(cost, move || Ok(packed_step(here, reader, packer))).await?, &healing) {
-            (Err(unread), Some(healing)) => {
-                let reader = healing.healed(&store, &unread.error).await?;
-                on_disk(cost, move || packed_step(store, reader, unread.packer).map_err(|unread| unread.error)).await?
-            }
-            (step, _) => step.map_err(|unread| status_of(&unread.error))?,
-        };
-        if let Some(healing) = &mut healing {
-            healing.passed(step.taken);
-        }
-        let rest = step.rest.map(|(store, reader, packer)| (store, reader, packer, healing));
-        Ok::<_, Status>(Some((response_of(step.packed.into()), rest)))
+    let place = (offset, limit);
+    let reading = Box::pin(Reading::open(store, services.tiers.as_ref(), &name.digest, place, CHUNK_BYTES)).await;
+    let mut reading = reading.map_err(|e| status_of(&e))?;
+    if zstd {
+        // The offset counts bytes of the blob; what is sent is one stream of all that follows it.
+        reading = reading.packed().map_err(|e| status_of(&e))?;
+    } else if reading.is_whole() {
+        let chunk = reading.whole().map_err(|e| status_of(&e))?;
+        return Ok(Answer::One(chunk.map(|chunk| message_of(Piece::Plain(chunk)))));
+    }
+    let pieces = stream::try_unfold(reading, |reading| async move {
+        Ok::<_, Status>(reading.next().await?.map(|(piece, rest)| (message_of(piece), rest)))
     });
     Ok(Answer::Pieces(Box::pin(pieces)))
 }
 
-/// One piece of a blob, packed, and what follows it.
-struct Packed {
-    packed: Vec<u8>,
-    taken: u64,
-    rest: Option<(Arc<Store>, BlobReader, Packer)>,
-}
-
-/// A reading that failed, and the packer for another to go on with.
-struct Unread {
-    error: NativeError,
-    packer: Packer,
-}
-
-fn packed_step(store: Arc<Store>, reader: BlobReader, mut packer: Packer) -> Result<Packed, Box<Unread>> {
-    let (store, reader, chunk) = match next_chunk(store, reader) {
-        Ok(step) => step,
-        Err(error) => return Err(Box::new(Unread { error, packer })),
-    };
-    let last = reader.remaining() == 0;
-    let bytes = chunk.as_ref().map_or(&[][..], Chunk::as_slice);
-    let taken = bytes.len() as u64;
-    match packer.feed(bytes, last) {
-        Ok(packed) => Ok(Packed { packed, taken, rest: (!last).then_some((store, reader, packer)) }),
-        Err(error) => Err(Box::new(Unread { error, packer })),
+fn message_of(piece: Piece) -> Bytes {
+    match piece {
+        Piece::Plain(chunk) => {
+            let (prefix, used) = read_response_prefix(chunk.len());
+            chunk.framed(&prefix[..used])
+        }
+        Piece::Packed(bytes) => framed(&bs::ReadResponse { data: bytes.into() }),
     }
 }
 

@@ -62,14 +62,22 @@ pub(crate) fn read_response_prefix(length: usize) -> ([u8; 16], usize) {
     (prefix, used)
 }
 
+/// What one blob takes of a reply at most, beside its digest, its data and the words of its status: tags, lengths, a code and
+/// a compressor.
+pub(crate) const ENTRY_BYTES_MAX: usize = 24;
+
 /// A framed BatchReadBlobsResponse that grows by one blob at a time, each read to where it stays.
-pub(crate) struct BatchReadReply(Vec<u8>);
+pub(crate) struct BatchReadReply {
+    bytes: Vec<u8>,
+    /// What the words of all statuses may take.
+    words_bytes_left: usize,
+}
 
 impl BatchReadReply {
-    pub(crate) fn with_capacity(bytes: usize) -> Self {
+    pub(crate) fn with_capacity(bytes: usize, words_bytes_left: usize) -> Self {
         let mut reply = Vec::with_capacity(FRAME_BYTES + bytes);
         reply.resize(FRAME_BYTES, 0);
-        Self(reply)
+        Self { bytes: reply, words_bytes_left }
     }
 
     /// One blob of `size_bytes` that `read` puts at the end.
@@ -79,20 +87,20 @@ impl BatchReadReply {
         size_bytes: u64,
         read: impl FnOnce(&mut Vec<u8>) -> Result<(), NativeError>,
     ) -> Result<(), NativeError> {
-        let before = self.0.len();
+        let before = self.bytes.len();
         let (digest_length, size) = (digest.encoded_len(), usize::try_from(size_bytes).unwrap_or(usize::MAX));
         let length = prost::encoding::key_len(1) + encoded_len_varint(digest_length as u64) + digest_length;
         // The data's tag and length, and an empty status: OK.
         let length = length + 1 + encoded_len_varint(size_bytes) + size + 2;
-        self.0.put_u8(0x0a);
-        encode_varint(length as u64, &mut self.0);
-        prost::encoding::message::encode(1, digest, &mut self.0);
-        self.0.put_slice(&[0x1a, 0, 0x12]);
-        encode_varint(size_bytes, &mut self.0);
-        let start = self.0.len();
-        let done = read(&mut self.0);
-        if done.is_err() || self.0.len() != start + size {
-            self.0.truncate(before);
+        self.bytes.put_u8(0x0a);
+        encode_varint(length as u64, &mut self.bytes);
+        prost::encoding::message::encode(1, digest, &mut self.bytes);
+        self.bytes.put_slice(&[0x1a, 0, 0x12]);
+        encode_varint(size_bytes, &mut self.bytes);
+        let start = self.bytes.len();
+        let done = read(&mut self.bytes);
+        if done.is_err() || self.bytes.len() != start + size {
+            self.bytes.truncate(before);
         }
         done
     }
@@ -107,8 +115,14 @@ impl BatchReadReply {
         });
     }
 
-    /// One blob that is not to be had.
-    pub(crate) fn refused(&mut self, digest: &re::Digest, status: rpc::Status) {
+    /// One blob that is not to be had. The code says why and the digest which, where there is no room for the sentence.
+    pub(crate) fn refused(&mut self, digest: &re::Digest, mut status: rpc::Status) {
+        // Its tag and its length are in it, and the longer lengths of what it stands in.
+        let words = status.message.len() + 8;
+        match self.words_bytes_left.checked_sub(words) {
+            Some(left) => self.words_bytes_left = left,
+            None => status.message.clear(),
+        }
         self.put(&re::batch_read_blobs_response::Response {
             digest: Some(digest.clone()),
             status: Some(status),
@@ -117,14 +131,14 @@ impl BatchReadReply {
     }
 
     fn put(&mut self, response: &re::batch_read_blobs_response::Response) {
-        prost::encoding::message::encode(1, response, &mut self.0);
+        prost::encoding::message::encode(1, response, &mut self.bytes);
     }
 
     /// The whole message behind gRPC's five bytes.
     pub(crate) fn framed(mut self) -> Bytes {
-        let frame = frame_of(self.0.len() - FRAME_BYTES);
-        self.0[..FRAME_BYTES].copy_from_slice(&frame);
-        self.0.into()
+        let frame = frame_of(self.bytes.len() - FRAME_BYTES);
+        self.bytes[..FRAME_BYTES].copy_from_slice(&frame);
+        self.bytes.into()
     }
 }
 
@@ -155,7 +169,7 @@ mod tests {
         fn a_batch_read_is_what_the_generated_code_reads(
             blobs in proptest::collection::vec((proptest::collection::vec(any::<u8>(), 0..300), 0u8..4), 0..5)
         ) {
-            let mut reply = BatchReadReply::with_capacity(0);
+            let mut reply = BatchReadReply::with_capacity(0, usize::MAX);
             let mut expected = Vec::new();
             for (data, way) in &blobs {
                 let (digest, data) = (Digest::of(data).to_message(), Bytes::from(data.clone()));
@@ -188,6 +202,26 @@ mod tests {
             let read = re::BatchReadBlobsResponse::decode(framed.slice(5..)).unwrap();
             prop_assert_eq!(framed.len() - 5, u32::from_be_bytes([framed[1], framed[2], framed[3], framed[4]]) as usize);
             prop_assert_eq!(read.responses, expected);
+        }
+
+        #[test]
+        fn no_entry_takes_more_than_it_may(
+            blobs in proptest::collection::vec(("[0-9a-f]{0,300}", any::<i64>(), 0usize..300, 0u8..3), 0..20),
+            words_bytes_left in 0usize..2000,
+        ) {
+            let mut reply = BatchReadReply::with_capacity(0, words_bytes_left);
+            let mut least = FRAME_BYTES;
+            for (hash, size_bytes, length, way) in blobs {
+                let digest = re::Digest { hash, size_bytes };
+                least += ENTRY_BYTES_MAX + digest.encoded_len();
+                match way {
+                    0 => reply.refused(&digest, rpc::Status { code: 16, message: "w".repeat(length), ..Default::default() }),
+                    1 => reply.packed(&digest, &vec![0; length].into()),
+                    _ => reply.plain(&digest, length as u64, |out| { out.resize(out.len() + length, 0); Ok(()) }).unwrap(),
+                }
+                least += if way == 0 { 0 } else { length };
+            }
+            prop_assert!(reply.framed().len() <= least + words_bytes_left);
         }
 
         #[test]

@@ -11,13 +11,15 @@ use buildnet_formats::{Compressor, Digest, Function, NODE_PROPERTIES, NativeErro
 use buildnet_store::Store;
 use buildnet_tiers::Tiers;
 use bytes::Bytes;
+use prost::Message;
 use tonic::Status;
 
 use crate::access::{Caller, Right};
+use crate::check::Check;
 use crate::chunks;
 use crate::codec::decode;
 use crate::observe::Observe;
-use crate::reads::BatchReadReply;
+use crate::reads::{BatchReadReply, ENTRY_BYTES_MAX};
 use crate::squeeze;
 use crate::status::{inner_status, status_of};
 use crate::updates::Updates;
@@ -25,13 +27,12 @@ use crate::uploads::Uploads;
 use crate::wire::{FindMissing, framed};
 use crate::writes::Writes;
 
-/// Payload of one batch. With a digest and a status for each blob a reply stays under the 4 MiB that clients accept.
+/// Payload of one batch. With a digest and a status for each blob a reply stays within the 4 MiB that clients accept.
 pub(crate) const BATCH_BYTES_MAX: usize = 3 << 20;
 /// What clients accept by default.
 pub(crate) const REPLY_BYTES_MAX: usize = 4 << 20;
 /// Smaller blobs are not worth packing for a batch.
 const PACKED_BYTES_MIN: u64 = 512;
-const BATCH_ENTRY_COST_BYTES: usize = 128;
 
 /// Calls answered here by one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -222,11 +223,14 @@ impl Services {
     }
 
     fn update_zstd(&self, digest: Digest, frames: &[u8]) -> Result<(), NativeError> {
+        let mut unpacker = squeeze::Unpacker::new()?;
         if self.store.is_promised(&digest) {
-            return Ok(());
+            let mut check = Check::new(digest);
+            unpacker.feed(frames, |data| check.write(data))?;
+            unpacker.finish()?;
+            return check.finish();
         }
         let mut writer = self.store.writer(digest)?;
-        let mut unpacker = squeeze::Unpacker::new()?;
         unpacker.feed(frames, |data| writer.write(data))?;
         unpacker.finish()?;
         writer.commit_as(Some(frames))
@@ -236,18 +240,19 @@ impl Services {
         caller.check(Right::Read, &request.instance_name)?;
         let function = Function::of_message(request.digest_function).map_err(|e| status_of(&e))?;
         let total = request.digests.iter().fold(0u64, |sum, d| sum.saturating_add(d.size_bytes.max(0).cast_unsigned()));
-        let cost = request.digests.len() * BATCH_ENTRY_COST_BYTES;
-        check_batch(usize::try_from(total).unwrap_or(usize::MAX))?;
-        if cost > REPLY_BYTES_MAX - BATCH_BYTES_MAX {
+        let total = usize::try_from(total).unwrap_or(usize::MAX);
+        check_batch(total)?;
+        let least: usize = request.digests.iter().map(|digest| ENTRY_BYTES_MAX + digest.encoded_len()).sum();
+        let least = total + least;
+        let Some(left) = REPLY_BYTES_MAX.checked_sub(least) else {
             return Err(Status::invalid_argument(format!(
-                "{} blobs are too many for one batch; ask for {} at most",
+                "{} blobs are too many for one batch: with their digests the reply would be of {least} bytes, over the \
+                 limit of {REPLY_BYTES_MAX}; ask for fewer",
                 request.digests.len(),
-                (REPLY_BYTES_MAX - BATCH_BYTES_MAX) / BATCH_ENTRY_COST_BYTES
             )));
-        }
+        };
         let zstd = request.acceptable_compressors.contains(&(re::compressor::Value::Zstd as i32));
-        let room = usize::try_from(total).unwrap_or(0) + cost;
-        let mut reply = BatchReadReply::with_capacity(room);
+        let mut reply = BatchReadReply::with_capacity(least, left);
         for message in &request.digests {
             let digest = Digest::from_message_by(function, message);
             let done = digest.and_then(|digest| match self.packed(&digest, zstd)? {

@@ -64,6 +64,13 @@ pub(crate) fn status_of(error: &NativeError) -> Status {
     Status::with_details(code, error.message.clone(), Bytes::from(status.encode_to_vec()))
 }
 
+/// The code of the error tree that a status names in its details; none where it names none.
+pub(crate) fn reason_of(status: &Status) -> Option<String> {
+    let details = rpc::Status::decode(status.details()).ok()?.details;
+    let info = details.iter().find(|detail| detail.type_url.ends_with("/google.rpc.ErrorInfo"))?;
+    Some(rpc::ErrorInfo::decode(info.value.as_slice()).ok()?.reason)
+}
+
 /// The status inside a batch's reply.
 pub(crate) fn inner_status(done: &Result<(), NativeError>) -> rpc::Status {
     match done {

@@ -138,14 +138,11 @@ impl Store {
         Ok(digest)
     }
 
-    /// Store bytes that should be `expected`.
+    /// Store bytes that should be `expected`. They are compared with it also where it is here already.
     ///
     /// # Errors
     /// `digest_mismatch` when they are not; else as [`Store::writer`].
     pub fn put_expected(self: &Arc<Self>, expected: &Digest, data: &[u8]) -> Result<(), NativeError> {
-        if data.len() as u64 == expected.size_bytes() && self.is_promised(expected) {
-            return Ok(());
-        }
         check(expected, data)?;
         self.put_verified(expected, data)
     }
@@ -171,19 +168,14 @@ impl Store {
         let mut answers: Vec<Result<(), NativeError>> = Vec::with_capacity(blobs.len());
         let (mut fresh, mut numbers) = (Vec::with_capacity(blobs.len()), Vec::with_capacity(blobs.len()));
         for (number, (digest, data)) in blobs.iter().enumerate() {
-            let known = data.len() as u64 == digest.size_bytes() && self.is_promised(digest);
-            if known {
-                answers.push(Ok(()));
-            } else if packed(data.len()) {
-                let checked = check(digest, data);
-                if checked.is_ok() {
-                    fresh.push((*digest, *data, 0));
-                    numbers.push(number);
-                }
-                answers.push(checked);
-            } else {
-                answers.push(self.put_expected(digest, data));
+            let mut answer = check(digest, data);
+            if answer.is_ok() && !packed(data.len()) {
+                answer = self.put_verified(digest, data);
+            } else if answer.is_ok() && !self.is_promised(digest) {
+                fresh.push((*digest, *data, 0));
+                numbers.push(number);
             }
+            answers.push(answer);
         }
         if let Err(error) = self.append_blobs(&fresh) {
             for number in numbers {

@@ -2,6 +2,7 @@
 //! The segments are the truth; the index in memory follows them.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -120,10 +121,6 @@ impl Log {
                 // What a killed process left half-written was never acknowledged.
                 let end = segment.end.load(Ordering::Relaxed);
                 segment.file.set_len(end).map_err(|e| unusable(&segment.path, &e))?;
-                if power {
-                    // What another durability left unsynced is promised from now on.
-                    segment.file.sync_data().map_err(|e| unusable(&segment.path, &e))?;
-                }
                 active = Some((segment, rows));
             } else if !sealed {
                 segment.seal(&rows)?;
@@ -134,15 +131,18 @@ impl Log {
             None => {
                 let number = numbers.last().map_or(1, |last| last + 1);
                 let segment = Arc::new(Segment::create(directory, number, salt)?);
-                if power {
-                    sync_directory(directory)?;
-                }
                 segments.insert(number, Arc::clone(&segment));
                 (segment, Vec::new())
             }
         };
         let large_bytes = rows.iter().map(Row::large_bytes).sum();
         let filled = segment.end.load(Ordering::Relaxed);
+        if power {
+            // Whatever is here is promised from now on, in every segment and every large file, and who writes it again is
+            // answered at once; another durability may have left any of it unsynced, and no list says which.
+            let synced = File::open(directory).and_then(|d| Ok(rustix::fs::syncfs(d)?));
+            synced.map_err(|e| unusable(directory, &e))?;
+        }
         let promised = if power { mark(segment.number, filled) } else { u64::MAX };
         Ok(Self {
             directory: directory.to_owned(),
@@ -377,7 +377,7 @@ fn mark(segment: u32, offset: u64) -> u64 {
 
 /// Make new names below a directory durable.
 pub(crate) fn sync_directory(directory: &Path) -> Result<(), NativeError> {
-    let synced = std::fs::File::open(directory).and_then(|d| d.sync_all());
+    let synced = File::open(directory).and_then(|d| d.sync_all());
     synced.map_err(|e| unusable(directory, &e))
 }
 

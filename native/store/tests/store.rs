@@ -27,6 +27,11 @@ fn a_blob_is_what_its_digest_says_or_absent() {
     assert_eq!(store.find_missing(&[digest, wrong_size, Digest::empty()]).unwrap(), vec![wrong_size]);
     assert_eq!(store.get_bytes(&wrong_size, 100).unwrap_err().code, "not_found");
     assert_eq!(store.put_expected(&wrong_size, b"hello").unwrap_err().code, "digest_mismatch");
+    // That it is here is no reason to take other bytes for it.
+    assert_eq!(store.put_expected(&digest, b"other").unwrap_err().code, "digest_mismatch");
+    let answers = store.put_many(&[(digest, b"other"), (digest, b"hello")]);
+    assert_eq!(answers[0].as_ref().unwrap_err().code, "digest_mismatch");
+    assert!(answers[1].is_ok());
     assert_eq!(store.get_bytes(&digest, 4).unwrap_err().code, "too_large");
 }
 

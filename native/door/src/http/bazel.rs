@@ -12,11 +12,12 @@ use tonic::body::Body;
 
 use super::HttpCache;
 use super::encoding::{Coding, coding_of};
-use super::inbound::{Check, Inbound, on_disk};
-use super::outbound::{Asked, empty, respond, send_blob, send_bytes};
+use super::inbound::{Inbound, on_disk};
+use super::outbound::{Asked, empty, respond, send_bytes};
 use super::refusal::Refusal;
 use super::route::bad;
 use crate::access::Caller;
+use crate::check::Check;
 
 /// Larger ones are no results (docs/reference/limits.md).
 pub(super) const ENTRY_BYTES_MAX: u64 = 64 << 20;
@@ -40,7 +41,7 @@ impl HttpCache {
             Method::GET | Method::HEAD => {
                 let digest = self.find(named).await?;
                 let asked = Asked { method: &parts.method, headers: &parts.headers, coded: true };
-                send_blob(&self.store, &digest, asked).await
+                self.send_blob(&digest, asked).await
             }
             Method::PUT => self.write_blob(named, parts, inbound).await,
             _ => Err(Refusal::method("GET, HEAD, PUT")),
@@ -158,7 +159,7 @@ impl HttpCache {
             }
             match kept {
                 Some(Kept::Here(value)) => return send_bytes(value, asked),
-                Some(Kept::Blob(digest)) => return send_blob(&self.store, &digest, asked).await,
+                Some(Kept::Blob(digest)) => return self.send_blob(&digest, asked).await,
                 None => {}
             }
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use buildnet_formats::{Digest, Hasher, NativeError};
+use buildnet_formats::{Digest, NativeError};
 use buildnet_store::{BlobWriter, Intake};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
@@ -21,6 +21,7 @@ use tonic::body::Body;
 use super::encoding::Coding;
 use super::refusal::Refusal;
 use super::route::bad;
+use crate::check::Check;
 use crate::rope::Rope;
 use crate::squeeze::Unpacker;
 use crate::watched::Received;
@@ -334,33 +335,9 @@ impl Sink for Intake {
     }
 }
 
-/// Compares with a blob that is here already, and keeps nothing.
-pub(super) struct Check {
-    expected: Digest,
-    hasher: Hasher,
-}
-
-impl Check {
-    pub(super) fn new(expected: Digest) -> Self {
-        Self { expected, hasher: Hasher::new(expected.function()) }
-    }
-
-    /// # Errors
-    /// `digest_mismatch` when the bytes are others.
-    pub(super) fn finish(self) -> Result<(), NativeError> {
-        let actual = self.hasher.finish();
-        if actual == self.expected { Ok(()) } else { Err(NativeError::mismatch(self.expected, actual, "caller")) }
-    }
-}
-
 impl Sink for Check {
     fn write(&mut self, data: &[u8]) -> Result<(), NativeError> {
-        self.hasher.update(data);
-        if self.hasher.size_bytes() > self.expected.size_bytes() {
-            // Whatever follows changes nothing, and may have no end.
-            return Err(NativeError::mismatch(self.expected, self.hasher.clone().finish(), "caller"));
-        }
-        Ok(())
+        Self::write(self, data)
     }
 
     fn held_bytes(&self) -> usize {

@@ -1,10 +1,9 @@
 //! Representations on their way out: verified bytes with a strong entity tag, whole, in part, or as zstd. A blob found
-//! damaged midway ends the body early, and the client sees fewer bytes than were announced.
-
-use std::sync::Arc;
+//! damaged midway goes on from a tier's copy; where there is none the body ends early, and the client sees fewer bytes than
+//! were announced.
 
 use buildnet_formats::{Digest, Function, NativeError};
-use buildnet_store::{BlobReader, Chunk, Store};
+use buildnet_store::Chunk;
 use bytes::Bytes;
 use http::response::Builder;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
@@ -12,11 +11,13 @@ use http_body_util::{Full, StreamBody};
 use hyper::body::Frame;
 use tonic::body::Body;
 
+use super::HttpCache;
 use super::conditions::{Decision, decide};
 use super::encoding::accepts_zstd;
 use super::refusal::Refusal;
 use crate::bytestream::on_disk;
-use crate::squeeze::{Packer, pack};
+use crate::reading::Reading;
+use crate::squeeze::pack;
 
 const CHUNK_BYTES: usize = 512 << 10;
 /// Less is not worth packing.
@@ -96,80 +97,68 @@ pub(super) fn send_bytes(bytes: Bytes, asked: Asked<'_>) -> Result<Response<Body
     finish(builder, Full::new(bytes.slice(cut(offset)..cut(offset + length))))
 }
 
-/// Answer with a blob that was seen to be here.
-///
-/// # Errors
-/// 404 when it has gone since; 412, 416.
-pub(super) async fn send_blob(
-    store: &Arc<Store>,
-    digest: &Digest,
-    asked: Asked<'_>,
-) -> Result<Response<Body>, Refusal> {
-    let size = digest.size_bytes();
-    if asked.zstd() && size >= PACKED_BYTES_MIN {
-        let tag = zstd_tag(&tag_of(digest));
-        match decide(asked.method, asked.headers, &tag, 0) {
-            Decision::Whole => {
-                if let Some(response) = send_packed(store, digest, &tag).await? {
-                    return Ok(response);
+impl HttpCache {
+    /// Answer with a blob that was seen to be here.
+    ///
+    /// # Errors
+    /// 404 when it has gone since, and no tier has it; 412, 416.
+    pub(super) async fn send_blob(&self, digest: &Digest, asked: Asked<'_>) -> Result<Response<Body>, Refusal> {
+        let size = digest.size_bytes();
+        if asked.zstd() && size >= PACKED_BYTES_MIN {
+            let tag = zstd_tag(&tag_of(digest));
+            match decide(asked.method, asked.headers, &tag, 0) {
+                Decision::Whole => {
+                    if let Some(response) = self.send_packed(digest, &tag).await? {
+                        return Ok(response);
+                    }
                 }
+                other => return refused(other, &tag, 0),
             }
-            other => return refused(other, &tag, 0),
         }
+        let tag = tag_of(digest);
+        let (offset, length, builder) = match decide(asked.method, asked.headers, &tag, size) {
+            Decision::Whole => (0, size, plain(Response::builder(), &tag, size)),
+            Decision::Part { offset, length } => (offset, length, part(&tag, offset, length, size)),
+            other => return refused(other, &tag, size),
+        };
+        if asked.method == Method::HEAD {
+            return finish(builder, Body::empty());
+        }
+        let mut reading = self.reading(digest, (offset, Some(length))).await?;
+        if reading.is_whole() {
+            return finish(builder, Full::new(reading.whole()?.map(Chunk::into_bytes).unwrap_or_default()));
+        }
+        finish(builder, stream(reading))
     }
-    let tag = tag_of(digest);
-    let (offset, length, builder) = match decide(asked.method, asked.headers, &tag, size) {
-        Decision::Whole => (0, size, plain(Response::builder(), &tag, size)),
-        Decision::Part { offset, length } => (offset, length, part(&tag, offset, length, size)),
-        other => return refused(other, &tag, size),
-    };
-    if asked.method == Method::HEAD {
-        return finish(builder, Body::empty());
+
+    /// As zstd: the frames that are stored where there are some, else packed on the way. None where that does not pay.
+    async fn send_packed(&self, digest: &Digest, tag: &str) -> Result<Option<Response<Body>>, Refusal> {
+        if let Some(frames) = self.store.packed_zstd(digest) {
+            return finish(coded(Response::builder(), tag), Full::new(frames)).map(Some);
+        }
+        let mut reading = self.reading(digest, (0, None)).await?;
+        if !reading.is_whole() {
+            return finish(coded(Response::builder(), tag), stream(reading.packed()?)).map(Some);
+        }
+        let Some(chunk) = reading.whole()? else { return Ok(None) };
+        let size = chunk.len();
+        let packed = on_disk(size, move || pack(chunk.as_slice())).await?;
+        if packed.len() >= size {
+            return Ok(None);
+        }
+        finish(coded(Response::builder(), tag), Full::new(packed)).map(Some)
     }
-    let mut reader = store.reader(digest, offset, Some(length))?;
-    if reader.is_packed() {
-        let chunk = store.next_chunk(&mut reader, usize::MAX)?;
-        return finish(builder, Full::new(chunk.map(Chunk::into_bytes).unwrap_or_default()));
+
+    async fn reading(&self, digest: &Digest, place: (u64, Option<u64>)) -> Result<Reading, NativeError> {
+        Reading::open(&self.store, self.tiers.as_ref(), digest, place, CHUNK_BYTES).await
     }
-    finish(builder, stream(Arc::clone(store), reader, None))
 }
 
-/// As zstd: the frames that are stored where there are some, else packed on the way. None where that does not pay.
-async fn send_packed(store: &Arc<Store>, digest: &Digest, tag: &str) -> Result<Option<Response<Body>>, Refusal> {
-    if let Some(frames) = store.packed_zstd(digest) {
-        return finish(coded(Response::builder(), tag), Full::new(frames)).map(Some);
-    }
-    let mut reader = store.reader(digest, 0, None)?;
-    if !reader.is_packed() {
-        let body = stream(Arc::clone(store), reader, Some(Packer::new()?));
-        return finish(coded(Response::builder(), tag), body).map(Some);
-    }
-    let Some(chunk) = store.next_chunk(&mut reader, usize::MAX)? else { return Ok(None) };
-    let size = chunk.len();
-    let packed = on_disk(size, move || pack(chunk.as_slice())).await?;
-    if packed.len() >= size {
-        return Ok(None);
-    }
-    finish(coded(Response::builder(), tag), Full::new(packed)).map(Some)
-}
-
-/// The bytes of a reader, piece by piece as its client takes them.
-fn stream(store: Arc<Store>, reader: BlobReader, packer: Option<Packer>) -> Body {
-    let state = Some((store, reader, packer));
-    let frames = futures_util::stream::try_unfold(state, |state| async move {
-        let Some((store, mut reader, mut packer)) = state else { return Ok(None) };
-        let size = usize::try_from(reader.remaining()).unwrap_or(usize::MAX).min(CHUNK_BYTES);
-        let step = on_disk(size, move || {
-            let chunk = store.next_chunk(&mut reader, CHUNK_BYTES)?;
-            let last = reader.remaining() == 0;
-            let data = match &mut packer {
-                None => chunk.map(Chunk::into_bytes).unwrap_or_default(),
-                Some(packer) => Bytes::from(packer.feed(chunk.as_ref().map_or(&[], Chunk::as_slice), last)?),
-            };
-            Ok((data, (!last).then_some((store, reader, packer))))
-        });
-        let (data, rest) = step.await?;
-        Ok::<_, tonic::Status>(Some((Frame::data(data), rest)))
+/// The bytes of a blob, piece by piece as its client takes them.
+fn stream(reading: Reading) -> Body {
+    let frames = futures_util::stream::try_unfold(reading, |reading| async move {
+        let next = reading.next().await?;
+        Ok::<_, tonic::Status>(next.map(|(piece, rest)| (Frame::data(piece.into_bytes()), rest)))
     });
     Body::new(StreamBody::new(frames))
 }

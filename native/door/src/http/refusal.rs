@@ -8,7 +8,7 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 
 use super::outbound::respond;
-use crate::status::http_status_of;
+use crate::status::{http_status_of, reason_of};
 
 const CODE_HEADER: &str = "buildnet-code";
 
@@ -86,8 +86,37 @@ impl From<Status> for Refusal {
                 .with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"buildnet\"")),
             Code::PermissionDenied => Self::new(StatusCode::FORBIDDEN, "forbidden", status.message()),
             Code::InvalidArgument => Self::new(StatusCode::BAD_REQUEST, "invalid_request", status.message()),
-            Code::ResourceExhausted => Self::new(StatusCode::INSUFFICIENT_STORAGE, "storage_full", status.message()),
+            // The code says no more than that something is exhausted: what passes must not be told as what does not.
+            Code::ResourceExhausted if reason_of(&status).as_deref() == Some("storage_full") => {
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, "storage_full", status.message())
+            }
             _ => Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", status.message()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::status_of;
+
+    #[test]
+    fn a_refusal_is_the_same_whether_it_came_by_grpc_or_not() {
+        for (code, status, gradle, turbo) in [
+            ("storage_full", 507, 413, 403),
+            ("overloaded", 503, 503, 503),
+            ("node_down", 503, 503, 503),
+            ("invalid_request", 400, 400, 400),
+        ] {
+            let error = NativeError::new(code, "why");
+            for dialect in [(Dialect::Plain, status), (Dialect::Gradle, gradle), (Dialect::Turbo, turbo)] {
+                let refusals = [Refusal::from(error.clone()), Refusal::from(status_of(&error))];
+                let told = refusals.map(|refusal| refusal.into_response(dialect.0).status().as_u16());
+                assert_eq!(told, [dialect.1; 2], "{code} {dialect:?}");
+            }
+        }
+        // Without details it is known only that it passes.
+        let refusal = Refusal::from(Status::resource_exhausted("too many calls are open"));
+        assert_eq!((refusal.status, refusal.code), (StatusCode::SERVICE_UNAVAILABLE, "overloaded"));
     }
 }

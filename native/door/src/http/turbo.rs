@@ -10,7 +10,7 @@ use tonic::body::Body;
 
 use super::HttpCache;
 use super::inbound::{Inbound, on_disk};
-use super::outbound::{Asked, respond, send_blob};
+use super::outbound::{Asked, respond};
 use super::refusal::Refusal;
 use super::route::{Target, artifact_name, bad, decoded, instance_of_team};
 use super::values::key_of;
@@ -73,7 +73,7 @@ impl HttpCache {
                 let absent = || NativeError::not_found("artifact", hash);
                 let artifact = self.artifact(caller, instance, hash).await?.ok_or_else(absent)?;
                 let asked = Asked { method: &parts.method, headers: &parts.headers, coded: false };
-                let mut response = send_blob(&self.store, &artifact.digest, asked).await?;
+                let mut response = self.send_blob(&artifact.digest, asked).await?;
                 say(&artifact.said, response.headers_mut());
                 Ok(response)
             }

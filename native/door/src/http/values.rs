@@ -13,7 +13,7 @@ use super::HttpCache;
 use super::conditions::{conditional, may_write};
 use super::encoding::coding_of;
 use super::inbound::{Inbound, on_disk};
-use super::outbound::{Asked, empty, precondition_failed, respond, send_blob, send_bytes, tag_of, tag_of_bytes};
+use super::outbound::{Asked, empty, precondition_failed, respond, send_bytes, tag_of, tag_of_bytes};
 use super::refusal::Refusal;
 use super::route::{Cache, bad};
 use crate::access::Caller;
@@ -44,7 +44,7 @@ impl HttpCache {
                 let asked = Asked { method: &parts.method, headers: &parts.headers, coded: false };
                 match self.look_up(caller, named.instance, named.path).await? {
                     Some(Kept::Here(value)) => send_bytes(value, asked),
-                    Some(Kept::Blob(digest)) => send_blob(&self.store, &digest, asked).await,
+                    Some(Kept::Blob(digest)) => self.send_blob(&digest, asked).await,
                     None => Err(NativeError::not_found("value", named.path).into()),
                 }
             }

@@ -276,6 +276,11 @@ pub struct BlobReader {
 }
 
 impl BlobReader {
+    /// Where in the blob it stands.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
     /// Bytes still to come.
     pub fn remaining(&self) -> u64 {
         self.remaining
