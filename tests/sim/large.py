@@ -30,7 +30,10 @@ from buildnet.scheduler.share import Share
 
 ORGANISATIONS = {"flood": 1, "heavy": 3, "bounded": 1, "trickle": 1}
 QUOTAS = Quotas({name: Quota(weight, 300 if name == "bounded" else None) for name, weight in ORGANISATIONS.items()})
-ASKED = (NOTHING, NOTHING, NOTHING, Amounts(1000, 2 << 30), Amounts(4000, 8 << 30), Amounts(1000, 1 << 30, gpus=1))
+ASKED = (
+    *(NOTHING, NOTHING, NOTHING, Amounts(250, 1 << 28), Amounts(1000, 2 << 30), Amounts(4000, 8 << 30)),
+    Amounts(1000, 1 << 30, gpus=1),
+)
 RUN_S_MAX = 30.0
 SESSION_S = (3.0, 15.0)
 """A session ends when its connection breaks, or when nothing was heard for long: sooner or later than a lease."""
@@ -203,7 +206,7 @@ class Large:
                 self.fence = lease.fence
                 self.seen.assigned += 1
                 worker = self.core.workers[lease.worker]
-                assert len(worker.fences) <= worker.offer.slots
+                assert len(worker.fences) <= worker.offer.attempts_max
                 assert worker.offer.capacity is not None
                 assert worker.used.within(worker.offer.capacity), "no worker holds more than it has"
                 if lease.worker in self.unsaid or self.random.random() < 0.001:

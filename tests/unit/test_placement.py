@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from buildnet.model.action import CONSTRAINT, ActionKey, Outcome, Wanted
 from buildnet.model.amounts import NOTHING, Amounts
 from buildnet.model.digest import Digest
-from buildnet.model.node import WorkerOffer
+from buildnet.model.node import SLOTS_MAX, WorkerOffer, attempts_max
 from buildnet.scheduler import core
 from buildnet.scheduler import events as ev
 from buildnet.scheduler.limits import Quota, Quotas
@@ -146,6 +146,35 @@ def test_what_asks_for_nothing_is_bounded_by_slots_and_takes_a_slots_worth() -> 
         bench.want()
     assert len(bench.running) == 8
     assert bench.core.workers["v"].used == Amounts(2000)
+
+
+def test_what_asks_for_cpus_is_bounded_by_them_and_the_rest_by_slots() -> None:
+    bench = Bench(offer("v", 4, Amounts(4000)))
+    small = [bench.want(asked=Amounts(100)) for _ in range(20)]
+    assert bench.order() == small
+    plain = [bench.want() for _ in range(3)]
+    assert bench.order() == small + plain[:2], "a slot takes one of the 2000 that are left"
+    bench = Bench(offer("v", 1, Amounts(4000)))
+    plain = [bench.want() for _ in range(2)]
+    asks = bench.want(asked=Amounts(1000))
+    assert bench.order() == [plain[0], asks], "there is one slot"
+    bench.end(1)
+    assert bench.order() == [plain[0], asks, plain[1]]
+
+
+def test_what_is_very_small_is_bounded_by_slots_after_all() -> None:
+    bench = Bench(offer("v", 2, Amounts(64_000)), offer("w", 2))
+    for _ in range(50):
+        bench.want(asked=Amounts(1))
+    assert Counter(node for node, _ in bench.running.values()) == {"v": 32, "w": 2}
+    assert attempts_max(1024, Amounts(1)) == SLOTS_MAX
+
+
+def test_what_waits_for_a_slot_is_fetched_ahead_where_processors_are_left() -> None:
+    bench = Bench(offer("v", 1, Amounts(4000)), lease_s=1000.0)
+    bench.want(near=(1,))
+    bench.want(near=(2,))
+    assert prefetched(bench, "v") == [2]
 
 
 def test_what_can_fit_nowhere_is_refused_with_what_there_is() -> None:
@@ -537,7 +566,7 @@ def test_books_balance_whatever_happens(history: list[tuple[int, int, int]]) -> 
     for what, which, more in history:
         match what:
             case 0 | 1 | 2 | 3:
-                asked = (NOTHING, Amounts(1000, 1 << 30), TWO, Amounts(2000, gpus=1))[more]
+                asked = (NOTHING, Amounts(400, 1 << 30), TWO, Amounts(2000, gpus=1))[more]
                 bench.want((f"o{which % 2}", f"u{which}", "i"), asked, priority=which - 2, near=(more,))
             case 4:
                 bench.do(ev.WorkerUp(offer(f"w{which}", 3, Amounts(3000, 4 << 30, gpus=which % 2))))
@@ -573,7 +602,9 @@ def check(scheduler: core.SchedulerCore) -> None:
         assert worker.cpu_milli == sum(lease.reserved.cpu_milli for lease in here)
         capacity = worker.offer.capacity
         assert capacity is None or worker.used.within(capacity)
-        assert len(worker.fences) <= worker.offer.slots
+        assert worker.plain == sum(entry.wanted.asked.cpu_milli == 0 for entry, a in attempts if a.lease.worker == node)
+        assert worker.plain <= worker.offer.slots
+        assert len(worker.fences) <= worker.offer.attempts_max
     root = scheduler.dispatch.shares.root
     todo = list(root.children.values())
     while todo:

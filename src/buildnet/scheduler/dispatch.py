@@ -321,6 +321,8 @@ class Dispatch:
                 mask = demand.roomy & is_open
                 if mask and room.held:
                     mask &= demand.held | ~room.held
+                if mask and room.is_full_for(demand, mask):
+                    mask = 0
                 # One that fits nowhere and has waited long is to have a worker kept free.
                 if not mask and (overdue_s < demand.since_s or not self._is_overdue(demand, now_s)):
                     continue
@@ -370,15 +372,16 @@ class Dispatch:
         return head
 
     def ahead(self, worker: Worker) -> Entry | None:
-        """What is likely to begin next on a worker without a free slot, so that it may fetch the inputs meanwhile: told
+        """What is likely to begin next on a worker without room for it, so that it may fetch the inputs meanwhile: told
         of each entry once, and to each worker while it has no other. It is no promise: whoever is free first has it.
         """
-        if not self.waiting or not worker.is_open or worker.bit & self.room.open:
+        if not self.waiting or not worker.is_open:
             return None
         told = self._entries.get(worker.ahead)
         if told is not None and told.branch is not None:
             return None
-        branch = fairest([demand.queue.root for demand in self._active if demand.able & worker.bit])
+        has_room = worker.bit & self.room.open
+        branch = fairest([d.root for d in self._active if d.able & worker.bit and not d.roomy & has_room])
         if branch is None:
             return None
         for ticket in (branch.ticket(), *branch.next_tickets(_AHEAD_LOOKED_AT)):
@@ -406,7 +409,7 @@ class Dispatch:
             entry.branch = None
             self._left(branch, entry)
         self.shares.take(entry.share, cost, charge, demand.cpu_milli)
-        self.room.take(worker, fence, reserved, wanted.near)
+        self.room.take(worker, fence, reserved, demand, wanted.near)
         return charge
 
     def ended(self, attempt: Attempt) -> None:
@@ -416,4 +419,4 @@ class Dispatch:
         assert demand is not None
         self.shares.give_back(entry.share, demand.cost, attempt.charge, demand.cpu_milli)
         if worker is not None and not worker.gone:
-            self.room.give_back(worker, attempt.fence, attempt.lease.reserved)
+            self.room.give_back(worker, attempt.fence, attempt.lease.reserved, demand)
