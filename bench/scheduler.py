@@ -48,15 +48,15 @@ BAR_BYTES = 1024
 _OK = Outcome("ok", b"")
 _LINUX = frozenset({("OSFamily", "linux")})
 _BOOKWORM = frozenset({("OSFamily", "linux"), ("image", "bookworm")})
-_LARGE = Amounts(2000, 4 << 30)
-# What is asked, by turns: most ask nothing; some a certain image, some two cpus.
+_LARGE = Amounts(1000, 4 << 30)
+# What is asked, by turns: most ask nothing; some a certain image, some a cpu and memory.
 _KINDS = ((_LINUX, NOTHING), (_LINUX, NOTHING), (_BOOKWORM, NOTHING), (_LINUX, _LARGE))
 
 
 def offer(number: int) -> WorkerOffer:
     """A worker; each second one has the image."""
     properties = _BOOKWORM if number % 2 else _LINUX
-    return WorkerOffer(f"{number:032x}", "boot", 1, properties, capacity=Amounts(4000, 16 << 30, 1 << 40))
+    return WorkerOffer(f"{number:032x}", "boot", 1, properties, capacity=Amounts(1000, 16 << 30, 1 << 40))
 
 
 def want(number: int) -> ev.Want:

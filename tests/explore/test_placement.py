@@ -6,7 +6,7 @@ Unlike the world of messages, nothing here is lost or repeated: what is explored
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -39,6 +39,7 @@ class Scene:
     watched: str = ""
     faults: int = 0
     losses: int = 0
+    cancels: tuple[str, ...] = ()
     limits: core.Limits = field(default_factory=lambda: core.Limits(lease_s=1e9, hold_after_s=2.0, age_s=1.0))
 
 
@@ -55,19 +56,23 @@ class World:
     losses: int = 0
     overtaken: int = 0
     failed: frozenset[tuple[str, str]] = frozenset()
+    cancelled: frozenset[str] = frozenset()
     wrong: str = ""
     path: tuple[object, ...] = ()
 
     def key(self) -> tuple[object, ...]:
         """Fences are only compared; what the core holds is told by what runs, what waits and who was served."""
         c = self.shared.core
-        waits = tuple((tuple(e.followers), e.state, e.avoid, e.order) for e in c.entries.values())
+        waits = tuple(
+            (tuple(e.followers), e.state, e.avoid, e.order, e.wanted.share, e.share.path) for e in c.entries.values()
+        )
         shares = tuple((s.name, s.used, s.virtual) for s in c.dispatch.shares.root.children.values())
         users = tuple(
-            (u.name, u.virtual) for s in c.dispatch.shares.root.children.values() for u in s.children.values()
+            (u.name, u.used, u.virtual) for s in c.dispatch.shares.root.children.values() for u in s.children.values()
         )
         held = tuple((d.held, d.since_s) for d in c.dispatch._active)
-        facts = (tuple((w, o) for _, w, o in self.running), self.told, self.later, self.faults, self.losses)
+        counts = (self.later, self.faults, self.losses, self.cancelled)
+        facts = (tuple((w, o) for _, w, o in self.running), self.told, counts)
         return (waits, shares, users, held, c.now_s, facts, self.overtaken, tuple(c.workers))
 
 
@@ -113,6 +118,10 @@ def successors(world: World) -> Iterator[tuple[object, World]]:
             after = replace(world, running=rest, faults=world.faults + 1, failed=world.failed | {(name, worker)})
             feed(after, ev.Done(worker, fence, FAULT))
             yield ("fault", name), after
+    for operation in set(world.scene.cancels) - world.cancelled:
+        after = replace(world, cancelled=world.cancelled | {operation})
+        feed(after, ev.Cancel(operation))
+        yield ("cancel", operation), after
     if world.losses < world.scene.losses:
         for node in world.shared.core.workers:
             after = replace(world, losses=world.losses + 1)
@@ -146,10 +155,49 @@ def broken(world: World) -> str:
             most = world.scene.limits.quotas.users.get(user.name, Quota()).actions_max
             if most is not None and user.running > most:
                 return f"{user.name} runs {user.running}, over the quota"
+    if why := kept_or_miscounted(world):
+        return why
     if world.overtaken > OVERTAKEN_MAX:
         return f"{world.scene.watched} was passed by {world.overtaken} times"
     if not world.running and entries(world) and len(c.workers) == len(world.scene.offers):
         return "what waits has room, and does not begin"
+    return ""
+
+
+def running_of(world: World, name: str) -> int:
+    users = [share.children.get(name) for share in world.shared.core.dispatch.shares.root.children.values()]
+    return sum(user.running for user in users if user is not None)
+
+
+def kept_or_miscounted(world: World) -> str:
+    """Whether the quota of one keeps what another wants; whether each share counts what waits and runs there."""
+    c, scene = world.shared.core, world.scene
+    asked = {event.operation: event.wanted for event in (*scene.first, *scene.later)}
+    waits, runs = Counter[tuple[str, ...]](), Counter[tuple[str, ...]]()
+    for entry in entries(world):
+        paths = {c.dispatch.path_of(asked[operation]) for operation in entry.followers}
+        counted = paths if c._on.inherit else {entry.share.path}
+        if entry.state == "leased":
+            runs[entry.share.path] += 1
+        if entry.state != "queued":
+            continue
+        waits.update(counted)
+        room = c.dispatch.room
+        if (
+            entry.avoid
+            or room.held
+            or not any(one.level >= 0 and one.has_room(entry.demand) for one in room.workers.values())
+        ):
+            continue
+        for path in paths:
+            most = scene.limits.quotas.users.get(path[1], Quota()).actions_max
+            if most is None or running_of(world, path[1]) < most:
+                return f"{entry.followers} wait for a quota that is not that of {path[1]!r}"
+    for share in c.dispatch.shares.root.children.values():
+        for user in share.children.values():
+            for leaf in user.children.values():
+                if (leaf.queued, leaf.running) != (waits[leaf.path], runs[leaf.path]):
+                    return f"{leaf.path} counts {leaf.queued} that wait and {leaf.running} that run"
     return ""
 
 
@@ -175,10 +223,12 @@ def explore(scene: Scene, mechanisms: Mechanisms) -> tuple[str, int]:
     return "", len(seen)
 
 
-def want(name: str, user: str = "", asked: Amounts = NOTHING, priority: int = 0) -> ev.Want:
+def want(name: str, user: str = "", asked: Amounts = NOTHING, priority: int = 0, operation: str = "") -> ev.Want:
     key = ActionKey("", Digest(f"{ord(name):064x}", 1))
     share = ("", user, "")
-    return ev.Want(name, Wanted(key, frozenset(), 9.0, priority, skip_cache_lookup=True, asked=asked, share=share))
+    return ev.Want(
+        operation or name, Wanted(key, frozenset(), 9.0, priority, skip_cache_lookup=True, asked=asked, share=share)
+    )
 
 
 def offer(node: str, slots: int, cpu_milli: int) -> WorkerOffer:
@@ -214,6 +264,14 @@ SCENES = {
         (want("a", "u"), want("b", "u"), want("c", "u"), want("d", "w")),
         losses=1,
         limits=core.Limits(lease_s=1e9, quotas=Quotas(users={"u": Quota(actions_max=1)})),
+    ),
+    "inherit": Scene(
+        TWO_SLOTS,
+        (want("a", "u"), want("b", "u"), want("b", "w", operation="y"), want("c", "w")),
+        (want("c", "u", operation="x"), want("b", "u", operation="z")),
+        losses=1,
+        cancels=("b", "y", "x"),
+        limits=core.Limits(lease_s=1e9, quotas=Quotas(users={"u": Quota(actions_max=1), "w": Quota(actions_max=1)})),
     ),
     "elsewhere": Scene((offer("v", 1, 1000), offer("w", 1, 1000)), (want("a"), want("b"), want("c")), faults=2),
 }

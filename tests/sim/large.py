@@ -1,7 +1,8 @@
 """A thousand workers and a hundred thousand actions under faults from a seed: `python -m tests.sim.large [SEED]`.
 
 Time is simulated. Workers are killed and return; they are cut off for a while, so that what they say comes late, what
-they are told is lost, and long enough that their session ends; messages are lost; actions fail by their worker.
+they are told is lost, and long enough that their session ends; messages are lost; actions fail by their worker. Some
+actions are wanted again meanwhile, mostly by others, and some operations are cancelled.
 
 Every step is checked for what it touched: fences rise, one publication of an action at a time and of a fence in force
 alone, an operation is told its end once, no worker holds more than it has, the counts of leases, of what waits and of
@@ -29,10 +30,17 @@ from buildnet.scheduler.share import Share
 
 ORGANISATIONS = {"flood": 1, "heavy": 3, "bounded": 1, "trickle": 1}
 QUOTAS = Quotas({name: Quota(weight, 300 if name == "bounded" else None) for name, weight in ORGANISATIONS.items()})
-ASKED = (NOTHING, NOTHING, NOTHING, Amounts(1000, 2 << 30), Amounts(4000, 8 << 30), Amounts(1000, 1 << 30, gpus=1))
+ASKED = (
+    *(NOTHING, NOTHING, NOTHING, Amounts(250, 1 << 28), Amounts(1000, 2 << 30), Amounts(4000, 8 << 30)),
+    Amounts(1000, 1 << 30, gpus=1),
+)
 RUN_S_MAX = 30.0
 SESSION_S = (3.0, 15.0)
 """A session ends when its connection breaks, or when nothing was heard for long: sooner or later than a lease."""
+SAME_AS = (0.05, 500)
+"""How many want what one of the last so many wanted."""
+CANCELLED = (0.03, 30.0)
+"""How many operations are cancelled, and after how many seconds in the mean."""
 WAIT_OF_TRICKLE_S_MAX = 10 * RUN_S_MAX
 """One that waits has its turn at once; then room is kept free while what runs ends, and a fault may take that away."""
 
@@ -49,6 +57,7 @@ class Summary:
     broken: int = 0
     late: int = 0
     adopted: int = 0
+    entered: int = 0
     faults: int = 0
     checked: int = 0
     simulated_s: float = 0.0
@@ -105,6 +114,7 @@ class Large:
         self.held: dict[str, int] = {}
         self.held_sum = 0
         self.asked_at_s: dict[str, tuple[str, float]] = {}
+        self.cancelled: set[str] = set()
         self.publishing: set[int] = set()
         self.fence = 0
         self.nodes = tuple(self.running)
@@ -130,17 +140,22 @@ class Large:
     def want(self, number: int) -> None:
         # The trickle comes all along, one at a time; the others come as floods.
         organisation = "trickle" if number % 100 == 0 else ("flood", "heavy", "bounded")[number % 3]
+        share, back = SAME_AS
+        key = max(0, number - self.random.randrange(1, back)) if self.random.random() < share else number
         wanted = Wanted(
-            ActionKey("", Digest(f"{number:064x}", 1)),
+            ActionKey("", Digest(f"{key:064x}", 1)),
             frozenset({("os", "linux")}),
             60.0,
             priority=self.random.randrange(-3, 4),
             skip_cache_lookup=True,
-            asked=self.random.choice(ASKED),
+            asked=ASKED[key // 7 % len(ASKED)],
             share=(organisation, f"user{number % 7}", f"run{number % 21}"),
         )
         self.asked_at_s[str(number)] = (organisation, self.now_s)
         self.step(ev.Want(str(number), wanted))
+        share, after_s = CANCELLED
+        if self.random.random() < share:
+            self.at(self.random.expovariate(1 / after_s), ev.Cancel(str(number)))
 
     def step(self, event: ev.Event) -> None:
         self.core.now_s = max(self.core.now_s, self.now_s)
@@ -157,13 +172,14 @@ class Large:
             self.seen.late += ended is None
             if len(assigned) == 1:
                 self.check_turn(assigned[0].lease.fence)
-        self.check_counts(event, assigned)
+        self.check_counts(event, effects)
         if self.seen.steps % self.check_every == 0:
             self.check_books()
 
-    def check_counts(self, event: ev.Event, assigned: list[ev.Assign]) -> None:
+    def check_counts(self, event: ev.Event, effects: list[ev.Effect]) -> None:
         """What the step touched, and the sums over everything that follow from it."""
-        touched = {effect.lease.worker for effect in assigned}
+        touched = {effect.lease.worker for effect in effects if isinstance(effect, ev.Assign)}
+        touched.update(effect.worker for effect in effects if isinstance(effect, ev.Stop))
         match event:
             case ev.Done() | ev.WorkerLost():
                 touched.add(event.worker)
@@ -180,7 +196,7 @@ class Large:
         shares = self.core.dispatch.shares.root.children.values()
         assert self.held_sum == len(self.core.leases), "every slot is held for a lease"
         assert sum(share.running for share in shares) == self.held_sum
-        assert sum(share.queued for share in shares) == self.core.queue_length
+        assert sum(share.queued for share in shares) >= self.core.queue_length
         assert self.core.following == len(self.asked_at_s), "nobody is stranded, and nobody is told twice"
 
     def apply(self, effect: ev.Effect) -> None:
@@ -190,7 +206,7 @@ class Large:
                 self.fence = lease.fence
                 self.seen.assigned += 1
                 worker = self.core.workers[lease.worker]
-                assert len(worker.fences) <= worker.offer.slots
+                assert len(worker.fences) <= worker.offer.attempts_max
                 assert worker.offer.capacity is not None
                 assert worker.used.within(worker.offer.capacity), "no worker holds more than it has"
                 if lease.worker in self.unsaid or self.random.random() < 0.001:
@@ -207,6 +223,8 @@ class Large:
                 self.running[node].pop(fence, None)
             case ev.Record(kind="action.adopted"):
                 self.seen.adopted += 1
+            case ev.Record(kind="action.submitted"):
+                self.seen.entered += 1
             case ev.Tell(operation=operation, stage="completed", outcome=outcome) if outcome is not None:
                 assert operation not in self.seen.told, "told once"
                 self.seen.told[operation] = outcome.code
@@ -236,8 +254,9 @@ class Large:
         assert held == sorted(attempt.lease.fence for attempt in attempts), "every slot is held for a lease"
         shares = self.core.dispatch.shares.root.children.values()
         assert sum(share.running for share in shares) == len(attempts)
-        queued = sum(entry.state == "queued" for entry in self.core.entries.values())
-        assert sum(share.queued for share in shares) == self.core.queue_length == queued
+        queued = [entry for entry in self.core.entries.values() if entry.state == "queued"]
+        assert self.core.queue_length == len(queued)
+        assert sum(share.queued for share in shares) == sum(1 + len(entry.also or ()) for entry in queued)
         following = {operation for entry in self.core.entries.values() for operation in entry.followers}
         assert following == set(self.asked_at_s), "nobody is stranded, and nobody is told twice"
 
@@ -296,6 +315,10 @@ class Large:
                     self.unsaid[node].append(event)
                 else:
                     self.step(event)
+            case ev.Cancel(operation=operation):
+                if operation in self.asked_at_s:
+                    self.cancelled.add(operation)
+                self.step(event)
             case ev.Published(entry=entry):
                 self.publishing.discard(entry)
                 self.step(event)
@@ -316,7 +339,9 @@ class Large:
                 self.beat()
         self.check_books()
         assert len(self.seen.told) == self.actions, "every action ends exactly once"
-        assert set(self.seen.told.values()) == {"ok"}
+        ended_ok = {operation for operation, code in self.seen.told.items() if code == "ok"}
+        assert ended_ok == self.seen.told.keys() - self.cancelled, "what nobody cancelled has its result"
+        assert all(self.seen.told[operation] == "cancelled" for operation in self.cancelled)
         assert self.seen.waits_s["trickle"] <= WAIT_OF_TRICKLE_S_MAX, self.seen.waits_s
         assert not any(worker.fences for worker in self.core.workers.values())
         assert not self.core.dispatch.shares.root.children, "nobody is remembered for nothing"
@@ -327,10 +352,12 @@ class Large:
 def summary(seed: int, workers: int, actions: int, check_every: int) -> str:
     """Run one, and say what it came to."""
     began_s = time.process_time()
-    seen = Large(seed, workers, actions, check_every).run()
+    large = Large(seed, workers, actions, check_every)
+    seen = large.run()
     waits = ", ".join(f"{name} {seen.waits_s[name]:.0f} s" for name in sorted(seen.waits_s))
     return (
         f"seed {seed}: {workers} workers, {actions} actions, {seen.steps} steps, {seen.assigned} leases, "
+        f"{actions - seen.entered} joined another's, {len(large.cancelled)} cancelled, "
         f"{seen.killed} workers killed, {seen.cut} cut off ({seen.broken} until their session ended), "
         f"{seen.adopted} leases adopted, {seen.late} ends too late, {seen.faults} faults, "
         f"0 twice, 0 lost, 0 over capacity, {seen.checked} turns fair, "

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from buildnet.model.action import CONSTRAINT, ActionKey, Outcome, Wanted
 from buildnet.model.amounts import NOTHING, Amounts
 from buildnet.model.digest import Digest
-from buildnet.model.node import WorkerOffer
+from buildnet.model.node import SLOTS_MAX, WorkerOffer, attempts_max
 from buildnet.scheduler import core
 from buildnet.scheduler import events as ev
 from buildnet.scheduler.limits import Quota, Quotas
@@ -42,9 +42,9 @@ class Bench:
         return fresh
 
     def want(self, share: tuple[str, str, str] = ("", "", ""), asked: Amounts = NOTHING, **fields: Any) -> int:
-        """Want another action; returns its number."""
+        """Want another action, or the one of that number too; returns the number of the operation."""
         self.number += 1
-        key = ActionKey("", Digest(f"{self.number:064x}", 1))
+        key = ActionKey("", Digest(f"{fields.pop('same_as', self.number):064x}", 1))
         requirements = fields.pop("requirements", frozenset())
         self.do(
             ev.Want(
@@ -146,6 +146,35 @@ def test_what_asks_for_nothing_is_bounded_by_slots_and_takes_a_slots_worth() -> 
         bench.want()
     assert len(bench.running) == 8
     assert bench.core.workers["v"].used == Amounts(2000)
+
+
+def test_what_asks_for_cpus_is_bounded_by_them_and_the_rest_by_slots() -> None:
+    bench = Bench(offer("v", 4, Amounts(4000)))
+    small = [bench.want(asked=Amounts(100)) for _ in range(20)]
+    assert bench.order() == small
+    plain = [bench.want() for _ in range(3)]
+    assert bench.order() == small + plain[:2], "a slot takes one of the 2000 that are left"
+    bench = Bench(offer("v", 1, Amounts(4000)))
+    plain = [bench.want() for _ in range(2)]
+    asks = bench.want(asked=Amounts(1000))
+    assert bench.order() == [plain[0], asks], "there is one slot"
+    bench.end(1)
+    assert bench.order() == [plain[0], asks, plain[1]]
+
+
+def test_what_is_very_small_is_bounded_by_slots_after_all() -> None:
+    bench = Bench(offer("v", 2, Amounts(64_000)), offer("w", 2))
+    for _ in range(50):
+        bench.want(asked=Amounts(1))
+    assert Counter(node for node, _ in bench.running.values()) == {"v": 32, "w": 2}
+    assert attempts_max(1024, Amounts(1)) == SLOTS_MAX
+
+
+def test_what_waits_for_a_slot_is_fetched_ahead_where_processors_are_left() -> None:
+    bench = Bench(offer("v", 1, Amounts(4000)), lease_s=1000.0)
+    bench.want(near=(1,))
+    bench.want(near=(2,))
+    assert prefetched(bench, "v") == [2]
 
 
 def test_what_can_fit_nowhere_is_refused_with_what_there_is() -> None:
@@ -291,6 +320,114 @@ def test_a_follower_gives_its_priority_to_what_it_joins() -> None:
     assert bench.order()[-1] == slow
 
 
+def test_a_follower_gives_its_turn_to_what_it_joins() -> None:
+    bench = Bench(offer("v"))
+    for _ in range(50):
+        last = bench.want(("", "flood", ""))
+    bench.want(("", "late", ""), same_as=last)
+    bench.end_oldest()
+    assert bench.order()[-1] == last
+    check(bench.core)
+
+
+def quota_of_one(**others: Quota) -> Bench:
+    """Two slots, of which `a` may use one, and does; another of `a` waits."""
+    bench = Bench(offer("v", 2), quotas=Quotas(users={"a": Quota(actions_max=1), **others}), lease_s=1000.0)
+    for _ in range(2):
+        bench.want(("", "a", ""))
+    assert bench.order() == [1]
+    return bench
+
+
+def running_of(bench: Bench) -> dict[str, int]:
+    """How many run for each user."""
+    check(bench.core)
+    organisations = bench.core.dispatch.shares.root.children.values()
+    return {user.name: user.running for one in organisations for user in one.children.values() if user.running}
+
+
+def test_a_quota_keeps_nothing_that_another_wants_who_is_not_at_his() -> None:
+    bench = quota_of_one()
+    bench.want(("", "b", ""), same_as=2)
+    assert bench.order() == [1, 2]
+    assert running_of(bench) == {"a": 1, "b": 1}
+    bench.end(2)
+    assert running_of(bench) == {"a": 1}
+
+
+def test_what_two_wait_for_begins_once_and_waits_for_nobody_then() -> None:
+    bench = quota_of_one(b=Quota(actions_max=1))
+    bench.want(("", "b", ""))
+    bench.want(("", "b", ""), same_as=2)
+    assert bench.order() == [1, 3], "both are at their quotas"
+    bench.end(2)
+    bench.end(1)
+    assert (bench.order(), running_of(bench)) == ([1, 3, 2], {"b": 1})
+    bench.end(3)
+    assert not bench.core.entries
+    assert not bench.core.dispatch.shares.root.children
+
+
+def test_who_leaves_takes_his_turn_with_him() -> None:
+    bench = quota_of_one(b=Quota(actions_max=1))
+    bench.want(("", "b", ""))
+    follower = bench.want(("", "b", ""), same_as=2)
+    bench.do(ev.Cancel(str(follower)))
+    bench.end(2)
+    assert bench.order() == [1, 3], "nobody but a waits for it"
+    bench.end(1)
+    assert (bench.order(), running_of(bench)) == ([1, 3, 2], {"a": 1})
+
+
+def test_when_the_first_leaves_it_waits_in_the_shares_of_the_others() -> None:
+    bench = quota_of_one(b=Quota(actions_max=1))
+    bench.want(("", "b", ""))
+    bench.want(("", "b", ""), same_as=2)
+    bench.do(ev.Cancel("2"))
+    bench.end(1)
+    assert bench.order() == [1, 3], "b is at his quota"
+    bench.end(2)
+    assert running_of(bench) == {"b": 1}
+    bench.end(3, Outcome("sandbox_failed", None))
+    assert (bench.order(), running_of(bench)) == ([1, 3, 2, 2], {"b": 1}), "it is tried again for b"
+
+
+def test_what_runs_counts_for_those_who_want_it_still_if_their_quotas_let() -> None:
+    bench = quota_of_one(c=Quota(actions_max=1))
+    bench.want(("", "b", ""), same_as=1)
+    bench.do(ev.Cancel("1"))
+    assert bench.order() == [1, 2], "of a nothing runs, and so the next begins"
+    assert running_of(bench) == {"a": 1, "b": 1}
+    bench.want(("", "c", ""), same_as=2)
+    bench.do(ev.WorkerUp(offer("w")))
+    bench.want(("", "c", ""))
+    bench.do(ev.Cancel("2"))
+    assert running_of(bench) == {"a": 1, "b": 1, "c": 1}, "c is at his quota: it stays where it is"
+
+
+def test_a_follower_whose_quota_can_never_hold_it_waits_with_the_first() -> None:
+    bench = quota_of_one(b=Quota(actions_max=0))
+    follower = bench.want(("", "b", ""), same_as=2)
+    bench.do(ev.Cancel("2"))
+    assert bench.order() == [1]
+    bench.end(1)
+    bench.end(2)
+    assert bench.told(follower) == OK
+
+
+def test_what_is_looked_up_waits_then_for_all_who_want_it() -> None:
+    bench = quota_of_one()
+    key = ActionKey("", Digest(f"{9:064x}", 1))
+    for number, user in enumerate(("a", "b", "a")):
+        bench.do(ev.Want(f"of {user} {number}", Wanted(key, frozenset(), 60.0, share=("", user, ""))))
+        check(bench.core)
+    looked_up = next(effect.entry for effect in bench.effects if isinstance(effect, ev.Lookup))
+    bench.do(ev.Cancel("of a 0"))
+    check(bench.core)
+    bench.do(ev.Found(looked_up, None))
+    assert (bench.order(), running_of(bench)) == ([1, 9], {"a": 1, "b": 1})
+
+
 @pytest.mark.parametrize("quota", [Quota(actions_max=1), Quota(cpu_milli_max=1500)])
 def test_a_quota_bounds_what_runs_and_lets_others_pass(quota: Quota) -> None:
     bench = Bench(offer("v", 4), quotas=Quotas(users={"a": quota}))
@@ -421,7 +558,7 @@ def test_nothing_is_tried_twice_unless_it_is_asked_for() -> None:
 
 
 @settings(max_examples=150)
-@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 5), st.integers(0, 3)), max_size=60))
+@given(st.lists(st.tuples(st.integers(0, 10), st.integers(0, 5), st.integers(0, 3)), max_size=60))
 def test_books_balance_whatever_happens(history: list[tuple[int, int, int]]) -> None:
     quotas = Quotas(users={"u1": Quota(actions_max=1), "u2": Quota(weight=4, cpu_milli_max=3000)})
     bench = Bench(quotas=quotas, speculate=True, straggler_min_s=0.5, hold_after_s=1.0, lease_s=3.0)
@@ -429,7 +566,7 @@ def test_books_balance_whatever_happens(history: list[tuple[int, int, int]]) -> 
     for what, which, more in history:
         match what:
             case 0 | 1 | 2 | 3:
-                asked = (NOTHING, Amounts(1000, 1 << 30), TWO, Amounts(2000, gpus=1))[more]
+                asked = (NOTHING, Amounts(400, 1 << 30), TWO, Amounts(2000, gpus=1))[more]
                 bench.want((f"o{which % 2}", f"u{which}", "i"), asked, priority=which - 2, near=(more,))
             case 4:
                 bench.do(ev.WorkerUp(offer(f"w{which}", 3, Amounts(3000, 4 << 30, gpus=which % 2))))
@@ -442,6 +579,10 @@ def test_books_balance_whatever_happens(history: list[tuple[int, int, int]]) -> 
                 bench.do(ev.Tick(now_s))
             case 8:
                 bench.do(ev.Cordon(f"w{which}", more > 1))
+            case 9 if bench.number:
+                # Another, or the same user in another invocation, wants something again.
+                number = 1 + (which * 4 + more) % bench.number
+                bench.want((f"o{which % 2}", f"u{more}", f"i{which % 3}"), same_as=number, priority=which - 3)
             case _ if bench.running:
                 fence = sorted(bench.running)[which % len(bench.running)]
                 bench.end(fence, OK if more else Outcome("sandbox_failed", None))
@@ -461,24 +602,31 @@ def check(scheduler: core.SchedulerCore) -> None:
         assert worker.cpu_milli == sum(lease.reserved.cpu_milli for lease in here)
         capacity = worker.offer.capacity
         assert capacity is None or worker.used.within(capacity)
-        assert len(worker.fences) <= worker.offer.slots
+        assert worker.plain == sum(entry.wanted.asked.cpu_milli == 0 for entry, a in attempts if a.lease.worker == node)
+        assert worker.plain <= worker.offer.slots
+        assert len(worker.fences) <= worker.offer.attempts_max
     root = scheduler.dispatch.shares.root
     todo = list(root.children.values())
     while todo:
         share = todo.pop()
         todo += share.children.values()
         mine = [attempt for entry, attempt in attempts if _is_below(entry.share, share)]
-        waits = [
-            e for e in scheduler.entries.values() if e.state in ("looking", "queued") and _is_below(e.share, share)
-        ]
         assert share.running == len(mine)
-        assert share.queued == len(waits)
+        assert share.queued == sum(_is_below(at, share) for entry in scheduler.entries.values() for at in waits(entry))
         assert share.running or share.queued or share.children, "nobody is remembered for nothing"
         if share.quota.actions_max is not None:
             assert share.running <= share.quota.actions_max
         if share.quota.cpu_milli_max is not None:
             assert share.cpu_milli <= share.quota.cpu_milli_max
     assert scheduler.queue_length == sum(e.state == "queued" for e in scheduler.entries.values())
+
+
+def waits(entry: Any) -> list[Any]:
+    """The shares in which it waits, each once."""
+    if entry.branch is None:
+        return [entry.share] if entry.state == "looking" else []
+    assert entry.share is entry.branch.share
+    return [entry.share, *(branch.share for branch in entry.also or ())]
 
 
 def _is_below(share: Any, other: Any) -> bool:

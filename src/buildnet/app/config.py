@@ -16,6 +16,7 @@ from buildnet.errors import InvalidRequest, NodeDown
 from buildnet.model.action_spec import is_ours, is_text
 from buildnet.model.credentials import NONE, Credentials
 from buildnet.model.join_line import JoinLine, check_organisation
+from buildnet.model.node import SLOTS_MAX
 from buildnet.model.tier import tier_of
 from buildnet.sandbox.policy import SEARCH_PATH
 
@@ -209,8 +210,8 @@ def _check_cache_size(size_bytes: int | None) -> None:
 
 
 def _check_slots(slots: int) -> None:
-    if not 1 <= slots <= 1024:
-        raise InvalidRequest(f"slots must be from 1 to 1024, not {slots}", field="slots")
+    if not 1 <= slots <= SLOTS_MAX:
+        raise InvalidRequest(f"slots must be from 1 to {SLOTS_MAX}, not {slots}", field="slots")
 
 
 def default_slots() -> int:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.argument("line", required=False)
 @options.state
 @options.credentials
-@click.option("--slots", type=int, help="Actions to run at once.  [default: one a processor]")
+@click.option("--slots", type=int, help="Actions to run at once that ask for no cpus.  [default: one a processor]")
 @click.option("--cache-size", help="What the worker keeps of blobs and input trees, as in '20 GiB'.")
 @click.option("--hide", multiple=True, type=click.Path(path_type=Path), help="A directory that no action may see.")
 @click.option(

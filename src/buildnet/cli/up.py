@@ -48,7 +48,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @options.state
 @click.option("--listen", help="Address; port 0 takes a free one.  [default: 127.0.0.1:8980]")
 @click.option("--organisation", help="Whose controller it is, as join lines say.  [default: local]")
-@click.option("--slots", type=int, help="Actions the local worker runs at once.  [default: one a processor]")
+@click.option("--slots", type=int, help="Actions to run here at once that ask for no cpus.  [default: one a processor]")
 @click.option("--no-worker", is_flag=True, default=None, help="Run no actions here; others may join.")
 @click.option(
     "--ignored-properties",

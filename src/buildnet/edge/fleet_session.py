@@ -18,7 +18,7 @@ from buildnet.errors import BuildNetError, InvalidRequest
 from buildnet.model.action import ActionKey, Lease, Outcome
 from buildnet.model.amounts import AMOUNT_MAX, NOTHING, Amounts
 from buildnet.model.caller import public_instance
-from buildnet.model.node import Greeting, NodeView, WorkerOffer, check_node_id
+from buildnet.model.node import SLOTS_MAX, Greeting, NodeView, WorkerOffer, check_node_id
 from buildnet.wire import times
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
@@ -28,7 +28,6 @@ from buildnet.wire.nodes import NODE_STATES
 from buildnet.wire.usage import cpu_of
 
 PROPERTIES_MAX: Final = 1000
-SLOTS_MAX: Final = 1024
 _PROPERTY_CHARACTERS_MAX: Final = 1024
 _RUNNING_MAX: Final = 4096
 _HOSTNAME_CHARACTERS_MAX: Final = 255

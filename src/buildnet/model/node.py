@@ -16,7 +16,7 @@ class WorkerOffer:
 
     `properties` are name and value pairs that requirements are matched against; a name may have several values.
     `tier` is the controller's trust in it, not its own claim. `capacity` is what its actions may use together; None
-    bounds them by `slots` alone.
+    bounds them by `slots` alone, which else bounds those that ask for no cpus.
     """
 
     node: str
@@ -25,6 +25,27 @@ class WorkerOffer:
     properties: Properties
     tier: str = "local"
     capacity: Amounts | None = None
+
+    @property
+    def attempts_max(self) -> int:
+        """How many run at once, whatever they ask."""
+        return attempts_max(self.slots, self.capacity)
+
+
+SLOTS_MAX: Final = 1024
+"""Of one worker; and of what runs there at once."""
+
+_ATTEMPTS_OF_SLOT: Final = 16
+
+
+def attempts_max(slots: int, capacity: Amounts | None) -> int:
+    """How many attempts run at once on such a worker, whatever they ask: its threads and processes are bounded.
+
+    Those that ask for cpus are bounded by those that there are, and may be small: there are 16 for each slot at most.
+    """
+    if capacity is None or not capacity.cpu_milli:
+        return slots
+    return min(_ATTEMPTS_OF_SLOT * slots, SLOTS_MAX)
 
 
 NODE_POLICIES_MAX: Final = 10_000

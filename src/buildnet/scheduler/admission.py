@@ -12,7 +12,7 @@ from buildnet.scheduler.dispatch import Dispatch
 from buildnet.scheduler.entry import Entry
 from buildnet.scheduler.events import Effect, Restore, Tell, Want
 from buildnet.scheduler.limits import Mechanisms
-from buildnet.scheduler.share import Share
+from buildnet.scheduler.share import Path, Share
 
 
 class Admission:
@@ -25,6 +25,8 @@ class Admission:
         self._entry_next = 1
         self._by_key: dict[ActionKey, Entry] = {}
         self._by_operation: dict[str, Entry] = {}
+        # Of operations whose share is another than that of the first who wanted the same.
+        self._paths: dict[str, Path] = {}
         self.looking = 0
 
     @property
@@ -53,14 +55,31 @@ class Admission:
         entry.demanded |= wanted.skip_cache_lookup
         if wanted.priority < entry.wanted.priority:
             was = self._dispatch.ticket_of(entry.wanted, 0.0)
-            # It keeps the time that it has waited, and waits on in the share of the first who wanted it.
+            # It keeps the time that it has waited.
             entry.wanted = replace(entry.wanted, priority=wanted.priority)
             self._dispatch.reordered(entry, entry.order + self._dispatch.ticket_of(entry.wanted, 0.0) - was)
+        path = self._dispatch.path_of(wanted)
+        if path != self._dispatch.path_of(entry.wanted) and self._on.inherit:
+            self._follow(entry, operation, path)
         lease = entry.lease
         if entry.state in ("leased", "publishing") and lease is not None:
             effects.append(Tell(operation, "executing", worker=lease.worker, fence=lease.fence))
         else:
             effects.append(Tell(operation, "queued"))
+
+    def _follow(self, entry: Entry, operation: str, path: Path) -> None:
+        # One whose quota can never hold it has no turn to give: he waits in the share of the first.
+        if self._dispatch.may_hold(entry.wanted, path):
+            self._paths[operation] = path
+            if entry.branch is not None:
+                self._dispatch.wait_too(entry, path)
+
+    def wait_for_all(self, entry: Entry) -> None:
+        """It waits in the shares of all who follow it."""
+        for operation in entry.followers:
+            path = self._paths.get(operation)
+            if path is not None:
+                self._dispatch.wait_too(entry, path)
 
     def enter(self, operation: str, wanted: Wanted, share: Share, now_s: float) -> Entry:
         """A new entry, which is being looked up."""
@@ -79,12 +98,31 @@ class Admission:
         entry = self._by_operation.pop(operation, None)
         if entry is not None:
             entry.followers.remove(operation)
+            path = self._paths.pop(operation, None)
+            if entry.followers and all(self._paths.get(other) != path for other in entry.followers):
+                self._was_last_of(entry, path)
         return entry
+
+    def _was_last_of(self, entry: Entry, path: Path | None) -> None:
+        """Nobody of a share wants it any more, None for that of the first; of others some do."""
+        paths = [self._paths.get(other) for other in entry.followers]
+        gone = self._dispatch.path_of(entry.wanted) if path is None else path
+        if path is None:
+            heir = paths[0]
+            assert heir is not None, "nobody else is of the share of the first"
+            organisation, user, invocation = heir
+            entry.wanted = replace(entry.wanted, share=(organisation, user, invocation))
+            for operation, other in zip(entry.followers, paths, strict=True):
+                if other == heir:
+                    del self._paths[operation]
+        others = [self._dispatch.path_of(entry.wanted) if other is None else other for other in paths]
+        self._dispatch.abandoned(entry, gone, others)
 
     def tell_end(self, entry: Entry, outcome: Outcome, effects: list[Effect]) -> None:
         """All who follow are told how it ended, and follow no more."""
         for operation in entry.followers:
             self._by_operation.pop(operation, None)
+            self._paths.pop(operation, None)
             effects.append(Tell(operation, "completed", outcome, worker=outcome.worker))
         entry.followers = []
 

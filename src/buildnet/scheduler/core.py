@@ -113,6 +113,8 @@ class SchedulerCore:
     def _want(self, event: ev.Want, effects: list[ev.Effect]) -> None:
         wanted, operation = event.wanted, event.operation
         if self._admission.joined(event, effects):
+            # The turn of whoever joins may have come.
+            self._place(effects)
             return
         share = self.dispatch.share_of(wanted)
         if (refusal := self._refusal(wanted, share)) is not None:
@@ -128,6 +130,7 @@ class SchedulerCore:
         """As `_want`, of what was accepted before: it has its entry in the ledger, and no bound refuses it."""
         wanted, lease = event.wanted, event.lease
         if self._admission.joined(event, effects):
+            self._place(effects)
             return
         came_s = self.now_s if event.since_s is None else event.since_s
         entry = self._admission.enter(event.operation, wanted, self.dispatch.share_of(wanted), came_s)
@@ -177,6 +180,8 @@ class SchedulerCore:
         if refusal is not None:
             self.dispatch.shares.go(entry.share)
             self._finish(entry, refusal, effects)
+        elif len(entry.followers) > 1:
+            self._admission.wait_for_all(entry)
 
     def _place(self, effects: list[ev.Effect]) -> None:
         """Lease what waits to workers that have room for it, as long as there are any."""
@@ -259,10 +264,11 @@ class SchedulerCore:
         effects.append(_PUBLISH(entry.id, lease, outcome, not entry.wanted.do_not_cache))
 
     def _queue_again(self, entry: Entry, effects: list[ev.Effect]) -> None:
-        # Its share may have been forgotten meanwhile.
+        # Its share may have been forgotten meanwhile, or it ran in that of another who wanted it.
         entry.published = None
-        entry.share = self.dispatch.share_of(entry.wanted)
+        ran_in, entry.share = entry.share, self.dispatch.share_of(entry.wanted)
         self.dispatch.shares.wait(entry.share)
+        self.dispatch.shares.forget(ran_in)
         for operation in entry.followers:
             effects.append(ev.Tell(operation, "queued"))
         self._enqueue(entry, effects)
@@ -291,6 +297,8 @@ class SchedulerCore:
         effects.append(ev.Tell(event.operation, "completed", outcome))
         # What others still want goes on; what is being published is too late to stop.
         if entry.followers or entry.state == "publishing":
+            # It may count for others now: a quota has room.
+            self._place(effects)
             return
         for attempt in (entry.attempt, entry.second):
             if attempt is not None:

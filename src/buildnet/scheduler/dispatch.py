@@ -18,7 +18,7 @@ from buildnet.scheduler.limits import Limits, Mechanisms, Quotas
 from buildnet.scheduler.matching import matches, why_not
 from buildnet.scheduler.placement import Demand, Placement, Worker
 from buildnet.scheduler.queue import Branch, FairQueue, fairest
-from buildnet.scheduler.share import Share, Shares, bounded, weighed
+from buildnet.scheduler.share import Path, Share, Shares, bounded, weighed
 
 DEMANDS_MAX: Final = 1024
 """Different sets of requirements and amounts that are known at once."""
@@ -51,9 +51,13 @@ class Dispatch:
 
     # What waits.
 
+    def path_of(self, wanted: Wanted) -> Path:
+        """The name of the share of who wants it."""
+        return wanted.share if self._on.fair else ("", "", "")
+
     def share_of(self, wanted: Wanted) -> Share:
         """Whose share it is counted in."""
-        return self.shares.leaf(wanted.share if self._on.fair else ("", "", ""))
+        return self.shares.leaf(self.path_of(wanted))
 
     def refusal(self, wanted: Wanted, share: Share) -> Outcome | None:
         """Why a quota refuses it at once, if one does."""
@@ -118,7 +122,86 @@ class Dispatch:
         """Its turn comes sooner."""
         entry.order = order
         if entry.branch is not None:
-            entry.branch.add((order, entry.id))
+            for branch in (entry.branch, *(entry.also or ())):
+                branch.add((order, entry.id))
+
+    # Equal actions, wanted in several shares.
+
+    def may_hold(self, wanted: Wanted, path: Path) -> bool:
+        """Whether the quotas of a share can ever let it run there."""
+        share = self.shares.leaf(path)
+        holds = self.shares.too_much(share, self._cpu_milli(wanted)) is None
+        self.shares.forget(share)
+        return holds
+
+    def wait_too(self, entry: Entry, path: Path) -> None:
+        """What waits does so in this share too, and begins in that whose turn comes first."""
+        demand, share = entry.demand, self.shares.leaf(path)
+        assert demand is not None
+        known = share.branches.get(demand.queue)
+        if known is not None and entry.waits_in(known):
+            return
+        self.shares.wait(share)
+        if entry.also is None:
+            entry.also = {}
+        entry.also[demand.queue.push(share, (entry.order, entry.id))] = None
+
+    def abandoned(self, entry: Entry, path: Path, others: list[Path]) -> None:
+        """Nobody of this share wants it any more, but those of others do: it waits, or is counted, there alone."""
+        if entry.branch is not None:
+            self._wait_less(entry, path)
+        elif entry.share.path != path or entry.state == "publishing":
+            return
+        elif entry.attempt is not None:
+            for other in others:
+                if self._moved(entry, entry.attempt, other):
+                    return
+        else:
+            was, entry.share = entry.share, self.share_of(entry.wanted)
+            if entry.state == "looking":
+                self.shares.wait(entry.share)
+                self.shares.go(was)
+            self.shares.forget(was)
+
+    def _wait_less(self, entry: Entry, path: Path) -> None:
+        demand, also = entry.demand, entry.also
+        assert demand is not None
+        assert also is not None, "it waits in another share"
+        branch = self.shares.leaf(path).branches[demand.queue]
+        if branch is entry.branch:
+            self._count_in(entry, next(iter(also)))
+        del also[branch]
+        self._quit(branch, entry)
+
+    def _count_in(self, entry: Entry, branch: Branch) -> None:
+        """Of those in which it waits, this is the one in whose share it is to run."""
+        also, was = entry.also, entry.branch
+        assert also is not None
+        assert was is not None
+        del also[branch]
+        also[was] = None
+        entry.branch, entry.share = branch, branch.share
+
+    def _quit(self, branch: Branch, entry: Entry) -> None:
+        share = branch.share
+        branch.queue.removed(branch, entry.id)
+        self.shares.go(share)
+        self.shares.forget(share)
+
+    def _moved(self, entry: Entry, attempt: Attempt, path: Path) -> bool:
+        """What runs is counted in this share from now on, if its quotas let; whether they do."""
+        demand, was, share = entry.demand, entry.share, self.shares.leaf(path)
+        assert demand is not None
+        cost, cpu_milli = demand.cost, demand.cpu_milli
+        moves = entry.second is None and all(above in was.counted or above.admits(cpu_milli) for above in share.counted)
+        if moves:
+            entry.share = share
+            self.shares.take(share, cost, attempt.charge, cpu_milli)
+            self.shares.give_back(was, cost, attempt.charge, cpu_milli)
+        self.shares.forget(was if moves else share)
+        return moves
+
+    # What waits no more.
 
     def leave(self, entry: Entry) -> None:
         """It waits no more."""
@@ -133,6 +216,10 @@ class Dispatch:
         queue = demand.queue
         queue.removed(branch, entry.id)
         self.shares.go(entry.share)
+        if entry.also is not None:
+            also, entry.also = entry.also, None
+            for other in also:
+                self._quit(other, entry)
         if not queue.root.waiting:
             self._active.pop(demand, None)
             self.room.let_go(demand)
@@ -234,6 +321,8 @@ class Dispatch:
                 mask = demand.roomy & is_open
                 if mask and room.held:
                     mask &= demand.held | ~room.held
+                if mask and room.is_full_for(demand, mask):
+                    mask = 0
                 # One that fits nowhere and has waited long is to have a worker kept free.
                 if not mask and (overdue_s < demand.since_s or not self._is_overdue(demand, now_s)):
                     continue
@@ -248,7 +337,11 @@ class Dispatch:
             near = entry.wanted.near
             worker = room.choose(chosen, near)
             if worker is not None:
-                return (self._nearer(branch, entry, worker, now_s) if near else entry), worker
+                if near:
+                    entry = self._nearer(branch, entry, worker, now_s)
+                if entry.branch is not branch:
+                    self._count_in(entry, branch)
+                return entry, worker
             if not self._is_overdue(chosen, now_s) or not room.hold(chosen):
                 passed += (chosen,)
         return None
@@ -279,15 +372,16 @@ class Dispatch:
         return head
 
     def ahead(self, worker: Worker) -> Entry | None:
-        """What is likely to begin next on a worker without a free slot, so that it may fetch the inputs meanwhile: told
+        """What is likely to begin next on a worker without room for it, so that it may fetch the inputs meanwhile: told
         of each entry once, and to each worker while it has no other. It is no promise: whoever is free first has it.
         """
-        if not self.waiting or not worker.is_open or worker.bit & self.room.open:
+        if not self.waiting or not worker.is_open:
             return None
         told = self._entries.get(worker.ahead)
         if told is not None and told.branch is not None:
             return None
-        branch = fairest([demand.queue.root for demand in self._active if demand.able & worker.bit])
+        has_room = worker.bit & self.room.open
+        branch = fairest([d.root for d in self._active if d.able & worker.bit and not d.roomy & has_room])
         if branch is None:
             return None
         for ticket in (branch.ticket(), *branch.next_tickets(_AHEAD_LOOKED_AT)):
@@ -315,7 +409,7 @@ class Dispatch:
             entry.branch = None
             self._left(branch, entry)
         self.shares.take(entry.share, cost, charge, demand.cpu_milli)
-        self.room.take(worker, fence, reserved, wanted.near)
+        self.room.take(worker, fence, reserved, demand, wanted.near)
         return charge
 
     def ended(self, attempt: Attempt) -> None:
@@ -325,4 +419,4 @@ class Dispatch:
         assert demand is not None
         self.shares.give_back(entry.share, demand.cost, attempt.charge, demand.cpu_milli)
         if worker is not None and not worker.gone:
-            self.room.give_back(worker, attempt.fence, attempt.lease.reserved)
+            self.room.give_back(worker, attempt.fence, attempt.lease.reserved, demand)

@@ -42,12 +42,14 @@ class Attempt:
 class Entry:
     """One wanted action and everybody who waits for it.
 
-    `branch` is where it waits, None while it does not; `order` the time at which its turn comes within its invocation.
+    `branch` is where it waits, None while it does not, `also` where else, for it waits in the shares of all who follow
+    it. `share` is the one in which it runs, or would by `branch`; `order` when its turn comes within an invocation.
     `foretold` once a worker was told to fetch its inputs. `second` is the attempt that runs beside a straggler. `lost`
     is the newest lease, while the entry waits for anybody, or for its worker to come back with it.
     """
 
     __slots__ = (
+        "also",
         "attempt",
         "attempts",
         "avoid",
@@ -75,6 +77,7 @@ class Entry:
         self.share = share
         self.order = order
         self.branch: Branch | None = None
+        self.also: dict[Branch, None] | None = None
         self.demand: Demand | None = None
         self.avoid: tuple[str, ...] = ()
         self.foretold = False
@@ -89,6 +92,10 @@ class Entry:
         self.losses = 0
         self.faults = 0
         self.publications = 0
+
+    def waits_in(self, branch: Branch) -> bool:
+        """Whether its turn may come there."""
+        return self.branch is branch or (self.also is not None and branch in self.also)
 
     @property
     def lease(self) -> Lease | None:

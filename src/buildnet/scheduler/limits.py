@@ -96,3 +96,4 @@ class Mechanisms:
     age: bool = True
     quota: bool = True
     elsewhere: bool = True
+    inherit: bool = True

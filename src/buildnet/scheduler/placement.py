@@ -93,12 +93,14 @@ class Demand:
 class Worker:
     """A worker whose session is open, and what its attempts use.
 
-    `level` is how busy it is, -1 while it is given no work or has no free slot. `ahead` is the entry whose inputs it
+    `level` is how busy it is, -1 while it is given no work or is full. `plain` of what runs asked for no cpus: `slots`
+    bounds these, its amounts the others, and `attempts_max` all. `ahead` is the entry whose inputs it
     was told to fetch, -1 for none. `gone` once its session ended: what it ran counts nowhere.
     """
 
     __slots__ = (
         "ahead",
+        "attempts_max",
         "bit",
         "cordoned",
         "cpu_milli",
@@ -116,6 +118,7 @@ class Worker:
         "memory_bytes_max",
         "node",
         "offer",
+        "plain",
         "refused",
         "slot",
         "slot_cpu_milli",
@@ -126,6 +129,8 @@ class Worker:
         self.offer = offer
         self.node = offer.node
         self.slots = offer.slots
+        self.attempts_max: int = offer.attempts_max
+        self.plain = 0
         self.bit = bit
         self.cordoned = cordoned
         self.draining = self.gone = False
@@ -167,7 +172,10 @@ class Worker:
         """Whether one more fits beside what runs. What is not asked does, cpus apart: each takes a slot's worth."""
         if not self.is_bounded:
             return True
-        cpu_milli = self.cpu_milli + (demand.asked_cpu_milli or self.slot_cpu_milli)
+        asked_cpu_milli = demand.asked_cpu_milli
+        if not asked_cpu_milli and self.plain >= self.slots:
+            return False
+        cpu_milli = self.cpu_milli + (asked_cpu_milli or self.slot_cpu_milli)
         memory_bytes, disk_bytes, gpus = demand.memory_bytes, demand.disk_bytes, demand.gpus
         return (
             (cpu_milli <= self.cpu_milli_max or not self.cpu_milli_max)
@@ -231,15 +239,17 @@ class Placement:
 
     def changed(self, worker: Worker) -> None:
         """How busy it is, or whether it is given work, is other than before."""
-        count, slots, was = len(worker.fences), worker.slots, worker.level
-        if count >= slots or worker.draining or worker.cordoned:
+        count, was, cpu_milli_max = len(worker.fences), worker.level, worker.cpu_milli_max
+        # Nothing takes no cpus: where all are taken nothing has room, whatever it asks.
+        is_full = count >= worker.attempts_max or 0 < cpu_milli_max <= worker.cpu_milli
+        if is_full or worker.draining or worker.cordoned:
             level = -1
         elif not count:
             level = 0
         else:
-            level = LEVELS * count // slots
-            if worker.cpu_milli and worker.cpu_milli_max:
-                by_cpu = LEVELS * worker.cpu_milli // worker.cpu_milli_max
+            level = LEVELS * (worker.plain if cpu_milli_max else count) // worker.slots
+            if cpu_milli_max:
+                by_cpu = LEVELS * worker.cpu_milli // cpu_milli_max
                 level = by_cpu if by_cpu > level else level
             if level >= LEVELS:
                 level = LEVELS - 1
@@ -256,9 +266,11 @@ class Placement:
         else:
             self.open ^= worker.bit
 
-    def take(self, worker: Worker, fence: int, reserved: Amounts, near: tuple[int, ...] = ()) -> None:
-        """An attempt begins there."""
+    def take(self, worker: Worker, fence: int, reserved: Amounts, demand: Demand, near: tuple[int, ...]) -> None:
+        """An attempt at one of these begins there."""
         worker.fences.add(fence)
+        if not demand.asked_cpu_milli:
+            worker.plain += 1
         if reserved is worker.slot:
             worker.cpu_milli += worker.slot_cpu_milli
         else:
@@ -278,9 +290,11 @@ class Placement:
             if len(self._near) > NEAR_MAX:
                 self._near.popitem(last=False)
 
-    def give_back(self, worker: Worker, fence: int, reserved: Amounts) -> None:
-        """An attempt ended there."""
+    def give_back(self, worker: Worker, fence: int, reserved: Amounts, demand: Demand) -> None:
+        """An attempt at one of these ended there."""
         worker.fences.discard(fence)
+        if not demand.asked_cpu_milli:
+            worker.plain -= 1
         if reserved is worker.slot:
             worker.cpu_milli -= worker.slot_cpu_milli
         else:
@@ -289,8 +303,8 @@ class Placement:
             worker.disk_bytes -= reserved.disk_bytes
             worker.gpus -= reserved.gpus
         if worker.refused:
-            for demand in worker.refused:
-                demand.roomy |= demand.able & worker.bit
+            for refused in worker.refused:
+                refused.roomy |= refused.able & worker.bit
             worker.refused.clear()
         self.changed(worker)
 
@@ -358,6 +372,11 @@ class Placement:
                         return worker
                     found ^= worker.bit
         return None
+
+    def is_full_for(self, demand: Demand, mask: int) -> bool:
+        """Whether this is one worker, as where it has just ended something, and it has no room for one of these."""
+        alone = self._of_length[mask.bit_length()]
+        return alone.bit == mask and not self._has_room(alone, demand)
 
     def _has_room(self, worker: Worker, demand: Demand) -> bool:
         if worker.has_room(demand) or not self._fits:

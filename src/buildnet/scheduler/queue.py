@@ -172,7 +172,7 @@ class Branch:
         while True:
             ticket = ahead[0] if ahead and (not line or ahead[0] < line[0]) else line[0]
             entry = entries.get(ticket[1])
-            if entry is not None and entry.branch is self and entry.order == ticket[0]:
+            if entry is not None and entry.waits_in(self) and entry.order == ticket[0]:
                 return ticket
             self.drop()
 
@@ -272,7 +272,7 @@ class FairQueue:
     def is_good(self, ticket: Ticket, branch: Branch) -> bool:
         """Whether what holds this ticket waits here, and has no other."""
         entry = self.entries.get(ticket[1])
-        return entry is not None and entry.branch is branch and entry.order == ticket[0]
+        return entry is not None and entry.waits_in(branch) and entry.order == ticket[0]
 
     def tickets(self) -> Iterator[Ticket]:
         """Every good ticket, each at least once."""

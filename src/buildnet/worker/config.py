@@ -10,9 +10,9 @@ from buildnet.errors import InvalidRequest
 from buildnet.model.amounts import Amounts
 from buildnet.model.credentials import NONE, Address, Credentials
 from buildnet.model.join_line import JoinLine
+from buildnet.model.node import SLOTS_MAX, attempts_max
 from buildnet.sandbox.policy import SEARCH_PATH, Limits
 
-SLOTS_MAX = 1024
 TREES_SIZE_BYTES_DEFAULT = 4 << 30
 _TREES_SHARE = 4
 
@@ -24,7 +24,7 @@ class WorkerConfig:
     Args:
         url: the controller's door, `grpc://HOST:PORT`, or `grpcs://HOST:PORT` for TLS; with a line, what is told of it.
         state: the worker's own directory: its identity, its CAS and its scratch space.
-        slots: attempts that may run at once.
+        slots: attempts that may run at once of those that ask for no cpus; without a capacity, of all.
         version: of this program; the controller refuses another.
         hostname: for people.
         limits: what one command may use; the timeout comes with each lease.
@@ -86,6 +86,11 @@ class WorkerConfig:
             )
         if self.line is None:
             _ = self.address
+
+    @property
+    def attempts_max(self) -> int:
+        """Attempts that may run at once, whatever they ask: as the controller counts them."""
+        return attempts_max(self.slots, self.capacity)
 
     @property
     def trees_size_bytes(self) -> int:

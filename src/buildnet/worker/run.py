@@ -79,7 +79,7 @@ async def run_worker(
         identity = identity_of(config.state, rng)
         uplink = uplink_of(config)
         link = uplink.link
-        threads = ThreadPoolExecutor(config.slots + 1, thread_name_prefix="attempt")
+        threads = ThreadPoolExecutor(config.attempts_max + 1, thread_name_prefix="attempt")
         try:
             crew = await asyncio.get_running_loop().run_in_executor(
                 threads, crew_of, config, store, link, means, identity.node
@@ -188,8 +188,8 @@ def crew_of(config: WorkerConfig, store: Store, link: Link, means: Means, node: 
                 "cleared": config.state / "cleared",
                 "node": node,
                 "away_timeout_s": config.away_timeout_s,
-                # One more than slots, so that a cancelled attempt's end never waits for another's upload.
-                "threads_max": config.slots + 1,
+                # One more than run at once, so that a cancelled attempt's end never waits for another's upload.
+                "threads_max": config.attempts_max + 1,
                 "hidden": _hidden(config),
                 "files": own_files(),
             }

@@ -105,7 +105,7 @@ class Session:
         self._printing: dict[int, AttemptLog] = {}
         self._attempts: set[asyncio.Task[None]] = set()
         self._outbox = Outbox()
-        self._slots = asyncio.Semaphore(config.slots)
+        self._slots = asyncio.Semaphore(config.attempts_max)
         self._leaving = asyncio.Event()
         self._owing = asyncio.Event()
         self._away = asyncio.Event()
