@@ -12,7 +12,7 @@ from buildnet.edge import action_filter
 from buildnet.edge.absence import Absence
 from buildnet.edge.bridge import Call, Method
 from buildnet.edge.paging import page_size_of
-from buildnet.edge.status import status_of
+from buildnet.edge.status import ended_status
 from buildnet.errors import Forbidden, NotFound, Unimplemented
 from buildnet.model.action import Outcome, Wanted
 from buildnet.model.caller import Caller, public_instance, share_of
@@ -211,4 +211,4 @@ def outcome_status(outcome: Outcome) -> status_pb2.Status:
     """The status of an outcome, for ExecuteResponse."""
     if outcome.code == "ok":
         return status_pb2.Status()
-    return status_of(outcome.code, outcome.message, outcome.missing)
+    return ended_status(outcome.code, outcome.message, outcome.missing)
