@@ -17,6 +17,7 @@ from buildnet.model.action_spec import is_ours, is_text
 from buildnet.model.credentials import NONE, Credentials
 from buildnet.model.join_line import JoinLine, check_organisation
 from buildnet.model.tier import tier_of
+from buildnet.model.timeout import TIMEOUT_CEILING_S, TIMEOUT_MAX_S
 from buildnet.sandbox.policy import SEARCH_PATH
 
 # Only what a controller is set up with: workers and every command read this file too, and these take as long to import
@@ -108,7 +109,7 @@ class ControllerConfig:
     do actions on nodes of one of the `strict_tiers`. `witnesses` are asked at most
     every `witness_interval_s`. Platform properties called as in `ignored_properties` need no worker that offers them.
     `scheduler` is what bounds the queue and weighs who waits in it. `absent_after_s`: when what runs for clients that
-    are gone is stopped.
+    are gone is stopped. `timeout_max_s`: for how long an action may ask to run.
     """
 
     state: Path
@@ -143,6 +144,7 @@ class ControllerConfig:
             raise InvalidRequest(f"the queue holds 1 to {QUEUED_MAX} actions", field="scheduler.queued_max")
         if not 1 <= self.absent_after_s <= ABSENT_AFTER_S_MAX:
             raise InvalidRequest("clients may be absent for 1 s to 1 d", field="scheduler.absent_after")
+    timeout_max_s: float = TIMEOUT_MAX_S
         _check_state(self.state)
         _check_slots(self.slots)
         _check_cache_size(self.cache_size_bytes)
@@ -154,6 +156,8 @@ class ControllerConfig:
             raise InvalidRequest(f"ignore at most {IGNORED_PROPERTIES_MAX} properties", field="ignored_properties")
         for name in self.ignored_properties:
             if not name or is_ours(name):
+        if not 1 <= self.timeout_max_s <= TIMEOUT_CEILING_S:
+            raise InvalidRequest("actions may run for at most 1 s to 7 d", field="scheduler.timeout_max")
                 raise InvalidRequest(
                     f"the property {name!r} decides what an action may do and cannot be ignored",
                     field="ignored_properties",

@@ -165,6 +165,7 @@ def read(path: Path) -> Settings:
     Raises:
         InvalidRequest: it cannot be read, is no TOML, or holds what is not known or has the wrong type.
     """
+        "timeout_max": _quantity(duration_s_of),
     try:
         with path.open("rb") as file:
             data = file.read(_FILE_BYTES_MAX + 1)
@@ -267,3 +268,4 @@ def _assembled(settings: Settings) -> ControllerConfig:
     return ControllerConfig(
         state=state.absolute(), tls=tls, access=AccessConfig(**access), access_log=access_log, **given
     )
+        "scheduler.timeout_max": "timeout_max_s",

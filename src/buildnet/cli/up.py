@@ -39,6 +39,7 @@ KEYS: Final = {
     "access_log_sample": "log.sample",
 }
 """Each option's key in the configuration file."""
+    "timeout_max": "scheduler.timeout_max",
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -95,6 +96,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @options.as_json
 def command(config: Path | None, as_json: bool, **given: Any) -> None:
     """Start a controller with a local worker, and stop both on Ctrl-C or SIGTERM."""
+@click.option("--timeout-max", help="For how long an action may ask to run, as in 4h.  [default: 2h]")
     from buildnet.app.config_file import configured
     from buildnet.app.controller import Ready, run_controller
     from buildnet.cli.serving import serve
@@ -138,3 +140,5 @@ def overrides(given: dict[str, Any]) -> dict[str, Any]:
     if witnesses := given.get("witness"):
         settings["ledger.witnesses"] = tuple(WitnessConfig.parse(*one.partition("=")[::2]) for one in witnesses)
     return settings
+    if timeout := given.get("timeout_max"):
+        settings["scheduler.timeout_max"] = duration_s_of(timeout, "--timeout-max")
