@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from buildnet._native import probe_isolation
 from buildnet.cli import fleet, options
 from buildnet.cli.main import cli
 from buildnet.client import NodeInfo, connect
@@ -136,6 +137,19 @@ def test_ctrl_c_ends_the_waiting_and_not_the_drain(town: tuple[House, Role]) -> 
         gate.rmdir()
     assert run.wait(30) == 0
     assert worker.process.wait(20) == 0
+
+
+@pytest.mark.skipif(not probe_isolation()["cgroup_cpu"], reason="no control groups that share out processors")
+def test_the_local_worker_has_the_limits_of_up(house: House) -> None:
+    server = house.up("--slots", "1", "--cpu-limit", "strict", "--memory-max", "256 MiB", "--pids-max", "77")
+    with connect(server.url) as client:
+        while not (nodes := client.fleet_nodes()):
+            pass
+    while "each action" not in (shown := command("show", "--url", server.url, nodes[0].node)):
+        pass
+    told = next(line for line in shown.splitlines() if line.startswith("each action"))
+    for words in ("256.0 MiB of memory", "77 processes", "1.0 GiB of log", "no cpus beyond those that it asked for"):
+        assert words in told
 
 
 def test_the_local_worker_that_was_drained_stays_away(house: House) -> None:
