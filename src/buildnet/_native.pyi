@@ -503,7 +503,7 @@ class Process:
     (optional: paths of the host that appear read-only, "/" for all), hidden (optional: directories that appear empty),
     files (optional: small texts by path, made where nothing is shown), tmp, stdout_path, stderr_path,
     log_size_bytes_max (both streams together), masked (optional: texts that neither stream may show, as bytes),
-    timeout_s, memory_bytes, pids_max, cpu_s, cpu_milli (optional),
+    timeout_s, memory_bytes, pids_max, cpu_s, cpu_milli (optional), cpu_is_capped (optional: no more than that, ever),
     disk_bytes (optional) (None: unbounded), counted (optional: the directories that disk_bytes is about; else root and
     tmp), network, isolation ("namespaces" or "process"), cgroup_name. Paths are
     absolute paths of the host.

@@ -14,10 +14,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from buildnet._native import probe_isolation
 from buildnet.cli import fleet, options
 from buildnet.cli.main import cli
 from buildnet.client import NodeInfo, connect
+from buildnet.errors import TooLarge
 from buildnet.model.amounts import Amounts
+from buildnet.model.resource import Resource
 from tests.conftest import COMMAND, House, Role
 
 
@@ -65,6 +68,23 @@ def test_a_person_sees_cordons_and_drains(town: tuple[House, Role]) -> None:
     assert worker.process.wait(20) == 0
     assert command("ls", "--url", server.url).splitlines()[1:] == []
     assert "left" in command("ls", "--all", "--url", server.url)
+
+
+def test_what_one_action_may_use_is_shown_and_required(town: tuple[House, Role]) -> None:
+    house, server = town
+    limits = ("--memory-max", "512 MiB", "--pids-max", "99", "--disk-max", "1 GiB", "--log-max", "1 MiB")
+    worker = house.join(server.url, "--slots", "1", *limits, name="bounded")
+    node = node_of(server.url)
+    # It is announced once the worker has looked around.
+    while "each action" not in (shown := command("show", "--url", server.url, node)):
+        pass
+    assert "each action  512.0 MiB of memory, 1.0 GiB of disk, 99 processes, 1.0 MiB of log\n" in shown
+    with connect(server.url) as client:
+        require = ["sandbox.memory_bytes_max>=512MiB", "sandbox.pids_max<100"]
+        assert client.run(["/bin/sh", "-c", ":"], require=require).exit_code == 0
+        with pytest.raises(TooLarge, match=f"more than the worker keeps \\({1 << 20} bytes\\)"):
+            client.run(["/bin/sh", "-c", "head -c 2M /dev/zero"], env={"PATH": "/usr/bin:/bin"})
+    worker.stop()
 
 
 def test_a_removed_node_is_told_how_it_may_return(town: tuple[House, Role]) -> None:
@@ -119,6 +139,19 @@ def test_ctrl_c_ends_the_waiting_and_not_the_drain(town: tuple[House, Role]) -> 
     assert worker.process.wait(20) == 0
 
 
+@pytest.mark.skipif(not probe_isolation()["cgroup_cpu"], reason="no control groups that share out processors")
+def test_the_local_worker_has_the_limits_of_up(house: House) -> None:
+    server = house.up("--slots", "1", "--cpu-limit", "strict", "--memory-max", "256 MiB", "--pids-max", "77")
+    with connect(server.url) as client:
+        while not (nodes := client.fleet_nodes()):
+            pass
+    while "each action" not in (shown := command("show", "--url", server.url, nodes[0].node)):
+        pass
+    told = next(line for line in shown.splitlines() if line.startswith("each action"))
+    for words in ("256.0 MiB of memory", "77 processes", "1.0 GiB of log", "no cpus beyond those that it asked for"):
+        assert words in told
+
+
 def test_the_local_worker_that_was_drained_stays_away(house: House) -> None:
     server = house.up("--slots", "1")
     with connect(server.url) as client:
@@ -170,6 +203,10 @@ class HostileServer:
 
     def actions(self, **_: Any) -> list[Any]:
         return []
+
+    def resources(self, **_: Any) -> Iterator[tuple[str, Resource]]:
+        facts = (("disk_bytes_max", -1), ("memory_bytes_max", "\x1b[31m"), ("pids_max", 10**18))
+        return iter([("x", Resource("sandbox", "\x1b]0;evil\x07", attributes=facts))])
 
 
 @pytest.mark.parametrize("arguments", [["ls"], ["show", "x"], ["watch"], ["cordon", "x"], ["ls", "--json"]])

@@ -587,6 +587,16 @@ print(json.dumps(process.poll()))
 """
 
 
+@pytest.mark.skipif(not PROBE["cgroup_cpu"], reason="no control groups that share out processors")
+def test_processors_are_capped_only_where_that_is_wanted(run: Callable[..., Ended]) -> None:
+    busy = ["sh", "-c", "while :; do :; done"]
+    capped = run(*busy, cpu_milli=200, cpu_is_capped=True, timeout_s=2.0)
+    shared = run(*busy, cpu_milli=200, timeout_s=2.0)
+    # A fifth of two seconds, and a period more.
+    assert capped.user_s + capped.system_s < 0.7
+    assert shared.user_s + shared.system_s > capped.user_s + capped.system_s
+
+
 def as_ordinary_user(code: str, text: str) -> str:
     """Run Python code as nobody, with whichever interpreter may be read."""
     for interpreter in (sys.executable, "/usr/bin/python3"):

@@ -243,6 +243,22 @@ def test_what_is_ignored_is_configured(house: House) -> None:
             net.run(["true"], platform={"container-image": "docker://x"})
 
 
+def test_how_long_an_action_may_run_is_configured(house: House) -> None:
+    role = house.up("--slots", "1", "--timeout-max", "3h")
+    with connect(role.url) as net:
+        long = shell("true", timeout_s=10_800.0)
+        assert net.result(net.submit(long).id).exit_code == 0
+        assert net.run(["true"], timeout_s=10_800.0).exit_code == 0
+        longer = shell("true", timeout_s=10_801.0)
+        for ask in (
+            lambda: net.submit(longer),
+            lambda: net.submit_graph({"one": longer}),
+            lambda: net.run(["true"], timeout_s=10_801.0),
+        ):
+            with pytest.raises(InvalidRequest, match=r"at most 10800 s.*timeout_max"):
+                ask()
+
+
 def test_an_invocation_is_listed_and_cancelled(running: Role, net: SyncClient) -> None:
     said = re.RequestMetadata(tool_invocation_id=f"run-{time.time_ns()}", action_mnemonic="Sleep", target_id="//a")
     header = [("build.bazel.remote.execution.v2.requestmetadata-bin", said.SerializeToString())]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from buildnet.model.caller import share_of
 from buildnet.model.digest import EMPTY
 from buildnet.scheduler.limits import ORGANISATION, USER, Quota
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
-from buildnet.worker.capacity import capacity_of
+from buildnet.worker.capacity import capacity_of, given_in
 
 
 def hello(**capacity: int) -> fleet_pb2.Hello:
@@ -35,6 +38,16 @@ def test_a_machine_is_looked_at(tmp_path: Path) -> None:
     assert found.memory_bytes > 0
     assert found.disk_bytes > 0
     assert found.gpus == 2
+    # A sandbox with a /dev of its own has none of them to give.
+    assert given_in("process", found) == found
+    assert given_in("namespaces", found) == replace(found, gpus=0)
+
+
+def test_something_is_left_for_the_machine(tmp_path: Path) -> None:
+    found = capacity_of(tmp_path / "state", tmp_path)
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert found.memory_bytes == memory_bytes - min(memory_bytes // 8, 1 << 30)
+    assert 0 < found.disk_bytes < shutil.disk_usage(tmp_path).total
 
 
 def test_a_capacity_is_taken_as_it_was_said_and_bounded() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from buildnet.app.config_file import KEYS, configured, read
 from buildnet.cli import up
 from buildnet.errors import InvalidRequest
+from buildnet.sandbox.policy import Limits
 from tests.conftest import COMMAND
 from tests.ledgers import WITNESS
 
@@ -87,6 +89,25 @@ def test_an_option_outweighs_the_file_and_the_file_the_default(tmp_path: Path) -
     assert (config.cache_size_bytes, config.durability) == (64 << 20, "process")
 
 
+def test_an_action_may_ask_for_two_hours_unless_more_or_less_is_configured(tmp_path: Path) -> None:
+    assert configured(None, {}).timeout_max_s == 7200
+    assert configured(written(tmp_path, "[scheduler]\ntimeout_max = '20m'\n"), {}).timeout_max_s == 1200
+    assert configured(None, up.overrides({"timeout_max": "4h"})).timeout_max_s == 14_400
+
+
+def test_what_one_action_may_use_is_configured(tmp_path: Path) -> None:
+    assert configured(None, {}).limits == Limits()
+    path = written(
+        tmp_path,
+        "[worker]\nmemory_max = '8 GiB'\npids_max = 4096\ndisk_max = '10 GiB'\nlog_max = '1 MiB'\n"
+        "cpu_limit = 'strict'\n",
+    )
+    limits = Limits(8 << 30, 4096, disk_bytes=10 << 30, log_size_bytes_max=1 << 20, cpu_is_capped=True)
+    assert configured(path, {}).limits == limits
+    outweighed = configured(path, up.overrides({"memory_max": "1 GiB", "cpu_limit": "share"})).limits
+    assert outweighed == replace(limits, memory_bytes=1 << 30, cpu_is_capped=False)
+
+
 def test_every_option_of_up_has_a_key() -> None:
     options = {parameter.name for parameter in up.command.params} - {"config", "as_json"}
     assert options == set(up.KEYS)
@@ -113,6 +134,11 @@ def test_every_option_of_up_has_a_key() -> None:
         ("[cache]\nkeep = '3 fortnights'", r"\[cache\] keep: .* is not a duration"),
         ("[cache]\ndurability = 'hope'", "durability 'hope' is not known"),
         ("[cache]\ntier = 3", r"\[\[cache.tier\]\]"),
+        ("[worker]\ncpu_limit = 'hard'", "cpu_limit 'hard' is not known; use share or strict"),
+        ("[worker]\npids_max = 0", "pids_max of 0"),
+        ("[worker]\nmemory_max = '9'", "is not a size"),
+        ("[scheduler]\ntimeout_max = '8d'", "1 s to 7 d"),
+        ("[scheduler]\ntimeout_max = '0s'", "1 s to 7 d"),
         ("[log]\nsample = 5", "from 0 to 1"),
         ("[log]\nsample = nan", "from 0 to 1"),
         ("[log]\nslow_ms = -1", "from 0 to 86400000 ms"),

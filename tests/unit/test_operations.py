@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from buildnet.client.status import error_of_status
 from buildnet.edge.execution import outcome_status
+from buildnet.edge.status import FAILED_PRECONDITION, RESOURCE_EXHAUSTED
 from buildnet.errors import NotFound
 from buildnet.model.action import Outcome
 from buildnet.model.digest import EMPTY
 from buildnet.ports import Progress
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
+from buildnet.wire._gen.google.rpc import error_details_pb2
 from buildnet.wire.operations import operation_of, response_of
 
 NAME = "team/operations/0123456789abcdef0123456789abcdef"
@@ -44,6 +47,17 @@ def test_a_result_names_its_entry_and_an_error_its_reason() -> None:
     late = said(Outcome("deadline_passed", result(137), "it took longer than 1 s", NODE, exit_code=137))
     assert (late.message, late.status.message) == ("it took longer than 1 s", "it took longer than 1 s")
     assert late.result.exit_code == 137
+
+
+def test_an_action_over_its_limits_is_not_repeated_by_clients() -> None:
+    over = said(Outcome("too_large", result(137), "the command used more memory", NODE, exit_code=137)).status
+    assert over.code == FAILED_PRECONDITION
+    assert error_of_status(over).code == "too_large"
+    # What Bazel would upload and try again is named by violations, of which there is none.
+    failure = error_details_pb2.PreconditionFailure()
+    assert not any(detail.Unpack(failure) for detail in over.details)
+    for code in ("overloaded", "storage_full"):
+        assert said(Outcome(code, None, "later", NODE)).status.code == RESOURCE_EXHAUSTED
 
 
 def test_a_result_that_the_cache_alone_had_and_lost_is_not_there() -> None:

@@ -182,8 +182,16 @@ def test_what_can_fit_nowhere_is_refused_with_what_there_is() -> None:
     outcome = bench.told(bench.want(asked=Amounts(8000, 1 << 30, gpus=1)))
     assert outcome is not None
     assert outcome.code == "no_capable_worker"
-    for words in ("8 cpus, 1 GiB of memory, 1 gpu", "v has 4 cpus, 8 GiB of memory", "w has 2 cpus", "ask for less"):
+    for words in (
+        "8 cpus, 1 GiB of memory, 1 gpu",
+        "v has 4 cpus, 8 GiB of memory",
+        "w has 2 cpus",
+        "workers without namespaces",
+    ):
         assert words in outcome.message
+    outcome = bench.told(bench.want(asked=Amounts(8000)))
+    assert outcome is not None
+    assert outcome.message.endswith("ask for less, or join a larger worker")
 
 
 def test_a_decision_matches_nobody_anew_for_what_failed_somewhere() -> None:

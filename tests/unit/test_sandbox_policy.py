@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from buildnet.errors import InvalidRequest, SandboxFailed
+from buildnet.model.amounts import Amounts
 from buildnet.sandbox.policy import (
     Isolation,
     Limits,
@@ -101,10 +102,18 @@ def test_namespaces_without_a_private_network_are_only_advisory() -> None:
     assert ("effect:network", "none") not in offered_effects(means)
 
 
-def test_no_command_gets_more_memory_than_there_is() -> None:
-    assert Limits().within(100).memory_bytes == 100
-    assert Limits(memory_bytes=50).within(100).memory_bytes == 50
-    assert Limits(memory_bytes=500).within(100).memory_bytes == 100
+def test_no_command_gets_more_than_there_is() -> None:
+    whole = Amounts(memory_bytes=100, disk_bytes=1000)
+    assert (Limits().within(whole).memory_bytes, Limits().within(whole).disk_bytes) == (100, 1000)
+    assert Limits(memory_bytes=50, disk_bytes=500).within(whole) == Limits(memory_bytes=50, disk_bytes=500)
+    assert Limits(memory_bytes=500, disk_bytes=5000).within(whole) == Limits().within(whole)
+
+
+@pytest.mark.parametrize("name", ["memory_bytes", "pids_max", "disk_bytes", "log_size_bytes_max"])
+def test_limits_within_which_nothing_can_run_are_refused(name: str) -> None:
+    for value in (0, -1, 1 << 60):
+        with pytest.raises(InvalidRequest, match=name):
+            Limits(**{name: value})
 
 
 def test_the_environment_is_exactly_the_commands() -> None:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from buildnet.client.status import error_of_status
-from buildnet.edge.status import GRPC_CODES, INTERNAL, UNAVAILABLE, status_of, to_status
+from buildnet.edge.status import (
+    GRPC_CODES,
+    INTERNAL,
+    RESOURCE_EXHAUSTED,
+    UNAVAILABLE,
+    ended_status,
+    status_of,
+    to_status,
+)
 from buildnet.errors import BY_CODE, BlobsMissing, BuildNetError, InvalidRequest
 from buildnet.wire._gen.google.rpc import error_details_pb2, status_pb2
 
@@ -22,6 +30,8 @@ def test_every_error_has_a_row_and_comes_back(code: str) -> None:
 def test_permanent_errors_are_not_repeated_by_go_clients() -> None:
     permanent = [code for code, cls in BY_CODE.items() if cls.retry == "no" and code != "internal"]
     assert not [code for code in permanent if GRPC_CODES[code] in (INTERNAL, UNAVAILABLE)]
+    repeated = (INTERNAL, UNAVAILABLE, RESOURCE_EXHAUSTED)
+    assert not [code for code in permanent if ended_status(code, "why").code in repeated]
 
 
 def test_missing_blobs_are_named_one_by_one() -> None:

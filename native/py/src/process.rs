@@ -167,6 +167,7 @@ pub(crate) fn read_rules(plan: &Bound<'_, PyMapping>, shown: Vec<PathBuf>) -> Py
         // setrlimit(2) counts whole seconds: rounding down would cut an action short.
         cpu_s: optional::<f64>(plan, "cpu_s")?.map(|seconds| seconds.ceil() as u64),
         cpu_milli: optional(plan, "cpu_milli")?,
+        cpu_is_capped: optional(plan, "cpu_is_capped")?.unwrap_or(false),
         disk_bytes: optional(plan, "disk_bytes")?,
         counted: Vec::new(),
         network: field(plan, "network")?,

@@ -18,7 +18,9 @@ from buildnet.model.credentials import NONE, Credentials
 from buildnet.model.join_line import JoinLine, check_organisation
 from buildnet.model.node import SLOTS_MAX
 from buildnet.model.tier import tier_of
+from buildnet.model.timeout import TIMEOUT_CEILING_S, TIMEOUT_MAX_S
 from buildnet.sandbox.policy import SEARCH_PATH
+from buildnet.sandbox.policy import Limits as ActionLimits
 
 # Only what a controller is set up with: workers and every command read this file too, and these take as long to import
 # as all else that a command needs.
@@ -38,6 +40,15 @@ _SLOW_MS_MAX = 86_400_000
 QUEUED_MAX = 10_000_000
 WITNESS_INTERVAL_S_MAX = 86_400
 ABSENT_AFTER_S_MAX = 86_400
+CPU_LIMITS = ("share", "strict")
+ACTION_LIMITS = {
+    "memory_max": "memory_bytes",
+    "pids_max": "pids_max",
+    "disk_max": "disk_bytes",
+    "log_max": "log_size_bytes_max",
+    "cpu_limit": "cpu_is_capped",
+}
+"""Settings of a worker, and the limit of an action that each is."""
 _OWN = frozenset(
     ("BUILDNET_TOKEN", "BUILDNET_TOKEN_FILE", "BUILDNET_CA_FILE", "BUILDNET_CERT_FILE", "BUILDNET_KEY_FILE")
 )
@@ -105,11 +116,11 @@ class ControllerConfig:
     None: what it holds at most, and for how long nothing is evicted that was used. `tiers` are `[[cache.tier]]` of the
     configuration file as they are written there. `organisation` is whose it is, to nodes that dial by sessions.
     `toolchain` are paths that the local worker's actions may read besides the usual ones, `secrets` the files of those
-    that they may name; `strict`: they write nothing but what they declare, and so
+    that they may name, `limits` what one of them may use; `strict`: they write nothing but what they declare, and so
     do actions on nodes of one of the `strict_tiers`. `witnesses` are asked at most
     every `witness_interval_s`. Platform properties called as in `ignored_properties` need no worker that offers them.
     `scheduler` is what bounds the queue and weighs who waits in it. `absent_after_s`: when what runs for clients that
-    are gone is stopped.
+    are gone is stopped. `timeout_max_s`: for how long an action may ask to run.
     """
 
     state: Path
@@ -122,6 +133,7 @@ class ControllerConfig:
     cache_keep_s: int | None = None
     toolchain: tuple[Path, ...] = ()
     strict: bool = False
+    limits: ActionLimits = field(default_factory=ActionLimits)
     strict_tiers: tuple[str, ...] = ()
     secrets: Mapping[str, Path] = field(default_factory=dict)
     tiers: tuple[Mapping[str, object], ...] = ()
@@ -133,6 +145,7 @@ class ControllerConfig:
     ignored_properties: tuple[str, ...] = IGNORED_PROPERTIES
     scheduler: Limits = field(default_factory=_limits)
     absent_after_s: int = 120
+    timeout_max_s: float = TIMEOUT_MAX_S
 
     def __post_init__(self) -> None:
         if self.durability not in DURABILITIES:
@@ -144,6 +157,8 @@ class ControllerConfig:
             raise InvalidRequest(f"the queue holds 1 to {QUEUED_MAX} actions", field="scheduler.queued_max")
         if not 1 <= self.absent_after_s <= ABSENT_AFTER_S_MAX:
             raise InvalidRequest("clients may be absent for 1 s to 1 d", field="scheduler.absent_after")
+        if not 1 <= self.timeout_max_s <= TIMEOUT_CEILING_S:
+            raise InvalidRequest("actions may run for at most 1 s to 7 d", field="scheduler.timeout_max")
         _check_state(self.state)
         _check_slots(self.slots)
         _check_cache_size(self.cache_size_bytes)
@@ -171,9 +186,10 @@ class ControllerConfig:
 class WorkerRunConfig:
     """One worker that dials the controller at `url`, by sessions when there is a `line`. Its actions find the
     directories `hidden` empty, and may read `toolchain` besides the usual paths. `secrets` are files by secrets' names.
-    `strict`: its actions write nothing but what they declare.
+    `strict`: its actions write nothing but what they declare. `limits`: what one of them may use.
 
     `cache_size_bytes`: blobs and input trees that it keeps, together; None for blobs as the disk allows.
+    `cache_keep_s`: for how long no blob is evicted that was used; None for as long as the store does.
     """
 
     url: str
@@ -182,15 +198,29 @@ class WorkerRunConfig:
     hidden: tuple[Path, ...] = ()
     toolchain: tuple[Path, ...] = ()
     strict: bool = False
+    limits: ActionLimits = field(default_factory=ActionLimits)
     secrets: Mapping[str, Path] = field(default_factory=dict)
     credentials: Credentials = NONE
     line: JoinLine | None = None
     cache_size_bytes: int | None = None
+    cache_keep_s: int | None = None
 
     def __post_init__(self) -> None:
         _check_state(self.state)
         _check_slots(self.slots)
         _check_cache_size(self.cache_size_bytes)
+
+
+def action_limits(settings: Mapping[str, object]) -> ActionLimits:
+    """What one action may use, of settings by the names in `ACTION_LIMITS`; None leaves the default.
+
+    Raises:
+        InvalidRequest: nothing could be run within them.
+    """
+    given = {ACTION_LIMITS[name]: value for name, value in settings.items() if value is not None}
+    if (cpu_limit := given.pop("cpu_is_capped", "share")) not in CPU_LIMITS:
+        raise InvalidRequest(f"cpu_limit {cpu_limit!r} is not known; use {' or '.join(CPU_LIMITS)}", field="cpu_limit")
+    return ActionLimits(**given, cpu_is_capped=cpu_limit == "strict")  # type: ignore[arg-type]
 
 
 def _check_state(state: Path) -> None:

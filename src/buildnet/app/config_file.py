@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from buildnet.app.admission import AccessConfig, CertificateGrant, TlsConfig
-from buildnet.app.config import AccessLogConfig, ControllerConfig, WitnessConfig, default_slots, default_state_dir
+from buildnet.app.config import (
+    ACTION_LIMITS,
+    AccessLogConfig,
+    ControllerConfig,
+    WitnessConfig,
+    action_limits,
+    default_slots,
+    default_state_dir,
+)
 from buildnet.app.scheduling import cpu_milli_of, limits_of, quotas_of
 from buildnet.errors import InvalidRequest
 from buildnet.model.quantity import duration_s_of, size_bytes_of
@@ -132,7 +140,16 @@ KEYS: Final[Mapping[str, Mapping[str, Parse]]] = {
         "durability": _text,
         "tier": _tables,
     },
-    "worker": {"toolchain_paths": _paths, "secrets": _files, "strict": _flag},
+    "worker": {
+        "toolchain_paths": _paths,
+        "secrets": _files,
+        "strict": _flag,
+        "memory_max": _quantity(size_bytes_of),
+        "pids_max": _number,
+        "disk_max": _quantity(size_bytes_of),
+        "log_max": _quantity(size_bytes_of),
+        "cpu_limit": _text,
+    },
     "fleet": {"strict_tiers": _texts},
     "tls": {"certificate": _path, "key": _path, "client_ca": _path},
     "access": {
@@ -148,6 +165,7 @@ KEYS: Final[Mapping[str, Mapping[str, Parse]]] = {
         "speculate": _flag,
         "hold_after": _quantity(duration_s_of),
         "absent_after": _quantity(duration_s_of),
+        "timeout_max": _quantity(duration_s_of),
         "queued_max": _number,
         "share": lambda value, where, base: quotas_of(value, where),
     },
@@ -252,6 +270,7 @@ def _assembled(settings: Settings) -> ControllerConfig:
         "ledger.witnesses": "witnesses",
         "ledger.witness_interval": "witness_interval_s",
         "scheduler.absent_after": "absent_after_s",
+        "scheduler.timeout_max": "timeout_max_s",
     }
     scheduling = {
         "scheduler.default_cpus": "default_cpu_milli",
@@ -262,6 +281,7 @@ def _assembled(settings: Settings) -> ControllerConfig:
     }
     given = {field: settings[key] for key, field in named.items() if key in settings}
     given.setdefault("slots", default_slots())
+    given["limits"] = action_limits({name: settings.get(f"worker.{name}") for name in ACTION_LIMITS})
     given["scheduler"] = limits_of({field: settings[key] for key, field in scheduling.items() if key in settings})
     state = settings.get("controller.state") or default_state_dir()
     return ControllerConfig(

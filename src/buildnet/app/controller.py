@@ -115,6 +115,7 @@ async def run_controller(
                     cache_size_bytes=config.cache_size_bytes,
                     secrets=config.secrets,
                     strict=config.strict,
+                    limits=config.limits,
                 )
                 tasks.create_task(worker)
             # Others may read that file, and the line holds a secret.

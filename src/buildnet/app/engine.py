@@ -120,7 +120,9 @@ async def opened_engine(
     announcements.follow(scheduler.resources_changed)
     await held.enter_async_context(running(scheduler.run()))
     await scheduler.serving.wait()
-    binder = StoreBinder(stores.read, stores.write, stores.missing_of_result, config.ignored_properties)
+    binder = StoreBinder(
+        stores.read, stores.write, stores.missing_of_result, config.ignored_properties, config.timeout_max_s
+    )
     graphs = Graphs(scheduler, binder, clock, random_id, operations)
     await held.enter_async_context(running(graphs.run()))
     await graphs.serving.wait()
@@ -161,6 +163,7 @@ def engine_services(
             grounds.clock,
             config.ignored_properties,
             absent_after_s=config.absent_after_s,
+            timeout_max_s=config.timeout_max_s,
         ),
         actions,
         SubmissionService(scheduler, engine.graphs, engine.binder, engine.descriptions, actions.summary),

@@ -15,9 +15,11 @@ from types import MappingProxyType
 
 from buildnet.app.config import child_environment
 from buildnet.app.descriptors import give_back
+from buildnet.sandbox.policy import Limits
 
 log = logging.getLogger(__name__)
 
+_NO_LIMITS = Limits()
 _RESTART_DELAY_S = 0.5
 _RESTART_DELAY_MAX_S = 30.0
 _LASTED_S = 60.0
@@ -38,6 +40,7 @@ async def supervise(
     cache_size_bytes: int | None = None,
     secrets: Mapping[str, Path] = MappingProxyType({}),
     strict: bool = False,
+    limits: Limits = _NO_LIMITS,
 ) -> None:
     """Run `buildnet join` as a child until `stop` is set, then let it drain and end it.
 
@@ -54,6 +57,7 @@ async def supervise(
         descriptors: the child's limits of open files, soft and hard.
         secrets: files with the values of secrets, by name. The values are in no argument and no variable of the child.
         strict: actions write nothing but what they declare.
+        limits: what one action may use.
         cache_size_bytes: what the child keeps beside the controller's own cache; None: as the disk allows.
     """
     delay_s = _RESTART_DELAY_S
@@ -76,6 +80,7 @@ async def supervise(
             *(argument for name, path in secrets.items() for argument in ("--secret", f"{name}={path.absolute()}")),
             *(() if cache_size_bytes is None else ("--cache-size", str(cache_size_bytes))),
             *(("--strict",) if strict else ()),
+            *_arguments_of(limits),
             "--quiet",
             # The pipe closes with this process, however it ends: a killed controller leaves no worker behind.
             "--until-stdin-closes",
@@ -104,6 +109,18 @@ async def supervise(
         log.warning("the local worker ended with code %s; starting it again", child.returncode)
         delay_s = _RESTART_DELAY_S if monotonic_s() - started_s > _LASTED_S else delay_s * 2
         await _first(asyncio.sleep(min(delay_s, _RESTART_DELAY_MAX_S)), stop.wait())
+
+
+def _arguments_of(limits: Limits) -> tuple[str, ...]:
+    sizes = {
+        "--memory-max": limits.memory_bytes,
+        "--disk-max": limits.disk_bytes,
+        "--log-max": limits.log_size_bytes_max,
+    }
+    told = [f"{option}={size_bytes}B" for option, size_bytes in sizes.items() if size_bytes is not None]
+    if limits.pids_max is not None:
+        told.append(f"--pids-max={limits.pids_max}")
+    return (*told, *(("--cpu-limit=strict",) if limits.cpu_is_capped else ()))
 
 
 def _tell(child: asyncio.subprocess.Process, token: str) -> None:

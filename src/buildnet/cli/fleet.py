@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from buildnet.cli import options, printable
+from buildnet.cli import options, printable, sizes
 from buildnet.cli.fleet_tokens import tokens
 from buildnet.errors import NodeDown, NotFound
 
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from buildnet.client import NodeInfo, SyncClient
 
 _SKEW_SHOWN_S = 1.0
+_EACH = {
+    "memory_bytes_max": "of memory",
+    "disk_bytes_max": "of disk",
+    "pids_max": "processes",
+    "log_bytes_max": "of log",
+}
 _ID = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}")
 _nodes = click.argument("nodes", metavar="NODE...", nargs=-1, required=True)
 
@@ -76,6 +82,7 @@ def show(url: str | None, state: Path | None, instance: str, as_json: bool, node
     """Show one worker: what it offers and what it runs."""
     with options.connected(url, state, instance) as client:
         info = client.fleet_find(node)
+        most = _most(client, info.node)
         acts = [act for act in client.actions(limit=1000) if act.worker == info.node and act.state == "executing"]
     if as_json:
         options.echo_json({**asdict(info), "actions": [act.id for act in acts]})
@@ -88,6 +95,8 @@ def show(url: str | None, state: Path | None, instance: str, as_json: bool, node
     if info.capacity is not None:
         click.echo(f"{'capacity':12} {info.capacity.text}")
         click.echo(f"{'in use':12} {(info.used and info.used.text) or 'nothing'}")
+    if most:
+        click.echo(f"{'each action':12} {printable.shown(', '.join(most))}")
     for name, values in sorted(info.properties.items()):
         click.echo(f"{'offers':12} {printable.shown(name)}={printable.shown(', '.join(values))}")
     for act in acts:
@@ -107,6 +116,22 @@ def watch(url: str | None, state: Path | None, instance: str, as_json: bool) -> 
             now = datetime.now(UTC).strftime("%H:%M:%S")  # noqa: TID251 - shown to a person, decides nothing
             host, load = printable.shown(node.hostname or "-"), f"{node.running}/{node.slots}"
             click.echo(f"{now} {node.node[:12]:12} {node.state:8} {load:>9} {host} {_note(node)}".rstrip())
+
+
+def _most(client: SyncClient, node: str) -> list[str]:
+    """For people: what one action may use there, as far as the node has announced it."""
+    try:
+        facts = [fact for _, found in client.resources(kind="sandbox", node=node) for fact in found.attributes]
+    except NotFound:
+        # It has joined a moment ago, or long since left.
+        return []
+    known = dict(facts)
+    told = [
+        (sizes.shown(amount) if name.endswith("bytes_max") else str(amount)) + f" {of}"
+        for name, of in _EACH.items()
+        if isinstance(amount := known.get(name), int) and amount
+    ]
+    return [*told, "no cpus beyond those that it asked for"] if known.get("cpu_is_capped") else told
 
 
 def _changes(client: SyncClient) -> Iterator[NodeInfo]:

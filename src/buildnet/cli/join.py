@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 @options.credentials
 @click.option("--slots", type=int, help="Actions to run at once that ask for no cpus.  [default: one a processor]")
 @click.option("--cache-size", help="What the worker keeps of blobs and input trees, as in '20 GiB'.")
+@click.option("--cache-keep", help="For how long none of these blobs is evicted that was used.  [default: 15m]")
 @click.option("--hide", multiple=True, type=click.Path(path_type=Path), help="A directory that no action may see.")
 @click.option(
     "--toolchain-path",
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     help="A file or directory that actions may read, besides /usr and the like.",
 )
 @options.secrets
+@options.limits
 @click.option("--strict", is_flag=True, help="Actions may write nothing but declared outputs, and none is trusted.")
 @click.option("--quiet", is_flag=True, help="Print no ready line.")
 @click.option("--until-stdin-closes", is_flag=True, help="Leave at once when standard input ends.")
@@ -44,6 +46,7 @@ def command(
     state: Path | None,
     slots: int | None,
     cache_size: str | None,
+    cache_keep: str | None,
     hide: tuple[Path, ...],
     toolchain_path: tuple[Path, ...],
     secret: tuple[str, ...],
@@ -52,6 +55,7 @@ def command(
     until_stdin_closes: bool,
     token_from_stdin: bool,
     as_json: bool,
+    **limits: Any,
 ) -> None:
     """Work for a controller: LINE is what `buildnet up` or `buildnet fleet tokens new` printed, or a URL.
 
@@ -60,9 +64,9 @@ def command(
     second one leaves at once.
     """
     from buildnet.app import worker
-    from buildnet.app.config import default_slots, default_state_dir
+    from buildnet.app.config import action_limits, default_slots, default_state_dir
     from buildnet.cli.serving import StdinTokens, on_stdin_closed, serve
-    from buildnet.model.quantity import size_bytes_of
+    from buildnet.model.quantity import duration_s_of, size_bytes_of
 
     directory = (state or default_state_dir() / "worker").absolute()
     config = replace(
@@ -72,7 +76,9 @@ def command(
         toolchain=tuple(path.absolute() for path in toolchain_path),
         secrets=options.secret_files(secret),
         strict=strict,
+        limits=action_limits(options.given_limits(limits)),
         cache_size_bytes=None if cache_size is None else size_bytes_of(cache_size, "--cache-size"),
+        cache_keep_s=None if cache_keep is None else duration_s_of(cache_keep, "--cache-keep"),
     )
     tokens = StdinTokens() if token_from_stdin else None
     if tokens is not None:

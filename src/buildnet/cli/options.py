@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -76,6 +76,36 @@ def secret_files(given: Iterable[str]) -> dict[str, Path]:
             raise InvalidRequest("--secret names one secret twice; name each once", field="secret")
         files[name] = Path(path).absolute()
     return files
+
+
+def limits(command: F) -> F:
+    """Add --memory-max and its like, which `given_limits` reads: what one action may use of a worker."""
+    strict = "Whether an action may use processors beyond those that it asked for while nobody else wants them (share)."
+    for option in (
+        click.option("--cpu-limit", type=click.Choice(["share", "strict"]), help=f"{strict}  [default: share]"),
+        click.option("--log-max", help="What one action may print.  [default: 1 GiB]"),
+        click.option("--disk-max", help="Scratch space of one action.  [default: what is free, less a reserve]"),
+        click.option("--pids-max", type=int, help="Processes and threads of one action.  [default: 1024]"),
+        click.option("--memory-max", help="Memory of one action, as in '8 GiB'.  [default: all, less a reserve]"),
+    ):
+        command = option(command)
+    return command
+
+
+def given_limits(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the options of `limits` say, by their keys in `[worker]`.
+
+    Raises:
+        InvalidRequest: a size is none.
+    """
+    from buildnet.model.quantity import size_bytes_of
+
+    sizes = ("memory_max", "disk_max", "log_max")
+    return {
+        name: size_bytes_of(given[name], f"--{name.replace('_', '-')}") if name in sizes else given[name]
+        for name in (*sizes, "pids_max", "cpu_limit")
+        if given.get(name) is not None
+    }
 
 
 def credentials(command: F) -> F:

@@ -24,6 +24,11 @@ KEYS: Final = {
     "toolchain_path": "worker.toolchain_paths",
     "secret": "worker.secrets",
     "strict": "worker.strict",
+    "memory_max": "worker.memory_max",
+    "pids_max": "worker.pids_max",
+    "disk_max": "worker.disk_max",
+    "log_max": "worker.log_max",
+    "cpu_limit": "worker.cpu_limit",
     "strict_tier": "fleet.strict_tiers",
     "tls_cert": "tls.certificate",
     "tls_key": "tls.key",
@@ -34,6 +39,7 @@ KEYS: Final = {
     "witness": "ledger.witnesses",
     "witness_interval": "ledger.witness_interval",
     "speculate": "scheduler.speculate",
+    "timeout_max": "scheduler.timeout_max",
     "access_log": "log.access",
     "slow_ms": "log.slow_ms",
     "access_log_sample": "log.sample",
@@ -69,6 +75,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     help="A file or directory that the local worker's actions may read, besides /usr and the like.",
 )
 @options.secrets
+@options.limits
 @click.option("--strict", is_flag=True, default=None, help="Local actions may write nothing but declared outputs.")
 @click.option(
     "--strict-tier",
@@ -89,6 +96,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--witness", multiple=True, metavar="URL=KEY", help="Have this witness cosign the ledger's checkpoints.")
 @click.option("--witness-interval", help="Ask witnesses at most so often, as in 10s.  [default: 10s]")
 @click.option("--speculate", is_flag=True, default=None, help="Try what runs much longer than its like twice at once.")
+@click.option("--timeout-max", help="For how long an action may ask to run, as in 4h.  [default: 2h]")
 @click.option("--access-log", metavar="FILE", help="Tell errors, slow calls and a sample there; - is standard output.")
 @click.option("--slow-ms", type=int, help="Calls of so many milliseconds are told.  [default: 500]")
 @click.option("--access-log-sample", type=float, help="Share of the other calls, 0 to 1.  [default: 0.01]")
@@ -130,12 +138,15 @@ def overrides(given: dict[str, Any]) -> dict[str, Any]:
         settings["worker.toolchain_paths"] = tuple(path.absolute() for path in paths)
     if secrets := given.get("secret"):
         settings["worker.secrets"] = options.secret_files(secrets)
+    settings |= {f"worker.{name}": value for name, value in options.given_limits(given).items()}
     if size := given.get("cache_size"):
         settings["cache.size"] = size_bytes_of(size, "--cache-size")
     if keep := given.get("cache_keep"):
         settings["cache.keep"] = duration_s_of(keep, "--cache-keep")
     if interval := given.get("witness_interval"):
         settings["ledger.witness_interval"] = duration_s_of(interval, "--witness-interval")
+    if timeout := given.get("timeout_max"):
+        settings["scheduler.timeout_max"] = duration_s_of(timeout, "--timeout-max")
     if (names := given.get("ignored_properties")) is not None:
         settings["controller.ignored_properties"] = tuple(name.strip() for name in names.split(",") if name.strip())
     if witnesses := given.get("witness"):

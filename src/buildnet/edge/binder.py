@@ -15,9 +15,10 @@ from buildnet.errors import BlobsMissing, InvariantBroken, NotFound
 from buildnet.model.action import ActionKey, Wanted
 from buildnet.model.action_spec import ActionSpec, Input, OutputInput
 from buildnet.model.caller import is_apart, share_of
+from buildnet.model.timeout import TIMEOUT_MAX_S, timeout_s_of
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire.action_spec import lower
-from buildnet.wire.actions import TIMEOUT_DEFAULT_S, near_root, requirements_of
+from buildnet.wire.actions import near_root, requirements_of
 from buildnet.wire.asked import asked_of
 from buildnet.wire.input_tree import compose, needed
 
@@ -34,23 +35,32 @@ class StoreBinder:
         put: stores a blob; *blocks*.
         missing: names what is absent of all that an ActionResult references, at any depth.
         ignored: platform properties that no worker need offer.
+        timeout_max_s: what an action may ask for.
     """
 
-    def __init__(self, read: Read, put: Put, missing: Missing, ignored: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        read: Read,
+        put: Put,
+        missing: Missing,
+        ignored: Collection[str] = (),
+        timeout_max_s: float = TIMEOUT_MAX_S,
+    ) -> None:
         self._read = read
         self._put = put
         self._missing = missing
         self._ignored = frozenset(ignored)
+        self._timeout_max_s = timeout_max_s
 
     async def require(self, specs: Iterable[ActionSpec]) -> None:
         """Refuse specs that cannot be run whatever others leave.
 
         Raises:
-            InvalidRequest: a constraint is none.
+            InvalidRequest: a constraint is none, or a timeout is over the maximum.
             BlobsMissing: inputs are absent; every one is named.
         """
         # In a thread for its length: of a graph of thousands there is much to look through.
-        absent = await self._missing(await asyncio.to_thread(_needed_by, specs))
+        absent = await self._missing(await asyncio.to_thread(_needed_by, specs, self._timeout_max_s))
         if absent:
             raise BlobsMissing(
                 f"{len(absent)} inputs are not in the store; upload them and ask again", digests=list(absent)
@@ -78,7 +88,8 @@ class StoreBinder:
         return Wanted(
             key=ActionKey(instance, lowered.digest),
             requirements=requirements_of(properties, self._ignored, apart=is_apart(instance)),
-            timeout_s=TIMEOUT_DEFAULT_S if spec.timeout_s is None else spec.timeout_s,
+            # Accepted under the maximum of its time: a controller with a lower one goes on with it.
+            timeout_s=spec.timeout_s or timeout_s_of(None, self._timeout_max_s),
             priority=spec.priority,
             do_not_cache=spec.do_not_cache,
             caller=caller,
@@ -88,9 +99,10 @@ class StoreBinder:
         )
 
 
-def _needed_by(specs: Iterable[ActionSpec]) -> bytes:
+def _needed_by(specs: Iterable[ActionSpec], timeout_max_s: float) -> bytes:
     inputs, constraints = set[Input](), set[tuple[str, ...]]()
     for spec in specs:
+        timeout_s_of(spec.timeout_s, timeout_max_s)
         constraints.add(spec.constraints)
         inputs.update(one for one in spec.inputs if not isinstance(one, OutputInput))
     for given in constraints:

@@ -12,10 +12,11 @@ from buildnet.edge import action_filter
 from buildnet.edge.absence import Absence
 from buildnet.edge.bridge import Call, Method
 from buildnet.edge.paging import page_size_of
-from buildnet.edge.status import status_of
+from buildnet.edge.status import ended_status
 from buildnet.errors import Forbidden, NotFound, Unimplemented
 from buildnet.model.action import Outcome, Wanted
 from buildnet.model.caller import Caller, public_instance, share_of
+from buildnet.model.timeout import TIMEOUT_MAX_S
 from buildnet.ports import Clock, Progress
 from buildnet.scheduler.operation import Operation
 from buildnet.scheduler.service import Scheduler
@@ -51,13 +52,17 @@ class ExecutionService:
         ignored: Collection[str] = (),
         *,
         absent_after_s: float,
+        timeout_max_s: float = TIMEOUT_MAX_S,
     ) -> None:
-        """What Execute began is stopped when nobody has waited for it for `absent_after_s` seconds."""
+        """What Execute began is stopped when nobody has waited for it for `absent_after_s` seconds. An action may ask
+        to run for `timeout_max_s`.
+        """
         self._scheduler = scheduler
         self._absence = Absence(clock, absent_after_s, self._stop_unwatched)
         self._read = read
         self._describe = describe
         self._ignored = frozenset(ignored)
+        self._timeout_max_s = timeout_max_s
 
     def methods(self) -> dict[str, Method]:
         """What this service answers, by path."""
@@ -76,7 +81,7 @@ class ExecutionService:
         """Queue or join the action and follow it until it is completed."""
         instance = call.caller.written(request.instance_name)
         asker = Asker(call.caller, requested_of(call.metadata), manner_of(call.metadata))
-        wanted, described = wanted_of(instance, request, asker, self._read, self._ignored)
+        wanted, described = wanted_of(instance, request, asker, self._read, self._ignored, self._timeout_max_s)
         if constraints := wanted.constraints:
             # Refused here: the scheduler asks for nothing but what can be understood.
             parse(constraints)
@@ -211,4 +216,4 @@ def outcome_status(outcome: Outcome) -> status_pb2.Status:
     """The status of an outcome, for ExecuteResponse."""
     if outcome.code == "ok":
         return status_pb2.Status()
-    return status_of(outcome.code, outcome.message, outcome.missing)
+    return ended_status(outcome.code, outcome.message, outcome.missing)

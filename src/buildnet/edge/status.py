@@ -98,6 +98,16 @@ def status_of(
     return status
 
 
+def ended_status(code: str, message: str, missing: tuple[str, ...] = ()) -> status_pb2.Status:
+    """As `status_of`, of how an action ended. Over one of its own limits it will be over the next time too, and clients
+    repeat RESOURCE_EXHAUSTED (remote-apis-sdks, go/pkg/retry; Bazel, RemoteRetrier).
+    """
+    status = status_of(code, message, missing)
+    if code == "too_large":
+        status.code = FAILED_PRECONDITION
+    return status
+
+
 def to_status(error: BuildNetError) -> tuple[int, str, bytes]:
     """Code, text and serialised google.rpc.Status of an error that leaves as the status of a call."""
     missing = tuple(error.fields.get("digests", ())) if error.code == "blobs_missing" else ()

@@ -19,10 +19,10 @@ from buildnet.model.digest import Digest
 from buildnet.model.effect import EFFECT_PREFIX, Effect
 from buildnet.model.quick import quick
 from buildnet.model.tier import tier_of
+from buildnet.model.timeout import TIMEOUT_CEILING_S, timeout_s_of
 
 SECRET_PREFIX: Final = "secret:"
 
-TIMEOUT_MAX_S: Final = 7200.0
 SALT_BYTES_MAX: Final = 256
 PRIORITY_MAX: Final = 2**31 - 1
 PATH_BYTES_MAX: Final = 4096
@@ -150,11 +150,8 @@ def spec_of(
         for word in words:
             if "\0" in word or not is_text(word):
                 raise InvalidRequest(f"the argument {word[:64]!r} holds a NUL byte or is not UTF-8", field="arguments")
-    if timeout_s is not None and not 0 < timeout_s <= TIMEOUT_MAX_S:
-        raise InvalidRequest(
-            f"a timeout of {timeout_s:g} s is not above 0 and at most {TIMEOUT_MAX_S:g}; change it, or leave it out",
-            field="timeout",
-        )
+    # The maximum is the controller's to say: a spec may be meant for any.
+    timeout_s_of(timeout_s, TIMEOUT_CEILING_S)
     if not -PRIORITY_MAX - 1 <= priority <= PRIORITY_MAX:
         raise InvalidRequest(f"a priority of {priority} is outside 32 bits; ask for one nearer to 0", field="priority")
     if len(salt) > SALT_BYTES_MAX:

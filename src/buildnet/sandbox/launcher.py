@@ -87,6 +87,7 @@ def rules_of(plan: Plan) -> dict[str, Any]:
         "pids_max": limits.pids_max,
         "cpu_s": limits.cpu_s,
         "cpu_milli": limits.cpu_milli,
+        "cpu_is_capped": limits.cpu_is_capped,
         "disk_bytes": limits.disk_bytes,
         "network": plan.network,
         "isolation": plan.isolation,

@@ -23,6 +23,7 @@ from typing import Final, Literal
 
 from buildnet.errors import InvalidRequest, SandboxFailed
 from buildnet.model.action import Properties
+from buildnet.model.amounts import AMOUNT_MAX, Amounts
 from buildnet.model.effect import EFFECT_PREFIX, Effect
 
 Isolation = Literal["namespaces", "process"]
@@ -47,6 +48,14 @@ _LEVELS: Final[Mapping[str, frozenset[str]]] = {
 # Shown besides to a command that has the machine's network: how to find another machine by name.
 _NAMES: Final = ("/etc/gai.conf", "/etc/host.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/resolv.conf")
 
+# By the least that a shell can run with; the most processes are the kernel's PID_MAX_LIMIT.
+_BOUNDS: Final = {
+    "memory_bytes": (1, AMOUNT_MAX, "bytes"),
+    "pids_max": (1, 1 << 22, "processes"),
+    "disk_bytes": (1, AMOUNT_MAX, "bytes"),
+    "log_size_bytes_max": (1, AMOUNT_MAX, "bytes"),
+}
+
 SEARCH_PATH: Final = ("/usr/local/bin", "/usr/bin", "/bin")
 
 
@@ -55,8 +64,8 @@ class Limits:
     """What one command may use. None: as much as the machine has.
 
     `memory_bytes` and `pids_max` are of the whole action, `cpu_s` of each process, `cpu_milli` is its share of the
-    processors beside others (thousandths of one), `disk_bytes` what its execution root and /tmp may take together,
-    `log_size_bytes_max` of stdout and stderr together.
+    processors beside others (thousandths of one), and all that it may have where `cpu_is_capped`; `disk_bytes` is what
+    its execution root and /tmp may take together, `log_size_bytes_max` of stdout and stderr together.
     """
 
     memory_bytes: int | None = None
@@ -65,10 +74,23 @@ class Limits:
     cpu_milli: int | None = None
     disk_bytes: int | None = None
     log_size_bytes_max: int = 1 << 30
+    cpu_is_capped: bool = False
 
-    def within(self, memory_bytes: int) -> Limits:
-        """These limits on a machine with so much memory: no command may have more than there is."""
-        return replace(self, memory_bytes=min(self.memory_bytes or memory_bytes, memory_bytes))
+    def __post_init__(self) -> None:
+        for name, (least, most, unit) in _BOUNDS.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                raise InvalidRequest(
+                    f"no action can be run within {name} of {value}; it must be {least} to {most} {unit}", field=name
+                )
+
+    def within(self, whole: Amounts) -> Limits:
+        """These limits on a worker that has so much: no command may have more than all of them together."""
+        return replace(
+            self,
+            memory_bytes=_lower(whole.memory_bytes, self.memory_bytes),
+            disk_bytes=_lower(whole.disk_bytes, self.disk_bytes),
+        )
 
     def reserving(self, cpu_milli: int = 0, memory_bytes: int = 0, disk_bytes: int = 0) -> Limits:
         """These limits for an action for which a lease counts so much; 0 leaves the worker's own, which no lease

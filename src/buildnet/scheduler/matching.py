@@ -12,6 +12,8 @@ from buildnet.model.tier import may_take, requires
 from buildnet.ports import ResourceMatcher
 
 _TOLD_MAX: Final = 5
+_LESS: Final = "ask for less, or join a larger worker"
+_NO_GPUS: Final = "gpus are given by workers without namespaces alone, so join one that has some, or ask for none"
 
 
 class NoResources:
@@ -64,9 +66,8 @@ def _words_of(wanted: Wanted, offers: list[WorkerOffer], resources: ResourceMatc
         return f"the worker {wanted.pinned}, on which the action is to run, {why}; see `buildnet fleet ls`"
     plain = Wanted(wanted.key, wanted.requirements, wanted.timeout_s)
     if wanted.asked != NOTHING and any(matches(plain, offer, resources) is not False for offer in offers):
-        return (
-            f"{none} has {wanted.asked.text}: {'; '.join(_capacities(offers))}; ask for less, or join a larger worker"
-        )
+        less = _NO_GPUS if wanted.asked.gpus and not any(o.capacity and o.capacity.gpus for o in offers) else _LESS
+        return f"{none} has {wanted.asked.text}: {'; '.join(_capacities(offers))}; {less}"
     tier = requires(wanted.requirements)
     trusted = [offer for offer in offers if may_take(offer.tier, tier)]
     if offers and not trusted:

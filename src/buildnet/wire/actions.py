@@ -18,13 +18,11 @@ from buildnet.model.digest import Digest
 from buildnet.model.history import Requested
 from buildnet.model.quick import quick
 from buildnet.model.tier import tiered
+from buildnet.model.timeout import TIMEOUT_MAX_S, timeout_s_of
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.buildnet.v1 import action_pb2
 from buildnet.wire.asked import asked_of
 from buildnet.wire.request_metadata import Manner
-
-TIMEOUT_DEFAULT_S = 3600.0
-TIMEOUT_MAX_S = 7200.0
 
 ACTION_STATES: Final = {
     action_pb2.ACTION_STATE_WAITING: "waiting",
@@ -88,6 +86,7 @@ def wanted_of(
     asker: Asker,
     read: Callable[[str], bytes],
     ignored: frozenset[str] = frozenset(),
+    timeout_max_s: float = TIMEOUT_MAX_S,
 ) -> tuple[Wanted, Described]:
     """Translate an ExecuteRequest whose action the door has admitted.
 
@@ -97,10 +96,10 @@ def wanted_of(
         asker: what the call says beside it.
         read: returns a small blob of the store by its digest text.
         ignored: names of platform properties that no worker need offer.
+        timeout_max_s: what an action may ask for.
 
     Raises:
-        InvalidRequest: the timeout is over the server's maximum (REAPI Action.timeout: MUST reject), or a property of
-            this house has a value that means nothing.
+        InvalidRequest: the timeout is over the maximum, or a property of this house has a value that means nothing.
     """
     digest = digest_of(request.action_digest)
     action, command = _read(digest, read)
@@ -109,7 +108,7 @@ def wanted_of(
     wanted = Wanted(
         key=ActionKey(instance, digest),
         requirements=requirements,
-        timeout_s=_timeout_s(action),
+        timeout_s=timeout_s_of(_asked_timeout_s(action), timeout_max_s),
         priority=request.execution_policy.priority,
         # Of two that may be cached one at a time is published: what cannot join is apart.
         do_not_cache=action.do_not_cache or manner.apart or manner.pinned != "",
@@ -192,14 +191,5 @@ def _understood(platform: bytes, ignored: frozenset[str], apart: bool) -> tuple[
     return requirements_of(properties, ignored, apart=apart), asked_of(properties)
 
 
-def _timeout_s(action: re.Action) -> float:
-    if not action.HasField("timeout"):
-        return TIMEOUT_DEFAULT_S
-    timeout_s = action.timeout.seconds + action.timeout.nanos / 1e9
-    if not 0 < timeout_s <= TIMEOUT_MAX_S:
-        raise InvalidRequest(
-            f"the action's timeout of {timeout_s:g} s is not above 0 and at most {TIMEOUT_MAX_S:g}; "
-            "change it, or leave it out",
-            field="timeout",
-        )
-    return timeout_s
+def _asked_timeout_s(action: re.Action) -> float | None:
+    return action.timeout.seconds + action.timeout.nanos / 1e9 if action.HasField("timeout") else None

@@ -7,13 +7,14 @@ from typing import Final
 
 from google.protobuf.message import DecodeError
 
+from buildnet.model.timeout import TIMEOUT_CEILING_S
 from buildnet.wire import times
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.buildnet.v1 import action_pb2
 from buildnet.wire._gen.google.protobuf import any_pb2
 
 # A worker is believed up to the longest execution on as many processors as one machine may have.
-CPU_MS_MAX: Final = 7200 * 1000 * 4096
+CPU_MS_MAX: Final = TIMEOUT_CEILING_S * 1000 * 4096
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,7 @@ class WorkerConfig:
             `process`.
         cache_size_bytes: what the worker keeps of blobs and of input trees together; None: blobs as
             the disk allows, and trees up to `TREES_SIZE_BYTES_DEFAULT`.
+        cache_keep_s: for how long none of these blobs is evicted that was used; None: as the store does.
         settle_timeout_s: how long a draining worker without a session waits to hand over its last
             results.
         away_timeout_s: for how long attempts run on, and their transfers are tried again, without a session.
@@ -70,6 +71,7 @@ class WorkerConfig:
     capacity: Amounts | None = None
     durability: str = "process"
     cache_size_bytes: int | None = None
+    cache_keep_s: int | None = None
     settle_timeout_s: float = 10.0
     away_timeout_s: float = 600.0
     stop_timeout_s: float = 5.0

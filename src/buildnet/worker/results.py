@@ -22,13 +22,14 @@ _NAMED_MAX: Final = 10
 
 _LIMIT_REMEDIES: Final = {
     "memory": (
-        "used more memory than the worker allows ({memory_bytes} bytes); make it smaller or use a larger worker"
+        "used more memory than the worker allows ({memory_bytes} bytes); make it smaller, use a larger worker, or "
+        "raise its --memory-max"
     ),
-    "pids": "started more processes than the worker allows ({pids_max}); let it start fewer",
+    "pids": "started more processes than the worker allows ({pids_max}); let it start fewer, or raise its --pids-max",
     "cpu": "used more processor time than the worker allows ({cpu_s} s); split it",
     "disk": (
-        "wrote more to its execution root and /tmp than it may ({disk_bytes} bytes); write less, or ask for more with "
-        "resource:disk_bytes"
+        "wrote more to its execution root and /tmp than it may ({disk_bytes} bytes); write less, ask for more with "
+        "resource:disk_bytes, or raise the worker's --disk-max"
     ),
     "log_limit": ("printed more than the worker keeps ({log_size_bytes_max} bytes); write to an output file instead"),
 }

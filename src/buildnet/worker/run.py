@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from buildnet._native import Crew, Link, Store, Trees, probe_isolation, start_launcher
 from buildnet.catalog.plugins import Setting, built_in, installed
-from buildnet.errors import BuildNetError
+from buildnet.errors import BuildNetError, SandboxFailed
 from buildnet.model.credentials import Credentials
 from buildnet.model.resource import Resource
 from buildnet.ports import Clock
 from buildnet.sandbox import Sandbox
 from buildnet.sandbox.launcher import own_files
 from buildnet.sandbox.namespaces import NamespaceSandbox
-from buildnet.sandbox.policy import Isolation, Means, means_of
+from buildnet.sandbox.policy import Isolation, Limits, Means, means_of
 from buildnet.sandbox.process import ProcessSandbox
 from buildnet.sandbox.toolchain import toolchain_of
 from buildnet.wire.native import translated
 from buildnet.worker.ahead import Ahead
 from buildnet.worker.announcer import Announcer
+from buildnet.worker.capacity import capacity_of, given_in
 from buildnet.worker.config import WorkerConfig
 from buildnet.worker.executor import Executor
 from buildnet.worker.identity import Randomness, identity_of, node_key, offered
@@ -65,7 +66,7 @@ async def run_worker(
         InvalidRequest: the controller refused the very first Hello.
         StateCorrupt: the state directory is damaged.
         StateLocked: another worker uses it.
-        SandboxFailed: the isolation that was asked for is not to be had.
+        SandboxFailed: the isolation that was asked for is not to be had, or no bound of processors.
         InvalidRequest: a toolchain path cannot be shown, or a secret's file cannot serve.
     """
     secrets = Secrets(config.secrets)
@@ -74,7 +75,20 @@ async def run_worker(
         probed = probe_isolation()
         start_launcher()
         means = means_of(probed, config.isolation, toolchain_of(config.toolchain), strict=config.strict)
-        store = Store(str(config.state / "cas"), config.durability, size_bytes_max=config.blobs_size_bytes)
+        if config.limits.cpu_is_capped and not probed["cgroup_cpu"]:
+            raise SandboxFailed(
+                "actions can be held to their processors (--cpu-limit strict) in control groups alone, and there are "
+                "none here; see `buildnet doctor`, or leave it out"
+            )
+        store = Store(
+            str(config.state / "cas"),
+            config.durability,
+            size_bytes_max=config.blobs_size_bytes,
+            keep_s=config.cache_keep_s,
+        )
+    limits = config.limits.within(config.capacity or capacity_of(config.state))
+    if config.capacity is not None:
+        config = replace(config, capacity=given_in(means.isolation, config.capacity))
     try:
         identity = identity_of(config.state, rng)
         uplink = uplink_of(config)
@@ -91,7 +105,7 @@ async def run_worker(
                 _sandbox(means.isolation),
                 config.state / "scratch",
                 means,
-                config.limits.within(_memory_bytes()),
+                limits,
                 _hidden(config),
                 threads,
                 identity.node,
@@ -99,7 +113,7 @@ async def run_worker(
             )
             properties = offered(means, config.properties | secrets.properties)
             setting = Setting(config.state, config.search_path)
-            stock = Stocktaker([*built_in(setting), *installed(setting)], sandbox_resources(means, probed))
+            stock = Stocktaker([*built_in(setting), *installed(setting)], sandbox_resources(means, probed, limits))
             announcer = Announcer(stock, identity, node_key(config.state), clock)
             session = Session(
                 config,
@@ -162,14 +176,19 @@ async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
             await task
 
 
-def sandbox_resources(means: Means, probed: Mapping[str, bool]) -> list[Resource]:
-    """What commands can be kept from here: one `sandbox`, named after its backend, with what the kernel allows."""
-    facts = {name: int(allowed) for name, allowed in probed.items()} | {"private_network": int(means.private_network)}
+def sandbox_resources(means: Means, probed: Mapping[str, bool], limits: Limits) -> list[Resource]:
+    """What commands can be kept from here: one `sandbox`, named after its backend, with what the kernel allows, and the
+    most that one command may use.
+    """
+    facts = {name: int(allowed) for name, allowed in probed.items()} | {
+        "private_network": int(means.private_network),
+        "memory_bytes_max": limits.memory_bytes or 0,
+        "pids_max": limits.pids_max or 0,
+        "disk_bytes_max": limits.disk_bytes or 0,
+        "log_bytes_max": limits.log_size_bytes_max,
+        "cpu_is_capped": int(limits.cpu_is_capped),
+    }
     return [Resource("sandbox", means.isolation, attributes=tuple(sorted(facts.items())))]
-
-
-def _memory_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def crew_of(config: WorkerConfig, store: Store, link: Link, means: Means, node: str) -> Crew:

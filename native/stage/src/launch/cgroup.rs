@@ -23,6 +23,10 @@ use trials::{can_be_born, can_bound, with_probe};
 
 const PARENT: &str = "buildnet";
 const MEMBERS: &str = "cgroup.procs";
+/// The kernel's own (Documentation/scheduler/sched-bwc.rst).
+const CPU_PERIOD_US: u64 = 100_000;
+/// A million processors: more is no bound, and a number that the kernel may refuse.
+const CPU_QUOTA_US_MAX: u64 = 1_000_000 * CPU_PERIOD_US;
 const REMOVE_WAIT: Duration = Duration::from_secs(2);
 
 /// A resource that a group bounds.
@@ -199,6 +203,8 @@ pub(crate) struct Wants {
     pub(crate) memory_bytes: Option<u64>,
     pub(crate) pids_max: Option<u64>,
     pub(crate) cpu_milli: Option<u64>,
+    /// Whether it may have no more than `cpu_milli`, also of processors that nobody else wants.
+    pub(crate) cpu_is_capped: bool,
 }
 
 /// One controller's part of a group; with v2 all parts are the same directory.
@@ -275,8 +281,7 @@ impl Group {
         match kind {
             Kind::Memory => self.limit_memory(&group, amount),
             Kind::Pids => fs::write(group.join("pids.max"), amount.to_string()),
-            Kind::Cpu if self.version == 2 => fs::write(group.join("cpu.weight"), weight_of(amount).to_string()),
-            Kind::Cpu => fs::write(group.join("cpu.shares"), shares_of(amount).to_string()),
+            Kind::Cpu => self.share_cpu(&group, amount),
         }
     }
 
@@ -292,6 +297,27 @@ impl Group {
         // Absent without swap accounting: then swap is not bounded, as everywhere on such a host.
         let _ = fs::write(group.join("memory.memsw.limit_in_bytes"), bytes.to_string());
         Ok(())
+    }
+
+    fn share_cpu(&self, group: &Path, cpu_milli: u64) -> io::Result<()> {
+        if self.version == 2 {
+            fs::write(group.join("cpu.weight"), weight_of(cpu_milli).to_string())?;
+        } else {
+            fs::write(group.join("cpu.shares"), shares_of(cpu_milli).to_string())?;
+        }
+        if !self.wants.cpu_is_capped {
+            return Ok(());
+        }
+        let quota_us = quota_us_of(cpu_milli);
+        if self.version == 2 {
+            return fs::write(group.join("cpu.max"), format!("{quota_us} {CPU_PERIOD_US}"));
+        }
+        fs::write(group.join("cpu.cfs_period_us"), CPU_PERIOD_US.to_string())?;
+        match fs::write(group.join("cpu.cfs_quota_us"), quota_us.to_string()) {
+            // v1 refuses more than the group above has, which then bounds it (kernel/sched/core.c, tg_cfs_schedulable_down).
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+            written => written,
+        }
     }
 
     pub(crate) fn bounds_memory(&self) -> bool {
@@ -393,6 +419,11 @@ impl Drop for Group {
             }
         }
     }
+}
+
+/// Processor time in each `CPU_PERIOD_US`; the kernel takes no less than a millisecond.
+fn quota_us_of(cpu_milli: u64) -> u64 {
+    (cpu_milli.saturating_mul(CPU_PERIOD_US) / 1000).clamp(1000, CPU_QUOTA_US_MAX)
 }
 
 /// cgroup v1: 1024 shares are one processor's, and 2 the least.

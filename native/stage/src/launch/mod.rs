@@ -160,7 +160,12 @@ impl Run {
     /// As [`Process::start`].
     pub fn prepare(plan: &Plan, printed: Box<dyn Fn() + Send + Sync>) -> Result<Self> {
         plan.validate()?;
-        let wants = Wants { memory_bytes: plan.memory_bytes, pids_max: plan.pids_max, cpu_milli: plan.cpu_milli };
+        let wants = Wants {
+            memory_bytes: plan.memory_bytes,
+            pids_max: plan.pids_max,
+            cpu_milli: plan.cpu_milli,
+            cpu_is_capped: plan.cpu_is_capped,
+        };
         let group = groups::take(&plan.cgroup_name, wants)
             .map_err(|error| error::sandbox(format!("cannot make a control group: {error}")))?;
         let (orders, fds, shared) = prepare(plan, group.as_ref(), printed)?;

@@ -54,6 +54,8 @@ pub struct Plan {
     pub cpu_s: Option<u64>,
     /// Its share of the processors beside others, in thousandths of one.
     pub cpu_milli: Option<u64>,
+    /// Whether that is all it may have, also when nobody else wants them (control groups only).
+    pub cpu_is_capped: bool,
     /// Space that `counted` may take together.
     pub disk_bytes: Option<u64>,
     /// Directories of the host where what the action writes ends up; none means `root` and `tmp`.

@@ -26,6 +26,33 @@ fn one_processor_is_what_a_group_has_by_itself() {
     assert_eq!((shares_of(500), weight_of(500)), (512, 50));
 }
 
+#[test]
+fn a_cap_is_a_part_of_each_period() {
+    assert_eq!([1000, 250, 1, u64::MAX].map(quota_us_of), [100_000, 25_000, 1000, CPU_QUOTA_US_MAX]);
+}
+
+#[test]
+fn processors_are_shared_and_capped_only_where_that_is_wanted() {
+    let fake = Fake::new(&[("cpu.weight", "100"), ("cpu.max", "max 100000")]);
+    for (cpu_is_capped, max) in [(false, "max 100000"), (true, "150000 100000")] {
+        let group = std::mem::ManuallyDrop::new(fake.group(Wants { cpu_is_capped, ..WANTS }));
+        group.share_cpu(&fake.dir, 1500).unwrap();
+        assert_eq!((fake.text("cpu.weight").as_str(), fake.text("cpu.max").as_str()), ("150", max));
+    }
+}
+
+#[test]
+fn version_one_takes_a_cap_by_its_own_names() {
+    let fake = Fake::new(&[("cpu.shares", "1024"), ("cpu.cfs_quota_us", "-1"), ("cpu.cfs_period_us", "100000")]);
+    let mut group = std::mem::ManuallyDrop::new(fake.group(Wants { cpu_is_capped: true, ..WANTS }));
+    group.version = 1;
+    group.share_cpu(&fake.dir, 500).unwrap();
+    assert_eq!(
+        ["cpu.shares", "cpu.cfs_quota_us", "cpu.cfs_period_us"].map(|name| fake.text(name)),
+        ["512", "50000", "100000"]
+    );
+}
+
 /// A group of version 2 as the kernel shows one, in a directory of this test's own.
 struct Fake {
     dir: PathBuf,
@@ -69,7 +96,7 @@ impl Drop for Fake {
     }
 }
 
-const WANTS: Wants = Wants { memory_bytes: Some(1 << 20), pids_max: Some(10), cpu_milli: None };
+const WANTS: Wants = Wants { memory_bytes: Some(1 << 20), pids_max: Some(10), cpu_milli: None, cpu_is_capped: false };
 
 #[test]
 fn version_two_kills_all_of_an_action_and_lets_none_of_it_swap() {
