@@ -207,7 +207,7 @@ impl Store {
         if self.counters.fruitless_s.load(Ordering::Relaxed) == now {
             return Ok(());
         }
-        if self.evict_to(high, low)?.bytes == 0 && self.used_bytes() > high {
+        if self.evict(high, low, high)?.bytes == 0 && self.used_bytes() > high {
             self.counters.fruitless_s.store(now, Ordering::Relaxed);
         }
         Ok(())
@@ -218,6 +218,11 @@ impl Store {
     /// # Errors
     /// `state_corrupt` when the disk fails.
     pub fn evict_to(&self, high: u64, low: u64) -> Result<Evicted, NativeError> {
+        self.evict(high, low, self.high_water().max(high))
+    }
+
+    /// As [`Store::evict_to`]; what was used again goes too while more than `spared` bytes are taken.
+    fn evict(&self, high: u64, low: u64, spared: u64) -> Result<Evicted, NativeError> {
         let mut done = Evicted::default();
         let _one = self.evicting.lock();
         // Who waited for another's eviction may find the room made.
@@ -236,7 +241,7 @@ impl Store {
                     done.add(self.sweep(&segment, rows, |usage| goes(usage, pressed))?);
                 }
             }
-            if self.used_bytes() <= self.high_water().max(high) {
+            if self.used_bytes() <= spared {
                 break;
             }
         }

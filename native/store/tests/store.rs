@@ -205,6 +205,23 @@ fn what_was_acknowledged_survives_kill_9() {
 }
 
 #[test]
+fn a_large_blob_finds_room_where_all_was_used_again_and_none_lately() {
+    let root = tempfile::tempdir().unwrap();
+    let options = Options {
+        free_bytes_min: 0,
+        keep_s: 0,
+        segment_bytes: 64 << 10,
+        size_bytes_max: 4 << 20,
+        ..Options::default()
+    };
+    let store = Arc::new(Store::open(root.path(), options).unwrap());
+    let blobs: Vec<Digest> = (0..94u32).map(|n| store.put_bytes(&n.to_le_bytes().repeat(10_000)).unwrap()).collect();
+    assert!(store.find_missing(&blobs).unwrap().len() < blobs.len());
+    // More than is left between the high water and the limit.
+    store.put_bytes(&vec![7; 1 << 20]).unwrap();
+}
+
+#[test]
 fn what_is_held_is_not_evicted_blob_or_entry_until_it_is_released() {
     let root = tempfile::tempdir().unwrap();
     let options = Options { free_bytes_min: 0, keep_s: 0, segment_bytes: 4096, ..Options::default() };
