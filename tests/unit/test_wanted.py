@@ -11,8 +11,9 @@ from buildnet.model.action import Wanted
 from buildnet.model.caller import Caller
 from buildnet.model.digest import EMPTY, Digest
 from buildnet.model.history import Requested
+from buildnet.model.timeout import TIMEOUT_DEFAULT_S, TIMEOUT_MAX_S
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
-from buildnet.wire.actions import TIMEOUT_DEFAULT_S, TIMEOUT_MAX_S, Asker, digest_message, wanted_of
+from buildnet.wire.actions import Asker, digest_message, wanted_of
 from buildnet.wire.request_metadata import Manner
 
 
