@@ -68,6 +68,15 @@ pub(super) fn tag_of_bytes(bytes: &[u8]) -> String {
     tag_of(&Digest::by(Function::Blake3, bytes))
 }
 
+/// Which bytes of a body of this size are wanted, and what their answer begins with; else what is decided instead.
+fn span(asked: Asked<'_>, tag: &str, size: u64) -> Result<(u64, u64, Builder), Decision> {
+    match decide(asked.method, asked.headers, tag, size) {
+        Decision::Whole => Ok((0, size, plain(Response::builder(), tag, size))),
+        Decision::Part { offset, length } => Ok((offset, length, part(tag, offset, length, size))),
+        other => Err(other),
+    }
+}
+
 /// Answer with bytes in memory.
 ///
 /// # Errors
@@ -85,10 +94,9 @@ pub(super) fn send_bytes(bytes: Bytes, asked: Asked<'_>) -> Result<Response<Body
     }
     let tag = tag_of_bytes(&bytes);
     let size = bytes.len() as u64;
-    let (offset, length, builder) = match decide(asked.method, asked.headers, &tag, size) {
-        Decision::Whole => (0, size, plain(Response::builder(), &tag, size)),
-        Decision::Part { offset, length } => (offset, length, part(&tag, offset, length, size)),
-        other => return refused(other, &tag, size),
+    let (offset, length, builder) = match span(asked, &tag, size) {
+        Ok(span) => span,
+        Err(other) => return refused(other, &tag, size),
     };
     if asked.method == Method::HEAD {
         return finish(builder, Body::empty());
@@ -116,10 +124,9 @@ impl HttpCache {
             }
         }
         let tag = tag_of(digest);
-        let (offset, length, builder) = match decide(asked.method, asked.headers, &tag, size) {
-            Decision::Whole => (0, size, plain(Response::builder(), &tag, size)),
-            Decision::Part { offset, length } => (offset, length, part(&tag, offset, length, size)),
-            other => return refused(other, &tag, size),
+        let (offset, length, builder) = match span(asked, &tag, size) {
+            Ok(span) => span,
+            Err(other) => return refused(other, &tag, size),
         };
         if asked.method == Method::HEAD {
             return finish(builder, Body::empty());
