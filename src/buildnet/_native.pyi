@@ -133,7 +133,7 @@ class Door:
         store: Store,
         methods: Sequence[tuple[str, str]],
         *,
-        threads: int = 1,
+        threads: int = 0,
         message_size_bytes_max: int = ...,
         execution: bool = True,
         access: Mapping[str, Any] | None = None,

@@ -14,7 +14,7 @@ use tonic::body::Body;
 
 use crate::access::Caller;
 use crate::bridge::{self, Bridged, Peer};
-use crate::budget::Metered;
+use crate::budget::{Line, Metered};
 use crate::bytestream;
 use crate::codec::{decode, frame};
 use crate::credentials::refuse;
@@ -99,7 +99,7 @@ impl Inner {
         if let Some(method) = Method::of(request.uri().path()) {
             let record = self.observe.begin(Sort::of(method), &caller, origin.peer, &request);
             let messages = Messages::new(request, self.message_size_bytes_max, line, &record);
-            let done = self.unary(&caller, method, messages).await;
+            let done = self.unary(&caller, method, messages, line).await;
             return respond(watched::answer(record, done), line);
         }
         let sort = match request.uri().path() {
@@ -115,16 +115,22 @@ impl Inner {
         respond(watched::answer(record, done), line)
     }
 
-    async fn unary(&self, caller: &Caller, method: Method, messages: Messages<'_>) -> Result<Answer, Status> {
+    async fn unary(
+        &self,
+        caller: &Caller,
+        method: Method,
+        messages: Messages<'_>,
+        line: &Line,
+    ) -> Result<Answer, Status> {
         let body = messages.only().await?;
         if method == Method::UpdateActionResult {
             return Box::pin(self.services.update_action_result(caller, body)).await;
         }
-        let services = &self.services;
+        let (services, many) = (&self.services, line.answers_many());
         let answer = match &services.tiers {
-            None => services.answer_here(caller, method, body).await?,
+            None => services.answer_here(caller, method, body, many).await?,
             Some(tiers) => {
-                let here = services.answer_here(caller, method, body.clone()).await;
+                let here = services.answer_here(caller, method, body.clone(), many).await;
                 Box::pin(services.answer_behind(tiers, caller, method, body, here)).await?
             }
         };

@@ -23,6 +23,7 @@ use tokio_rustls::server::TlsStream;
 use crate::access::Caller;
 use crate::budget::{Budget, During, Line};
 use crate::hub::Event;
+use crate::lanes::Lanes;
 use crate::server::Inner;
 use crate::sessions::Sessions;
 use crate::tls::{Tls, names_of};
@@ -55,7 +56,8 @@ pub(crate) struct Origin {
 }
 
 struct Accepted {
-    stream: TcpStream,
+    /// It is polled on the thread that serves it.
+    stream: std::net::TcpStream,
     peer: SocketAddr,
     strict: bool,
     permit: Option<OwnedSemaphorePermit>,
@@ -64,6 +66,7 @@ struct Accepted {
 /// Take connections until the stop, then let them end, and say so.
 pub(crate) async fn accept(
     inner: Arc<Inner>,
+    lanes: Lanes,
     listener: TcpListener,
     local: Option<TcpListener>,
     mut stop: watch::Receiver<bool>,
@@ -90,8 +93,10 @@ pub(crate) async fn accept(
         let line = Line::new(&budget);
         let origin = Origin { peer, line: Arc::clone(&line), certified: None, strict, secure: false };
         let (inner, watcher, stopping) = (Arc::clone(&inner), graceful.watcher(), stopping.clone());
-        tokio::spawn(async move {
-            let _permit = permit;
+        let place = lanes.place();
+        let lane = place.handle().clone();
+        lane.spawn(async move {
+            let _held = (permit, place);
             tokio::select! {
                 () = serve(&inner, stream, origin, watcher, stopping) => {}
                 () = line.outstayed() => {
@@ -113,7 +118,8 @@ async fn next(budget: &Budget, listener: &TcpListener, local: Option<&TcpListene
         accepted = listener.accept() => (accepted, false),
         accepted = accept_of(local) => (accepted, true),
     };
-    accepted.map(|(stream, peer)| Accepted { stream, peer, strict, permit })
+    let (stream, peer) = accepted?;
+    Ok(Accepted { stream: stream.into_std()?, peer, strict, permit })
 }
 
 async fn accept_of(listener: Option<&TcpListener>) -> io::Result<(TcpStream, SocketAddr)> {
@@ -125,11 +131,13 @@ async fn accept_of(listener: Option<&TcpListener>) -> io::Result<(TcpStream, Soc
 
 async fn serve(
     inner: &Arc<Inner>,
-    stream: TcpStream,
+    stream: std::net::TcpStream,
     origin: Origin,
     watcher: Watcher,
     stopping: watch::Receiver<bool>,
 ) {
+    // Out of memory for its descriptor, and nobody is there to be told.
+    let Ok(stream) = TcpStream::from_std(stream) else { return };
     // Without it small replies wait; a socket that refuses the option, or cannot be probed, still works.
     let _ = stream.set_nodelay(true);
     let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true)
