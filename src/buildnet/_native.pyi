@@ -177,7 +177,9 @@ class InputTree:
 
 @final
 class Link:
-    """An outbound connection that moves blobs to and from a REAPI server. All methods *block*."""
+    """An outbound connection that moves blobs to and from a REAPI server. All methods *block*, but `call`: a call of a
+    path on the same connection. Whoever calls first while there is none dials; the others wait for that.
+    """
 
     def __new__(
         cls,
@@ -192,6 +194,7 @@ class Link:
     ) -> Link: ...
     @staticmethod
     def by_session(dialler: Dialler, *, instance: str = "") -> Link: ...
+    def call(self, path: str) -> Call: ...
     def set_token(self, token: str) -> None: ...
     def find_missing(self, digests: Sequence[str]) -> list[str]: ...
     def put_bytes(self, data: bytes) -> str: ...
@@ -208,7 +211,7 @@ class Dialler:
     """Whom to dial by sessions: who must answer, and what is known of them. It dials nothing by itself.
 
     `met`: the controller's session key and term, once there was a session. `failure`: why the last dial failed, as a
-    code of the error tree and a text; None when it did not.
+    code of the error tree and a text; None when it did not. After `rekey_frames` this end changes its key: 2^20.
     """
 
     def __new__(
@@ -222,6 +225,7 @@ class Dialler:
         session_key: str | None = None,
         term: int = 0,
         token: bytes = ...,
+        rekey_frames: int | None = None,
     ) -> Dialler: ...
     @property
     def met(self) -> tuple[str, int] | None: ...
@@ -354,8 +358,8 @@ def log_records(
 
 @final
 class Call:
-    """One bidirectional gRPC call of `path` on a connection of its own, for an event loop: nothing here blocks. It
-    dials when it is first turned. `fd` is readable when a turn is worth it.
+    """One bidirectional gRPC call of `path` for an event loop: nothing here blocks. It is on a connection of its own,
+    which it dials when it is first turned, or on a link's. `fd` is readable when a turn is worth it.
 
     `turn` sends what is queued as far as the peer takes it, and gives what came (256 messages, or 1 MiB and one more),
     how many queued bytes the transport has not taken, and once the call is over its gRPC status code and text. After
@@ -377,8 +381,6 @@ class Call:
         key_pem: bytes | None = None,
         token: str = "",
     ) -> Call: ...
-    @staticmethod
-    def by_session(dialler: Dialler, path: str) -> Call: ...
     @property
     def fd(self) -> int: ...
     def send(self, message: bytes) -> None: ...

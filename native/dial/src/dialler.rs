@@ -7,7 +7,8 @@ use std::task::{Context as Waking, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use buildnet_session::{
-    Context, Handshake, Identity, Limits, NodeKey, Refusal, Remote, SessionError, SessionKey, SessionStream, establish,
+    Context, Handshake, Identity, Limits, NodeKey, Refusal, Remote, SessionError, SessionKey, SessionStream,
+    bound_unsent, establish,
 };
 use futures_util::future::BoxFuture;
 use hyper_util::rt::TokioIo;
@@ -37,6 +38,8 @@ pub struct DiallerOptions {
     pub term: u64,
     /// A join token, raw; empty for none. It is shown only where this node is not known without.
     pub token: Vec<u8>,
+    /// After so many frames this end changes its key; none for the default, 2^20.
+    pub rekey_frames: Option<u64>,
 }
 
 /// How the next handshake is made.
@@ -176,7 +179,9 @@ impl Dialler {
         let context = Context { organisation: self.options.organisation.clone(), term: plan.term };
         let token: &[u8] = if plan.shows_token { &self.options.token } else { b"" };
         let handshake = Handshake::initiator(&self.identity, &remote, &context, token, now_unix_s)?;
-        establish(stream, handshake, Limits::default(), HANDSHAKE_TIMEOUT).await
+        let mut limits = Limits::default();
+        limits.rekey_frames = self.options.rekey_frames.unwrap_or(limits.rekey_frames);
+        establish(stream, handshake, limits, HANDSHAKE_TIMEOUT).await
     }
 
     fn told(&self, error: SessionError) -> DialError {
@@ -208,8 +213,9 @@ impl Dialler {
 async fn connected(address: String) -> io::Result<TcpStream> {
     let dialled = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&address));
     let stream = dialled.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    // Without it small frames wait; a socket that refuses the option still works.
+    // Without them small frames wait; a socket that refuses an option still works.
     let _ = stream.set_nodelay(true);
+    let _ = bound_unsent(&stream);
     Ok(stream)
 }
 

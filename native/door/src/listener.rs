@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use buildnet_session::bound_unsent;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -36,6 +37,8 @@ const FRAME_BYTES_MAX: u32 = 63 << 10;
 /// What a client may send before it is taken: an upload keeps so much in memory while the one before it is hashed.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+/// Of a session: what is not taken of many uploads leaves room for the messages of a worker's control stream.
+const SESSION_WINDOW_BYTES: u32 = 32 << 20;
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// When the kernel asks whether a client that says nothing is still there.
 const PROBE_AFTER: Duration = Duration::from_secs(60);
@@ -146,6 +149,8 @@ async fn serve(
         match first_byte(&stream, stopping.clone()).await {
             None => return,
             Some(first) if Sessions::begins(first) => {
+                // A socket that refuses it still works.
+                let _ = bound_unsent(&stream);
                 let stream = Heard { stream, line: Arc::clone(&origin.line) };
                 return session(inner, sessions, stream, origin, watcher, stopping).await;
             }
@@ -156,11 +161,11 @@ async fn serve(
     // How a connection ended is its peer's affair.
     match inner.tls.as_ref().filter(|_| !origin.strict) {
         None => {
-            converse(inner, stream, origin, watcher).await;
+            converse(inner, stream, origin, watcher, CONNECTION_WINDOW_BYTES).await;
         }
         Some(tls) => {
             let Some((stream, origin)) = shake_hands(inner, tls, stream, origin, stopping).await else { return };
-            converse(inner, stream, origin, watcher).await;
+            converse(inner, stream, origin, watcher, CONNECTION_WINDOW_BYTES).await;
         }
     }
 }
@@ -191,7 +196,7 @@ async fn session(
     let Some((stream, mut open)) = shaken else { return };
     origin.secure = true;
     origin.certified = Some(inner.access.by_node(&open.node_key.to_string()));
-    open.is_orderly = converse(inner, stream, origin, watcher).await;
+    open.is_orderly = converse(inner, stream, origin, watcher, SESSION_WINDOW_BYTES).await;
 }
 
 /// The stream within TLS; none when the peer does not manage it in time, or the door is closing.
@@ -221,15 +226,17 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
     origin: Origin,
     watcher: Watcher,
+    window_bytes: u32,
 ) -> bool {
     let stream = Gathering::new(stream, &origin.line);
-    stream.turns(watcher.watch(connection(inner, stream.end(), origin))).await
+    stream.turns(watcher.watch(connection(inner, stream.end(), origin, window_bytes))).await
 }
 
 fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     inner: &Arc<Inner>,
     stream: S,
     origin: Origin,
+    window_bytes: u32,
 ) -> impl GracefulConnection<Error: Send> + Send + 'static {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HTTP1_BUFFER_BYTES);
@@ -239,7 +246,7 @@ fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         .max_frame_size(FRAME_BYTES_MAX)
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .initial_connection_window_size(window_bytes)
         .keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE);
     let (inner, origin) = (Arc::clone(inner), Arc::new(origin));
