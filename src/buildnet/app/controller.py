@@ -40,6 +40,7 @@ from buildnet.edge.status import to_status
 from buildnet.edge.unbuilt import unbuilt_methods
 from buildnet.edge.web.asgi import Application, Asgi, Deferred
 from buildnet.edge.web.view import View
+from buildnet.ledger.follower import Follower
 from buildnet.ledger.statements import Statements
 from buildnet.model.caller import LOCAL_WORKER
 from buildnet.scheduler.service import Scheduler
@@ -191,7 +192,10 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
         ):
             methods |= service.methods()
         methods |= unbuilt_methods(DECLARED, [*methods, *BYTE_CALLS])
-        view = View(ledger, actions, fleet, engine.announcements.catalog)
+        follower = Follower(ledger, directory / "views", clock.monotonic_s)
+        held.push_async_callback(follower.close)
+        await held.enter_async_context(running(follower.run()))
+        view = View(ledger, follower, actions, fleet, engine.announcements.catalog)
         await held.enter_async_context(running(view.run()))
         access = config.access.for_door(config.listen, config.tls, directory)
         revocations = RevocationWatch(directory, grounds.record)
@@ -226,7 +230,7 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
 
         def counts() -> dict[str, int]:
             refused = {"join_tokens_refused": sessions.tokens_refused}
-            return {**grounds.witnesses.counts(), **engine.history.statistics(), **refused}
+            return {**grounds.witnesses.counts(), **engine.history.statistics(), **refused, **follower.views.counts()}
 
         await held.enter_async_context(running(report(bridge, ledger, counts)))
         yield Built(bridge, engine.scheduler, join_tokens)
