@@ -6,7 +6,8 @@ It believes entries and guesses nothing: what they do not tell of an action is e
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Any, Final
 
 ENDED_MAX: Final = 1000
@@ -54,7 +55,8 @@ class Run:
         return self.operation or f"entry-{self.number}"
 
 
-_WIDTH: Final = len(fields(Run))
+_NAMES: Final = tuple(field.name for field in fields(Run))
+_ROW: Final = attrgetter(*_NAMES)
 
 
 class ActionView:
@@ -172,7 +174,7 @@ class ActionView:
     def rows(self) -> Iterator[Row]:
         """All that it holds, for `restore`."""
         for run in (*self._ended.values(), *self._open.values()):
-            yield astuple(run)
+            yield _ROW(run)
 
     def restore(self, row: Row) -> None:
         """Take one of the rows, in their order, as JSON gives them back.
@@ -180,8 +182,8 @@ class ActionView:
         Raises:
             ValueError, TypeError: it is none.
         """
-        if len(row) != _WIDTH:
-            raise ValueError(f"an action has {_WIDTH} fields")
+        if len(row) != len(_NAMES):
+            raise ValueError(f"an action has {len(_NAMES)} fields")
         run = Run(*row)
         run.leases = tuple((int(fence), str(node)) for fence, node in run.leases)
         if run.ended_at_unix_ms is None:

@@ -7,7 +7,8 @@ No session outlives its controller: at each start nobody has joined. No entry ma
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Any, Final
 
 ABSENT_MAX: Final = 1000
@@ -50,7 +51,8 @@ class SeenNode:
         return "cordoned" if self.cordoned else "active"
 
 
-_WIDTH: Final = len(fields(SeenNode))
+_NAMES: Final = tuple(field.name for field in fields(SeenNode))
+_ROW: Final = attrgetter(*_NAMES)
 
 
 class NodeView:
@@ -74,19 +76,19 @@ class NodeView:
 
     def apply(self, kind: str, at_unix_ms: int, said: Fields) -> None:
         """Take one entry of any kind; those that name no node mean nothing to it."""
-        if kind == "controller.started":
+        room, _, what = kind.partition(".")
+        if room == "action":
+            if (seen := self._nodes.get(_text(said, "worker"))) is not None:
+                seen.last_seen_unix_ms = at_unix_ms
+        elif room == "node":
+            self._node(what, at_unix_ms, said)
+        elif room == "session":
+            self._session(what, said)
+        elif kind == "controller.started":
             self._sessions.clear()
             for node in self._nodes.values():
                 self._leave(node, at_unix_ms)
             self._forget()
-            return
-        room, _, what = kind.partition(".")
-        if room == "node":
-            self._node(what, at_unix_ms, said)
-        elif room == "session":
-            self._session(what, said)
-        elif room == "action" and (seen := self._nodes.get(_text(said, "worker"))) is not None:
-            seen.last_seen_unix_ms = at_unix_ms
 
     def _session(self, what: str, said: Fields) -> None:
         number = said.get("session")
@@ -159,7 +161,7 @@ class NodeView:
         """All that it holds, for `restore`: nodes, those that went first before the others; then sessions."""
         others = (name for name in self._nodes if name not in self._absent)
         for name in (*self._absent, *others):
-            yield astuple(self._nodes[name])
+            yield _ROW(self._nodes[name])
         yield from self._sessions.items()
 
     def restore(self, row: Row) -> None:
@@ -171,8 +173,8 @@ class NodeView:
         if len(row) == 2:
             self._sessions[int(row[0])] = str(row[1])
             return
-        if len(row) != _WIDTH:
-            raise ValueError(f"a node has {_WIDTH} fields")
+        if len(row) != len(_NAMES):
+            raise ValueError(f"a node has {len(_NAMES)} fields")
         node = SeenNode(*row)
         self._nodes[node.node] = node
         if not (node.is_joined or node.cordoned or node.removed):
