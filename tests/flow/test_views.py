@@ -5,6 +5,7 @@ cache of it.
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,6 +146,24 @@ def test_a_node_is_as_the_ledger_says(house: House) -> None:
         assert (absent["node"], absent["state"]) == (name, "left")
     until(lambda: asked(role, "nodes")["absent"][0]["drained"], "it left owing nothing", WAIT_S)
     worker.stop()
+
+
+def test_what_nobody_waits_for_after_a_kill_is_not_open_for_ever(house: House) -> None:
+    role = house.up("--no-worker")
+    words = [*COMMAND, "run", "--state", role.ready["state"], "--", "echo", "never"]
+    waits = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: len(asked(role, "actions")["running"]) == 1, "it is queued", WAIT_S)
+        role.kill()
+    finally:
+        waits.kill()
+        waits.wait()
+    # As if it had ended there, and the entry had not been written.
+    shutil.rmtree(house.directory / "controller" / "queue")
+    role = house.up("--no-worker")
+    until(lambda: asked(role, "actions")["running"] == [], "it is ended", WAIT_S)
+    (ended,) = recent(role)
+    assert (ended["state"], entry(role, ended["entry"])["kind"]) == ("cancelled", "action.cancelled")
 
 
 def metrics(role: Role) -> dict[str, float]:

@@ -44,6 +44,7 @@ class Follower:
         self._path = directory / FILE
         self._monotonic_s = monotonic_s
         self._reading = asyncio.Lock()
+        self._grown = asyncio.Event()
         self._is_loaded = False
         self._kept_size = 0
         self._keep_next_s = 0.0
@@ -62,6 +63,15 @@ class Follower:
         await self._load()
         if self.behind <= AT_ONCE_MAX:
             await self._read_to(await self._ledger.signed_size())
+
+    async def reached(self, size: int) -> None:
+        """Return once it has read the first `size` entries; it hurries nothing."""
+        while self.views.size < size:
+            await self._grown.wait()
+
+    def _tell_grown(self) -> None:
+        self._grown.set()
+        self._grown = asyncio.Event()
 
     async def run(self) -> None:
         """Follow what is committed, until cancelled."""
@@ -88,6 +98,7 @@ class Follower:
                     raise StateCorrupt(
                         f"entry {at} is none: {error}; buildnet ledger verify says more", path=str(self._path)
                     ) from error
+                self._tell_grown()
                 if not bodies:
                     return
 
@@ -99,6 +110,7 @@ class Follower:
             if views is not None and await self._is_of(views):
                 self.views = views
             self._is_loaded, self._kept_size = True, self.views.size
+            self._tell_grown()
             self._keep_next_s = self._monotonic_s() + _KEPT_EVERY_S
 
     def _kept(self) -> Views | None:
