@@ -320,6 +320,21 @@ def test_the_last_sign_of_a_node_is_its_own() -> None:
     assert (node.last_seen_unix_ms, node.state) == (20, "cordoned")
 
 
+def test_sessions_are_counted_by_the_key_of_their_node_until_they_close_or_the_controller_ends() -> None:
+    key, other = "a" * 64, "b" * 64
+    said = [
+        # The first is opened before the node has said its id.
+        body("session.opened", session=1, key=key, node=""),
+        body("node.key_bound", node="n", key=key),
+        body("session.opened", session=2, key=key, node="n"),
+        body("session.opened", session=3, key=other, node=""),
+    ]
+    assert views(said).nodes.sessions(key) == 2
+    assert views([*said, body("session.closed", session=1, key=key)]).nodes.sessions(key) == 1
+    assert views([*said, body("controller.started", term=2)]).nodes.sessions(key) == 0
+    assert views(said).nodes.sessions("") == 0
+
+
 def test_the_numbers_are_of_entries() -> None:
     counts = views(
         [
