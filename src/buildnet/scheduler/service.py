@@ -436,6 +436,8 @@ def _entry_of(effect: ev.Record, now_unix_ms: int) -> Entry:
         "action": effect.key.digest.text,
         "instance": effect.key.instance,
     }
+    if effect.operation:
+        fields["operation"] = effect.operation
     lease: Lease | None = effect.lease
     if lease is not None:
         fields |= {"worker": lease.worker, "fence": lease.fence, "attempt": lease.attempt}
