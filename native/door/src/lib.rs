@@ -54,7 +54,7 @@ mod writes;
 pub use access_log::LogOptions;
 pub use buildnet_raw::Message;
 pub use credentials::{AccessOptions, CertificateRule};
-pub use hub::{Event, Hub, Kind, MESSAGE_COST_BYTES, MetadataValue, Op, WINDOW_BYTES};
+pub use hub::{ClientResult, Event, Hub, Kind, MESSAGE_COST_BYTES, MetadataValue, Op, WINDOW_BYTES};
 pub use observe::{ObserveOptions, Statistics};
 pub use server::{Door, DoorOptions};
 pub use sessions::SessionOptions;

@@ -30,6 +30,7 @@ from buildnet.edge.bridge import Bridge, Method
 from buildnet.edge.cache import CacheService
 from buildnet.edge.contracts import BYTE_CALLS, DECLARED, POOL, SERVICES
 from buildnet.edge.fleet import FleetService
+from buildnet.edge.history import result_teller
 from buildnet.edge.join_tokens import JoinTokens, Self
 from buildnet.edge.ledger import LedgerService
 from buildnet.edge.node_tiers import NodeTiers
@@ -211,7 +212,7 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
             grounds.store,
             methods,
             to_status,
-            ClientResults(ledger, clock).record,
+            ClientResults(ledger, clock, result_teller(engine.history, clock, random_id)).record,
             access=access,
             tls=admission.for_door(config.tls),
             # The local worker has nothing to verify the certificate by: it is made out for other names.

@@ -98,6 +98,10 @@ class SchedulerCore:
         )
         return min((at_s for at_s in times if at_s is not None), default=None)
 
+    def expect_workers(self) -> None:
+        """An earlier controller accepted something: whoever could run it may return, though it is not known yet."""
+        self.dispatch.expect_workers(self.now_s)
+
     def holds(self, fence: int) -> bool:
         """Whether a lease goes on: not ended, not taken back, not cancelled."""
         return self.leases.of(fence) is not None or self._returning.awaited(fence)

@@ -113,6 +113,8 @@ class Scheduler:
         self._core.now_s = self._clock.monotonic_s()
         self._backlog = dict.fromkeys(self.known.restore(recovered))
         self._core.to_come = len(self._backlog)
+        if recovered.waiting or recovered.graphs:
+            self._core.expect_workers()
         # First what a worker may come back with.
         for waiting in recovered.waiting:
             if waiting.lease is not None:
