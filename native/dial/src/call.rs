@@ -64,6 +64,8 @@ struct Outgoing {
     messages: VecDeque<Message>,
     bytes: usize,
     finished: bool,
+    /// The call has ended, or was given up: the transport is to hold no stream for it.
+    is_over: bool,
     /// The owner was told of so many bytes that it puts no more until there is room.
     is_awaited: bool,
     waker: Option<Waker>,
@@ -116,6 +118,13 @@ impl Shared {
     /// The first end counts.
     fn ended(&self, end: Status) {
         held(&self.end).get_or_insert(end);
+        let mut outgoing = held(&self.outgoing);
+        outgoing.is_over = true;
+        let waker = outgoing.waker.take();
+        drop(outgoing);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
         self.bell.wake_by_ref();
     }
 }
@@ -133,6 +142,10 @@ impl Body for Requests {
     fn poll_frame(self: Pin<&mut Self>, waking: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
         let mut outgoing = held(&this.shared.outgoing);
+        if outgoing.is_over {
+            // Whoever is served hears that it was given up, unless it has ended it.
+            return Poll::Ready(Some(Err(Status::from_error(Box::new(h2::Error::from(h2::Reason::CANCEL))))));
+        }
         while !this.outbound.is_full()
             && let Some(message) = outgoing.messages.pop_front()
         {
@@ -398,19 +411,19 @@ impl Call {
     pub fn close(&self) {
         {
             let _quiet = self.shared.bell.quiet();
+            self.shared.ended(Status::cancelled("the call was closed"));
             self.abort.abort();
         }
         self.look();
         if let Some(work) = &self.work {
             held(work).clear();
         }
-        self.shared.ended(Status::cancelled("the call was closed"));
     }
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
-        self.abort.abort();
+        self.close();
     }
 }
 
