@@ -152,9 +152,18 @@ async def test_a_full_disk_leaves_what_is_known(
     assert nodes["absent"][0]["state"] == "removed"
 
 
-async def test_what_is_no_entry_is_said_with_its_place(log: LedgerLog, tmp_path: Path) -> None:
+async def test_what_is_no_entry_is_said_with_its_place(
+    log: LedgerLog, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     await log.append([*ran(1), Entry("results.updated", 1, {"results": 5})])
     view = following(log, tmp_path)
     with pytest.raises(StateCorrupt, match="entry 2"):
         await view.catch_up()
     assert operations(view) == ["o1"]
+    await view.close()
+    # What came before it is kept as what it is.
+    again = following(log, tmp_path)
+    with pytest.raises(StateCorrupt, match="entry 2"):
+        await again.catch_up()
+    assert again.views.kinds == view.views.kinds
+    assert "another ledger" not in caplog.text
