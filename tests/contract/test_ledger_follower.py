@@ -8,10 +8,12 @@ import shutil
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
-from buildnet.errors import StateCorrupt
+from buildnet.edge.web.view import View
+from buildnet.errors import StateCorrupt, StorageFull
 from buildnet.ledger import follower
 from buildnet.ledger.follower import FILE, Follower
 from buildnet.ledger.log import LedgerLog, load_or_create_key
@@ -127,9 +129,41 @@ async def test_many_who_ask_at_once_have_each_entry_taken_once(log: LedgerLog, t
     assert (view.views.size, view.views.kinds["action.published"]) == (3000, 1500)
 
 
-async def test_what_is_no_entry_is_said_with_its_place(log: LedgerLog, tmp_path: Path) -> None:
+async def test_a_full_disk_leaves_what_is_known(
+    log: LedgerLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(kept: object) -> int:
+        raise StorageFull("the ledger cannot be written; make room")
+
+    await log.append([Entry("node.cordoned", 1, {"node": "n"})])
+    follower = following(log, tmp_path)
+    await follower.catch_up()
+    # Nobody has joined and nothing has run: the services that it joins are not asked.
+    view = View(log, follower, *(cast("Any", None),) * 3)
+    with monkeypatch.context() as patched:
+        patched.setattr(log, "_commit", full)
+        await log.append([Entry("node.removed", 2, {"node": "n"})])
+        nodes = (await view.current()).nodes()
+        assert (nodes["absent"][0]["state"], nodes["behind"]) == ("left", 1)
+    async with asyncio.timeout(20):
+        while (nodes := (await view.current()).nodes())["behind"]:
+            # The ledger tries again after a second.
+            await asyncio.sleep(0.05)
+    assert nodes["absent"][0]["state"] == "removed"
+
+
+async def test_what_is_no_entry_is_said_with_its_place(
+    log: LedgerLog, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     await log.append([*ran(1), Entry("results.updated", 1, {"results": 5})])
     view = following(log, tmp_path)
     with pytest.raises(StateCorrupt, match="entry 2"):
         await view.catch_up()
     assert operations(view) == ["o1"]
+    await view.close()
+    # What came before it is kept as what it is.
+    again = following(log, tmp_path)
+    with pytest.raises(StateCorrupt, match="entry 2"):
+        await again.catch_up()
+    assert again.views.kinds == view.views.kinds
+    assert "another ledger" not in caplog.text

@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
+from buildnet.client import Client, Credentials
 from buildnet.ledger.follower import FILE
 from tests.conftest import COMMAND, House, Role
 from tests.engines import until
+from tests.flow.guarded import Guarded
 from tests.flow.test_web_seam import Events
 from tests.http_calls import Http
 
@@ -164,6 +166,32 @@ def test_what_nobody_waits_for_after_a_kill_is_not_open_for_ever(house: House) -
     until(lambda: asked(role, "actions")["running"] == [], "it is ended", WAIT_S)
     (ended,) = recent(role)
     assert (ended["state"], entry(role, ended["entry"])["kind"]) == ("cancelled", "action.cancelled")
+
+
+async def test_who_may_see_some_instances_sees_their_actions_over_a_restart(house: House) -> None:
+    server = Guarded(house.up("--slots", "1", "--anonymous", "none"))
+    everything = server.token("read", "cas-only", "execute")
+    ids = {}
+    for instance in ("team", "team/a", "other"):
+        async with Client(
+            server.role.url, instance=instance, credentials=Credentials(token=lambda: everything)
+        ) as client:
+            await client.run(["/bin/echo", instance])
+    limited = server.token("read", instances=("team",))
+
+    def seen(token: str) -> list[str]:
+        status, _, body = server.caller(token).http("GET", "/api/v1/actions")
+        assert status == 200
+        ids.update({one["instance"]: one["id"] for one in json.loads(body)["recent"]})
+        return [one["instance"] for one in json.loads(body)["recent"]]
+
+    assert seen(everything) == ["other", "team/a", "team"]
+    assert seen(limited) == ["team/a", "team"]
+    server.role.stop()
+    server = Guarded(house.up("--no-worker", "--anonymous", "none"))
+    assert seen(limited) == ["team/a", "team"]
+    for instance, status in (("team/a", 200), ("other", 404)):
+        assert server.caller(limited).http("GET", f"/api/v1/actions/{ids[instance]}")[0] == status
 
 
 def metrics(role: Role) -> dict[str, float]:

@@ -35,7 +35,7 @@ def told(made: Views) -> tuple[object, ...]:
     runs = [*made.actions.open(), *made.actions.ended()]
     known = [made.actions.find(run.id) for run in runs]
     nodes = made.nodes.nodes()
-    sessions = [made.nodes.sessions(node.key) for node in nodes]
+    sessions = made.nodes.sessions()
     counts = (made.size, made.last, made.kinds, made.results, made.counts())
     return [astuple(run) for run in runs], [astuple(run) for run in known if run], nodes, sessions, counts
 
@@ -329,10 +329,9 @@ def test_sessions_are_counted_by_the_key_of_their_node_until_they_close_or_the_c
         body("session.opened", session=2, key=key, node="n"),
         body("session.opened", session=3, key=other, node=""),
     ]
-    assert views(said).nodes.sessions(key) == 2
-    assert views([*said, body("session.closed", session=1, key=key)]).nodes.sessions(key) == 1
-    assert views([*said, body("controller.started", term=2)]).nodes.sessions(key) == 0
-    assert views(said).nodes.sessions("") == 0
+    assert views(said).nodes.sessions()[key] == 2
+    assert views([*said, body("session.closed", session=1, key=key)]).nodes.sessions()[key] == 1
+    assert views([*said, body("controller.started", term=2)]).nodes.sessions()[key] == 0
 
 
 def test_the_numbers_are_of_entries() -> None:

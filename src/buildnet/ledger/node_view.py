@@ -6,6 +6,7 @@ No session outlives its controller: at each start nobody has joined. No entry ma
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from operator import attrgetter
@@ -70,9 +71,9 @@ class NodeView:
         """Every one, by id."""
         return [self._nodes[name] for name in sorted(self._nodes)]
 
-    def sessions(self, key: str) -> int:
-        """How many sessions are open by a key."""
-        return sum(one == key for one in self._sessions.values()) if key else 0
+    def sessions(self) -> Counter[str]:
+        """How many sessions are open, by the key that they were opened with."""
+        return Counter(self._sessions.values())
 
     def apply(self, kind: str, at_unix_ms: int, said: Fields) -> None:
         """Take one entry of any kind; those that name no node mean nothing to it."""

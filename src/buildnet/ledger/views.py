@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -39,17 +39,22 @@ class Views:
         Raises:
             ValueError, KeyError: one of them is no entry; those before it were taken.
         """
-        for body in bodies:
-            said = orjson.loads(body)
-            kind, at_unix_ms = said["kind"], said["at_unix_ms"]
-            self.actions.apply(self.size, kind, at_unix_ms, said)
-            if kind == "results.updated":
-                self.results += len(said["results"])
-            self.nodes.apply(kind, at_unix_ms, said)
-            self.kinds[kind] += 1
-            self.size += 1
-        if bodies:
-            self.last = hashlib.sha256(bodies[-1]).digest()
+        start = self.size
+        try:
+            for body in bodies:
+                self._take(orjson.loads(body))
+        finally:
+            if self.size > start:
+                self.last = hashlib.sha256(bodies[self.size - start - 1]).digest()
+
+    def _take(self, said: Mapping[str, Any]) -> None:
+        kind, at_unix_ms = said["kind"], said["at_unix_ms"]
+        results = len(said["results"]) if kind == "results.updated" else 0
+        self.actions.apply(self.size, kind, at_unix_ms, said)
+        self.nodes.apply(kind, at_unix_ms, said)
+        self.kinds[kind] += 1
+        self.results += results
+        self.size += 1
 
     def counts(self) -> dict[str, int]:
         """For the metrics: facts of the ledger as numbers that only rise."""

@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
@@ -29,7 +29,7 @@ from buildnet.edge.web.facts import (
     resources_fact,
     run_fact,
 )
-from buildnet.errors import NotFound
+from buildnet.errors import NotFound, StateCorrupt, StorageFull
 from buildnet.ledger.action_view import Run
 from buildnet.ledger.follower import Follower
 from buildnet.ledger.log import LedgerLog
@@ -77,26 +77,25 @@ class View:
         self._watched = asyncio.Event()
 
     async def current(self) -> View:
-        """This view, with all that is acknowledged by now, unless that is much: then `behind` says how much.
-
-        Raises:
-            StorageFull, StateCorrupt: the ledger cannot be written, or read.
+        """This view, with all that is acknowledged by now. Where that is much, or cannot be read because the disk is
+        full, it is as it was, and `behind` says how much it lacks.
         """
-        await self._follower.catch_up()
+        with suppress(StorageFull, StateCorrupt):
+            # Whoever writes the ledger, or follows it, has said so in the log.
+            await self._follower.catch_up()
         return self
 
     def nodes(self) -> Fact:
         """The nodes that have joined, and those that left last or of whom something was decided."""
-        seen = self._follower.views.nodes
-        absent = sorted((n for n in seen.nodes() if not n.is_joined), key=lambda n: -n.last_seen_unix_ms)
+        seen, sessions = self._follower.views.nodes.nodes(), self._follower.views.nodes.sessions()
+        absent = sorted((node for node in seen if not node.is_joined), key=lambda node: -node.last_seen_unix_ms)
         return {
-            "nodes": [self._node(node) for node in seen.nodes() if node.is_joined],
+            "nodes": [self._node(node, sessions[node.key] if node.key else 0) for node in seen if node.is_joined],
             "absent": [absent_fact(node) for node in absent[:ABSENT_SHOWN]],
             "behind": self._follower.behind,
         }
 
-    def _node(self, seen: SeenNode) -> Fact:
-        sessions = self._follower.views.nodes.sessions(seen.key)
+    def _node(self, seen: SeenNode, sessions: int) -> Fact:
         return node_fact(seen, sessions, self._fleet.find(seen.node), self._catalog.count(seen.node))
 
     def resources(self, node: str, wanted: Wanted) -> Fact:
