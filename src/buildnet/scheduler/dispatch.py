@@ -153,6 +153,9 @@ class Dispatch:
         elif entry.share.path != path or entry.state == "publishing":
             return
         elif entry.attempt is not None:
+            if entry.attempt.sending:
+                # It is counted nowhere any more.
+                return
             for other in others:
                 if self._moved(entry, entry.attempt, other):
                     return
@@ -414,9 +417,32 @@ class Dispatch:
 
     def ended(self, attempt: Attempt) -> None:
         """It runs no more; its worker may be gone."""
-        entry, worker = attempt.entry, attempt.worker
+        entry, worker, sending = attempt.entry, attempt.worker, attempt.sending
+        demand = entry.demand
+        assert demand is not None
+        if not sending:
+            self.shares.give_back(entry.share, demand.cost, attempt.charge, demand.cpu_milli)
+        if worker is not None and not worker.gone:
+            self.room.give_back(worker, attempt.fence, attempt.lease.reserved, demand, sending=sending)
+            while worker.to_send and worker.sending < worker.slots:
+                after = worker.to_send.popleft()
+                if after.fence in worker.fences:
+                    self._send(after, worker)
+
+    def command_ended(self, attempt: Attempt) -> None:
+        """Its command runs no more: what that took is free, once fewer of its worker send than that has slots."""
+        worker = attempt.worker
+        if worker is None or worker.gone or attempt.ended:
+            return
+        attempt.ended = True
+        if worker.sending < worker.slots:
+            self._send(attempt, worker)
+        else:
+            worker.to_send.append(attempt)
+
+    def _send(self, attempt: Attempt, worker: Worker) -> None:
+        entry, attempt.sending = attempt.entry, True
         demand = entry.demand
         assert demand is not None
         self.shares.give_back(entry.share, demand.cost, attempt.charge, demand.cpu_milli)
-        if worker is not None and not worker.gone:
-            self.room.give_back(worker, attempt.fence, attempt.lease.reserved, demand)
+        self.room.command_ended(worker, attempt.lease.reserved, demand)
