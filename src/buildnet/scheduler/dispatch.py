@@ -417,17 +417,21 @@ class Dispatch:
 
     def ended(self, attempt: Attempt) -> None:
         """It runs no more; its worker may be gone."""
-        entry, worker, sending = attempt.entry, attempt.worker, attempt.sending
+        entry, worker = attempt.entry, attempt.worker
         demand = entry.demand
         assert demand is not None
-        if not sending:
+        if not attempt.sending:
             self.shares.give_back(entry.share, demand.cost, attempt.charge, demand.cpu_milli)
-        if worker is not None and not worker.gone:
-            self.room.give_back(worker, attempt.fence, attempt.lease.reserved, demand, sending=sending)
-            while worker.to_send and worker.sending < worker.slots:
-                after = worker.to_send.popleft()
-                if after.fence in worker.fences:
-                    self._send(after, worker)
+        if worker is None or worker.gone:
+            return
+        if attempt.sending:
+            self.room.sent(worker, attempt.fence, attempt.lease.reserved)
+        else:
+            self.room.give_back(worker, attempt.fence, attempt.lease.reserved, demand)
+        while worker.to_send and worker.sending < worker.slots:
+            after = worker.to_send.popleft()
+            if after.fence in worker.fences:
+                self._send(after, worker)
 
     def command_ended(self, attempt: Attempt) -> None:
         """Its command runs no more: what that took is free, once fewer of its worker send than that has slots."""
@@ -445,4 +449,4 @@ class Dispatch:
         demand = entry.demand
         assert demand is not None
         self.shares.give_back(entry.share, demand.cost, attempt.charge, demand.cpu_milli)
-        self.room.command_ended(worker, attempt.lease.reserved, demand)
+        self.room.command_ended(worker, attempt.fence, attempt.lease.reserved, demand)

@@ -298,24 +298,9 @@ class Placement:
             if len(self._near) > NEAR_MAX:
                 self._near.popitem(last=False)
 
-    def command_ended(self, worker: Worker, reserved: Amounts, demand: Demand) -> None:
-        """The command of an attempt at one of these ended there: its outputs keep the disk that they are on."""
-        worker.sending += 1
-        self._free(worker, reserved, demand)
-        self._has_more(worker)
-
-    def give_back(self, worker: Worker, fence: int, reserved: Amounts, demand: Demand, *, sending: bool) -> None:
-        """An attempt at one of these ended there; its command had before, if it was `sending`."""
+    def give_back(self, worker: Worker, fence: int, reserved: Amounts, demand: Demand) -> None:
+        """An attempt at one of these ended there."""
         worker.fences.discard(fence)
-        if sending:
-            worker.sending -= 1
-        else:
-            self._free(worker, reserved, demand)
-        if reserved is not worker.slot:
-            worker.disk_bytes -= reserved.disk_bytes
-        self._has_more(worker)
-
-    def _free(self, worker: Worker, reserved: Amounts, demand: Demand) -> None:
         if not demand.asked_cpu_milli:
             worker.plain -= 1
         if reserved is worker.slot:
@@ -323,14 +308,30 @@ class Placement:
         else:
             worker.cpu_milli -= reserved.cpu_milli
             worker.memory_bytes -= reserved.memory_bytes
+            worker.disk_bytes -= reserved.disk_bytes
             worker.gpus -= reserved.gpus
-
-    def _has_more(self, worker: Worker) -> None:
         if worker.refused:
-            for refused in worker.refused:
-                refused.roomy |= refused.able & worker.bit
-            worker.refused.clear()
+            self._ask_again(worker)
         self.changed(worker)
+
+    def command_ended(self, worker: Worker, fence: int, reserved: Amounts, demand: Demand) -> None:
+        """The command of an attempt at one of these ended there: its outputs keep the disk that they are on."""
+        self.give_back(worker, fence, reserved, demand)
+        worker.fences.add(fence)
+        worker.sending += 1
+        worker.disk_bytes += reserved.disk_bytes
+
+    def sent(self, worker: Worker, fence: int, reserved: Amounts) -> None:
+        """An attempt whose command ended before has ended there."""
+        worker.fences.discard(fence)
+        worker.sending -= 1
+        worker.disk_bytes -= reserved.disk_bytes
+        self._ask_again(worker)
+
+    def _ask_again(self, worker: Worker) -> None:
+        for refused in worker.refused:
+            refused.roomy |= refused.able & worker.bit
+        worker.refused.clear()
 
     # Demands.
 
