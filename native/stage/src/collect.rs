@@ -81,7 +81,7 @@ pub fn collect(store: &Arc<Store>, work: &Path, command: &[u8], limits: CollectL
 }
 
 /// Whether the outputs of `command` come to more than `size_bytes`, an entry counting as 4 KiB at least. Looks at no more
-/// than it takes to know, and reads nothing; what is amiss is left to [`collect`] to say.
+/// of them than it takes to know, and into none; what is amiss is left to [`collect`] to say.
 pub fn outputs_exceed(work: &Path, command: &[u8], size_bytes: u64) -> bool {
     let Ok(command) = decode_command(command) else { return false };
     let mut left = size_bytes;
