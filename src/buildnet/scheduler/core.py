@@ -5,9 +5,9 @@ an action that may be cached is published at most once at a time (join, fence); 
 result before it is published; a worker's death strands nobody (requeue, lease deadlines); a worker is told until it
 hears (settle); what still runs after a break, or under a new controller, is not run again (adopt).
 
-An action's way: `_want`, `_found`, `_place`, `_accepted`, `_done`, `_published`. Who follows it keeps `admission.py`;
-whose turn it is decides `queue.py`, which worker `placement.py`, both asked by `dispatch.py`; what runs until when
-keeps `leases.py`; what may come back, `returning.py`.
+An action's way: `_want`, `_found`, `_place`, `_accepted`, `_command_ended`, `_done`, `_published`. Who follows it keeps
+`admission.py`; whose turn it is decides `queue.py`, which worker `placement.py`, both asked by `dispatch.py`; what
+runs until when keeps `leases.py`; what may come back, `returning.py`.
 """
 
 from __future__ import annotations
@@ -212,6 +212,12 @@ class SchedulerCore:
             effects.append(ev.Tell(operation, "executing", worker=event.worker, fence=event.fence))
 
     # It ends.
+
+    def _command_ended(self, event: ev.CommandEnded, effects: list[ev.Effect]) -> None:
+        attempt = self.leases.of(event.fence)
+        if attempt is not None and attempt.lease.worker == event.worker:
+            self.dispatch.command_ended(attempt)
+            self._place(effects)
 
     def _done(self, event: ev.Done, effects: list[ev.Effect]) -> None:
         worker, fence, outcome = event.worker, event.fence, event.outcome
@@ -469,7 +475,7 @@ class SchedulerCore:
         """A second attempt for what runs much longer than its like, where a worker has room that nobody waits for."""
         while (attempt := self.leases.straggling(self.now_s)) is not None:
             entry, demand = attempt.entry, attempt.entry.demand
-            if entry.second is not None or not entry.followers:
+            if entry.second is not None or attempt.ended or not entry.followers:
                 continue
             if demand is None or demand.queue.waiting or entry.attempts >= self.limits.attempts_max:
                 continue
@@ -491,6 +497,7 @@ _HANDLERS: Final[dict[type, Callable[..., None]]] = {
     ev.ResourcesChanged: SchedulerCore._resources_changed,
     ev.Heartbeat: SchedulerCore._heartbeat,
     ev.Accepted: SchedulerCore._accepted,
+    ev.CommandEnded: SchedulerCore._command_ended,
     ev.Done: SchedulerCore._done,
     ev.Published: SchedulerCore._published,
     ev.Cancel: SchedulerCore._cancel,

@@ -102,6 +102,15 @@ class Accepted:
 
 @quick
 @dataclass(frozen=True, slots=True)
+class CommandEnded:
+    """The command of an attempt has ended; its outputs are still on their way."""
+
+    worker: str
+    fence: int
+
+
+@quick
+@dataclass(frozen=True, slots=True)
 class Done:
     """An attempt ended."""
 
@@ -152,6 +161,7 @@ Event = (
     | ResourcesChanged
     | Heartbeat
     | Accepted
+    | CommandEnded
     | Done
     | Published
     | Cancel

@@ -306,6 +306,10 @@ class Scheduler:
         """A worker has begun an attempt."""
         self._step(ev.Accepted(node, fence))
 
+    def command_ended(self, node: str, fence: int) -> None:
+        """The command of an attempt has ended, and its outputs are on their way."""
+        self._step(ev.CommandEnded(node, fence))
+
     def done(self, node: str, fence: int, outcome: Outcome) -> None:
         """A worker has ended an attempt."""
         self._attempt_ended(fence)

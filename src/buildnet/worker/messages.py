@@ -24,6 +24,7 @@ from buildnet.worker.lease_book import (
     Event,
     Settled,
     TellAccepted,
+    TellCommandEnded,
     TellDone,
     TellDraining,
 )
@@ -65,12 +66,16 @@ def heartbeat_of(running: Iterable[Assignment], *, sent_unix_ms: int) -> fleet_p
     return message
 
 
-def told(effect: TellAccepted | TellDone | TellDraining) -> fleet_pb2.JoinRequest:
+def told(effect: TellAccepted | TellCommandEnded | TellDone | TellDraining) -> fleet_pb2.JoinRequest:
     """The message that an effect asks to send."""
     match effect:
         case TellAccepted():
             message = fleet_pb2.JoinRequest()
             message.accepted.fence = effect.fence
+            return message
+        case TellCommandEnded():
+            message = fleet_pb2.JoinRequest()
+            message.command_ended.fence = effect.fence
             return message
         case TellDraining():
             message = fleet_pb2.JoinRequest()
