@@ -208,7 +208,8 @@ class Dialler:
     """Whom to dial by sessions: who must answer, and what is known of them. It dials nothing by itself.
 
     `met`: the controller's session key and term, once there was a session. `failure`: why the last dial failed, as a
-    code of the error tree and a text; None when it did not.
+    code of the error tree and a text; None when it did not. `carrier`: `http` or `https` where a call by HTTP/2 carries
+    the sessions, within TLS that is verified and shown as the PEMs say; None where nothing does.
     """
 
     def __new__(
@@ -222,6 +223,10 @@ class Dialler:
         session_key: str | None = None,
         term: int = 0,
         token: bytes = ...,
+        carrier: str | None = None,
+        ca_pem: bytes | None = None,
+        certificate_pem: bytes | None = None,
+        key_pem: bytes | None = None,
     ) -> Dialler: ...
     @property
     def met(self) -> tuple[str, int] | None: ...

@@ -383,6 +383,10 @@ async fn through(plan: Plan, shared: &Arc<Shared>, bell: &Arc<Bell>) -> Result<(
             let stream = within.map_err(|_| Status::unavailable("no TLS handshake in time"))?.map_err(|e| down(&e))?;
             call.converse(stream).await
         }
+        // The runtime's thread moves what carries it, and a turn takes it from there.
+        Target::Session(dialler) if dialler.is_carried() => {
+            call.converse(dialler.dial().await.map_err(|e| Status::unavailable(e.to_string()))?).await
+        }
         Target::Session(dialler) => {
             let dialled = dialler.dial_by(|address| connect(address, bell)).await;
             call.converse(dialled.map_err(|e| Status::unavailable(e.to_string()))?).await

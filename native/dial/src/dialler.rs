@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tonic::Code;
 use tonic::codegen::http::Uri;
 
-use crate::DialError;
+use crate::{Carrier, DialError};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,6 +35,8 @@ pub struct DiallerOptions {
     pub session_key: Option<SessionKey>,
     /// Of the controller, or an earlier one.
     pub term: u64,
+    /// What carries the session; none where it is dialled directly.
+    pub carrier: Option<Carrier>,
     /// A join token, raw; empty for none. It is shown only where this node is not known without.
     pub token: Vec<u8>,
 }
@@ -54,6 +56,14 @@ struct Learnt {
     /// Why the last dial failed.
     failure: Option<(&'static str, String)>,
 }
+
+/// A stream of bytes below a session.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// What a session runs on: a socket, or a call that carries it.
+pub type Ground = Box<dyn Stream>;
 
 /// Makes connections that are sessions with one controller.
 pub struct Dialler {
@@ -75,7 +85,8 @@ impl Dialler {
 
     /// As it is told to people.
     pub fn url(&self) -> String {
-        format!("bnet://{}/{}", self.options.address, self.options.organisation)
+        let by = self.options.carrier.as_ref().map(|carrier| format!("+{}", carrier.scheme())).unwrap_or_default();
+        format!("bnet{by}://{}/{}", self.options.address, self.options.organisation)
     }
 
     /// The controller's session key and term, once there was a session in this process.
@@ -96,8 +107,19 @@ impl Dialler {
     ///
     /// # Errors
     /// Nobody answers, somebody else does, or the controller does not let this node in.
-    pub async fn dial(&self) -> Result<SessionStream<TcpStream>, DialError> {
-        self.dial_by(connected).await
+    pub async fn dial(&self) -> Result<SessionStream<Ground>, DialError> {
+        self.dial_by(|address| async {
+            Ok(match &self.options.carrier {
+                None => Box::new(connected(address).await?) as Ground,
+                Some(carrier) => Box::new(carrier.open(address).await?),
+            })
+        })
+        .await
+    }
+
+    /// Whether sessions are carried by something else than a connection of their own.
+    pub(crate) fn is_carried(&self) -> bool {
+        self.options.carrier.is_some()
     }
 
     /// The same over connections that `connect` makes to an address.
@@ -205,7 +227,7 @@ impl Dialler {
     }
 }
 
-async fn connected(address: String) -> io::Result<TcpStream> {
+pub(crate) async fn connected(address: String) -> io::Result<TcpStream> {
     let dialled = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&address));
     let stream = dialled.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     // Without it small frames wait; a socket that refuses the option still works.
@@ -222,7 +244,7 @@ fn is(farewell: u8, code: Code) -> bool {
 pub(crate) struct Connector(pub(crate) Arc<Dialler>);
 
 impl tower_service::Service<Uri> for Connector {
-    type Response = TokioIo<SessionStream<TcpStream>>;
+    type Response = TokioIo<SessionStream<Ground>>;
     type Error = DialError;
     type Future = BoxFuture<'static, Result<Self::Response, DialError>>;
 

@@ -181,6 +181,16 @@ impl Line {
         })
     }
 
+    /// One more, of what this one carries.
+    pub(crate) fn another(&self) -> Arc<Self> {
+        Self::new(&self.budget)
+    }
+
+    /// Room for one more connection, if there is some now.
+    pub(crate) fn place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.budget.connections).try_acquire_owned().ok()
+    }
+
     /// Return once the connection has no right to be kept any longer.
     pub(crate) async fn outstayed(&self) {
         let mut look = tokio::time::interval(LOOK_EVERY);

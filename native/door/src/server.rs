@@ -94,6 +94,8 @@ pub(crate) struct Inner {
     pub(crate) tls: Option<Tls>,
     pub(crate) sessions: Option<Arc<Sessions>>,
     pub(crate) observe: Arc<Observe>,
+    /// Whether the door is closing.
+    pub(crate) stop: watch::Receiver<bool>,
 }
 
 impl Door {
@@ -122,6 +124,7 @@ impl Door {
             observe.watch("sessions".to_owned(), Box::new(move || sessions.counts()));
         }
         let application = options.application.then(|| Arc::clone(&hub));
+        let (stop, stopping) = watch::channel(false);
         let inner = Inner {
             hub,
             services: Arc::new(services),
@@ -131,8 +134,8 @@ impl Door {
             tls: options.tls.map(Tls::new).transpose()?,
             sessions,
             observe,
+            stop: stopping,
         };
-        let (stop, _) = watch::channel(false);
         Ok(Self {
             inner: Arc::new(inner),
             threads: options.threads.max(1),
@@ -209,7 +212,7 @@ impl Door {
         observe.listen.get_or_init(|| address.to_string());
         runtime.spawn(count(Arc::clone(observe)));
         runtime.spawn(services.updates.writer(hub, &services.store));
-        runtime.spawn(accept(Arc::clone(&self.inner), listener, local, self.stop.subscribe()));
+        runtime.spawn(accept(Arc::clone(&self.inner), listener, local));
         runtime.spawn(watch_files(Arc::clone(&self.inner)));
         *self.runtime.lock().unwrap_or_else(PoisonError::into_inner) = Some(runtime);
         Ok(address)
