@@ -214,6 +214,8 @@ class Dialler:
 
     `met`: the controller's session key and term, once there was a session. `failure`: why the last dial failed, as a
     code of the error tree and a text; None when it did not. After `rekey_frames` this end changes its key: 2^20.
+    `carrier`: `http` or `https` where a call by HTTP/2 carries the sessions, within TLS that is verified and shown as the
+    PEMs say; None where nothing does.
     """
 
     def __new__(
@@ -228,6 +230,10 @@ class Dialler:
         term: int = 0,
         token: bytes = ...,
         rekey_frames: int | None = None,
+        carrier: str | None = None,
+        ca_pem: bytes | None = None,
+        certificate_pem: bytes | None = None,
+        key_pem: bytes | None = None,
     ) -> Dialler: ...
     @property
     def met(self) -> tuple[str, int] | None: ...

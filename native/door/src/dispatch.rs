@@ -29,6 +29,7 @@ use crate::process::Process;
 use crate::server::Inner;
 use crate::services::{self, Method};
 use crate::sorts::Sort;
+use crate::transport::OPEN;
 use crate::watched::{self, Received};
 use crate::web::Windowed;
 
@@ -41,6 +42,9 @@ impl Inner {
         let kind = request.headers().get(header::CONTENT_TYPE);
         let grpc = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
         let path = request.uri().path();
+        if grpc && path == OPEN {
+            return self.open(origin, request);
+        }
         // Whoever balances load has no token; whoever looks from this machine needs none.
         let open = if grpc { path.starts_with(HEALTH) } else { pages::is_page(path) && pages::is_here(origin.peer) };
         let known = if open {

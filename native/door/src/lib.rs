@@ -41,6 +41,7 @@ mod status;
 mod tls;
 mod tokens;
 mod traces;
+mod transport;
 mod turn;
 mod updates;
 mod uploads;

@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_rustls::server::TlsStream;
+use tonic::Status;
 
 use crate::access::Caller;
 use crate::budget::{Budget, During, Line};
@@ -58,6 +59,13 @@ pub(crate) struct Origin {
     pub(crate) secure: bool,
 }
 
+impl Origin {
+    /// Whether it is a node's session.
+    pub(crate) fn is_session(&self) -> bool {
+        self.certified.as_ref().is_some_and(Caller::is_node)
+    }
+}
+
 struct Accepted {
     /// It is polled on the thread that serves it.
     stream: std::net::TcpStream,
@@ -67,13 +75,8 @@ struct Accepted {
 }
 
 /// Take connections until the stop, then let them end, and say so.
-pub(crate) async fn accept(
-    inner: Arc<Inner>,
-    lanes: Lanes,
-    listener: TcpListener,
-    local: Option<TcpListener>,
-    mut stop: watch::Receiver<bool>,
-) {
+pub(crate) async fn accept(inner: Arc<Inner>, lanes: Lanes, listener: TcpListener, local: Option<TcpListener>) {
+    let mut stop = inner.stop.clone();
     let graceful = GracefulShutdown::new();
     let budget = Arc::new(Budget::default());
     let looking = Arc::clone(&budget);
@@ -151,13 +154,15 @@ async fn serve(
             Some(first) if Sessions::begins(first) => {
                 // A socket that refuses it still works.
                 let _ = bound_unsent(&stream);
-                let stream = Heard { stream, line: Arc::clone(&origin.line) };
-                return session(inner, sessions, stream, origin, watcher, stopping).await;
+                let stream = Heard::new(stream, &origin.line);
+                // How it went is told within, and counted.
+                let _ = session(inner, sessions, stream, origin, watcher, stopping).await;
+                return;
             }
             Some(_) => {}
         }
     }
-    let stream = Heard { stream, line: Arc::clone(&origin.line) };
+    let stream = Heard::new(stream, &origin.line);
     // How a connection ended is its peer's affair.
     match inner.tls.as_ref().filter(|_| !origin.strict) {
         None => {
@@ -180,33 +185,35 @@ async fn first_byte(stream: &TcpStream, mut stop: watch::Receiver<bool>) -> Opti
     Some(first[0])
 }
 
-/// Serve a node within its session, until it ends or is ended.
-async fn session(
+/// Serve a node within its session, until it ends or is ended; the error says only that there was none, or no orderly
+/// end: the peer hears more within it.
+pub(crate) async fn session<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     inner: &Arc<Inner>,
     sessions: &Arc<Sessions>,
-    stream: Heard,
+    stream: S,
     mut origin: Origin,
     watcher: Watcher,
     mut stop: watch::Receiver<bool>,
-) {
+) -> Result<(), Status> {
     let shaken = tokio::select! {
         shaken = sessions.shake_hands(&inner.hub, stream, origin.peer) => shaken,
-        _ = stop.wait_for(|stopped| *stopped) => return,
+        _ = stop.wait_for(|stopped| *stopped) => return Err(Status::unavailable("the server is stopping")),
     };
-    let Some((stream, mut open)) = shaken else { return };
+    let (stream, mut open) = shaken.ok_or_else(|| Status::aborted("no session was opened"))?;
     origin.secure = true;
     origin.certified = Some(inner.access.by_node(&open.node_key.to_string()));
     open.is_orderly = converse(inner, stream, origin, watcher, SESSION_WINDOW_BYTES).await;
+    if open.is_orderly { Ok(()) } else { Err(Status::aborted("the session was ended")) }
 }
 
 /// The stream within TLS; none when the peer does not manage it in time, or the door is closing.
 async fn shake_hands(
     inner: &Inner,
     tls: &Tls,
-    stream: Heard,
+    stream: Heard<TcpStream>,
     mut origin: Origin,
     mut stop: watch::Receiver<bool>,
-) -> Option<(TlsStream<Heard>, Origin)> {
+) -> Option<(TlsStream<Heard<TcpStream>>, Origin)> {
     let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.acceptor().accept(stream));
     let stream = tokio::select! {
         done = handshake => done.ok()?.ok()?,
@@ -263,13 +270,19 @@ fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     builder.serve_connection(TokioIo::new(stream), service).into_owned()
 }
 
-/// A socket that tells whether its client has said anything.
-struct Heard {
-    stream: TcpStream,
+/// A stream that tells whether its client has said anything.
+pub(crate) struct Heard<S> {
+    stream: S,
     line: Arc<Line>,
 }
 
-impl AsyncRead for Heard {
+impl<S> Heard<S> {
+    pub(crate) fn new(stream: S, line: &Arc<Line>) -> Self {
+        Self { stream, line: Arc::clone(line) }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -282,7 +295,7 @@ impl AsyncRead for Heard {
     }
 }
 
-impl AsyncWrite for Heard {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         if written.is_ready() {

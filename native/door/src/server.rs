@@ -95,6 +95,8 @@ pub(crate) struct Inner {
     pub(crate) tls: Option<Tls>,
     pub(crate) sessions: Option<Arc<Sessions>>,
     pub(crate) observe: Arc<Observe>,
+    /// Whether the door is closing.
+    pub(crate) stop: watch::Receiver<bool>,
 }
 
 impl Door {
@@ -123,6 +125,7 @@ impl Door {
             observe.watch("sessions".to_owned(), Box::new(move || sessions.counts()));
         }
         let application = options.application.then(|| Arc::clone(&hub));
+        let (stop, stopping) = watch::channel(false);
         let inner = Inner {
             hub,
             services: Arc::new(services),
@@ -132,8 +135,8 @@ impl Door {
             tls: options.tls.map(Tls::new).transpose()?,
             sessions,
             observe,
+            stop: stopping,
         };
-        let (stop, _) = watch::channel(false);
         Ok(Self {
             inner: Arc::new(inner),
             threads: if options.threads == 0 { lanes::count() } else { options.threads },
@@ -206,7 +209,7 @@ impl Door {
         observe.listen.get_or_init(|| address.to_string());
         runtime.spawn(count(Arc::clone(observe)));
         runtime.spawn(services.updates.writer(hub, &services.store));
-        runtime.spawn(accept(Arc::clone(&self.inner), Lanes::of(&runtimes), listener, local, self.stop.subscribe()));
+        runtime.spawn(accept(Arc::clone(&self.inner), Lanes::of(&runtimes), listener, local));
         runtime.spawn(watch_files(Arc::clone(&self.inner)));
         *self.runtimes.lock().unwrap_or_else(PoisonError::into_inner) = runtimes;
         Ok(address)

@@ -14,6 +14,8 @@ from buildnet.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from buildnet.app.config import WorkerRunConfig
+    from buildnet.model.credentials import Credentials
+    from buildnet.model.join_line import JoinLine
 
 
 @click.command(
@@ -116,13 +118,22 @@ def _config(text: str | None, directory: Path) -> WorkerRunConfig:
                 "ask for a join line: buildnet fleet tokens new",
                 field="line",
             )
-        return WorkerRunConfig(known.url, directory, line=known)
+        return WorkerRunConfig(known.url, directory, line=known, credentials=_credentials(known))
     if text == "-" or (not is_join_line(text) and "/" in text and Path(text).is_file()):
         text = _read(text)
     if not is_join_line(text):
         return WorkerRunConfig(text, directory, credentials=options.given_credentials())
     line = JoinLine.parse(text)
-    return WorkerRunConfig(line.url, directory, line=line)
+    return WorkerRunConfig(line.url, directory, line=line, credentials=_credentials(line))
+
+
+def _credentials(line: JoinLine) -> Credentials:
+    """For whoever ends TLS before the controller: no token, since the session proves who joins."""
+    from buildnet.model.credentials import NONE
+
+    if line.carrier != "https":
+        return NONE
+    return replace(options.given_credentials(), token=NONE.token)
 
 
 def _read(name: str) -> str:
