@@ -201,6 +201,14 @@ class Stop:
 
 @quick
 @dataclass(frozen=True, slots=True)
+class Unheard:
+    """An attempt's lease ran out: no more of its log is known to come, though its worker may be heard again."""
+
+    fence: int
+
+
+@quick
+@dataclass(frozen=True, slots=True)
 class Settle:
     """Tell a worker that its Done need not be repeated."""
 
@@ -242,4 +250,4 @@ class Record:
     outcome: Outcome | None = None
 
 
-Effect = Lookup | Assign | Prefetch | Stop | Settle | Publish | Tell | Record
+Effect = Lookup | Assign | Prefetch | Stop | Unheard | Settle | Publish | Tell | Record

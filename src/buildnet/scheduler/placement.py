@@ -95,7 +95,8 @@ class Worker:
 
     `level` is how busy it is, -1 while it is given no work or is full. `plain` of what runs asked for no cpus: `slots`
     bounds these, its amounts the others, and `attempts_max` all. `ahead` is the entry whose inputs it
-    was told to fetch, -1 for none. `gone` once its session ended: what it ran counts nowhere.
+    was told to fetch, -1 for none. `silent` from when a lease of its own ran out until it is heard again. `gone` once
+    its session ended: what it ran counts nowhere.
     """
 
     __slots__ = (
@@ -120,6 +121,7 @@ class Worker:
         "offer",
         "plain",
         "refused",
+        "silent",
         "slot",
         "slot_cpu_milli",
         "slots",
@@ -133,7 +135,7 @@ class Worker:
         self.plain = 0
         self.bit = bit
         self.cordoned = cordoned
-        self.draining = self.gone = False
+        self.draining = self.silent = self.gone = False
         self.fences: set[int] = set()
         self.cpu_milli = self.memory_bytes = self.disk_bytes = self.gpus = 0
         self.level = -1
@@ -153,7 +155,7 @@ class Worker:
     @property
     def is_open(self) -> bool:
         """Whether it is given work at all."""
-        return not (self.draining or self.cordoned)
+        return not (self.draining or self.cordoned or self.silent)
 
     @property
     def used(self) -> Amounts:
@@ -242,7 +244,7 @@ class Placement:
         count, was, cpu_milli_max = len(worker.fences), worker.level, worker.cpu_milli_max
         # Nothing takes no cpus: where all are taken nothing has room, whatever it asks.
         is_full = count >= worker.attempts_max or 0 < cpu_milli_max <= worker.cpu_milli
-        if is_full or worker.draining or worker.cordoned:
+        if is_full or worker.draining or worker.cordoned or worker.silent:
             level = -1
         elif not count:
             level = 0
