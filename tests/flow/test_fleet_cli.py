@@ -152,8 +152,8 @@ def test_the_local_worker_has_the_limits_of_up(house: House) -> None:
         assert words in told
 
 
-def test_a_worker_offers_the_processors_that_it_is_told_to(house: House) -> None:
-    server = house.up("--slots", "3", "--cpus", "0.5")
+def test_a_worker_offers_the_processors_and_gives_the_memory_that_it_is_told_to(house: House) -> None:
+    server = house.up("--slots", "3", "--cpus", "0.5", "--memory-max", "1 GiB")
     with connect(server.url) as client:
         while not (nodes := client.fleet_nodes()):
             pass
@@ -162,6 +162,8 @@ def test_a_worker_offers_the_processors_that_it_is_told_to(house: House) -> None
         assert "0.5 cpus, " in command("show", "--url", server.url, nodes[0].node)
         with pytest.raises(NoCapableWorker, match=r"has 1 cpu: .* has 0.5 cpus, "):
             client.run(["/bin/true"], resources=Amounts(1000))
+        with pytest.raises(NoCapableWorker, match=r"has 2 GiB of memory: .* gives one action 1 GiB of memory; "):
+            client.run(["/bin/true"], resources=Amounts(memory_bytes=2 << 30))
 
 
 def test_the_local_worker_that_was_drained_stays_away(house: House) -> None:

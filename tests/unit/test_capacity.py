@@ -22,9 +22,13 @@ from buildnet.model.amounts import Amounts
 from buildnet.model.caller import share_of
 from buildnet.model.digest import EMPTY
 from buildnet.model.node import SLOTS_MAX
+from buildnet.sandbox.policy import Limits
 from buildnet.scheduler.limits import ORGANISATION, USER, Quota
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
 from buildnet.worker.capacity import capacity_of, given_in, processors_milli, quota_milli_of
+from buildnet.worker.config import WorkerConfig
+from buildnet.worker.identity import Identity
+from buildnet.worker.messages import hello_of
 
 
 def hello(**capacity: int) -> fleet_pb2.Hello:
@@ -105,6 +109,18 @@ def test_a_capacity_is_taken_as_it_was_said_and_bounded() -> None:
     with pytest.raises(InvalidRequest) as refused:
         greeting_of(hello(memory_bytes=1 << 60), "0.1.0")
     assert refused.value.fields["field"] == "hello.capacity"
+
+
+def test_what_one_action_may_ask_for_is_told_and_bounded(tmp_path: Path) -> None:
+    config = WorkerConfig("grpc://127.0.0.1:1", tmp_path, version="0.1.0", limits=Limits(memory_bytes=2 << 30))
+    said = hello_of(config, Identity("n", "b"), frozenset(), (), sent_unix_ms=0).hello
+    assert greeting_of(said, "0.1.0").offer.action_max == Amounts(memory_bytes=2 << 30)
+    said.action_max.disk_bytes = 1 << 60
+    with pytest.raises(InvalidRequest) as refused:
+        greeting_of(said, "0.1.0")
+    assert refused.value.fields["field"] == "hello.action_max"
+    plain = hello_of(replace(config, limits=Limits()), Identity("n", "b"), frozenset(), (), sent_unix_ms=0).hello
+    assert greeting_of(plain, "0.1.0").offer.action_max == Amounts()
 
 
 async def test_what_is_reserved_is_told_to_the_worker() -> None:
