@@ -80,7 +80,7 @@ class World:
             )
             for e in c.entries.values()
         )
-        workers = tuple((n, tuple(sorted(w.fences))) for n, w in sorted(c.workers.items()))
+        workers = tuple((n, w.silent, tuple(sorted(w.fences))) for n, w in sorted(c.workers.items()))
         facts = (self.net, self.running, self.sending, self.up, self.cached, self.writing, self.written, self.told)
         bounds = (self.losses, self.repeats, self.expiries, self.cancels, self.overlaps)
         return (entries, workers, tuple(fences), facts, bounds, self.wrong)
@@ -168,6 +168,12 @@ def successors(world: World) -> Iterator[tuple[object, World]]:
         after.expiries -= 1
         feed(after, ev.Tick(after.core.now_s + 100.0))
         yield ("expire",), after
+    for node in world.up:
+        if world.core.workers[node].silent:
+            after = world.copy()
+            running = tuple(sorted(fence for at, fence in world.running if at == node))
+            feed(after, ev.Heartbeat(node, running, after.core.now_s))
+            yield ("heard", node), after
     if world.cancels:
         after = world.copy()
         after.cancels -= 1
@@ -255,8 +261,9 @@ def broken(world: World) -> str:
         return f"{sorted(stranded)} wait for nothing"
     if not world.net and not world.running and following and world.up == frozenset(NODES):
         leased = any(e.state == "leased" for e in c.entries.values())
-        # A lost assignment is mended by its lease's end; anything else would wait for ever.
-        if not leased or not c._on.requeue:
+        silent = any(worker.silent for worker in c.workers.values())
+        # A lost assignment is mended by its lease's end, silence by the next beat; all else would wait for ever.
+        if (not leased and not silent) or not c._on.requeue:
             return f"nothing will ever happen for {sorted(following)}"
     unsettled = [m for m in world.net if m[0] == "done"]
     if unsettled and len(world.net) == len(unsettled) and not following and told == set(CLIENTS) and not c._on.settle:

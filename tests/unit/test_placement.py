@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -286,6 +287,27 @@ def test_what_can_fit_nowhere_is_refused_with_what_there_is() -> None:
     outcome = bench.told(bench.want(asked=Amounts(8000)))
     assert outcome is not None
     assert outcome.message.endswith("ask for less, or join a larger worker")
+
+
+def test_nobody_gives_one_action_more_than_it_is_told_to() -> None:
+    small = replace(offer("v", 4, Amounts(4000, 8 << 30, 8 << 30)), action_max=Amounts(0, 1 << 30, 2 << 30))
+    bench = Bench(small, offer("w", 1, Amounts(4000, 4 << 30)))
+    for asked in (Amounts(0, 2 << 30), Amounts(0, 0, 3 << 30)):
+        bench.want(asked=asked)
+        ((fence, (worker, _)),) = bench.running.items()
+        assert worker == "w"
+        bench.end(fence)
+    bench = Bench(small)
+    for asked in (Amounts(0, 1 << 30), Amounts(0, 0, 2 << 30), Amounts(4000)):
+        assert bench.told(bench.want(asked=asked)) is None
+    outcome = bench.told(bench.want(asked=Amounts(0, 2 << 30)))
+    assert outcome is not None
+    assert outcome.code == "no_capable_worker"
+    for words in (
+        "has 2 GiB of memory: v has 4 cpus, 8 GiB of memory, 8 GiB of disk and gives one action 1 GiB of memory, 2 GiB",
+        "ask for less, or join a larger worker, or raise its --memory-max or --disk-max",
+    ):
+        assert words in outcome.message
 
 
 def test_a_decision_matches_nobody_anew_for_what_failed_somewhere() -> None:

@@ -440,14 +440,18 @@ class SchedulerCore:
     def _heartbeat(self, event: ev.Heartbeat, effects: list[ev.Effect]) -> None:
         self.now_s = max(self.now_s, event.now_s)
         deadline_s = self.now_s + self.limits.lease_s
+        worker = self.workers.get(event.worker)
         for fence in event.fences:
             attempt = self.leases.of(fence)
             if attempt is not None and attempt.lease.worker == event.worker:
                 attempt.deadline_s = deadline_s
-            else:
+            elif worker is None or not self._adopt(worker, fence, effects):
                 effects.append(ev.Stop(event.worker, fence, "the lease was lost"))
+        if worker is not None and worker.silent:
+            worker.silent = False
+            self.dispatch.closed_or_opened(worker)
+            self._place(effects)
         # With each beat and not with each lease: what ends sooner than the next beat has nothing to wait for.
-        worker = self.workers.get(event.worker)
         if worker is not None and (entry := self.dispatch.ahead(worker)) is not None:
             effects.append(ev.Prefetch(event.worker, entry.wanted.key))
 
@@ -464,8 +468,12 @@ class SchedulerCore:
             self._wait_no_more(entry, effects, may_return=True)
             late = True
         while (attempt := self.leases.expired(self.now_s)) is not None:
-            effects.append(ev.Stop(attempt.lease.worker, attempt.lease.fence, "the lease ran out"))
-            self._take_back(attempt, effects)
+            # Nobody hears it, so it is given nothing that would be lost too; what it runs may go on once it is heard.
+            if (worker := attempt.worker) is not None and not worker.silent:
+                worker.silent = True
+                self.dispatch.closed_or_opened(worker)
+            effects.append(ev.Unheard(attempt.lease.fence))
+            self._take_back(attempt, effects, may_return=True)
             late = True
         if late:
             self._place(effects)

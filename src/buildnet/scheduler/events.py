@@ -211,6 +211,14 @@ class Stop:
 
 @quick
 @dataclass(frozen=True, slots=True)
+class Unheard:
+    """An attempt's lease ran out: no more of its log is known to come, though its worker may be heard again."""
+
+    fence: int
+
+
+@quick
+@dataclass(frozen=True, slots=True)
 class Settle:
     """Tell a worker that its Done need not be repeated."""
 
@@ -253,4 +261,4 @@ class Record:
     operation: str = ""
 
 
-Effect = Lookup | Assign | Prefetch | Stop | Settle | Publish | Tell | Record
+Effect = Lookup | Assign | Prefetch | Stop | Unheard | Settle | Publish | Tell | Record

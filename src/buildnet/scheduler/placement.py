@@ -98,8 +98,9 @@ class Worker:
 
     `level` is how busy it is, -1 while it is given no work or is full. `plain` of what runs asked for no cpus: `slots`
     bounds these, its amounts the others, and `attempts_max` all. `ahead` is the entry whose inputs it
-    was told to fetch, -1 for none. `gone` once its session ended: what it ran counts nowhere. Of `sending`
-    of its attempts the commands have ended, and only their disk is counted; as many as slots may, and `to_send` wait.
+    was told to fetch, -1 for none. `silent` from when a lease of its own ran out until it is heard again. `gone` once
+    its session ended: what it ran counts nowhere. Of `sending` of its attempts the commands have ended, and only their
+    disk is counted; as many as slots may, and `to_send` wait.
     """
 
     __slots__ = (
@@ -125,6 +126,7 @@ class Worker:
         "plain",
         "refused",
         "sending",
+        "silent",
         "slot",
         "slot_cpu_milli",
         "slots",
@@ -139,7 +141,7 @@ class Worker:
         self.plain = 0
         self.bit = bit
         self.cordoned = cordoned
-        self.draining = self.gone = False
+        self.draining = self.silent = self.gone = False
         self.fences: set[int] = set()
         self.sending = 0
         self.to_send: deque[Attempt] = deque()
@@ -161,7 +163,7 @@ class Worker:
     @property
     def is_open(self) -> bool:
         """Whether it is given work at all."""
-        return not (self.draining or self.cordoned)
+        return not (self.draining or self.cordoned or self.silent)
 
     @property
     def used(self) -> Amounts:
@@ -250,7 +252,7 @@ class Placement:
         count, was, cpu_milli_max = len(worker.fences) - worker.sending, worker.level, worker.cpu_milli_max
         # Nothing takes no cpus: where all are taken nothing has room, whatever it asks.
         is_full = count >= worker.attempts_max or 0 < cpu_milli_max <= worker.cpu_milli
-        if is_full or worker.draining or worker.cordoned:
+        if is_full or worker.draining or worker.cordoned or worker.silent:
             level = -1
         elif not count:
             level = 0

@@ -9,6 +9,7 @@ from typing import Final, cast
 
 from buildnet.errors import InvalidRequest
 from buildnet.model.action import ActionKey, Outcome, Properties
+from buildnet.model.amounts import Amounts
 from buildnet.model.digest import Digest
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
 from buildnet.wire.actions import digest_message, digest_of
@@ -50,6 +51,10 @@ def hello_of(
     hello.sent_at.FromMilliseconds(sent_unix_ms)
     if (capacity := config.capacity) is not None:
         hello.capacity.CopyFrom(amounts_message(capacity))
+    limits = config.limits
+    if limits.memory_bytes or limits.disk_bytes:
+        most = Amounts(memory_bytes=limits.memory_bytes or 0, disk_bytes=limits.disk_bytes or 0)
+        hello.action_max.CopyFrom(amounts_message(most))
     for name, value in sorted(properties):
         hello.properties.add(name=name, value=value)
     for assignment in held:

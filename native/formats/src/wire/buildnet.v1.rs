@@ -220,6 +220,8 @@ pub struct Hello {
     pub hostname: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "8")]
     pub capacity: ::core::option::Option<Amounts>,
+    #[prost(message, optional, tag = "9")]
+    pub action_max: ::core::option::Option<Amounts>,
     #[prost(message, optional, tag = "20")]
     pub sent_at: ::core::option::Option<::prost_types::Timestamp>,
 }
