@@ -12,6 +12,7 @@ use buildnet_store::Store;
 use buildnet_tiers::Tiers;
 use bytes::Bytes;
 use prost::Message;
+use tokio::sync::Semaphore;
 use tonic::Status;
 
 use crate::access::{Caller, Right};
@@ -102,6 +103,8 @@ pub(crate) struct Services {
     pub(crate) store: Arc<Store>,
     pub(crate) tiers: Option<Arc<Tiers>>,
     pub(crate) uploads: Uploads,
+    /// A permit for each digest that a walk of GetTree remembers.
+    pub(crate) walks: Arc<Semaphore>,
     pub(crate) writes: Writes,
     pub(crate) updates: Arc<Updates>,
     pub(crate) execution: bool,

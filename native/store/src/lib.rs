@@ -38,7 +38,7 @@ pub use crate::entries::{Draft, EntryName, Kept, Origin, VALUE_BYTES_PACKED};
 pub use crate::evict::{Background, Evicted};
 pub use crate::scrub::Scrubbed;
 pub use crate::survey::{Cursor, Group, Page, Referrers, Taken};
-pub use crate::trees::TreePage;
+pub use crate::trees::{TreePage, TreeWalk};
 pub use crate::view::{Facts, Listed};
 
 use crate::completeness::Closures;
