@@ -45,7 +45,7 @@ def load_or_create_at(path: Path) -> SigningKey:
     Raises:
         StateCorrupt: the file cannot be read or does not hold a key.
     """
-    return _kept(path, lambda: SigningKey(secrets.token_bytes(_SECRET_BYTES)).pem(), SigningKey.of_pem)
+    return _kept(path, lambda: SigningKey.generate().pem(), SigningKey.of_pem)
 
 
 @dataclass(frozen=True, slots=True)
