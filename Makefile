@@ -72,6 +72,8 @@ crash: setup ## kill a server a hundred times while it is written to, and look f
 	$(BIN)/python -m tests.faults.campaign --kills $(or $(KILLS),100)
 	$(BIN)/python -m tests.faults.campaign --kills $(or $(KILLS),100) --durability power --writes 3000
 	$(BIN)/python -m tests.faults.campaign --kills $(or $(KILLS),100) --evict
+	$(BIN)/python -m tests.faults.power --cuts $(or $(CUTS),50)
+	$(BIN)/python -m tests.faults.power --cuts $(or $(CUTS),50) --evict
 	$(BIN)/python -m tests.faults.engine_campaign --kills $(or $(KILLS),100) --actions $(or $(ACTIONS),2000) --partitions $(or $(PARTITIONS),20)
 	BUILDNET_CANCEL_CLIENTS=500 $(BIN)/pytest -q tests/faults/test_cancels.py
 	$(BIN)/python -m tests.faults.ledger_campaign --kills $(or $(KILLS),200)

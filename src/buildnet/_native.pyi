@@ -263,6 +263,10 @@ class SigningKey:
         """
 
     @staticmethod
+    def generate() -> SigningKey:
+        """A new key, of random bytes that are fit for secrets."""
+
+    @staticmethod
     def of_pem(pem: str) -> SigningKey:
         """The key in PKCS 8 PEM (RFC 8410).
 

@@ -30,10 +30,15 @@ def replace_file(path: Path, text: str, *, synced: bool = False, mode: int = 0o6
             fresh.unlink()
         raise
     if synced:
-        _sync(path.parent)
+        sync_directory(path.parent)
 
 
-def _sync(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """Have the names in it on the disk: those of new files are lost with the power until then, whatever they hold.
+
+    Raises:
+        OSError: the disk fails.
+    """
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

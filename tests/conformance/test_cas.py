@@ -155,6 +155,16 @@ def test_a_batch_over_the_limit_is_refused(server: Server) -> None:
     refused(lambda: server.update(*blobs), Code.INVALID_ARGUMENT)
 
 
+@rule(
+    MUST,
+    UPDATE,
+    "Every blob of a batch is answered by its own status, in a reply that clients take, though all are wrong.",
+)
+def test_many_wrong_blobs_are_answered_one_by_one(server: Server) -> None:
+    blobs = [(server.digest(b"%05d" % number), b"x%04d" % (number % 10_000)) for number in range(25_000)]
+    assert server.update(*blobs) == {text_of(digest): INVALID for digest, _ in blobs}
+
+
 @rule(MUST, READ, "Reading more than the server's limit at once is INVALID_ARGUMENT.")
 def test_reading_over_the_limit_is_refused(server: Server) -> None:
     limit = server.cache.max_batch_total_size_bytes

@@ -211,9 +211,29 @@ def test_values_of_build_tools_pass(pair: tuple[Front, Front], settled: Any, pat
     elif path.startswith("/v1/"):
         assert there("PUT", path, fresh()).status == 409
     else:
-        # Only what is here is removed: the next who asks brings it again.
+        # Who may not write there removes it here only: the next who asks brings it again.
         assert there("DELETE", path).status == 204
         assert there("GET", path).body == value
+        assert here("DELETE", path).status == 204
+        assert here("GET", path).status == 404
+        assert there("DELETE", path).status == 204
+        assert there("GET", path).status == 404
+        assert here("DELETE", path).status == 404
+
+
+@pytest.mark.parametrize("path", ["/ac/{}", "/sccache/{}"])
+def test_what_was_removed_before_a_tier_had_it_does_not_come_back(
+    pair: tuple[Front, Front], settled: Any, path: str
+) -> None:
+    here, there = Http(pair[0].listen), Http(pair[1].listen)
+    paths = [path.format(fresh(32).hex()) for _ in range(20)]
+    for name in paths:
+        assert here("PUT", name, fresh(300)).status in (200, 201)
+        # A back tier's queue has it, or is just about to write it.
+        assert here("DELETE", name).status == 204
+    settled()
+    assert [there("GET", name).status for name in paths] == [404] * len(paths)
+    assert [here("GET", name).status for name in paths] == [404] * len(paths)
 
 
 def test_readers_at_once_share_one_fetch(pair: tuple[Front, Front], writer: Server, settled: Any) -> None:

@@ -57,12 +57,12 @@ class Campaign:
 
     def run(self, kills: int) -> None:
         """So many rounds of write, kill, start again and look; at the end everything is read once more."""
-        server = Process(self.state, *self.arguments, command=self.command)
+        server = self.started()
         self.first_s = server.ready_s
         try:
             for number in range(kills):
                 fresh = self._write_until_killed(server, number)
-                server = Process(self.state, *self.arguments, command=self.command)
+                server = self.started()
                 self.restarts_s.append(server.ready_s)
                 whole = number == kills - 1 or number % 10 == 9
                 self._look(server.url, fresh, whole=whole)
@@ -70,6 +70,10 @@ class Campaign:
                     print(self.line(), flush=True)
         finally:
             server.kill()
+
+    def started(self) -> Process:
+        """The server, on what the kill left."""
+        return Process(self.state, *self.arguments, command=self.command)
 
     def _write_until_killed(self, server: Process, number: int) -> list[set[str]]:
         before = [set(record.blobs) | set(record.spliced) for record in self.records]

@@ -19,6 +19,10 @@ def small_store(segment_bytes: int, size_bytes_max: int, keep_s: int) -> list[st
     return [sys.executable, "-m", "tests.faults.small_store", *map(str, (segment_bytes, size_bytes_max, keep_s))]
 
 
+class NotReady(AssertionError):
+    """A server ended before it was ready."""
+
+
 class Process:
     """`buildnet up --no-worker` over `state`, ready when made. `ready_s` is from its start to its first answer."""
 
@@ -39,7 +43,7 @@ class Process:
         line = self.process.stdout.readline()
         self.ready_s = time.monotonic() - began
         if not line:
-            raise AssertionError(f"the server ended with {self.process.wait()} before it was ready")
+            raise NotReady(f"the server ended with {self.process.wait()} before it was ready")
         self.ready: dict[str, Any] = json.loads(line)
 
     @property

@@ -51,6 +51,8 @@ class Record:
     begun: dict[str, Recipe] = field(default_factory=dict)
     # Of each action: the highest version acknowledged, and the highest begun.
     results: dict[str, list[int]] = field(default_factory=dict)
+    # SHA-256 of the results that were acknowledged, whatever overwrote them.
+    entries: list[str] = field(default_factory=list)
     writes: int = 0
     refused: int = 0
     # When each was acknowledged, by time.monotonic().
@@ -189,4 +191,5 @@ class Writer(threading.Thread):
         result = re.ActionResult(exit_code=versions[1], stdout_digest=digest)
         server.store_result(digest_of(name.encode()), result)
         versions[0] = versions[1]
+        self.record.entries.append(digest_of(result.SerializeToString()).hash)
         self.record.writes += 1

@@ -277,6 +277,19 @@ def test_a_dead_tier_is_left_alone_and_asked_again_later(hot: Valkey, fronts: Fr
     until(lambda: "answers again" in front.log, "it is reported")
 
 
+def test_what_a_tier_could_not_be_told_to_forget_is_not_told_to_be_gone(hot: Valkey, fronts: Fronts) -> None:
+    front = fronts.start(hot.table(write="through", timeout="500 ms"))
+    path = f"/gradle/{fresh(16).hex()}"
+    assert front.http("PUT", path, b"value")[0] == 201
+    hot.kill()
+    status, said = front.http("DELETE", path)
+    assert (status, b"send it again" in said) == (503, True)
+    hot.start()
+    # By now it is left alone or asked again: once it answers, it forgets.
+    until(lambda: front.http("DELETE", path)[0] in (204, 404), "it is removed there too")
+    assert front.http("GET", path)[0] == 404
+
+
 def test_a_required_tier_that_is_down_refuses_the_start_and_another_is_reported(hot: Valkey, fronts: Fronts) -> None:
     hot.kill()
     refusing = fronts.start(hot.table(required=True, timeout="500 ms"))

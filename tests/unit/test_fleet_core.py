@@ -158,7 +158,10 @@ def test_a_node_that_is_not_known_can_be_removed_and_nothing_else() -> None:
 @pytest.mark.parametrize(("skew_ms", "told"), [(None, 0), (0, 0), (1000, 0), (-1000, 0), (1001, 1)])
 def test_a_clock_that_is_ahead_is_told_once_a_start(skew_ms: int | None, told: int) -> None:
     fleet = FleetCore({})
-    assert records(joined(fleet, skew_ms=skew_ms)).count("node.clock_skewed") == told
+    effects = joined(fleet, skew_ms=skew_ms)
+    assert records(effects).count("node.clock_skewed") == told
+    # Of Hello and of Welcomed.
+    assert effects.count(fe.Changed("n")) == 2
     assert "node.clock_skewed" not in records(joined(fleet, 2, skew_ms=skew_ms))
     assert records(joined(fleet, 3, "b2", skew_ms=skew_ms)).count("node.clock_skewed") == told
 

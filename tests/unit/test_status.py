@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from buildnet.client.status import error_of_status
@@ -11,11 +14,14 @@ from buildnet.edge.status import (
     RESOURCE_EXHAUSTED,
     UNAVAILABLE,
     ended_status,
+    http_status,
     status_of,
     to_status,
 )
 from buildnet.errors import BY_CODE, BlobsMissing, BuildNetError, InvalidRequest
 from buildnet.wire._gen.google.rpc import error_details_pb2, status_pb2
+
+DOOR = Path(__file__).parents[2] / "native/door/src/status.rs"
 
 
 @pytest.mark.parametrize("code", sorted(BY_CODE))
@@ -25,6 +31,13 @@ def test_every_error_has_a_row_and_comes_back(code: str) -> None:
     number, text, details = to_status(error)
     assert (number, text) == (GRPC_CODES[code], "why")
     assert type(error_of_status(status_pb2.Status.FromString(details))) is type(error)
+
+
+def test_the_door_has_the_same_rows() -> None:
+    rows = re.findall(r'^    \("(\w+)", Code::\w+, (\d+)\),$', DOOR.read_text(), re.MULTILINE)
+    assert {code: int(status) for code, status in rows} == {
+        code: http_status(cls("why")) for code, cls in BY_CODE.items()
+    }
 
 
 def test_permanent_errors_are_not_repeated_by_go_clients() -> None:

@@ -15,7 +15,7 @@ use crate::access::Caller;
 use crate::bytestream::on_disk;
 use crate::codec::{decode, frame};
 use crate::results::{Inline, inlined};
-use crate::services::{Method, Services};
+use crate::services::{Method, Services, updated};
 use crate::spare;
 use crate::status::{inner_status, status_of};
 use crate::wire::{FindMissing, framed};
@@ -210,5 +210,5 @@ async fn batch_updated(tiers: &Tiers, body: &Bytes, answer: Bytes) -> Result<Byt
     for (number, done) in numbers.into_iter().zip(done) {
         response.responses[number].status = Some(inner_status(&done));
     }
-    Ok(framed(&response))
+    Ok(updated(response))
 }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
 use buildnet_formats::wire::google::bytestream as bs;
 use buildnet_formats::{Compressor, Digest, Function, NativeError, ReadName, WriteName};
-use buildnet_store::{Checked, Store};
+use buildnet_store::{Checked, Store, TreeWalk};
 use bytes::Bytes;
 use futures_util::stream;
 use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
 use crate::access::{Caller, Right};
@@ -327,21 +328,56 @@ pub(crate) async fn get_tree(services: &Services, caller: &Caller, body: Bytes) 
             _ => {}
         }
     }
-    let store = Arc::clone(&services.store);
-    let first = page(Arc::clone(&store), root, page_size, request.page_token).await?;
-    let pages = stream::try_unfold(Some(first), move |state| {
-        let store = Arc::clone(&store);
-        async move {
-            let Some(reply) = state else { return Ok(None) };
-            let token = reply.next_page_token.clone();
-            let next = if token.is_empty() { None } else { Some(page(store, root, page_size, token).await?) };
-            Ok(Some((framed(&reply), next)))
-        }
+    let mut tree = Tree {
+        store: Arc::clone(&services.store),
+        memory: Arc::clone(&services.walks),
+        root,
+        page_size,
+        token: request.page_token,
+        walk: None,
+    };
+    let first = tree.page().await?;
+    let pages = stream::try_unfold((tree, Some(first)), |(mut tree, reply)| async move {
+        let Some(reply) = reply else { return Ok(None) };
+        let next = if tree.token.is_empty() { None } else { Some(tree.page().await?) };
+        Ok(Some((framed(&reply), (tree, next))))
     });
     Ok(Answer::Pieces(Box::pin(pages)))
 }
 
-async fn page(store: Arc<Store>, root: Digest, size: usize, token: String) -> Result<re::GetTreeResponse, Status> {
-    let page = on_disk(usize::MAX, move || store.tree_page(&root, size, &token, PAGE_BYTES_MAX)).await?;
-    Ok(re::GetTreeResponse { directories: page.directories, next_page_token: page.next_page_token })
+/// What all walks of GetTree remember between pages at most: about 160 MB. One that finds no room looks for its place anew.
+pub(crate) const WALKED_DIRECTORIES_MAX: usize = 1_000_000;
+
+/// A tree on its way to a client.
+struct Tree {
+    store: Arc<Store>,
+    memory: Arc<Semaphore>,
+    root: Digest,
+    page_size: usize,
+    /// Where the next page begins.
+    token: String,
+    walk: Option<(TreeWalk, OwnedSemaphorePermit)>,
+}
+
+impl Tree {
+    async fn page(&mut self) -> Result<re::GetTreeResponse, Status> {
+        let (walk, permit) = self.walk.take().unzip();
+        let (store, root, size, token) = (Arc::clone(&self.store), self.root, self.page_size, self.token.clone());
+        let (walk, page) = on_disk(usize::MAX, move || {
+            let mut walk = match walk {
+                Some(walk) => walk,
+                None => store.tree_walk(&root, size, &token, PAGE_BYTES_MAX)?,
+            };
+            let page = walk.next_page()?;
+            Ok((walk, page))
+        })
+        .await?;
+        drop(permit);
+        if !page.next_page_token.is_empty() {
+            let known = u32::try_from(walk.known()).unwrap_or(u32::MAX);
+            self.walk = Arc::clone(&self.memory).try_acquire_many_owned(known).ok().map(|permit| (walk, permit));
+        }
+        self.token.clone_from(&page.next_page_token);
+        Ok(re::GetTreeResponse { directories: page.directories, next_page_token: page.next_page_token })
+    }
 }

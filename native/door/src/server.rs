@@ -10,8 +10,9 @@ use buildnet_store::Store;
 use buildnet_tiers::Tiers;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
+use crate::bytestream::WALKED_DIRECTORIES_MAX;
 use crate::credentials::{Access, AccessOptions};
 use crate::heap;
 use crate::http::HttpCache;
@@ -115,6 +116,7 @@ impl Door {
             store: Arc::clone(&store),
             tiers: tiers.clone(),
             uploads: Uploads::default(),
+            walks: Arc::new(Semaphore::new(WALKED_DIRECTORIES_MAX)),
             writes: Writes::default(),
             updates: Arc::clone(&updates),
             execution: options.execution,

@@ -12,6 +12,7 @@ use buildnet_store::Store;
 use buildnet_tiers::Tiers;
 use bytes::Bytes;
 use prost::Message;
+use tokio::sync::Semaphore;
 use tonic::Status;
 
 use crate::access::{Caller, Right};
@@ -109,6 +110,8 @@ pub(crate) struct Services {
     pub(crate) store: Arc<Store>,
     pub(crate) tiers: Option<Arc<Tiers>>,
     pub(crate) uploads: Uploads,
+    /// A permit for each digest that a walk of GetTree remembers.
+    pub(crate) walks: Arc<Semaphore>,
     pub(crate) writes: Writes,
     pub(crate) updates: Arc<Updates>,
     pub(crate) execution: bool,
@@ -201,6 +204,7 @@ impl Services {
         let function = Function::of_message(request.digest_function).map_err(|e| status_of(&e))?;
         let total: usize = request.requests.iter().map(|r| r.data.len()).sum();
         check_batch(total)?;
+        reply_room(request.requests.iter().map(|entry| entry.digest.as_ref()))?;
         let mut answers: Vec<Result<(), NativeError>> = Vec::with_capacity(request.requests.len());
         let (mut plain, mut numbers) = (Vec::with_capacity(request.requests.len()), Vec::new());
         for (number, entry) in request.requests.iter().enumerate() {
@@ -226,7 +230,7 @@ impl Services {
         let responses = request.requests.into_iter().zip(answers).map(|(entry, done)| {
             re::batch_update_blobs_response::Response { digest: entry.digest, status: Some(inner_status(&done)) }
         });
-        Ok(framed(&re::BatchUpdateBlobsResponse { responses: responses.collect() }))
+        Ok(updated(re::BatchUpdateBlobsResponse { responses: responses.collect() }))
     }
 
     fn update_zstd(&self, digest: Digest, frames: &[u8]) -> Result<(), NativeError> {
@@ -249,15 +253,9 @@ impl Services {
         let total = request.digests.iter().fold(0u64, |sum, d| sum.saturating_add(d.size_bytes.max(0).cast_unsigned()));
         let total = usize::try_from(total).unwrap_or(usize::MAX);
         check_batch(total)?;
-        let least: usize = request.digests.iter().map(|digest| ENTRY_BYTES_MAX + digest.encoded_len()).sum();
-        let least = total + least;
-        let Some(left) = REPLY_BYTES_MAX.checked_sub(least) else {
-            return Err(Status::invalid_argument(format!(
-                "{} blobs are too many for one batch: with their digests the reply would be of {least} bytes, over the \
-                 limit of {REPLY_BYTES_MAX}; ask for fewer",
-                request.digests.len(),
-            )));
-        };
+        let room = reply_room(request.digests.iter().map(Some))?;
+        let Some(left) = room.checked_sub(total) else { return Err(too_many(request.digests.len())) };
+        let least = REPLY_BYTES_MAX - left;
         let zstd = request.acceptable_compressors.contains(&(re::compressor::Value::Zstd as i32));
         let mut reply = BatchReadReply::with_capacity(least, left);
         for message in &request.digests {
@@ -305,6 +303,37 @@ impl Services {
         };
         Ok(framed(&bs::QueryWriteStatusResponse { committed_size, complete }))
     }
+}
+
+/// What is left of a batch's reply once every blob is answered by its digest and a code.
+fn reply_room<'a>(digests: impl Iterator<Item = Option<&'a re::Digest>>) -> Result<usize, Status> {
+    let (mut count, mut least) = (0, 0);
+    for digest in digests {
+        count += 1;
+        least += ENTRY_BYTES_MAX + digest.map_or(0, re::Digest::encoded_len);
+    }
+    REPLY_BYTES_MAX.checked_sub(least).ok_or_else(|| too_many(count))
+}
+
+fn too_many(count: usize) -> Status {
+    Status::invalid_argument(format!(
+        "{count} blobs are too many for one batch: the reply would be over the limit of {REPLY_BYTES_MAX} bytes with their \
+         digests; send or ask for fewer"
+    ))
+}
+
+/// The framed reply of a batch of writes: every blob is answered, the last ones without words where those take too much.
+pub(crate) fn updated(mut reply: re::BatchUpdateBlobsResponse) -> Bytes {
+    if reply.encoded_len() > REPLY_BYTES_MAX {
+        let mut room = reply_room(reply.responses.iter().map(|one| one.digest.as_ref())).unwrap_or(0);
+        for status in reply.responses.iter_mut().filter_map(|one| one.status.as_mut()) {
+            match room.checked_sub(status.message.len()) {
+                Some(left) => room = left,
+                None => status.message.clear(),
+            }
+        }
+    }
+    framed(&reply)
 }
 
 fn check_batch(total: usize) -> Result<(), Status> {

@@ -7,24 +7,55 @@ use bytes::Bytes;
 use prost::Message;
 use tonic::{Code, Status};
 
+/// Every code of the error tree: its gRPC status, and its status over HTTP. `src/buildnet/edge/status.py` has the same rows,
+/// and `tests/unit/test_status.py` compares them.
+pub(crate) const ERRORS: [(&str, Code, u16); 29] = [
+    ("invalid_request", Code::InvalidArgument, 400),
+    ("not_found", Code::NotFound, 404),
+    ("unauthenticated", Code::Unauthenticated, 401),
+    ("forbidden", Code::PermissionDenied, 403),
+    ("unimplemented", Code::Unimplemented, 501),
+    // REAPI: a blob over max_cas_blob_size_bytes is INVALID_ARGUMENT.
+    ("too_large", Code::InvalidArgument, 413),
+    ("out_of_range", Code::OutOfRange, 400),
+    ("transfer_refused", Code::FailedPrecondition, 409),
+    ("blobs_missing", Code::FailedPrecondition, 409),
+    ("output_invalid", Code::FailedPrecondition, 409),
+    ("dependency_failed", Code::FailedPrecondition, 409),
+    ("lease_lost", Code::Aborted, 409),
+    ("overloaded", Code::ResourceExhausted, 503),
+    ("storage_full", Code::ResourceExhausted, 507),
+    // Another try may reach it: a tier that does not answer, a server that stops.
+    ("node_down", Code::Unavailable, 503),
+    ("no_capable_worker", Code::FailedPrecondition, 409),
+    ("deadline_passed", Code::DeadlineExceeded, 504),
+    ("cancelled", Code::Cancelled, 503),
+    ("digest_mismatch", Code::InvalidArgument, 400),
+    ("bad_signature", Code::InvalidArgument, 400),
+    ("replayed", Code::InvalidArgument, 400),
+    ("expired", Code::InvalidArgument, 400),
+    ("ledger_corrupt", Code::DataLoss, 500),
+    ("sandbox_failed", Code::FailedPrecondition, 409),
+    ("state_corrupt", Code::DataLoss, 500),
+    ("state_newer", Code::FailedPrecondition, 409),
+    ("state_locked", Code::FailedPrecondition, 409),
+    ("port_in_use", Code::FailedPrecondition, 409),
+    ("internal", Code::Internal, 500),
+];
+
+/// The row of an error that is known by its code, or as a bug.
+fn row_of(error: &NativeError) -> (&'static str, Code, u16) {
+    // A rotten blob has been set apart and is absent from now on: say what the next call will say.
+    let code = if error.code == "digest_mismatch" && blamed(error, "store") { "not_found" } else { error.code };
+    row(code).unwrap_or(("internal", Code::Internal, 500))
+}
+
+fn row(code: &str) -> Option<(&'static str, Code, u16)> {
+    ERRORS.into_iter().find(|(known, ..)| *known == code)
+}
+
 fn code_of(error: &NativeError) -> Code {
-    match error.code {
-        "invalid_request" => Code::InvalidArgument,
-        "not_found" => Code::NotFound,
-        "out_of_range" => Code::OutOfRange,
-        "blobs_missing" => Code::FailedPrecondition,
-        "storage_full" | "overloaded" => Code::ResourceExhausted,
-        // REAPI: a blob over max_cas_blob_size_bytes is INVALID_ARGUMENT.
-        "too_large" => Code::InvalidArgument,
-        // A rotten blob has been set apart and is absent from now on: say what the next call will say.
-        "digest_mismatch" if blamed(error, "store") => Code::NotFound,
-        "digest_mismatch" => Code::InvalidArgument,
-        // Another try may reach it: a tier that does not answer, a server that stops.
-        "node_down" => Code::Unavailable,
-        "cancelled" => Code::Cancelled,
-        "state_corrupt" => Code::DataLoss,
-        _ => Code::Internal,
-    }
+    row_of(error).1
 }
 
 fn blamed(error: &NativeError, who: &str) -> bool {
@@ -65,10 +96,31 @@ pub(crate) fn status_of(error: &NativeError) -> Status {
 }
 
 /// The code of the error tree that a status names in its details; none where it names none.
-pub(crate) fn reason_of(status: &Status) -> Option<String> {
+fn reason_of(status: &Status) -> Option<String> {
     let details = rpc::Status::decode(status.details()).ok()?.details;
     let info = details.iter().find(|detail| detail.type_url.ends_with("/google.rpc.ErrorInfo"))?;
     Some(rpc::ErrorInfo::decode(info.value.as_slice()).ok()?.reason)
+}
+
+/// What a status means over HTTP: the code of the error tree that it names, or the one that its gRPC code alone tells, and the
+/// HTTP status.
+pub(crate) fn http_meaning_of(status: &Status) -> (&'static str, http::StatusCode) {
+    let named = reason_of(status).and_then(|reason| row(&reason));
+    let (code, number) = match (named, status.code()) {
+        // Rot that reads as absence keeps its own name.
+        (Some((code, _, _)), Code::NotFound) => (code, 404),
+        (Some((code, _, number)), _) => (code, number),
+        // Without details these say no more: that it passes, that it will not, that something is broken.
+        (None, Code::ResourceExhausted) => ("overloaded", 503),
+        (None, Code::FailedPrecondition) => ("invalid_request", 409),
+        (None, Code::DataLoss) => ("internal", 500),
+        (None, code) => ERRORS.into_iter().find(|row| row.1 == code).map_or(("internal", 500), |row| (row.0, row.2)),
+    };
+    (code, http_status(number))
+}
+
+fn http_status(number: u16) -> http::StatusCode {
+    http::StatusCode::from_u16(number).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 /// The status inside a batch's reply.
@@ -81,17 +133,7 @@ pub(crate) fn inner_status(done: &Result<(), NativeError>) -> rpc::Status {
 
 /// The HTTP status of the same error.
 pub(crate) fn http_status_of(error: &NativeError) -> http::StatusCode {
-    match error.code {
-        "storage_full" => http::StatusCode::INSUFFICIENT_STORAGE,
-        "too_large" => http::StatusCode::PAYLOAD_TOO_LARGE,
-        "overloaded" => http::StatusCode::SERVICE_UNAVAILABLE,
-        _ => match code_of(error) {
-            Code::InvalidArgument => http::StatusCode::BAD_REQUEST,
-            Code::NotFound => http::StatusCode::NOT_FOUND,
-            Code::Unavailable | Code::Cancelled | Code::ResourceExhausted => http::StatusCode::SERVICE_UNAVAILABLE,
-            _ => http::StatusCode::INTERNAL_SERVER_ERROR,
-        },
-    }
+    http_status(row_of(error).2)
 }
 
 pub(crate) fn any(name: &str, message: &impl Message) -> prost_types::Any {

@@ -13,7 +13,7 @@ use tonic::Status;
 
 use crate::bytestream::on_disk;
 use crate::hub::{ClientResult, Hub};
-use crate::status::status_of;
+use crate::status::{http_meaning_of, status_of};
 
 /// Values that wait for the ledger; their writers wait beyond that.
 const WAITING_MAX: usize = 1024;
@@ -126,7 +126,7 @@ impl Updates {
                     return Err(NativeError::new("cancelled", "the server is stopping"));
                 };
                 let done = updates.written(Update::of_tier(key, value)?).await;
-                done.map_err(|status| NativeError::new("overloaded", status.message()))
+                done.map_err(|status| NativeError::new(http_meaning_of(&status).0, status.message()))
             })
         })
     }

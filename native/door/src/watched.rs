@@ -1,6 +1,6 @@
 //! Replies that are counted while they leave: how many bytes, and how they ended. They pass through unchanged.
 
-use buildnet_raw::FRAME_BYTES;
+use buildnet_raw::{FRAME_BYTES, length_of};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -94,7 +94,7 @@ impl Received {
     /// The first message, if it came in one piece, as small ones do.
     fn message(&self) -> Option<Bytes> {
         let first = self.first.get()?;
-        let length = u32::from_be_bytes(first.get(1..FRAME_BYTES)?.try_into().ok()?) as usize;
+        let length = length_of(*first.first_chunk()?, usize::MAX).ok()?;
         (first.len() >= FRAME_BYTES + length).then(|| first.slice(FRAME_BYTES..FRAME_BYTES + length))
     }
 }

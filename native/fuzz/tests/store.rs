@@ -114,7 +114,7 @@ fn trees_and_results() {
         let walked = store.missing_of_action(&digest).err();
         let checked = store.missing_of_result(None, input).err();
         let kept = store.put_action_result("", &action, input, Origin::Client(None)).err();
-        let paged = store.tree_page(&digest, 0, "", 1 << 20).err();
+        let paged = store.tree_walk(&digest, 0, "", 1 << 20).and_then(|mut walk| walk.next_page()).err();
         for error in [walked, checked, kept, paged].into_iter().flatten() {
             if !matches!(error.code, "invalid_request" | "blobs_missing" | "not_found" | "too_large") {
                 return Err(error.to_string());

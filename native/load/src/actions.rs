@@ -1,6 +1,7 @@
 //! Actions that do nothing, each another one: what they are made of, and the answer that says that one really ran.
 
 use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
+use buildnet_raw::length_of;
 use bytes::Bytes;
 use prost::Message;
 use sha2::{Digest as _, Sha256};
@@ -65,7 +66,7 @@ pub fn ran(body: &Bytes) -> Result<(), String> {
     let mut rest = body.clone();
     let mut last = None;
     while let Some((prefix, _)) = rest.split_first_chunk::<FRAME_BYTES>() {
-        let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;
+        let length = length_of(*prefix, usize::MAX).map_err(|status| status.message().to_owned())?;
         if rest.len() < FRAME_BYTES + length {
             return Err("a stream that ends within a message".to_owned());
         }

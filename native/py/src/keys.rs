@@ -25,6 +25,13 @@ impl SigningKey {
     }
 
     #[staticmethod]
+    fn generate(py: Python<'_>) -> PyResult<Self> {
+        // The interpreter's own source of secrets (PEP 506), so that there is one.
+        let seed = py.import("secrets")?.call_method1("token_bytes", (KEY_BYTES,))?;
+        Self::new(seed.extract()?)
+    }
+
+    #[staticmethod]
     fn of_pem(pem: &str) -> PyResult<Self> {
         keys::SigningKey::of_pem(pem).map(Self).map_err(raised)
     }

@@ -39,6 +39,8 @@ pub struct Evicted {
     pub bytes: u64,
     /// Records that were kept and moved.
     pub moved: u64,
+    /// Records that were looked at, each time that they were.
+    pub examined: u64,
 }
 
 impl Evicted {
@@ -46,6 +48,7 @@ impl Evicted {
         self.records += other.records;
         self.bytes += other.bytes;
         self.moved += other.moved;
+        self.examined += other.examined;
     }
 }
 
@@ -237,6 +240,7 @@ impl Store {
                     return Ok(done);
                 }
                 let rows = segment.rows()?;
+                done.examined += rows.len() as u64;
                 if self.pays(&segment, &rows, pressed) {
                     done.add(self.sweep(&segment, rows, |usage| goes(usage, pressed))?);
                 }
@@ -297,7 +301,7 @@ impl Store {
 
     /// Empty one sealed segment: move what stays, drop what `goes`, delete the file.
     fn sweep(&self, segment: &Segment, rows: Vec<Row>, goes: impl Fn(Use) -> bool) -> Result<Evicted, NativeError> {
-        let mut done = Evicted::default();
+        let mut done = Evicted { examined: rows.len() as u64, ..Evicted::default() };
         let now = now_s();
         let mut staying: Vec<(Row, Place)> = Vec::new();
         let mut going: Vec<(Row, Place)> = Vec::new();
@@ -456,6 +460,35 @@ mod tests {
         let store = open(root.path());
         assert_eq!(store.get_path(&name).unwrap().unwrap(), "new");
         assert!(store.contains(&removed));
+    }
+
+    #[test]
+    fn an_eviction_looks_at_what_it_evicts_however_much_the_store_holds() {
+        // Of records that nothing needs, and of those that were all used lately but for the oldest.
+        for used in [false, true] {
+            let costs = [1_000, 100_000].map(|count: u32| {
+                let root = tempfile::tempdir().unwrap();
+                let options = Options { free_bytes_min: 0, keep_s: 0, segment_bytes: 16 << 10, ..Options::default() };
+                let store = Arc::new(Store::open(root.path(), options).unwrap());
+                let blobs: Vec<[u8; 4]> = (0..count).map(u32::to_le_bytes).collect();
+                let named: Vec<(Digest, &[u8])> = blobs.iter().map(|blob| (Digest::of(blob), &blob[..])).collect();
+                for some in named.chunks(100) {
+                    assert!(store.put_many(some).iter().all(Result::is_ok));
+                }
+                let digests: Vec<Digest> = named.iter().map(|(digest, _)| *digest).collect();
+                if used {
+                    assert!(store.find_missing(&digests[500..]).unwrap().is_empty());
+                }
+                let low = store.used_bytes() - (32 << 10);
+                let done = store.evict_to(low, low).unwrap();
+                assert!((300..700).contains(&done.records), "{done:?}");
+                // Looked at to see whether it pays, and once more to empty the segment.
+                assert_eq!(done.examined, 2 * (done.records + done.moved), "{done:?}");
+                assert!(done.moved < done.records, "{done:?}");
+                done.examined
+            });
+            assert_eq!(costs[0], costs[1]);
+        }
     }
 
     #[test]

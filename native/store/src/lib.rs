@@ -26,7 +26,7 @@ mod view;
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use buildnet_formats::{FieldValue, NativeError};
@@ -38,7 +38,7 @@ pub use crate::entries::{Draft, EntryName, Kept, Origin, VALUE_BYTES_PACKED};
 pub use crate::evict::{Background, Evicted};
 pub use crate::scrub::Scrubbed;
 pub use crate::survey::{Cursor, Group, Page, Referrers, Taken};
-pub use crate::trees::TreePage;
+pub use crate::trees::{TreePage, TreeWalk};
 pub use crate::view::{Facts, Listed};
 
 use crate::completeness::Closures;
@@ -115,6 +115,8 @@ pub struct Store {
     counters: Counters,
     index: RwLock<Index>,
     log: Log,
+    /// Of each directory of large files: its name is on the disk. Only asked where that was promised.
+    large_synced: [AtomicBool; 256],
     next_large: AtomicU64,
     holds: Mutex<Holds>,
     /// One eviction at a time.

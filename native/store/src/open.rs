@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use buildnet_formats::{FieldValue, NativeError};
 use parking_lot::{Mutex, RwLock};
@@ -59,6 +59,7 @@ impl Store {
             counters,
             index: RwLock::new(index),
             log,
+            large_synced: std::array::from_fn(|_| AtomicBool::new(false)),
             next_large: AtomicU64::new(first.rotate_left(32) ^ second),
             holds: Mutex::new(Holds::default()),
             evicting: Mutex::new(()),

@@ -253,6 +253,16 @@ impl Tiers {
         self.run(async move { inner.entry_written(key).await }).await
     }
 
+    /// An entry was removed from the store, or was not there: no tier that is ours to write has it either when this
+    /// returns. Whether one had it.
+    ///
+    /// # Errors
+    /// `node_down` when one may have it still.
+    pub async fn entry_removed(&self, key: EntryKey) -> Result<bool, NativeError> {
+        let inner = Arc::clone(&self.inner);
+        self.run(async move { inner.entry_removed(&key).await }).await
+    }
+
     /// As [`Tiers::entry_written`]; blocks.
     ///
     /// # Errors

@@ -123,6 +123,9 @@ pub trait ActionCache: Send + Sync {
 
     /// Keep an entry. An engine that knows no such names keeps nothing.
     fn put<'a>(&'a self, key: &'a EntryKey, value: Value) -> Done<'a, ()>;
+
+    /// Forget an entry; whether there was one. An engine that cannot be told to forget keeps it, and says that there was none.
+    fn remove<'a>(&'a self, key: &'a EntryKey) -> Done<'a, bool>;
 }
 
 /// What an entry is found by.

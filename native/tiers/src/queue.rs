@@ -66,6 +66,9 @@ impl Queue {
         let path = directory.join(format!("{name}.queue"));
         let unusable = |e: io::Error| unusable(&path, &e);
         fs::create_dir_all(directory).map_err(unusable)?;
+        if let Some(parent) = directory.parent() {
+            File::open(parent).and_then(|d| d.sync_all()).map_err(unusable)?;
+        }
         let mut bytes = Vec::new();
         match File::open(&path) {
             Ok(mut file) => file.read_to_end(&mut bytes).map(|_| ()).map_err(unusable)?,
@@ -263,6 +266,10 @@ fn rewrite(path: &Path, waiting: &BTreeMap<u64, Item>) -> io::Result<(File, u64)
     file.sync_data()?;
     drop(file);
     fs::rename(&temporary, path)?;
+    // And what is appended must not be to a file that only had the name until the power went.
+    if let Some(directory) = path.parent() {
+        File::open(directory)?.sync_all()?;
+    }
     Ok((File::options().append(true).open(path)?, bytes.len() as u64))
 }
 

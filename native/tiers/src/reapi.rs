@@ -413,4 +413,9 @@ impl ActionCache for Reapi {
                 .map_err(|s| failed(&s))
         })
     }
+
+    fn remove<'a>(&'a self, _key: &'a EntryKey) -> Done<'a, bool> {
+        // The protocol has no call for it.
+        Box::pin(async { Ok(false) })
+    }
 }

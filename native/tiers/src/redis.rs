@@ -140,4 +140,8 @@ impl ActionCache for Redis {
     fn put<'a>(&'a self, key: &'a EntryKey, value: Value) -> Done<'a, ()> {
         Box::pin(async move { self.keep(&self.entry(key), &envelope::seal(key, &value)).await })
     }
+
+    fn remove<'a>(&'a self, key: &'a EntryKey) -> Done<'a, bool> {
+        Box::pin(async move { Ok(self.ask::<u64>(cmd("DEL").arg(self.entry(key))).await? > 0) })
+    }
 }

@@ -207,6 +207,21 @@ impl ActionCache for S3 {
             self.bucket.put(&self.entry(key), payload).await.map(|_| ()).map_err(|e| self.failed(&e))
         })
     }
+
+    fn remove<'a>(&'a self, key: &'a EntryKey) -> Done<'a, bool> {
+        Box::pin(async move {
+            let path = self.entry(key);
+            // Deleting says nothing of what was there.
+            if self.size_of(&path).await?.is_none() {
+                return Ok(false);
+            }
+            match self.bucket.delete(&path).await {
+                Ok(()) => Ok(true),
+                Err(Error::NotFound { .. }) => Ok(false),
+                Err(error) => Err(self.failed(&error)),
+            }
+        })
+    }
 }
 
 /// Built once for the process: TLS by ring, as everywhere in this workspace.

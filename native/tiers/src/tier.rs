@@ -256,4 +256,8 @@ impl Tier {
         count(&self.counters.written_bytes, size);
         Ok(())
     }
+
+    pub(crate) async fn remove_entry(&self, key: &EntryKey) -> Result<bool, TierError> {
+        self.call(self.config.timeout, self.entries.remove(key)).await
+    }
 }

@@ -83,6 +83,21 @@ impl Inner {
         Ok(())
     }
 
+    /// An entry was removed here; whether a tier that is ours to write had it.
+    ///
+    /// # Errors
+    /// `node_down` when such a tier may have it still; the others were asked all the same.
+    pub(crate) async fn entry_removed(self: &Arc<Self>, key: &EntryKey) -> Result<bool, NativeError> {
+        let mut done = Ok(false);
+        for tier in self.tiers.iter().filter(|tier| tier.writes()) {
+            match tier.remove_entry(key).await {
+                Ok(known) => done = done.map(|before| before || known),
+                Err(error) => done = Err(not_removed(tier, &error)),
+            }
+        }
+        done
+    }
+
     /// Put what the tier lacks of these; returns those that failed.
     async fn put_blobs(&self, tier: &Tier, digests: &[Digest]) -> Vec<(Digest, TierError)> {
         match tier.missing(digests).await {
@@ -130,6 +145,8 @@ impl Inner {
             return Err(error);
         }
         match tier.put_entry(key, value).await {
+            // Who removed it meanwhile may have asked the tier before it had it.
+            Ok(()) if self.local_value(key)?.is_none() => tier.remove_entry(key).await.map(|_| Fate::Done),
             Ok(()) => Ok(Fate::Done),
             Err(TierError::Refused(text)) => Ok(Fate::Dropped(format!("it refuses an entry: {text}"))),
             Err(error) => Err(error),
@@ -258,6 +275,15 @@ fn fate_of(error: &TierError, give_up: bool) -> Fate {
         other if give_up => Fate::Dropped(format!("given up after {ATTEMPTS_MAX} attempts: {}", other.text())),
         _ => Fate::Waits,
     }
+}
+
+fn not_removed(tier: &Tier, error: &TierError) -> NativeError {
+    let text = format!(
+        "it is removed here, but the tier {} may have it still, and the next read would bring it back: {}; send it again",
+        tier.config.name,
+        error.text()
+    );
+    NativeError::new("node_down", text).with("url", FieldValue::Text(tier.config.name.clone()))
 }
 
 fn not_through(tier: &Tier, error: &TierError) -> NativeError {

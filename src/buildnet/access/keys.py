@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 
 from buildnet._native import SigningKey, public_of_pem, session_pem, session_secret_of_pem
 from buildnet.errors import InvalidRequest, StateCorrupt
+from buildnet.files import sync_directory
 
 _SECRET_BYTES: Final = 32
 K = TypeVar("K")
@@ -44,7 +45,7 @@ def load_or_create_at(path: Path) -> SigningKey:
     Raises:
         StateCorrupt: the file cannot be read or does not hold a key.
     """
-    return _kept(path, lambda: SigningKey(secrets.token_bytes(_SECRET_BYTES)).pem(), SigningKey.of_pem)
+    return _kept(path, lambda: SigningKey.generate().pem(), SigningKey.of_pem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,8 @@ def _kept(path: Path, generate: Callable[[], str], parse: Callable[[str], K]) ->
             # A link, unlike a rename, leaves the key of another process that was first.
             with suppress(FileExistsError):
                 os.link(temporary, path)
+            for directory in (path.parent, path.parent.parent):
+                sync_directory(directory)
         finally:
             temporary.unlink()
         return _parsed(path, parse)
@@ -142,6 +145,7 @@ def revoke(state: Path, token_id: str, expires_unix_s: int) -> bool:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+    sync_directory(path.parent)
     return True
 
 

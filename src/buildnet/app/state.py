@@ -50,7 +50,7 @@ def opened(directory: Path) -> Iterator[Path]:
         _check_version(directory)
         version = directory / "VERSION"
         if not version.exists():
-            replace_file(version, f"{STATE_VERSION}\n")
+            replace_file(version, f"{STATE_VERSION}\n", synced=True)
         (directory / "keys").mkdir(mode=0o700, exist_ok=True)
         yield directory
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from pathlib import Path
 
 from buildnet._native import SigningKey
@@ -19,7 +18,7 @@ def load_or_create(path: Path) -> SigningKey:
     try:
         return SigningKey(bytes.fromhex(path.read_text().strip()))
     except FileNotFoundError:
-        key = SigningKey(secrets.token_bytes(32))
+        key = SigningKey.generate()
         replace_file(path, key.seed.hex() + "\n", synced=True, mode=0o600)
         return key
     except ValueError as error:

@@ -153,7 +153,9 @@ class LedgerLog:
         last = self._connection.execute("SELECT sqlite_version FROM writer ORDER BY number DESC LIMIT 1").fetchone()
         if last is None or last[0] != version:
             self._connection.execute("INSERT INTO writer (sqlite_version) VALUES (?)", (version,))
-        (self._directory / files.VERIFIER_KEY).write_text(self.verifier.text + "\n")
+        path, text = self._directory / files.VERIFIER_KEY, self.verifier.text + "\n"
+        if not path.exists() or path.read_text(errors="replace") != text:
+            replace_file(path, text, synced=True)
 
     def _take_up(self) -> None:
         """Commit what a process acknowledged and was killed before it committed."""

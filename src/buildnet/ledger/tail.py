@@ -15,6 +15,7 @@ from typing import Final
 
 from buildnet._native import append_records
 from buildnet.errors import LedgerCorrupt
+from buildnet.files import sync_directory
 
 FILES: Final = ("tail.0", "tail.1")
 # Index of the entry, bytes of its body, CRC-32 of both and the body.
@@ -29,6 +30,8 @@ class Tail:
         self._power = power
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._files = [os.open(directory / name, flags, 0o644) for name in FILES]
+        if power:
+            sync_directory(directory)
         # How long each is: asking the file system at every append would cost as much as the writing.
         self._sizes = [os.fstat(file).st_size for file in self._files]
         self._ends = [0, 0]

@@ -18,6 +18,7 @@ from typing import Any, Final
 import orjson
 
 from buildnet.errors import StateCorrupt
+from buildnet.files import sync_directory
 
 Row = tuple[str, tuple[Any, ...]]
 """What is written, and with which values."""
@@ -89,11 +90,7 @@ class Journal:
         self._size_bytes = 0
         if self._syncs:
             # Else the file itself may be gone with the power, and all that it holds.
-            directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            sync_directory(self._directory)
 
 
 def read(directory: Path) -> Iterator[Row]:

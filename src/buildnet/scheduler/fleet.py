@@ -215,7 +215,8 @@ class FleetCore:
         offer = known.greeting.offer
         facts: dict[str, Value] = {"node": name, "boot": offer.boot_id, "slots": offer.slots, "tier": offer.tier}
         yield Record("node.joined", {**facts, "version": known.greeting.version, "by": known.joined_by})
-        yield from self._skewed(name, known)
+        if skewed := self._skewed(name, known):
+            yield skewed
         if known.draining:
             yield NoMoreWork(name)
             yield TellDrain(session)
@@ -226,16 +227,17 @@ class FleetCore:
         if name is None or (known := self._nodes[name]).skew is None:
             return
         known.skew.heard(event.sent_unix_ms, event.heard_unix_ms)
-        if known.welcomed:
-            yield from self._skewed(name, known)
-
-    def _skewed(self, name: str, known: _Node) -> Iterator[Effect]:
-        """Tell of a clock that is certainly off, once for each start."""
-        skew_ms = 0 if known.skew is None else known.skew.certain_ms
-        if abs(skew_ms) > SKEW_TOLD_MS and known.skew_told_of != known.boot:
-            known.skew_told_of = known.boot
-            yield Record("node.clock_skewed", {"node": name, "skew_ms": skew_ms})
+        if known.welcomed and (skewed := self._skewed(name, known)):
+            yield skewed
             yield Changed(name)
+
+    def _skewed(self, name: str, known: _Node) -> Record | None:
+        """What tells of a clock that is certainly off, once for each start."""
+        skew_ms = 0 if known.skew is None else known.skew.certain_ms
+        if abs(skew_ms) <= SKEW_TOLD_MS or known.skew_told_of == known.boot:
+            return None
+        known.skew_told_of = known.boot
+        return Record("node.clock_skewed", {"node": name, "skew_ms": skew_ms})
 
     def _drain_said(self, session: int) -> Iterator[Effect]:
         name = self._by_session.get(session)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
@@ -20,7 +19,7 @@ class AnnouncingNode:
     node: str = "n" * 32
     boot: str = "b" * 32
     controller: str = "c" * 32
-    key: SigningKey = field(default_factory=lambda: SigningKey(secrets.token_bytes(32)))
+    key: SigningKey = field(default_factory=SigningKey.generate)
     sequence: int = 0
 
     def say(

@@ -13,7 +13,7 @@ use tonic::body::Body;
 use super::HttpCache;
 use super::encoding::{Coding, coding_of};
 use super::inbound::{Inbound, on_disk};
-use super::outbound::{Asked, empty, respond, send_bytes};
+use super::outbound::{Asked, respond, send_bytes};
 use super::refusal::Refusal;
 use super::route::bad;
 use crate::access::Caller;
@@ -132,11 +132,7 @@ impl HttpCache {
                 self.write_value(name, ENTRY_BYTES_MAX, parts, inbound).await?;
                 Ok(respond(StatusCode::OK, "text/plain", ""))
             }
-            Method::DELETE => {
-                let name = EntryName::action(&caller.written(instance), action)?;
-                let known = self.store.remove_path(&name);
-                Ok(empty(if known { StatusCode::NO_CONTENT } else { StatusCode::NOT_FOUND }))
-            }
+            Method::DELETE => self.remove_value(key_of(&caller.written(instance), action)).await,
             _ => Err(Refusal::method("GET, HEAD, PUT, DELETE")),
         }
     }

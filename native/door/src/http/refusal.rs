@@ -4,11 +4,11 @@
 use buildnet_formats::NativeError;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::json;
+use tonic::Status;
 use tonic::body::Body;
-use tonic::{Code, Status};
 
 use super::outbound::respond;
-use crate::status::{http_status_of, reason_of};
+use crate::status::{http_meaning_of, http_status_of};
 
 const CODE_HEADER: &str = "buildnet-code";
 
@@ -81,16 +81,13 @@ impl From<NativeError> for Refusal {
 /// What the check of a caller's rights said, or the ledger.
 impl From<Status> for Refusal {
     fn from(status: Status) -> Self {
-        match status.code() {
-            Code::Unauthenticated => Self::new(StatusCode::UNAUTHORIZED, "forbidden", status.message())
-                .with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"buildnet\"")),
-            Code::PermissionDenied => Self::new(StatusCode::FORBIDDEN, "forbidden", status.message()),
-            Code::InvalidArgument => Self::new(StatusCode::BAD_REQUEST, "invalid_request", status.message()),
-            // The code says no more than that something is exhausted: what passes must not be told as what does not.
-            Code::ResourceExhausted if reason_of(&status).as_deref() == Some("storage_full") => {
-                Self::new(StatusCode::INSUFFICIENT_STORAGE, "storage_full", status.message())
+        let (code, told) = http_meaning_of(&status);
+        let refusal = Self::new(told, code, status.message());
+        match told {
+            StatusCode::UNAUTHORIZED => {
+                refusal.with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"buildnet\""))
             }
-            _ => Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", status.message()),
+            _ => refusal,
         }
     }
 }
@@ -98,7 +95,9 @@ impl From<Status> for Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::status_of;
+    use crate::status::{ERRORS, status_of};
+    use buildnet_formats::Digest;
+    use tonic::Code;
 
     #[test]
     fn a_refusal_is_the_same_whether_it_came_by_grpc_or_not() {
@@ -115,8 +114,41 @@ mod tests {
                 assert_eq!(told, [dialect.1; 2], "{code} {dialect:?}");
             }
         }
-        // Without details it is known only that it passes.
-        let refusal = Refusal::from(Status::resource_exhausted("too many calls are open"));
-        assert_eq!((refusal.status, refusal.code), (StatusCode::SERVICE_UNAVAILABLE, "overloaded"));
+    }
+
+    #[test]
+    fn every_error_means_the_same_by_either_way() {
+        for (code, grpc, http) in ERRORS {
+            let error = NativeError::new(code, "why");
+            assert_eq!(status_of(&error).code(), grpc, "{code}");
+            for refusal in [Refusal::from(error.clone()), Refusal::from(status_of(&error))] {
+                assert_eq!((refusal.code, refusal.status.as_u16()), (code, http), "{code}");
+            }
+        }
+        let rotten = NativeError::mismatch(Digest::of(b"a"), Digest::of(b"b"), "store");
+        for refusal in [Refusal::from(rotten.clone()), Refusal::from(status_of(&rotten))] {
+            assert_eq!((refusal.code, refusal.status), ("digest_mismatch", StatusCode::NOT_FOUND));
+        }
+    }
+
+    #[test]
+    fn a_status_without_details_means_what_its_code_says() {
+        for (code, told) in [
+            (Code::ResourceExhausted, (503, "overloaded")),
+            (Code::Unavailable, (503, "node_down")),
+            (Code::Cancelled, (503, "cancelled")),
+            (Code::DeadlineExceeded, (504, "deadline_passed")),
+            (Code::Unauthenticated, (401, "unauthenticated")),
+            (Code::PermissionDenied, (403, "forbidden")),
+            (Code::InvalidArgument, (400, "invalid_request")),
+            (Code::NotFound, (404, "not_found")),
+            (Code::FailedPrecondition, (409, "invalid_request")),
+            (Code::DataLoss, (500, "internal")),
+            (Code::Internal, (500, "internal")),
+            (Code::Unknown, (500, "internal")),
+        ] {
+            let refusal = Refusal::from(Status::new(code, "why"));
+            assert_eq!((refusal.status.as_u16(), refusal.code), told, "{code:?}");
+        }
     }
 }

@@ -56,9 +56,7 @@ impl HttpCache {
                 Ok(empty(if replaced { StatusCode::NO_CONTENT } else { StatusCode::CREATED }))
             }
             Method::DELETE if named.cache != Cache::Nx => {
-                let name = EntryName::path(&caller.written(named.instance), named.path)?;
-                let known = self.store.remove_path(&name);
-                Ok(empty(if known { StatusCode::NO_CONTENT } else { StatusCode::NOT_FOUND }))
+                self.remove_value(key_of(&caller.written(named.instance), named.path)).await
             }
             _ if named.cache == Cache::Nx => Err(Refusal::method("GET, HEAD, PUT")),
             _ => self.webdav(caller, Some(named), parts).await,
@@ -85,6 +83,19 @@ impl HttpCache {
             }
         }
         Ok(None)
+    }
+
+    /// Forget what is under a name, here and in the tiers that are ours to write: 204, or 404 where nothing was.
+    ///
+    /// # Errors
+    /// 503 when a tier may have it still.
+    pub(super) async fn remove_value(&self, key: EntryKey) -> Result<Response<Body>, Refusal> {
+        let here = self.store.remove_path(&key.local()?);
+        let behind = match &self.tiers {
+            Some(tiers) => tiers.entry_removed(key).await?,
+            None => false,
+        };
+        Ok(empty(if here || behind { StatusCode::NO_CONTENT } else { StatusCode::NOT_FOUND }))
     }
 
     /// Keep a body under a name, whatever was there.

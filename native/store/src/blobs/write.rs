@@ -73,6 +73,12 @@ impl LargeFile {
                 Ok(()) => {
                     if power {
                         sync_directory(parent)?;
+                        // Whoever made the directory may not have synced its name yet.
+                        let known = &store.large_synced[usize::from(number.to_le_bytes()[0])];
+                        if !known.load(Ordering::Acquire) {
+                            sync_directory(&store.root.join("large"))?;
+                            known.store(true, Ordering::Release);
+                        }
                     }
                     self.kept = true;
                     self.sums[..8].copy_from_slice(&number.to_le_bytes());
@@ -81,7 +87,6 @@ impl LargeFile {
                 Err(rustix::io::Errno::EXIST) => {}
                 Err(rustix::io::Errno::NOENT) if !parent.exists() => match fs::create_dir(parent) {
                     Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(unusable(parent, &error)),
-                    _ if power => sync_directory(&store.root.join("large"))?,
                     _ => {}
                 },
                 Err(error) => return Err(unusable(&dest, &error.into())),
