@@ -89,6 +89,8 @@ class Store:
     def hold(self, name: str, digests: Sequence[str]) -> None: ...
     def hold_action(self, name: str, action: str) -> None: ...
     def hold_flat_action(self, name: str, action: str) -> bool: ...
+    def hold_result(self, name: str, result: bytes) -> list[str]: ...
+    def hold_flat_result(self, name: str, result: bytes) -> list[str] | None: ...
     def release(self, name: str) -> None: ...
     def evict(self, size_bytes: int) -> dict[str, int]: ...
     def scrub(self, progress: Callable[[int, int, int], object] | None = None) -> dict[str, Any]: ...
@@ -133,7 +135,7 @@ class Door:
         store: Store,
         methods: Sequence[tuple[str, str]],
         *,
-        threads: int = 1,
+        threads: int = 0,
         message_size_bytes_max: int = ...,
         execution: bool = True,
         access: Mapping[str, Any] | None = None,
@@ -212,6 +214,8 @@ class Dialler:
 
     `met`: the controller's session key and term, once there was a session. `failure`: why the last dial failed, as a
     code of the error tree and a text; None when it did not. After `rekey_frames` this end changes its key: 2^20.
+    `carrier`: `http` or `https` where a call by HTTP/2 carries the sessions, within TLS that is verified and shown as
+    the PEMs say; None where nothing does.
     """
 
     def __new__(
@@ -226,6 +230,10 @@ class Dialler:
         term: int = 0,
         token: bytes = ...,
         rekey_frames: int | None = None,
+        carrier: str | None = None,
+        ca_pem: bytes | None = None,
+        certificate_pem: bytes | None = None,
+        key_pem: bytes | None = None,
     ) -> Dialler: ...
     @property
     def met(self) -> tuple[str, int] | None: ...
@@ -414,10 +422,11 @@ class Crew:
     writes_are_strict, effects (name, level, enforced), shown, unseen_hint, elsewhere (whether another sandbox runs it).
 
     `fd` is readable while `take` has something: (fence, what, about). `printed`: nothing more is said of it before
-    `Attempt.quiet`. `staged`: the mount to show, or -1; `Attempt.finish` is due. At the end, once its scratch is gone,
-    `failed`: a NativeError; or `reported`: a dict of result (an encoded ActionResult whose blobs are all at the
-    controller), exit_code, reason (as `Process.poll`), failure (a NativeError, why there are no outputs, or None), and
-    of undeclared writes paths, count and whole.
+    `Attempt.quiet`. `staged`: the mount to show, or -1; `Attempt.finish` is due. `command_ended`, only where
+    much is left to be collected and sent. At the end, once its scratch is gone, `failed`: a NativeError; or `reported`:
+    a dict of result (an encoded ActionResult whose blobs are all at the controller), exit_code, reason (as
+    `Process.poll`), failure (a NativeError, why there are no outputs, or None), and of undeclared writes paths, count
+    and whole.
 
     `fetch` *blocks*. `close` *blocks* until nothing of any attempt is left, for at most some seconds.
     """

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use buildnet_dial::{
-    Call, DialError, Dialler, DiallerOptions, InputTree, Link, LinkOptions, Moved, Source, TlsOptions,
+    Call, Carrier, DialError, Dialler, DiallerOptions, InputTree, Link, LinkOptions, Moved, Source, TlsOptions,
 };
 use buildnet_formats::{Digest, NativeError};
 use buildnet_logs::message_from;
@@ -207,7 +207,7 @@ impl PyDialler {
     #[new]
     #[pyo3(signature = (
         address, *, organisation, node_key, node_seed, session_secret, session_key = None, term = 0, token = Vec::new(),
-        rekey_frames = None
+        rekey_frames = None, carrier = None, ca_pem = None, certificate_pem = None, key_pem = None
     ))]
     #[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)]
     fn new(
@@ -220,7 +220,13 @@ impl PyDialler {
         term: u64,
         token: Vec<u8>,
         rekey_frames: Option<u64>,
+        carrier: Option<&str>,
+        ca_pem: Option<Vec<u8>>,
+        certificate_pem: Option<Vec<u8>>,
+        key_pem: Option<Vec<u8>>,
     ) -> PyResult<Self> {
+        let tls = TlsOptions { ca: ca_pem, identity: certificate_pem.zip(key_pem) };
+        let carrier = carrier.map(|scheme| Carrier::new(scheme, &address, &tls)).transpose();
         let malformed = |what: &str| raise(NativeError::invalid("key", format!("{what} is 64 hexadecimal digits")));
         let options = DiallerOptions {
             address,
@@ -231,6 +237,7 @@ impl PyDialler {
                 Some(key) => Some(key.parse().map_err(|_| malformed("a session key"))?),
             },
             term,
+            carrier: carrier.map_err(|e| raise(native(e)))?,
             token,
             rekey_frames,
         };

@@ -7,6 +7,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod carried;
 mod certificate;
 mod cipher;
 mod closer;
@@ -21,6 +22,7 @@ mod socket;
 mod stream;
 mod suite;
 
+pub use carried::{CARRIED_BYTES_MAX, Carried, Carrying, Written, next_frame};
 pub use closer::{Closer, Failure, FailureKind};
 pub use error::{Refusal, SessionError};
 pub use establish::{TurnedAway, establish, establish_if};

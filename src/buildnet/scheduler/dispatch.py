@@ -45,6 +45,8 @@ class Dispatch:
         self.shares = Shares(limits.quotas if on.quota else Quotas())
         self.room = Placement(resources, fits=on.fits)
         self._absent: dict[str, tuple[WorkerOffer, float]] = {}
+        # Until then workers of an earlier controller may return, of which nothing is known.
+        self._unknown_until_s: float | None = None
         self._demands: dict[object, Demand] = {}
         self._active: dict[Demand, None] = {}
         self.waiting = 0
@@ -153,6 +155,9 @@ class Dispatch:
         elif entry.share.path != path or entry.state == "publishing":
             return
         elif entry.attempt is not None:
+            if entry.attempt.sending:
+                # It is counted nowhere any more.
+                return
             for other in others:
                 if self._moved(entry, entry.attempt, other):
                     return
@@ -262,16 +267,27 @@ class Dispatch:
             self._absent.pop(worker.node, None)
             self._absent[worker.node] = (worker.offer, now_s + self.limits.absent_worker_s)
 
+    def expect_workers(self, now_s: float) -> None:
+        """Who could run what an earlier controller accepted may not be back yet: nothing is hopeless for a while."""
+        self._unknown_until_s = now_s + self.limits.absent_worker_s
+
     def first_gone_s(self) -> float | None:
         """When the next absent worker is given up."""
-        return next((until_s for _, until_s in self._absent.values()), None)
+        first_s = next((until_s for _, until_s in self._absent.values()), None)
+        unknown_s = self._unknown_until_s
+        if first_s is None or unknown_s is None:
+            return unknown_s if first_s is None else first_s
+        return min(first_s, unknown_s)
 
     def give_up(self, now_s: float) -> bool:
         """Forget absent workers that did not return in time; whether there were any."""
         gone = [node for node, (_, until_s) in self._absent.items() if until_s <= now_s]
         for node in gone:
             del self._absent[node]
-        return bool(gone)
+        over = self._unknown_until_s is not None and self._unknown_until_s <= now_s
+        if over:
+            self._unknown_until_s = None
+        return bool(gone) or over
 
     def closed_or_opened(self, worker: Worker) -> None:
         """A worker is given work, or none, from now on."""
@@ -297,7 +313,7 @@ class Dispatch:
                     yield number, outcome
 
     def _is_hopeless(self, demand: Demand) -> bool:
-        if demand.able or demand.unknown or not self.room.workers:
+        if demand.able or demand.unknown or not self.room.workers or self._unknown_until_s is not None:
             return False
         # What cannot be told yet may turn out to be met.
         absent = [offer for offer, _ in self._absent.values()]
@@ -417,6 +433,33 @@ class Dispatch:
         entry, worker = attempt.entry, attempt.worker
         demand = entry.demand
         assert demand is not None
-        self.shares.give_back(entry.share, demand.cost, attempt.charge, demand.cpu_milli)
-        if worker is not None and not worker.gone:
+        if not attempt.sending:
+            self.shares.give_back(entry.share, demand.cost, attempt.charge, demand.cpu_milli)
+        if worker is None or worker.gone:
+            return
+        if attempt.sending:
+            self.room.sent(worker, attempt.fence, attempt.lease.reserved)
+        else:
             self.room.give_back(worker, attempt.fence, attempt.lease.reserved, demand)
+        while worker.to_send and worker.sending < worker.slots:
+            after = worker.to_send.popleft()
+            if after.fence in worker.fences:
+                self._send(after, worker)
+
+    def command_ended(self, attempt: Attempt) -> None:
+        """Its command runs no more: what that took is free, once fewer of its worker send than that has slots."""
+        worker = attempt.worker
+        if worker is None or worker.gone or attempt.ended:
+            return
+        attempt.ended = True
+        if worker.sending < worker.slots:
+            self._send(attempt, worker)
+        else:
+            worker.to_send.append(attempt)
+
+    def _send(self, attempt: Attempt, worker: Worker) -> None:
+        entry, attempt.sending = attempt.entry, True
+        demand = entry.demand
+        assert demand is not None
+        self.shares.give_back(entry.share, demand.cost, attempt.charge, demand.cpu_milli)
+        self.room.command_ended(worker, attempt.fence, attempt.lease.reserved, demand)
