@@ -214,8 +214,8 @@ class Dialler:
 
     `met`: the controller's session key and term, once there was a session. `failure`: why the last dial failed, as a
     code of the error tree and a text; None when it did not. After `rekey_frames` this end changes its key: 2^20.
-    `carrier`: `http` or `https` where a call by HTTP/2 carries the sessions, within TLS that is verified and shown as the
-    PEMs say; None where nothing does.
+    `carrier`: `http` or `https` where a call by HTTP/2 carries the sessions, within TLS that is verified and shown as
+    the PEMs say; None where nothing does.
     """
 
     def __new__(
