@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, Never, final, overload
 from typing_extensions import Buffer
 
 __all__ = [
+    "RESULT_BYTES_SAID_MAX",
     "Attempt",
     "Body",
     "Call",
