@@ -7,7 +7,7 @@ import re
 import urllib.request
 from dataclasses import replace
 
-from buildnet.model.credentials import NONE
+from buildnet.model.credentials import NONE, Credentials
 from buildnet.model.join_line import JoinLine
 from buildnet.worker.uplink import Uplink, uplink_of
 from tests.flow.fleets import FleetHouse, FleetWorker
@@ -25,11 +25,12 @@ class SessionWorker(FleetWorker):
         boot: str = "b1",
         node: str = "",
         stubborn: bool = False,
+        credentials: Credentials = NONE,
     ) -> None:
         super().__init__(house, node or name, boot=boot, stubborn=stubborn)
         state = house.directory / name
         state.mkdir(exist_ok=True)
-        self.config = replace(self.config, url=line.url, line=line, credentials=NONE, state=state)
+        self.config = replace(self.config, url=line.url, line=line, credentials=credentials, state=state)
         self.uplink: Uplink
 
     async def run(self, uplink: Uplink | None = None) -> None:

@@ -153,7 +153,6 @@ def test_reflection_names_every_service(server: Server) -> None:
     ("path", "word"),
     [
         ("/buildnet.v1.JobService/SubmitJob", "JobService.SubmitJob"),
-        ("/buildnet.v1.TransportService/Open", "TransportService.Open"),
         ("/no.such.Service/Call", "no.such.Service"),
     ],
 )

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from buildnet.errors import InvalidRequest
-from buildnet.model.join_line import JoinLine, is_join_line
+from buildnet.model.join_line import CARRIERS, JoinLine, is_join_line
 
 KEY = "0123456789abcdef" * 4
 TOKEN = base64.b32encode(bytes(range(20))).decode()
@@ -22,6 +22,7 @@ lines = st.builds(
     st.binary(min_size=32, max_size=32).map(bytes.hex),
     st.integers(0, (1 << 64) - 1),
     st.one_of(st.just(""), st.binary(min_size=20, max_size=20).map(lambda raw: base64.b32encode(raw).decode())),
+    st.sampled_from(CARRIERS),
 )
 
 
@@ -39,6 +40,9 @@ def test_what_was_written_is_read(line: JoinLine) -> None:
     [
         ("", "begin with"),
         ("grpc://127.0.0.1:8980", "begin with"),
+        (LINE.replace("bnet:", "bnet+:"), "begin with"),
+        (LINE.replace("bnet:", "bnet+ftp:"), "begin with"),
+        (LINE.replace("bnet:", "https:"), "begin with"),
         (LINE.replace(":8980", ""), "begin with"),
         (LINE.replace("build.example", "user@build.example"), "begin with"),
         (f"{LINE}#end", "begin with"),

@@ -7,7 +7,8 @@ use std::task::{Context as Waking, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use buildnet_session::{
-    Context, Handshake, Identity, Limits, NodeKey, Refusal, Remote, SessionError, SessionKey, SessionStream, establish,
+    Context, Handshake, Identity, Limits, NodeKey, Refusal, Remote, SessionError, SessionKey, SessionStream,
+    bound_unsent, establish,
 };
 use futures_util::future::BoxFuture;
 use hyper_util::rt::TokioIo;
@@ -16,7 +17,7 @@ use tokio::net::TcpStream;
 use tonic::Code;
 use tonic::codegen::http::Uri;
 
-use crate::DialError;
+use crate::{Carrier, DialError};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,8 +36,12 @@ pub struct DiallerOptions {
     pub session_key: Option<SessionKey>,
     /// Of the controller, or an earlier one.
     pub term: u64,
+    /// What carries the session; none where it is dialled directly.
+    pub carrier: Option<Carrier>,
     /// A join token, raw; empty for none. It is shown only where this node is not known without.
     pub token: Vec<u8>,
+    /// After so many frames this end changes its key; none for the default, 2^20.
+    pub rekey_frames: Option<u64>,
 }
 
 /// How the next handshake is made.
@@ -54,6 +59,14 @@ struct Learnt {
     /// Why the last dial failed.
     failure: Option<(&'static str, String)>,
 }
+
+/// A stream of bytes below a session.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// What a session runs on: a socket, or a call that carries it.
+pub type Ground = Box<dyn Stream>;
 
 /// Makes connections that are sessions with one controller.
 pub struct Dialler {
@@ -75,7 +88,8 @@ impl Dialler {
 
     /// As it is told to people.
     pub fn url(&self) -> String {
-        format!("bnet://{}/{}", self.options.address, self.options.organisation)
+        let by = self.options.carrier.as_ref().map(|carrier| format!("+{}", carrier.scheme())).unwrap_or_default();
+        format!("bnet{by}://{}/{}", self.options.address, self.options.organisation)
     }
 
     /// The controller's session key and term, once there was a session in this process.
@@ -96,21 +110,8 @@ impl Dialler {
     ///
     /// # Errors
     /// Nobody answers, somebody else does, or the controller does not let this node in.
-    pub async fn dial(&self) -> Result<SessionStream<TcpStream>, DialError> {
-        self.dial_by(connected).await
-    }
-
-    /// The same over connections that `connect` makes to an address.
-    ///
-    /// # Errors
-    /// As [`Dialler::dial`].
-    pub(crate) async fn dial_by<S, C, F>(&self, connect: C) -> Result<SessionStream<S>, DialError>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-        C: Fn(String) -> F,
-        F: Future<Output = io::Result<S>>,
-    {
-        let done = self.attempts(connect).await;
+    pub async fn dial(&self) -> Result<SessionStream<Ground>, DialError> {
+        let done = self.attempts().await;
         let mut learnt = self.learnt();
         match done {
             Ok((stream, term)) => {
@@ -126,12 +127,16 @@ impl Dialler {
         }
     }
 
-    async fn attempts<S, C, F>(&self, connect: C) -> Result<(SessionStream<S>, u64), SessionError>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-        C: Fn(String) -> F,
-        F: Future<Output = io::Result<S>>,
-    {
+    /// What a session stands on.
+    async fn ground(&self) -> io::Result<Ground> {
+        let address = self.options.address.clone();
+        Ok(match &self.options.carrier {
+            None => Box::new(connected(address).await?),
+            Some(carrier) => Box::new(carrier.open(address).await?),
+        })
+    }
+
+    async fn attempts(&self) -> Result<(SessionStream<Ground>, u64), SessionError> {
         let known = self.learnt().met;
         let session_key = known.map(|(key, _)| key).or(self.options.session_key);
         let term = known.map_or(0, |(_, term)| term).max(self.options.term);
@@ -139,7 +144,7 @@ impl Dialler {
         let mut left = ATTEMPTS_MAX;
         loop {
             left -= 1;
-            let stream = connect(self.options.address.clone()).await?;
+            let stream = self.ground().await?;
             match self.attempt(plan, stream).await {
                 Ok(stream) => return Ok((stream, plan.term)),
                 Err(error) => match self.next(plan, &error).filter(|_| left > 0) {
@@ -167,16 +172,15 @@ impl Dialler {
         }
     }
 
-    async fn attempt<S>(&self, plan: Plan, stream: S) -> Result<SessionStream<S>, SessionError>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    async fn attempt(&self, plan: Plan, stream: Ground) -> Result<SessionStream<Ground>, SessionError> {
         let now_unix_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let remote = Remote { node_key: self.options.node_key, session_key: plan.session_key };
         let context = Context { organisation: self.options.organisation.clone(), term: plan.term };
         let token: &[u8] = if plan.shows_token { &self.options.token } else { b"" };
         let handshake = Handshake::initiator(&self.identity, &remote, &context, token, now_unix_s)?;
-        establish(stream, handshake, Limits::default(), HANDSHAKE_TIMEOUT).await
+        let mut limits = Limits::default();
+        limits.rekey_frames = self.options.rekey_frames.unwrap_or(limits.rekey_frames);
+        establish(stream, handshake, limits, HANDSHAKE_TIMEOUT).await
     }
 
     fn told(&self, error: SessionError) -> DialError {
@@ -205,11 +209,12 @@ impl Dialler {
     }
 }
 
-async fn connected(address: String) -> io::Result<TcpStream> {
+pub(crate) async fn connected(address: String) -> io::Result<TcpStream> {
     let dialled = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&address));
     let stream = dialled.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    // Without it small frames wait; a socket that refuses the option still works.
+    // Without them small frames wait; a socket that refuses an option still works.
     let _ = stream.set_nodelay(true);
+    let _ = bound_unsent(&stream);
     Ok(stream)
 }
 
@@ -222,7 +227,7 @@ fn is(farewell: u8, code: Code) -> bool {
 pub(crate) struct Connector(pub(crate) Arc<Dialler>);
 
 impl tower_service::Service<Uri> for Connector {
-    type Response = TokioIo<SessionStream<TcpStream>>;
+    type Response = TokioIo<SessionStream<Ground>>;
     type Error = DialError;
     type Future = BoxFuture<'static, Result<Self::Response, DialError>>;
 

@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod call;
+mod carrier;
 mod channel;
 mod dialler;
 mod error;
@@ -18,8 +19,9 @@ mod transfer;
 mod wire;
 
 pub use call::{Call, Turn};
+pub use carrier::Carrier;
 pub use channel::{Link, LinkOptions, TlsOptions};
-pub use dialler::{Dialler, DiallerOptions};
+pub use dialler::{Dialler, DiallerOptions, Ground, Stream};
 pub use error::DialError;
 pub use input_tree::{InputTree, Source};
 pub use transfer::Moved;

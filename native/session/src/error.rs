@@ -125,7 +125,14 @@ pub enum SessionError {
     Invalid(&'static str),
     /// The stream below.
     #[error(transparent)]
-    Io(#[from] std::io::Error),
+    Io(std::io::Error),
+}
+
+impl From<std::io::Error> for SessionError {
+    /// A stream below that is more than a socket may say itself what was wrong.
+    fn from(error: std::io::Error) -> Self {
+        error.downcast().unwrap_or_else(Self::Io)
+    }
 }
 
 impl From<SessionError> for std::io::Error {

@@ -7,6 +7,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod carried;
 mod certificate;
 mod cipher;
 mod closer;
@@ -17,9 +18,11 @@ mod handshake;
 mod identity;
 mod inbox;
 mod preamble;
+mod socket;
 mod stream;
 mod suite;
 
+pub use carried::{CARRIED_BYTES_MAX, Carried, Carrying, Written, next_frame};
 pub use closer::{Closer, Failure, FailureKind};
 pub use error::{Refusal, SessionError};
 pub use establish::{TurnedAway, establish, establish_if};
@@ -27,4 +30,5 @@ pub use frames::{CLOSE_TEXT_BYTES_MAX, DATA_BYTES_MAX, Due, Event, Frames, Limit
 pub use handshake::{Context, Handshake, Peer, Remote, TOKEN_BYTES_MAX};
 pub use identity::{Identity, NodeKey, SessionKey};
 pub use preamble::{MAGIC, ORGANISATION_BYTES_MAX, PREAMBLE_BYTES, Pattern};
+pub use socket::bound_unsent;
 pub use stream::SessionStream;

@@ -24,6 +24,7 @@ from buildnet.app.engine import engine_services, opened_engine
 from buildnet.app.grounds import Grounds, opened_grounds, running
 from buildnet.app.local_worker import supervise
 from buildnet.app.report import hang_up_reopens, observed, report
+from buildnet.app.unended import end_unended
 from buildnet.edge.action import ActionService
 from buildnet.edge.bridge import Bridge, Method
 from buildnet.edge.cache import CacheService
@@ -41,6 +42,7 @@ from buildnet.edge.status import to_status
 from buildnet.edge.unbuilt import unbuilt_methods
 from buildnet.edge.web.asgi import Application, Asgi, Deferred
 from buildnet.edge.web.view import View
+from buildnet.ledger.follower import Follower
 from buildnet.ledger.statements import Statements
 from buildnet.model.caller import LOCAL_WORKER
 from buildnet.scheduler.service import Scheduler
@@ -113,6 +115,7 @@ async def run_controller(
                     renew_s=_WORKER_TOKEN_RENEWED_S,
                     monotonic_s=clock.monotonic_s,
                     descriptors=descriptors,
+                    cpu_milli=config.cpu_milli,
                     cache_size_bytes=config.cache_size_bytes,
                     secrets=config.secrets,
                     strict=config.strict,
@@ -150,6 +153,7 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
         members = Members(directory / "members.sqlite")
         held.callback(members.close)
         node_tiers = NodeTiers(members, grounds.append, config.strict_tiers)
+        began_unix_ms = clock.now_unix_ms()
         engine = await opened_engine(config, grounds, held, node_tiers.publishes)
         own = keys.node_keys(directory)
         sessions = Sessions(
@@ -192,7 +196,13 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
         ):
             methods |= service.methods()
         methods |= unbuilt_methods(DECLARED, [*methods, *BYTE_CALLS])
-        view = View(ledger, actions, fleet, engine.announcements.catalog)
+        follower = Follower(ledger, directory / "views", clock.monotonic_s)
+        held.push_async_callback(follower.close)
+        await held.enter_async_context(running(follower.run()))
+        record = grounds.recorder.record
+        ends = end_unended(follower, ledger.size, engine.scheduler, record, began_unix_ms, clock.now_unix_ms)
+        await held.enter_async_context(running(ends))
+        view = View(ledger, follower, actions, fleet, engine.announcements.catalog)
         await held.enter_async_context(running(view.run()))
         access = config.access.for_door(config.listen, config.tls, directory)
         revocations = RevocationWatch(directory, grounds.record)
@@ -227,7 +237,7 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
 
         def counts() -> dict[str, int]:
             refused = {"join_tokens_refused": sessions.tokens_refused}
-            return {**grounds.witnesses.counts(), **engine.history.statistics(), **refused}
+            return {**grounds.witnesses.counts(), **engine.history.statistics(), **refused, **follower.views.counts()}
 
         await held.enter_async_context(running(report(bridge, ledger, counts)))
         yield Built(bridge, engine.scheduler, join_tokens)

@@ -29,7 +29,11 @@ def tokens() -> None:
     show_default=True,
     help="How far the worker is trusted; what an untrusted one makes is for callers in a namespace alone.",
 )
-@click.option("--address", help="HOST:PORT at which the worker reaches the server.  [default: as this command does]")
+@click.option(
+    "--address",
+    help="HOST:PORT at which the worker reaches the server, or https://HOST:PORT where only HTTP/2 passes.  "
+    "[default: as this command does]",
+)
 @options.as_json
 def new(
     url: str | None,
@@ -43,12 +47,15 @@ def new(
 ) -> None:
     """Print a line by which one worker joins: buildnet join 'LINE'. It is of use once."""
     from buildnet.model.credentials import Address
+    from buildnet.model.join_line import CARRIERS
     from buildnet.model.quantity import duration_s_of
 
     lifetime_s = duration_s_of(expires, "expires")
     with options.connected(url, state, instance) as client:
         target = Address.parse(address or client.url).target
-        token, line = client.fleet_new_token(target, lifetime_s=lifetime_s, note=note, tier=tier)
+        scheme = (address or "").partition("://")[0].lower()
+        carrier = scheme if scheme in CARRIERS else ""
+        token, line = client.fleet_new_token(target, lifetime_s=lifetime_s, note=note, tier=tier, carrier=carrier)
     if as_json:
         options.echo_json({"line": line.text, **asdict(token)})
     else:

@@ -172,10 +172,10 @@ class FleetCalls:
         return _info(await self._unary(_FLEET + "SetNodeTier", request, fleet_pb2.Node))
 
     async def new_token(
-        self, target: str, *, lifetime_s: int, note: str = "", tier: str = ""
+        self, target: str, *, lifetime_s: int, note: str = "", tier: str = "", carrier: str = ""
     ) -> tuple[JoinTokenInfo, JoinLine]:
-        """Make a join token, and the line by which one worker joins at `target`, HOST:PORT. It is told this once. The
-        worker is `trusted`, or of the tier that is given.
+        """Make a join token, and the line by which one worker joins at `target`, HOST:PORT, or by a `carrier` there,
+        `https` or `http`. It is told this once. The worker is `trusted`, or of the tier that is given.
 
         Raises:
             InvalidRequest: the lifetime or the note is out of bounds, or the tier is none that may be given.
@@ -183,7 +183,7 @@ class FleetCalls:
         request = fleet_pb2.CreateJoinTokenRequest(note=note, tier=tier)
         request.lifetime.FromSeconds(lifetime_s)
         made = await self._unary(_FLEET + "CreateJoinToken", request, fleet_pb2.CreateJoinTokenResponse)
-        line = JoinLine(target, made.organisation, made.controller_key, made.term, made.secret)
+        line = JoinLine(target, made.organisation, made.controller_key, made.term, made.secret, carrier)
         # What a server says is checked as if a person had pasted it.
         return _token_info(made.token), JoinLine.parse(line.text)
 

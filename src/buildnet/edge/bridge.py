@@ -148,7 +148,6 @@ class Bridge:
         to_status: Callable[[BuildNetError], Failure],
         record_results: Callable[[list[str], list[ClientResult]], Awaitable[Sequence[int]]],
         *,
-        threads: int = 1,
         execution: bool = True,
         access: Mapping[str, Any] | None = None,
         tls: Mapping[str, Any] | None = None,
@@ -169,7 +168,6 @@ class Bridge:
             self._door = Door(
                 store,
                 [(path, method.kind) for path, method in methods.items()],
-                threads=threads,
                 execution=execution,
                 access=access,
                 tls=tls,

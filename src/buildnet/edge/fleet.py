@@ -180,6 +180,8 @@ class FleetService:
                     self._apply(fleet.TimeSaid(session.number, sent_unix_ms, self._clock.now_unix_ms()))
             case "accepted":
                 self._scheduler.accepted(node, request.accepted.fence)
+            case "command_ended":
+                self._scheduler.command_ended(node, request.command_ended.fence)
             case "log":
                 return self._hear_log(session, request.log.fence, lambda: log_piece_of(request.log))
             case "done" if request.done.HasField("result_digest"):
@@ -216,6 +218,7 @@ class FleetService:
         message.welcome.lease_duration.seconds = LEASE_DURATION_S
         message.welcome.idle_heartbeat_interval.seconds = IDLE_HEARTBEAT_INTERVAL_S
         message.welcome.strict = strict
+        message.welcome.takes_command_ended = True
         return message
 
     # What the core decided.
@@ -271,6 +274,10 @@ class FleetService:
         message = node_message(view, running=running, used=used, last_seen_unix_ms=last_seen_unix_ms, node_key=key)
         message.tier = self._tiers.tier_of(name) or (session.greeting.offer.tier if session is not None else "")
         return message
+
+    def find(self, name: str) -> fleet_pb2.Node:
+        """A node as it is now; an empty message for one that is not known."""
+        return fleet_pb2.Node() if self._core.view(name) is None else self._node(name)
 
     def _last_seen_unix_ms(self, session: Session) -> int:
         silent_s = self._clock.monotonic_s() - session.last_heard_s

@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, urlsplit
 from buildnet.errors import InvalidRequest
 
 SCHEME: Final = "bnet"
+CARRIERS: Final = ("", "http", "https")
 TOKEN_BYTES: Final = 20
 LINE_CHARACTERS_MAX: Final = 1024
 TERM_MAX: Final = (1 << 64) - 1
@@ -24,7 +25,8 @@ _PARTS: Final = ("key", "term", "token")
 
 @dataclass(frozen=True, slots=True)
 class JoinLine:
-    """`bnet://HOST:PORT/ORGANISATION?key=HEX&term=N&token=BASE32`.
+    """`bnet://HOST:PORT/ORGANISATION?key=HEX&term=N&token=BASE32`; `bnet+https://…` or `bnet+http://…` where only
+    HTTP/2 passes, with or without TLS up to whoever ends it.
 
     Args:
         target: `HOST:PORT`, an IPv6 address in brackets.
@@ -32,6 +34,7 @@ class JoinLine:
         key: of the controller, 64 hexadecimal digits.
         term: of the controller when the line was made, or earlier; 0 when it is not known.
         token: 32 letters of base32; "" for a node that has joined before.
+        carrier: `https` or `http` where a call by HTTP/2 carries the sessions; "" where they are dialled directly.
     """
 
     target: str
@@ -39,11 +42,13 @@ class JoinLine:
     key: str
     term: int = 0
     token: str = field(default="", repr=False)
+    carrier: str = ""
 
     @property
     def url(self) -> str:
         """The line without what must stay secret or passes."""
-        return f"{SCHEME}://{self.target}/{self.organisation}"
+        scheme = f"{SCHEME}+{self.carrier}" if self.carrier else SCHEME
+        return f"{scheme}://{self.target}/{self.organisation}"
 
     @property
     def text(self) -> str:
@@ -77,8 +82,10 @@ class JoinLine:
             pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=True, max_num_fields=len(_PARTS))
         except ValueError:
             raise _refusal("it is cut short or misspelt") from None
-        if parts.scheme != SCHEME or not host or not port or "@" in parts.netloc or parts.fragment:
-            raise _refusal("it does not begin with bnet://HOST:PORT/ORGANISATION")
+        scheme, plus, carrier = parts.scheme.partition("+")
+        known = scheme == SCHEME and bool(plus) == bool(carrier) and carrier in CARRIERS
+        if not known or not host or not port or "@" in parts.netloc or parts.fragment:
+            raise _refusal("it does not begin with bnet://HOST:PORT/ORGANISATION, bnet+https:// or bnet+http://")
         given = dict(pairs)
         if len(given) < len(pairs) or not given.keys() <= set(_PARTS) or "key" not in given:
             raise _refusal("after the question mark stand key, term and token, each once; the key must")
@@ -88,12 +95,13 @@ class JoinLine:
             _key_of(given["key"]),
             _term_of(given.get("term", "0")),
             _token_of(given["token"]) if "token" in given else "",
+            carrier,
         )
 
 
 def is_join_line(text: str) -> bool:
     """Whether a text is meant as one, well or badly written."""
-    return text.strip().lower().startswith(f"{SCHEME}:")
+    return text.strip().lower().startswith((f"{SCHEME}:", f"{SCHEME}+"))
 
 
 def check_organisation(name: str) -> str:

@@ -38,8 +38,9 @@ class WorkerConfig:
         secrets: files with the values of secrets, by the names that actions know them by.
         properties: offered to requirements, besides those found out by the worker itself.
         search_path: directories whose programs are announced as tools.
-        credentials: what the controller is verified by, and what it is shown.
-        line: by which to join with sessions, in place of `url` and `credentials`.
+        credentials: what the controller is verified by, and what it is shown; with a line whose sessions HTTP/2
+            carries, what whoever ends TLS before the controller is verified by.
+        line: by which to join with sessions, in place of `url`.
         capacity: what its actions may use together; None to let the controller count slots alone.
         durability: of the worker's own CAS; a cache of the controller's, so never more than
             `process`.

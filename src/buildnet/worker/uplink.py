@@ -75,12 +75,16 @@ def uplink_of(config: WorkerConfig) -> Uplink:
             session_key=session_key,
             term=term,
             token=line.token_bytes,
+            carrier=line.carrier or None,
+            ca_pem=config.credentials.ca_pem,
+            certificate_pem=config.credentials.certificate_pem,
+            key_pem=config.credentials.key_pem,
         )
         link = Link.by_session(dialler)
 
     def call(path: str) -> Call:
         with translated():
-            return Call.by_session(dialler, path)
+            return link.call(path)
 
     def failure() -> BuildNetError | None:
         failed = dialler.failure
@@ -124,7 +128,9 @@ def parse_met(data: bytes) -> Met:
     body = json.loads(data)
     if body["version"] != _VERSION:
         raise ValueError(f"not of version {_VERSION}")
-    line = JoinLine(str(body["address"]), check_organisation(body["organisation"]), body["key"], body["term"])
+    organisation = check_organisation(body["organisation"])
+    carrier = str(body.get("carrier", ""))
+    line = JoinLine(str(body["address"]), organisation, body["key"], body["term"], carrier=carrier)
     for key in (line.key, body["session_key"]):
         if _KEY.fullmatch(key) is None:
             raise ValueError("a key is not 64 hexadecimal digits")
@@ -146,7 +152,7 @@ def _remember(state: Path, line: JoinLine, seen: tuple[str, int] | None) -> None
         "key": line.key,
         "session_key": session_key,
         "term": term,
-    }
+    } | ({"carrier": line.carrier} if line.carrier else {})
     path = state / "controller.json"
     text = json.dumps(body, indent=1) + "\n"
     try:
