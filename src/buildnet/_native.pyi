@@ -5,11 +5,12 @@ Functions marked *blocks* do I/O with the interpreter lock released: call them i
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Never, final, overload
+from typing import Any, Final, Literal, Never, final, overload
 
 from typing_extensions import Buffer
 
 __all__ = [
+    "RESULT_BYTES_SAID_MAX",
     "Attempt",
     "Body",
     "Call",
@@ -412,6 +413,9 @@ class Shown:
     """Paths of the machine that commands may read, for many orders."""
 
     def __new__(cls, paths: Sequence[str]) -> Shown: ...
+
+RESULT_BYTES_SAID_MAX: Final[int]
+"""A longer result of an attempt is a blob at the controller too."""
 
 @final
 class Crew:

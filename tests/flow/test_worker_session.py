@@ -13,11 +13,12 @@ import grpc
 import pytest
 
 from buildnet.errors import InvalidRequest
-from buildnet.model.action import Outcome
+from buildnet.model.action import RESULT_BYTES_MAX, Outcome
 from buildnet.model.digest import Digest
 from buildnet.testing.attempts import ScriptedRunner
 from buildnet.testing.controller import FakeController, FakeSession
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
+from buildnet.wire.actions import digest_of
 from buildnet.worker import messages
 from buildnet.worker.config import WorkerConfig
 from buildnet.worker.identity import Identity
@@ -513,10 +514,20 @@ async def test_a_controller_that_lost_a_log_gets_it_again(controller: FakeContro
 
 
 def test_a_result_that_no_session_could_carry_becomes_an_error_that_one_can() -> None:
-    outcome = replace(OK, result=b"x" * (5 << 20))
+    outcome = replace(OK, result=b"x" * (RESULT_BYTES_MAX + 1))
     message = messages.told(messages.TellDone(1, outcome))
     assert message.done.error_code == "too_large"
     assert message.ByteSize() < 1024
+
+
+def test_a_large_result_is_named_by_its_digest() -> None:
+    outcome = Outcome("output_invalid", b"x" * (5 << 20), "an output is a socket")
+    done = messages.told(messages.TellDone(1, outcome)).done
+    assert done.ByteSize() < 1024
+    assert (done.error_code, done.result, digest_of(done.result_digest)) == (
+        *(outcome.code, b""),
+        Digest.of(outcome.result or b""),
+    )
 
 
 def test_every_missing_blob_is_named() -> None:

@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buildnet.edge.fleet_session import greeting_of, node_message
-from buildnet.errors import InvalidRequest
+from buildnet.edge.fleet_session import greeting_of, node_message, stored_outcome_of
+from buildnet.errors import BlobsMissing, InvalidRequest
+from buildnet.model.action import RESULT_BYTES_MAX
+from buildnet.model.digest import Digest
 from buildnet.scheduler import fleet_events as fe
 from buildnet.scheduler.fleet import FleetCore
+from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
+from buildnet.wire.actions import digest_message
 
 NOW_MS = 1_700_000_000_000
 
@@ -92,3 +97,33 @@ def test_a_host_may_be_called_anything_and_is_kept_printable(name: str) -> None:
     assert len(kept) <= 255
     if name.isprintable() and len(name) <= 255:
         assert kept == name
+
+
+def stored(digest: Digest, error_code: str = "") -> fleet_pb2.Done:
+    done = fleet_pb2.Done(fence=1, error_code=error_code, result_digest=digest_message(digest))
+    done.status.message = "said"
+    return done
+
+
+@given(st.binary(max_size=100))
+def test_a_result_that_is_a_blob_is_read_or_refused(data: bytes) -> None:
+    try:
+        outcome = stored_outcome_of(
+            stored(Digest.of(data), "output_invalid"), "n", {Digest.of(data).text: data}.__getitem__
+        )
+    except DecodeError:
+        with pytest.raises(DecodeError):
+            re.ActionResult.FromString(data)
+        return
+    assert (outcome.code, outcome.message, outcome.worker) == ("output_invalid", "said", "n")
+    assert outcome.result == (data or None)
+    assert outcome.exit_code == re.ActionResult.FromString(data).exit_code
+
+
+def test_a_result_that_is_gone_is_made_again_and_one_beyond_the_limit_is_refused() -> None:
+    def gone(digest: str) -> bytes:
+        raise BlobsMissing("evicted", digests=[digest])
+
+    assert stored_outcome_of(stored(Digest("a" * 64, 5 << 20)), "n", gone).code == "storage_full"
+    with pytest.raises(InvalidRequest, match="at most"):
+        stored_outcome_of(stored(Digest("a" * 64, RESULT_BYTES_MAX + 1)), "n", gone)

@@ -13,7 +13,7 @@ use buildnet_stage::{self as stage, CollectLimits, Collected, Control, Root, Vie
 use crate::crew::State;
 use crate::events::{Event, Events};
 use crate::inputs;
-use crate::order::{Done, Ending, Order, Report, Room};
+use crate::order::{Done, Ending, Order, RESULT_BYTES_SAID_MAX, Report, Room};
 use crate::patience::Patience;
 use crate::program;
 use crate::record;
@@ -148,6 +148,14 @@ pub(crate) fn end(begun: Begun, ending: &Ending, logs: Option<&Control>, tools: 
     times.output_upload_completed = report::now();
     times.worker_completed = report::now();
     let result = report::encode(collected.result, order, ending, times, &written, &room.node);
+    if result.len() > RESULT_BYTES_SAID_MAX {
+        let named = [room.store.put_bytes(&result)?];
+        let push = || {
+            state.unless_stopped_after()?;
+            room.link.push_blobs(&room.store, &named).map_err(NativeError::from)
+        };
+        tools.patience.tried(push)?;
+    }
     Ok(Report { result, exit_code: ending.exit_code, reason: ending.reason.clone(), failure, written })
 }
 

@@ -19,4 +19,4 @@ mod report;
 
 pub use crew::{Attempt, Crew};
 pub use events::Event;
-pub use order::{Done, Ending, Grant, Order, Report, Room};
+pub use order::{Done, Ending, Grant, Order, RESULT_BYTES_SAID_MAX, Report, Room};

@@ -110,6 +110,9 @@ impl From<&Outcome> for Ending {
     }
 }
 
+/// A longer result is a blob at the controller too: a session carries messages of 4 MiB, so it is named there.
+pub const RESULT_BYTES_SAID_MAX: usize = 3 << 20;
+
 /// What a command that ran came to.
 #[derive(Clone, Debug)]
 pub struct Report {

@@ -221,6 +221,7 @@ where
 
 /// Add the classes to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("RESULT_BYTES_SAID_MAX", native::RESULT_BYTES_SAID_MAX)?;
     module.add_class::<PyShown>()?;
     module.add_class::<PyCrew>()?;
     module.add_class::<PyAttempt>()

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from buildnet.edge.announcements import Announcements
 from buildnet.edge.bridge import Call, Method
-from buildnet.edge.fleet_session import Session, greeting_of, node_message, outcome_of, running_of
+from buildnet.edge.fleet_session import Session, greeting_of, node_message, outcome_of, running_of, stored_outcome_of
 from buildnet.edge.fleet_watch import Watchers
 from buildnet.edge.flow import Duplex
 from buildnet.edge.log_spool import LogPiece
@@ -184,6 +184,8 @@ class FleetService:
                 self._scheduler.command_ended(node, request.command_ended.fence)
             case "log":
                 return self._hear_log(session, request.log.fence, lambda: log_piece_of(request.log))
+            case "done" if request.done.HasField("result_digest"):
+                return self._hear_stored(session, request.done)
             case "done":
                 self._scheduler.done(node, request.done.fence, outcome_of(request.done, node))
             case "announcement":
@@ -193,6 +195,12 @@ class FleetService:
             case other:
                 raise InvalidRequest(f"{other} cannot come within a session", field="message")
         return None
+
+    async def _hear_stored(self, session: Session, done: fleet_pb2.Done) -> None:
+        assert self._read_blob is not None, "a controller has a store"
+        outcome = await asyncio.to_thread(stored_outcome_of, done, session.node, self._read_blob)
+        if self._core.is_current(session.number):
+            self._scheduler.done(session.node, done.fence, outcome)
 
     def _hear_log(
         self, session: Session, fence: int, piece: Callable[[], LogPiece]

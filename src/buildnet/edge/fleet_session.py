@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 
 from buildnet.edge.flow import Duplex
 from buildnet.errors import BuildNetError, InvalidRequest
-from buildnet.model.action import ActionKey, Lease, Outcome
+from buildnet.model.action import RESULT_BYTES_MAX, ActionKey, Lease, Outcome
 from buildnet.model.amounts import AMOUNT_MAX, NOTHING, Amounts
 from buildnet.model.caller import public_instance
 from buildnet.model.node import SLOTS_MAX, Greeting, NodeView, WorkerOffer, check_node_id
@@ -253,6 +253,25 @@ def outcome_of(done: fleet_pb2.Done, node: str) -> Outcome:
         cpu_ms=cpu_ms,
         cpu_from=cpu_from,
     )
+
+
+def stored_outcome_of(done: fleet_pb2.Done, node: str, read: Callable[[str], bytes]) -> Outcome:
+    """The same of one whose result is a blob, which `read` returns by its digest's text. *Blocks*.
+
+    Raises:
+        InvalidRequest: no result may be so large.
+        DecodeError: it is none.
+    """
+    digest = digest_of(done.result_digest)
+    if digest.size_bytes > RESULT_BYTES_MAX:
+        raise InvalidRequest(f"a result has at most {RESULT_BYTES_MAX} bytes", field="done.result_digest")
+    try:
+        result = read(digest.text)
+    except BuildNetError as error:
+        # It came before this was said, and is gone: the action is run again, elsewhere if it can be.
+        return Outcome("storage_full", None, f"the result is not in the store any more: {error.message}", node)
+    whole = fleet_pb2.Done(fence=done.fence, error_code=done.error_code, status=done.status, result=result)
+    return outcome_of(whole, node)
 
 
 def node_message(

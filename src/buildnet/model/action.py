@@ -21,6 +21,10 @@ SECRET: Final = "secret"
 """The property by which a worker offers a secret; its value is the secret's name."""
 
 
+RESULT_BYTES_MAX: Final = 32 << 20
+"""Of an encoded ActionResult: 100,000 outputs with paths of some 200 bytes."""
+
+
 @quick
 @dataclass(frozen=True, slots=True, order=True)
 class ActionKey:

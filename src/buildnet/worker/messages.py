@@ -7,8 +7,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, cast
 
+from buildnet._native import RESULT_BYTES_SAID_MAX
 from buildnet.errors import InvalidRequest
-from buildnet.model.action import ActionKey, Outcome, Properties
+from buildnet.model.action import RESULT_BYTES_MAX, ActionKey, Outcome, Properties
 from buildnet.model.amounts import Amounts
 from buildnet.model.digest import Digest
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
@@ -99,7 +100,20 @@ def _done_of(fence: int, outcome: Outcome) -> fleet_pb2.JoinRequest:
         # The slug is what counts; its gRPC code is for the controller's one map to choose.
         done.status.code = _UNKNOWN
         done.status.message = outcome.message
-    if outcome.result is not None:
+    if outcome.result is not None and len(outcome.result) > RESULT_BYTES_MAX:
+        return _done_of(
+            fence,
+            Outcome(
+                "too_large",
+                None,
+                f"the result's own message has {len(outcome.result)} bytes, over the limit of {RESULT_BYTES_MAX}; "
+                "declare a directory as the output instead of its many files",
+            ),
+        )
+    if outcome.result is not None and len(outcome.result) > RESULT_BYTES_SAID_MAX:
+        # The native half has stored it at the controller (native/attempt/src/attempt.rs).
+        done.result_digest.CopyFrom(digest_message(Digest.of(outcome.result)))
+    elif outcome.result is not None:
         done.result = outcome.result
     for text in outcome.missing:
         done.missing.append(digest_message(Digest.parse(text)))
@@ -110,8 +124,7 @@ def _done_of(fence: int, outcome: Outcome) -> fleet_pb2.JoinRequest:
             Outcome(
                 "too_large",
                 None,
-                f"the result's own message has {size} bytes, over the limit of {DONE_BYTES_MAX}; "
-                "declare a directory as the output instead of its many files",
+                f"what the worker has to say of it has {size} bytes, over the limit of {DONE_BYTES_MAX}",
             ),
         )
     return message

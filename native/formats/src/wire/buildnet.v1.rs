@@ -318,6 +318,10 @@ pub struct Done {
     pub missing: ::prost::alloc::vec::Vec<
         super::super::build::bazel::remote::execution::v2::Digest,
     >,
+    #[prost(message, optional, tag = "6")]
+    pub result_digest: ::core::option::Option<
+        super::super::build::bazel::remote::execution::v2::Digest,
+    >,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Draining {}

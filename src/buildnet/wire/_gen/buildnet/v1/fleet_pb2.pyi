@@ -190,18 +190,20 @@ class KeepLogResponse(_message.Message):
     def __init__(self, kept: _Optional[bool] = ..., waits: _Optional[bool] = ...) -> None: ...
 
 class Done(_message.Message):
-    __slots__ = ("fence", "status", "error_code", "result", "missing")
+    __slots__ = ("fence", "status", "error_code", "result", "missing", "result_digest")
     FENCE_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     ERROR_CODE_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
     MISSING_FIELD_NUMBER: _ClassVar[int]
+    RESULT_DIGEST_FIELD_NUMBER: _ClassVar[int]
     fence: int
     status: _status_pb2.Status
     error_code: str
     result: bytes
     missing: _containers.RepeatedCompositeFieldContainer[_remote_execution_pb2.Digest]
-    def __init__(self, fence: _Optional[int] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., error_code: _Optional[str] = ..., result: _Optional[bytes] = ..., missing: _Optional[_Iterable[_Union[_remote_execution_pb2.Digest, _Mapping]]] = ...) -> None: ...
+    result_digest: _remote_execution_pb2.Digest
+    def __init__(self, fence: _Optional[int] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., error_code: _Optional[str] = ..., result: _Optional[bytes] = ..., missing: _Optional[_Iterable[_Union[_remote_execution_pb2.Digest, _Mapping]]] = ..., result_digest: _Optional[_Union[_remote_execution_pb2.Digest, _Mapping]] = ...) -> None: ...
 
 class Draining(_message.Message):
     __slots__ = ()
