@@ -41,6 +41,7 @@ class WorkerConfig:
         credentials: what the controller is verified by, and what it is shown.
         line: by which to join with sessions, in place of `url` and `credentials`.
         capacity: what its actions may use together; None to let the controller count slots alone.
+        gpus: the numbers of the device files of its gpus.
         durability: of the worker's own CAS; a cache of the controller's, so never more than
             `process`.
         cache_size_bytes: what the worker keeps of blobs and of input trees together; None: blobs as
@@ -69,6 +70,7 @@ class WorkerConfig:
     credentials: Credentials = NONE
     line: JoinLine | None = None
     capacity: Amounts | None = None
+    gpus: tuple[int, ...] = ()
     durability: str = "process"
     cache_size_bytes: int | None = None
     cache_keep_s: int | None = None
