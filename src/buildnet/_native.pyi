@@ -427,7 +427,8 @@ class Crew:
 
     `run` makes an attempt of an `order`: the entries of a `Process`' plan that depend on no place, and fence, command
     (its exact bytes, checked by the caller), working_directory, search_path, input_root, has_outputs,
-    writes_are_strict, effects (name, level, enforced), shown, unseen_hint, elsewhere (whether another sandbox runs it).
+    writes_are_strict, effects (name, level, enforced), gpus (numbers, for the result), shown, unseen_hint, elsewhere
+    (whether another sandbox runs it).
 
     `fd` is readable while `take` has something: (fence, what, about). `printed`: nothing more is said of it before
     `Attempt.quiet`. `staged`: the mount to show, or -1; `Attempt.finish` is due. `command_ended`, only where
@@ -520,7 +521,8 @@ class Process:
     `plan`: argv, env, cwd, root (the execution root, writable; with namespaces it appears as /buildnet/root),
     root_mount (optional: a descriptor of a mount that is shown in its place), shown
     (optional: paths of the host that appear read-only, "/" for all), hidden (optional: directories that appear empty),
-    files (optional: small texts by path, made where nothing is shown), tmp, stdout_path, stderr_path,
+    files (optional: small texts by path, made where nothing is shown), devices (optional: device files of the host and
+    where below /dev each appears), tmp, stdout_path, stderr_path,
     log_size_bytes_max (both streams together), masked (optional: texts that neither stream may show, as bytes),
     timeout_s, memory_bytes, pids_max, cpu_s, cpu_milli (optional), cpu_is_capped (optional: no more than that, ever),
     disk_bytes (optional) (None: unbounded), counted (optional: the directories that disk_bytes is about; else root and

@@ -8,6 +8,7 @@ import errno
 import os
 import select
 import shutil
+import stat
 import sys
 import tempfile
 import time
@@ -439,6 +440,22 @@ def test_there_are_few_devices_and_no_terminal(confined: Bench) -> None:
     # dash says "I/O error" for any: /dev/full took nothing.
     assert b"error" in ran.stderr or b"No space" in ran.stderr
     assert confined.sh("ls /dev/shm").stdout == b""
+
+
+def test_of_devices_it_has_those_that_it_is_given_and_no_others(confined: Bench, tmp_path: Path) -> None:
+    try:
+        for number in range(3):
+            os.mknod(tmp_path / f"nvidia{number}", stat.S_IFCHR | 0o666, os.makedev(1, 5))
+    except PermissionError as error:
+        pytest.skip(f"no device files can be made here: {error}")
+    given = tuple((str(tmp_path / name), f"/dev/{name}") for name in ("nvidia0", "nvidia2"))
+    script = "cd /dev; ls -d nvidia*; head -c 2 nvidia2 | od -An -tx1; echo x > nvidia0; chmod 0 nvidia2; echo $?"
+    ran = confined.sh(script, devices=given)
+    assert ran.stdout.split() == [b"nvidia0", b"nvidia2", b"00", b"00", b"1"], ran.stderr
+    assert confined.sh("ls /dev | grep nvidia").stdout == b""
+    for source, target in ((str(tmp_path / "nvidia9"), "/dev/nvidia9"), (given[0][0], "/etc/nvidia0")):
+        with pytest.raises(NativeError):
+            confined.finish(confined.start(confined.plan("/bin/true", devices=((source, target),))))
 
 
 def test_names_of_machines_are_known_only_with_a_network(confined: Bench) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -24,9 +25,13 @@ from buildnet.sandbox.toolchain import toolchain_of
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
 from buildnet.wire.actions import digest_message, digest_of
+from buildnet.wire.usage import effects_of
 from buildnet.worker.attempt import AttemptLog, Handle
 from buildnet.worker.executor import Executor
+from buildnet.worker.gpus import Gpus
 from buildnet.worker.lease_book import Assignment
+
+GPUS = ("nvidia0", "nvidia1")
 
 
 class Clock:
@@ -169,16 +174,19 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
         "elsewhere": Elsewhere,
     }
     crew = crew_of(tmp_path, own, link)
+    (tmp_path / "dev").mkdir()
+    means = means_of(probe_isolation(), isolation, toolchain_of())
     executor = Executor(
         crew,
         own,
         sandboxes[request.param](),
         tmp_path / "scratch",
-        means_of(probe_isolation(), isolation, toolchain_of()),
+        replace(means, devices=frozenset((*GPUS, "nvidiactl")), device_directory=str(tmp_path / "dev")),
         Limits(log_size_bytes_max=1 << 20, pids_max=100),
         (tmp_path,),
         threads,
         "node-1",
+        gpus=Gpus(range(len(GPUS))),
     )
     yield Bench(link, executor, tmp_path / "scratch", cas, door, own)
     crew.close()
@@ -301,7 +309,9 @@ async def test_the_environment_is_the_commands(bench: Bench) -> None:
         ],
     )
     result = result_of(await bench.run(command))
-    assert sorted(bench.blob(result.stdout_digest).splitlines()) == [b"A=1", b"PATH=/usr/bin:/bin"]
+    # This worker has gpus, of which it is given none.
+    gpus = [b"CUDA_DEVICE_ORDER=PCI_BUS_ID", b"CUDA_VISIBLE_DEVICES=", b"NVIDIA_VISIBLE_DEVICES="]
+    assert sorted(bench.blob(result.stdout_digest).splitlines()) == [b"A=1", *gpus, b"PATH=/usr/bin:/bin"]
 
 
 async def test_a_timeout_leaves_what_it_printed(bench: Bench) -> None:
@@ -424,6 +434,31 @@ async def test_what_is_stopped_while_it_is_collected_is_not_sent(bench: Bench) -
             return
         # It was collected sooner than its end was heard of.
     raise AssertionError("what nobody wants is sent")
+
+
+async def test_each_attempt_has_gpus_of_its_own_and_no_others(bench: Bench) -> None:
+    directory = bench.scratch.parent / "dev"
+    try:
+        for name in (*GPUS, "nvidiactl", "nvidia-uvm"):
+            # The null device's numbers: nothing here need be a gpu.
+            os.mknod(directory / name, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    except PermissionError as error:
+        pytest.skip(f"no device files can be made here: {error}")
+    script = "cd /dev; echo $CUDA_VISIBLE_DEVICES $NVIDIA_VISIBLE_DEVICES $(ls | grep nvidia)"
+    own = bench.executor._means.isolation == "namespaces"
+    reports = []
+    for count, seen in ((2, "0,1 0,1 nvidia0 nvidia1 nvidiactl"), (1, "0 0 nvidia0 nvidiactl"), (0, "")):
+        digest = await asyncio.to_thread(bench.push, sh(script), {})
+        outcome = await bench.attempt(digest, gpus=count)
+        assert outcome.code == "ok", outcome
+        said = bench.blob(result_of(outcome).stdout_digest).decode().split()
+        assert (said if own else said[:2]) == (seen.split() if own else seen.split()[:2])
+        told = effects_of(result_of(outcome))
+        assert told is not None
+        reports.append(list(told.gpus))
+    assert reports == [[0, 1], [0], []]
+    refused = await bench.attempt(digest, gpus=3)
+    assert (refused.code, "this worker has 2" in refused.message) == ("sandbox_failed", True)
 
 
 async def test_attempts_run_side_by_side(bench: Bench) -> None:

@@ -25,7 +25,7 @@ from buildnet.model.node import SLOTS_MAX
 from buildnet.sandbox.policy import Limits
 from buildnet.scheduler.limits import ORGANISATION, USER, Quota
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
-from buildnet.worker.capacity import capacity_of, given_in, processors_milli, quota_milli_of
+from buildnet.worker.capacity import capacity_of, gpu_numbers, processors_milli, quota_milli_of
 from buildnet.worker.config import WorkerConfig
 from buildnet.worker.identity import Identity
 from buildnet.worker.messages import hello_of
@@ -39,16 +39,13 @@ def hello(**capacity: int) -> fleet_pb2.Hello:
 
 
 def test_a_machine_is_looked_at(tmp_path: Path) -> None:
-    for name in ("nvidia0", "nvidia1", "nvidiactl"):
+    for name in ("nvidia0", "nvidia11", "nvidiactl", "nvidia-uvm", "nvidia0x"):
         (tmp_path / name).touch()
     found = capacity_of(tmp_path / "state", tmp_path)
     assert found.cpu_milli >= 1000
     assert found.memory_bytes > 0
     assert found.disk_bytes > 0
-    assert found.gpus == 2
-    # A sandbox with a /dev of its own has none of them to give.
-    assert given_in("process", found) == found
-    assert given_in("namespaces", found) == replace(found, gpus=0)
+    assert (found.gpus, gpu_numbers(tmp_path)) == (2, (0, 11))
 
 
 CORES_MILLI = 1000 * len(os.sched_getaffinity(0))

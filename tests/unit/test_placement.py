@@ -281,7 +281,6 @@ def test_what_can_fit_nowhere_is_refused_with_what_there_is() -> None:
         "8 cpus, 1 GiB of memory, 1 gpu",
         "v has 4 cpus, 8 GiB of memory",
         "w has 2 cpus",
-        "workers without namespaces",
     ):
         assert words in outcome.message
     outcome = bench.told(bench.want(asked=Amounts(8000)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -29,6 +30,37 @@ MEANS = {
 
 def plan(*properties: tuple[str, str], isolation: str = "namespaces") -> Plan:
     return plan_of(["true"], [("A", "1")], frozenset(properties), MEANS[isolation], Limits(), 5.0)
+
+
+def test_a_command_is_told_its_gpus_and_no_others() -> None:
+    env = [("A", "1"), ("CUDA_VISIBLE_DEVICES", "7")]
+
+    def told(gpus: tuple[int, ...] | None) -> tuple[dict[str, str], tuple[int, ...]]:
+        made = plan_of(["true"], env, frozenset(), MEANS["process"], Limits(), 5.0, gpus=gpus)
+        assert len(dict(made.env)) == len(made.env)
+        return dict(made.env), made.gpus
+
+    # A worker without gpus has nothing to say.
+    assert told(None) == (dict(env), ())
+    rest = {"A": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    assert told(()) == (rest | {"CUDA_VISIBLE_DEVICES": "", "NVIDIA_VISIBLE_DEVICES": ""}, ())
+    assert told((0, 3)) == (rest | {"CUDA_VISIBLE_DEVICES": "0,3", "NVIDIA_VISIBLE_DEVICES": "0,3"}, (0, 3))
+
+
+def test_in_a_dev_of_its_own_a_command_has_the_files_of_its_gpus_alone() -> None:
+    there = frozenset(("null", "nvidia0", "nvidia1", "nvidia2", "nvidiactl", "nvidia-uvm", "dri"))
+    means = replace(MEANS["namespaces"], devices=there, device_directory="/there")
+
+    def told(means: Means, *gpus: int) -> tuple[list[str], list[str], str]:
+        made = plan_of(["true"], [], frozenset(), means, Limits(), 5.0, gpus=gpus)
+        sources, targets = zip(*made.devices, strict=True) if made.devices else ((), ())
+        return list(sources), list(targets), dict(made.env)["CUDA_VISIBLE_DEVICES"]
+
+    names = ["nvidia0", "nvidia2", "nvidiactl", "nvidia-uvm"]
+    assert told(means, 0, 2) == ([f"/there/{name}" for name in names], [f"/dev/{name}" for name in names], "0,1")
+    assert told(means) == ([], [], "")
+    # It sees the machine's.
+    assert told(replace(means, isolation="process"), 0, 2) == ([], [], "0,2")
 
 
 def test_no_network_unless_declared() -> None:

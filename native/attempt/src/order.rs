@@ -62,6 +62,8 @@ pub struct Order {
     pub writes_are_strict: bool,
     /// For the result.
     pub effects: Vec<Grant>,
+    /// Numbers of the gpus that it is given, for the result.
+    pub gpus: Vec<u32>,
     /// Follows the error of a program that the worker has and the command does not see.
     pub unseen_hint: String,
     /// Another sandbox than the launcher runs it: the attempt is staged, says so, and waits for `Attempt::finish`.

@@ -82,6 +82,7 @@ fn effects(order: &Order, ending: &Ending, written: &Written) -> own::EffectRepo
         undeclared_writes_partial: !written.whole,
         limits,
         limit_hit: limit_hit(&ending.reason).to_owned(),
+        gpus: order.gpus.clone(),
     }
 }
 

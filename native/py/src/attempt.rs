@@ -124,6 +124,7 @@ impl PyCrew {
             has_outputs: field(order, "has_outputs")?,
             writes_are_strict: field(order, "writes_are_strict")?,
             effects: effects.into_iter().map(grant).collect(),
+            gpus: field(order, "gpus")?,
             unseen_hint: field(order, "unseen_hint")?,
             elsewhere: field(order, "elsewhere")?,
         })

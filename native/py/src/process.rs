@@ -155,6 +155,7 @@ pub(crate) fn read_rules(plan: &Bound<'_, PyMapping>, shown: Vec<PathBuf>) -> Py
         shown,
         hidden: Vec::new(),
         files: Vec::new(),
+        devices: optional::<Vec<(PathBuf, PathBuf)>>(plan, "devices")?.unwrap_or_default(),
         tmp: PathBuf::new(),
         stdout_path: PathBuf::new(),
         stderr_path: PathBuf::new(),

@@ -14,7 +14,7 @@ from buildnet import __version__
 from buildnet.app.clock import SystemClock
 from buildnet.app.config import WorkerRunConfig, search_path
 from buildnet.model.join_line import JoinLine
-from buildnet.worker.capacity import capacity_of
+from buildnet.worker.capacity import capacity_of, gpu_numbers
 from buildnet.worker.config import WorkerConfig
 from buildnet.worker.run import run_worker
 from buildnet.worker.uplink import met
@@ -72,6 +72,7 @@ async def run(
             credentials=config.credentials,
             line=config.line,
             capacity=capacity_of(config.state, cpu_milli=config.cpu_milli),
+            gpus=gpu_numbers(),
             limits=config.limits,
             cache_size_bytes=config.cache_size_bytes,
             cache_keep_s=config.cache_keep_s,

@@ -23,6 +23,8 @@ def lines(told: EffectsTold) -> Iterator[tuple[str, str]]:
     yield "effects", ", ".join(f"{name}={level}" for name, level in told.effects.items())
     if told.trusted:
         yield "left to trust", ", ".join(told.trusted)
+    if told.gpus:
+        yield "gpus", ", ".join(map(str, told.gpus))
     if told.limit_hit:
         yield "limit hit", told.limit_hit
     if told.limits:

@@ -63,7 +63,8 @@ class EffectsTold:
     `isolation` is namespaces or process; `effects` are levels by name, of which those in `trusted` nothing enforced.
     `undeclared_writes` are paths below the execution root, at most 100 of `undeclared_write_count`; directories end in
     a slash. `undeclared_writes_partial`: not everything was looked at. `limits` are what bounded each resource,
-    `limit_hit` is the one that ended it: memory, pids, cpu, disk, log or wall, "" for none.
+    `limit_hit` is the one that ended it: memory, pids, cpu, disk, log or wall, "" for none. `gpus` are the numbers of
+    those that it was given.
     """
 
     isolation: str
@@ -74,6 +75,7 @@ class EffectsTold:
     undeclared_writes_partial: bool
     limits: Mapping[str, str]
     limit_hit: str = ""
+    gpus: tuple[int, ...] = ()
 
     @property
     def assurance(self) -> Literal["enforced", "advisory"]:
@@ -220,6 +222,7 @@ def effects_told(result: re.ActionResult) -> EffectsTold | None:
         undeclared_writes_partial=report.undeclared_writes_partial,
         limits={limit.name: limit.by for limit in report.limits},
         limit_hit=report.limit_hit,
+        gpus=tuple(report.gpus),
     )
 
 

@@ -91,6 +91,7 @@ def rules_of(plan: Plan) -> dict[str, Any]:
         "disk_bytes": limits.disk_bytes,
         "network": plan.network,
         "isolation": plan.isolation,
+        "devices": list(plan.devices),
     }
 
 

@@ -56,6 +56,8 @@ _BOUNDS: Final = {
     "log_size_bytes_max": (1, AMOUNT_MAX, "bytes"),
 }
 
+_GPU_CONTROL: Final = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools")
+
 SEARCH_PATH: Final = ("/usr/local/bin", "/usr/bin", "/bin")
 
 
@@ -112,12 +114,15 @@ def _lower(asked: int, own: int | None) -> int | None:
 class Means:
     """What a worker runs commands with. `private_network`: a command can be kept from the machine's
     network. `toolchain`: paths of the machine that every command may read. `strict`: what a command writes is declared.
+    `devices` are the names of the files in its `device_directory`: those of the gpus that a command is given are shown.
     """
 
     isolation: Isolation
     private_network: bool
     toolchain: tuple[str, ...] = ()
     strict: bool = False
+    devices: frozenset[str] = frozenset()
+    device_directory: str = "/dev"
 
 
 def means_of(
@@ -164,8 +169,10 @@ class Plan:
     """How to run one command.
 
     `env` is exactly what the Command says (REAPI Command.environment_variables): nothing of the
-    worker's own leaks in. `shown` are the machine's paths that it may read, `/` for all of them; `unenforced` are the
-    effects that it is trusted to keep to. `secrets` are variables too, whose values its output may not show.
+    worker's own leaks in, but for `gpu_variables` where it has gpus. `gpus` are the numbers of those that it is given,
+    `devices` their files, and where each appears in a /dev of its own.
+    `shown` are the machine's paths that it may read, `/` for all of them; `unenforced` are the effects that it is
+    trusted to keep to. `secrets` are variables too, whose values its output may not show.
     """
 
     argv: tuple[str, ...]
@@ -178,6 +185,8 @@ class Plan:
     effects: Mapping[str, str] = field(default_factory=dict)
     unenforced: frozenset[str] = frozenset()
     secrets: Variables = NO_SECRETS
+    gpus: tuple[int, ...] = ()
+    devices: tuple[tuple[str, str], ...] = ()
 
     @property
     def assurance(self) -> Assurance:
@@ -208,8 +217,10 @@ def plan_of(
     limits: Limits,
     timeout_s: float,
     secrets: Variables = NO_SECRETS,
+    gpus: tuple[int, ...] | None = None,
 ) -> Plan:
-    """Decide how to run a command. `secrets` are the values of those that its properties name.
+    """Decide how to run a command. `secrets` are the values of those that its properties name, `gpus` the numbers of
+    those that it is given; None on a worker that has none to give.
 
     Raises:
         InvalidRequest: no arguments, a name or argument that no process can be given, or an unknown
@@ -228,9 +239,11 @@ def plan_of(
     effects = dict(DEFAULTS) | ({"write": "declared"} if means.strict else {}) | declared
     unenforced = frozenset(name for name, level in effects.items() if not _enforced(name, level, means))
     network = effects["network"] == "ambient"
+    given = () if gpus is None else gpu_variables(gpus, means.isolation)
+    names = {name for name, _ in given}
     return Plan(
         argv=tuple(argv),
-        env=tuple(env),
+        env=(*(variable for variable in env if variable[0] not in names), *given),
         isolation=means.isolation,
         network=network,
         timeout_s=timeout_s,
@@ -239,7 +252,34 @@ def plan_of(
         effects=effects,
         unenforced=unenforced,
         secrets=secrets,
+        gpus=gpus or (),
+        devices=gpu_devices(gpus or (), means),
     )
+
+
+def gpu_variables(gpus: Sequence[int], isolation: Isolation) -> tuple[tuple[str, str], ...]:
+    """What tells a command which gpus it has; with none, that it has none, whatever else it could open.
+
+    Source: CUDA C++ programming guide, environment variables; NVIDIA Container Toolkit, GPU enumeration.
+    """
+    # CUDA counts those whose files are there.
+    counted = range(len(gpus)) if isolation == "namespaces" else gpus
+    # By default it counts the fastest first, where drivers go by the place on the bus.
+    return (
+        ("CUDA_DEVICE_ORDER", "PCI_BUS_ID"),
+        ("CUDA_VISIBLE_DEVICES", ",".join(map(str, counted))),
+        ("NVIDIA_VISIBLE_DEVICES", ",".join(map(str, gpus))),
+    )
+
+
+def gpu_devices(gpus: Sequence[int], means: Means) -> tuple[tuple[str, str], ...]:
+    """The device files of these gpus and those that all of a driver's have in common, each with its place in a /dev of
+    the command's own; none without gpus, or where the command sees the machine's /dev.
+    """
+    if not gpus or means.isolation != "namespaces":
+        return ()
+    names = [f"nvidia{number}" for number in gpus] + [name for name in _GPU_CONTROL if name in means.devices]
+    return tuple((f"{means.device_directory}/{name}", f"/dev/{name}") for name in names)
 
 
 def _enforced(name: str, level: str, means: Means) -> bool:

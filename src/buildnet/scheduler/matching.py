@@ -13,7 +13,6 @@ from buildnet.ports import ResourceMatcher
 
 _TOLD_MAX: Final = 5
 _LESS: Final = "ask for less, or join a larger worker"
-_NO_GPUS: Final = "gpus are given by workers without namespaces alone, so join one that has some, or ask for none"
 
 
 class NoResources:
@@ -66,7 +65,7 @@ def _words_of(wanted: Wanted, offers: list[WorkerOffer], resources: ResourceMatc
         return f"the worker {wanted.pinned}, on which the action is to run, {why}; see `buildnet fleet ls`"
     plain = Wanted(wanted.key, wanted.requirements, wanted.timeout_s)
     if wanted.asked != NOTHING and any(matches(plain, offer, resources) is not False for offer in offers):
-        less = _NO_GPUS if wanted.asked.gpus and not any(o.capacity and o.capacity.gpus for o in offers) else _LESS
+        less = _LESS
         if any(offer.action_max != NOTHING for offer in offers):
             less += ", or raise its --memory-max or --disk-max"
         return f"{none} has {wanted.asked.text}: {'; '.join(_capacities(offers))}; {less}"

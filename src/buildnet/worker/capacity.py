@@ -7,7 +7,6 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 from buildnet.model.amounts import Amounts
@@ -16,12 +15,7 @@ MEMORY_RESERVE_BYTES_MAX = 1 << 30
 DISK_RESERVE_BYTES_MAX = 10 << 30
 _RESERVE_SHARE = 8
 _QUOTA = re.compile(r"([0-9]{1,18}) ([1-9][0-9]{0,17})", re.ASCII)
-_GPU = re.compile(r"nvidia[0-9]+")
-
-
-def given_in(isolation: str, whole: Amounts) -> Amounts:
-    """What of that actions can be given in such a sandbox: a /dev of their own has no gpus."""
-    return whole if isolation == "process" else replace(whole, gpus=0)
+_GPU = re.compile(r"nvidia([0-9]{1,4})", re.ASCII)
 
 
 def processors_milli(own: Path = Path("/proc/self/cgroup"), groups: Path = Path("/sys/fs/cgroup")) -> int:
@@ -68,11 +62,15 @@ def capacity_of(state: Path, devices: Path = Path("/dev"), *, cpu_milli: int | N
     """
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    gpus = sum(_GPU.fullmatch(name) is not None for name in os.listdir(devices))
     free_bytes = shutil.disk_usage(state).free
     return Amounts(
         processors_milli() if cpu_milli is None else cpu_milli,
         memory_bytes - min(memory_bytes // _RESERVE_SHARE, MEMORY_RESERVE_BYTES_MAX),
         free_bytes - min(free_bytes // _RESERVE_SHARE, DISK_RESERVE_BYTES_MAX),
-        gpus,
+        len(gpu_numbers(devices)),
     )
+
+
+def gpu_numbers(devices: Path = Path("/dev")) -> tuple[int, ...]:
+    """The numbers of gpus' device files: 0 and 1 for `nvidia0` and `nvidia1`."""
+    return tuple(sorted(int(match[1]) for name in os.listdir(devices) if (match := _GPU.fullmatch(name))))

@@ -42,6 +42,7 @@ class WorkerConfig:
             carries, what whoever ends TLS before the controller is verified by.
         line: by which to join with sessions, in place of `url`.
         capacity: what its actions may use together; None to let the controller count slots alone.
+        gpus: the numbers of the device files of its gpus.
         durability: of the worker's own CAS; a cache of the controller's, so never more than
             `process`.
         cache_size_bytes: what the worker keeps of blobs and of input trees together; None: blobs as
@@ -70,6 +71,7 @@ class WorkerConfig:
     credentials: Credentials = NONE
     line: JoinLine | None = None
     capacity: Amounts | None = None
+    gpus: tuple[int, ...] = ()
     durability: str = "process"
     cache_size_bytes: int | None = None
     cache_keep_s: int | None = None

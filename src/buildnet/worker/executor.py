@@ -26,6 +26,7 @@ from buildnet.wire.native import error_of, translated
 from buildnet.wire.usage import UndeclaredWrites
 from buildnet.worker import inputs, results
 from buildnet.worker.attempt import Handle
+from buildnet.worker.gpus import Gpus
 from buildnet.worker.inputs import Described
 from buildnet.worker.lease_book import Assignment
 from buildnet.worker.secrets import NO_SECRETS, Secrets
@@ -62,6 +63,7 @@ class Executor:
         threads: where blocking calls wait.
         node: told of every result (REAPI ExecutedActionMetadata.worker); as the crew has it.
         secrets: those that commands may name.
+        gpus: those that commands may be given; None for none.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Executor:
         threads: Threads,
         node: str,
         secrets: Secrets = NO_SECRETS,
+        gpus: Gpus | None = None,
     ) -> None:
         self._crew = crew
         self._store = store
@@ -87,6 +90,7 @@ class Executor:
         self._threads = threads
         self._node = node
         self._secrets = secrets
+        self._gpus = gpus or Gpus()
         self._running: dict[int, _Running] = {}
         self._shown: dict[tuple[str, ...], Shown] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -105,21 +109,22 @@ class Executor:
         """Run one attempt to its end; every failure is an Outcome."""
         try:
             with _native_and_disk_errors():
-                return await self._attempt(assignment, handle)
+                async with self._gpus.held(assignment.gpus) as gpus:
+                    return await self._attempt(assignment, handle, gpus if self._gpus.any else None)
         except BuildNetError as error:
             return results.failure_of(error)
         except Exception as error:  # noqa: BLE001 - one attempt's bug must not end the others; it is told and logged
             _log.exception("attempt %016x failed in the worker itself", assignment.fence)
             return results.failure_of(InvariantBroken(f"the worker failed: {error!r}"))
 
-    async def _attempt(self, assignment: Assignment, handle: Handle) -> Outcome:
+    async def _attempt(self, assignment: Assignment, handle: Handle, gpus: tuple[int, ...] | None) -> Outcome:
         described = inputs.given(assignment)
         if described is None:
             described = await self._in_thread(lambda: inputs.fetched(assignment, self._crew, self._store))
         if described.names_secrets:
-            plan = await self._in_thread(lambda: self._plan_of(described, assignment))
+            plan = await self._in_thread(lambda: self._plan_of(described, assignment, gpus))
         else:
-            plan = self._plan_of(described, assignment)
+            plan = self._plan_of(described, assignment, gpus)
         if handle.stop_reason is not None:
             raise Cancelled(f"stopped before it ran: {handle.stop_reason}")
         what, about = await self._made(assignment.fence, plan, described, handle)
@@ -127,7 +132,7 @@ class Executor:
             raise about
         return _outcome_of(about, plan, self._node)
 
-    def _plan_of(self, described: Described, assignment: Assignment) -> Plan:
+    def _plan_of(self, described: Described, assignment: Assignment, gpus: tuple[int, ...] | None) -> Plan:
         properties, environment = described.properties, described.environment
         return plan_of(
             described.command.arguments,
@@ -137,6 +142,7 @@ class Executor:
             self._limits.reserving(assignment.cpu_milli, assignment.memory_bytes, assignment.disk_bytes),
             assignment.timeout_s,
             self._secrets.given(properties, environment),
+            gpus,
         )
 
     async def _made(self, fence: int, plan: Plan, described: Described, handle: Handle) -> tuple[str, Any]:
@@ -176,6 +182,7 @@ class Executor:
             "has_outputs": described.has_outputs,
             "writes_are_strict": plan.writes_are_strict,
             "effects": [(name, level, name not in unenforced) for name, level in plan.effects.items()],
+            "gpus": list(plan.gpus),
             "unseen_hint": _unseen(plan),
             "elsewhere": elsewhere,
         }

@@ -33,6 +33,7 @@ class Assignment:
     cpu_milli: int = 0
     memory_bytes: int = 0
     disk_bytes: int = 0
+    gpus: int = 0
     action: bytes = field(default=b"", repr=False)
     command: bytes = field(default=b"", repr=False)
 

@@ -154,7 +154,7 @@ def event_of(message: fleet_pb2.JoinResponse) -> Event:
             if timeout_s <= 0:
                 raise InvalidRequest("an Assign without a timeout", field="assign.timeout")
             counted = assign.reserved
-            amounts = (counted.cpu_milli, counted.memory_bytes, counted.disk_bytes)
+            amounts = (counted.cpu_milli, counted.memory_bytes, counted.disk_bytes, counted.gpus)
             given = (assign.action, assign.command)
             return Assigned(Assignment(assign.fence, key, timeout_s, assign.attempt, *amounts, *given))
         case "cancel":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -26,9 +27,10 @@ from buildnet.sandbox.toolchain import toolchain_of
 from buildnet.wire.native import translated
 from buildnet.worker.ahead import Ahead
 from buildnet.worker.announcer import Announcer
-from buildnet.worker.capacity import capacity_of, given_in
+from buildnet.worker.capacity import capacity_of
 from buildnet.worker.config import WorkerConfig
 from buildnet.worker.executor import Executor
+from buildnet.worker.gpus import Gpus
 from buildnet.worker.identity import Randomness, identity_of, node_key, offered
 from buildnet.worker.inventory import Stocktaker
 from buildnet.worker.secrets import Secrets
@@ -75,6 +77,7 @@ async def run_worker(
         probed = probe_isolation()
         start_launcher()
         means = means_of(probed, config.isolation, toolchain_of(config.toolchain), strict=config.strict)
+        means = replace(means, devices=frozenset(os.listdir("/dev")))
         if config.limits.cpu_is_capped and not probed["cgroup_cpu"]:
             raise SandboxFailed(
                 "actions can be held to their processors (--cpu-limit strict) in control groups alone, and there are "
@@ -87,8 +90,6 @@ async def run_worker(
             keep_s=config.cache_keep_s,
         )
     limits = config.limits.within(config.capacity or capacity_of(config.state))
-    if config.capacity is not None:
-        config = replace(config, capacity=given_in(means.isolation, config.capacity))
     try:
         identity = identity_of(config.state, rng)
         uplink = uplink_of(config)
@@ -110,6 +111,7 @@ async def run_worker(
                 threads,
                 identity.node,
                 secrets,
+                Gpus(config.gpus),
             )
             properties = offered(means, config.properties | secrets.properties)
             setting = Setting(config.state, config.search_path)

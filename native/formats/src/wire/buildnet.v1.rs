@@ -1105,6 +1105,8 @@ pub struct EffectReport {
     pub limits: ::prost::alloc::vec::Vec<LimitKept>,
     #[prost(string, tag = "7")]
     pub limit_hit: ::prost::alloc::string::String,
+    #[prost(uint32, repeated, tag = "8")]
+    pub gpus: ::prost::alloc::vec::Vec<u32>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EffectGrant {

@@ -259,6 +259,7 @@ fn view_of(plan: &Plan) -> ViewOf<'_> {
         shown: &plan.shown,
         hidden: &plan.hidden,
         files: &plan.files,
+        devices: &plan.devices,
         shm_size_bytes: plan.memory_bytes,
     }
 }

@@ -37,6 +37,8 @@ pub(crate) struct Mounts {
     /// A directory of the host to build upon; what it holds is not needed under its own name.
     pub(crate) base: CString,
     pub(crate) entries: Vec<Entry>,
+    /// Device files beside `DEVICES`.
+    pub(crate) devices: Vec<Bind>,
     /// Directories of the new root that appear empty. One that is not to be seen at all may be named.
     pub(crate) masked: Vec<CString>,
     /// The execution root and the private /tmp, each writable, and a second /tmp where /var/tmp is the host's.
@@ -67,6 +69,9 @@ pub(crate) fn enter(mounts: &Mounts) -> Result<(), Failure> {
     take(mounts).map_err(at(Stage::MountClone))?;
     let host = pivot(&mounts.base).map_err(at(Stage::MountPivot))?;
     private_dev(&devices, &mounts.shm).map_err(at(Stage::MountDev))?;
+    for device in &mounts.devices {
+        put(device).map_err(at(Stage::MountDev))?;
+    }
     put(&mounts.tmp).map_err(at(Stage::MountTmp))?;
     for entry in &mounts.entries {
         lay_out(entry).map_err(at(Stage::MountShown))?;
@@ -91,6 +96,10 @@ fn take(mounts: &Mounts) -> Result<(), Errno> {
             bind.fd.set(sys::clone_mount(&bind.source)?);
             sys::seal_tree(bind.fd.get())?;
         }
+    }
+    for bind in &mounts.devices {
+        bind.fd.set(sys::clone_mount(&bind.source)?);
+        sys::seal_device(bind.fd.get())?;
     }
     for bind in [&mounts.root, &mounts.tmp].into_iter().chain(&mounts.var_tmp) {
         // A root that is a mount of its own is no copy.

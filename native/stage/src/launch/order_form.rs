@@ -102,6 +102,8 @@ impl Form {
         self.text(&mounts.base);
         self.text(&mounts.shm);
         self.texts(&mounts.masked);
+        self.number(mounts.devices.len() as u64);
+        mounts.devices.iter().for_each(|bind| self.bind(bind));
         self.bind(&mounts.tmp);
         self.number(u64::from(mounts.var_tmp.is_some()));
         mounts.var_tmp.iter().for_each(|bind| self.bind(bind));
@@ -163,12 +165,14 @@ impl Reading<'_> {
     }
 
     fn mounts(&mut self) -> Option<Mounts> {
-        let (base, shm, masked, tmp) = (self.text()?, self.text()?, self.texts()?, self.bind()?);
+        let (base, shm, masked) = (self.text()?, self.text()?, self.texts()?);
+        let devices = (0..self.number()?).map(|_| self.bind()).collect::<Option<_>>()?;
+        let tmp = self.bind()?;
         let var_tmp = if self.number()? == 0 { None } else { Some(self.bind()?) };
         let root = self.bind()?;
         let count = self.number()?;
         let entries = (0..count).map(|_| self.entry()).collect::<Option<_>>()?;
-        Some(Mounts { base, entries, masked, root, tmp, var_tmp, shm })
+        Some(Mounts { base, devices, entries, masked, root, tmp, var_tmp, shm })
     }
 
     fn entry(&mut self) -> Option<Entry> {
@@ -211,6 +215,7 @@ mod tests {
         let mounts = Mounts {
             base: text("/base"),
             entries,
+            devices: vec![bind("/dev/one", -1)],
             masked: vec![text("/m")],
             root: bind("/root", root_fd),
             tmp: bind("/tmp", -1),

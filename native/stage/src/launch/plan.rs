@@ -34,6 +34,9 @@ pub struct Plan {
     pub hidden: Vec<PathBuf>,
     /// Small files to make where nothing is shown (namespaces only).
     pub files: Vec<(PathBuf, Vec<u8>)>,
+    /// Device files of the host, and where below /dev each appears besides null and the like (namespaces only). One that
+    /// is not there fails the start.
+    pub devices: Vec<(PathBuf, PathBuf)>,
     /// The private directory that appears as /tmp and /var/tmp (namespaces only).
     pub tmp: PathBuf,
     /// File that receives standard output.

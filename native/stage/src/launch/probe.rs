@@ -55,8 +55,16 @@ impl Found {
         sys::set_signal_mask(true);
         let tmp = Path::new("/tmp");
         let shown = [PathBuf::from("/")];
-        let of =
-            ViewOf { root: tmp, root_mount: None, tmp, shown: &shown, hidden: &[], files: &[], shm_size_bytes: None };
+        let of = ViewOf {
+            root: tmp,
+            root_mount: None,
+            tmp,
+            shown: &shown,
+            hidden: &[],
+            files: &[],
+            devices: &[],
+            shm_size_bytes: None,
+        };
         let Ok(mounts) = view::plan_view(of) else {
             return Self::nothing();
         };

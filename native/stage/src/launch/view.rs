@@ -32,6 +32,7 @@ pub(crate) struct ViewOf<'a> {
     pub(crate) shown: &'a [PathBuf],
     pub(crate) hidden: &'a [PathBuf],
     pub(crate) files: &'a [(PathBuf, Vec<u8>)],
+    pub(crate) devices: &'a [(PathBuf, PathBuf)],
     pub(crate) shm_size_bytes: Option<u64>,
 }
 
@@ -71,6 +72,7 @@ pub(crate) fn plan_view(of: ViewOf<'_>) -> Result<Mounts> {
     execution_root.fd.set(of.root_mount.unwrap_or(-1));
     Ok(Mounts {
         base: c_path(&tmp)?,
+        devices: of.devices.iter().map(|(source, target)| device(source, target)).collect::<Result<_>>()?,
         entries: entries.collect::<Result<_>>()?,
         masked,
         root: execution_root,
@@ -221,6 +223,14 @@ fn bind(source: &Path, target: &Path, directory: bool) -> Result<Bind> {
     Ok(Bind { source: c_path(source)?, target: c_path(target)?, directory, fd: Cell::new(-1) })
 }
 
+fn device(source: &Path, target: &Path) -> Result<Bind> {
+    let plain = |part: Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
+    if !target.starts_with("/dev/") || !target.components().all(plain) {
+        return Err(error::invalid("devices", format!("{} is no path below /dev", target.display())));
+    }
+    bind(source, target, false)
+}
+
 /// It is memory: bounded as the action's memory is, else by the kernel (half of what there is).
 fn shm_options(size_bytes: Option<u64>) -> Result<CString> {
     let size = size_bytes.map_or_else(String::new, |bytes| format!(",size={bytes}"));
@@ -262,7 +272,16 @@ mod tests {
     }
 
     fn view(shown: &[PathBuf], hidden: &[PathBuf], dir: &Path) -> Result<Mounts> {
-        plan_view(ViewOf { root: dir, root_mount: None, tmp: dir, shown, hidden, files: &[], shm_size_bytes: Some(5) })
+        plan_view(ViewOf {
+            root: dir,
+            root_mount: None,
+            tmp: dir,
+            shown,
+            hidden,
+            files: &[],
+            devices: &[],
+            shm_size_bytes: Some(5),
+        })
     }
 
     #[test]

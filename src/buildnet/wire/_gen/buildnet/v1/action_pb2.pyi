@@ -529,7 +529,7 @@ class Usage(_message.Message):
     def __init__(self, user_cpu: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., system_cpu: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_rss_bytes: _Optional[int] = ...) -> None: ...
 
 class EffectReport(_message.Message):
-    __slots__ = ("isolation", "effects", "undeclared_writes", "undeclared_write_count", "undeclared_writes_partial", "limits", "limit_hit")
+    __slots__ = ("isolation", "effects", "undeclared_writes", "undeclared_write_count", "undeclared_writes_partial", "limits", "limit_hit", "gpus")
     ISOLATION_FIELD_NUMBER: _ClassVar[int]
     EFFECTS_FIELD_NUMBER: _ClassVar[int]
     UNDECLARED_WRITES_FIELD_NUMBER: _ClassVar[int]
@@ -537,6 +537,7 @@ class EffectReport(_message.Message):
     UNDECLARED_WRITES_PARTIAL_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     LIMIT_HIT_FIELD_NUMBER: _ClassVar[int]
+    GPUS_FIELD_NUMBER: _ClassVar[int]
     isolation: str
     effects: _containers.RepeatedCompositeFieldContainer[EffectGrant]
     undeclared_writes: _containers.RepeatedScalarFieldContainer[str]
@@ -544,7 +545,8 @@ class EffectReport(_message.Message):
     undeclared_writes_partial: bool
     limits: _containers.RepeatedCompositeFieldContainer[LimitKept]
     limit_hit: str
-    def __init__(self, isolation: _Optional[str] = ..., effects: _Optional[_Iterable[_Union[EffectGrant, _Mapping]]] = ..., undeclared_writes: _Optional[_Iterable[str]] = ..., undeclared_write_count: _Optional[int] = ..., undeclared_writes_partial: _Optional[bool] = ..., limits: _Optional[_Iterable[_Union[LimitKept, _Mapping]]] = ..., limit_hit: _Optional[str] = ...) -> None: ...
+    gpus: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, isolation: _Optional[str] = ..., effects: _Optional[_Iterable[_Union[EffectGrant, _Mapping]]] = ..., undeclared_writes: _Optional[_Iterable[str]] = ..., undeclared_write_count: _Optional[int] = ..., undeclared_writes_partial: _Optional[bool] = ..., limits: _Optional[_Iterable[_Union[LimitKept, _Mapping]]] = ..., limit_hit: _Optional[str] = ..., gpus: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class EffectGrant(_message.Message):
     __slots__ = ("name", "level", "enforced")
