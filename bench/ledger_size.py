@@ -14,18 +14,23 @@ import asyncio
 import sys
 import tempfile
 import time
+import tracemalloc
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from bench.lines import header, line
 from buildnet.ledger import audit, files
+from buildnet.ledger.follower import Follower
 from buildnet.ledger.log import LedgerLog, load_or_create_key
 from buildnet.ledger.receipt import Receipt
+from buildnet.ledger.views import Views
 from buildnet.model.entry import Entry, Value
 
 ENTRIES = 1_000_000
 BATCH = 3 * 1024
 PROOFS = 500
+# As many as the follower reads at once.
+READ = 500
 
 
 def entries(number: int) -> list[Entry]:
@@ -36,7 +41,7 @@ def entries(number: int) -> list[Entry]:
     used = f"node:{number % 64:032x} caller:user-{number % 50} actions 1 cpu_ms {number % 90_000}"
     now_ms = 1_900_000_000_000 + number
     return [
-        Entry("action.submitted", now_ms, {**action}),
+        Entry("action.submitted", now_ms, {**action, "operation": f"{number:032x}"}),
         Entry("action.assigned", now_ms, {**action, **lease}),
         Entry("action.published", now_ms, {**action, **lease, **ended, "transfers": [used]}),
     ]
@@ -80,6 +85,29 @@ async def prove(directory: Path, count: int) -> tuple[float, float, float]:
     return opened_s, proven_s, checked_s
 
 
+async def follow(directory: Path, count: int) -> tuple[float, float, float]:
+    """Seconds to read every entry, and to make a view of them; bytes that the view holds of an action that ended."""
+    log = LedgerLog.open(directory / "ledger", load_or_create_key(directory / "key"), "process")
+    started = time.perf_counter()
+    for start in range(0, count, READ):
+        await log.read(start, READ)
+    read_s = time.perf_counter() - started
+    started = time.perf_counter()
+    view = Follower(log, directory / "views", time.monotonic)
+    reading = asyncio.ensure_future(view.run())
+    await view.reached(count)
+    followed_s = time.perf_counter() - started
+    reading.cancel()
+    bodies = await log.read(0, READ)
+    tracemalloc.start()
+    held = Views()
+    held.apply(bodies)
+    held_bytes = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    await log.close()
+    return read_s, followed_s, held_bytes / sum(1 for _ in held.actions.ended())
+
+
 def main() -> None:
     """Print each figure beside its bound."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else ENTRIES
@@ -94,6 +122,9 @@ def main() -> None:
         line("opening", opened_s * 1e3, "ms", "bound", 1000.0)
         line("inclusion proof", proven_s * 1e6, "us", "bound", 500.0)
         line("checking a receipt", checked_s * 1e6, "us", "bound", 1000.0)
+        read_s, followed_s, held_bytes = asyncio.run(follow(directory, count))
+        line("view made anew", followed_s / count * 1e6, "us/entry", "reading alone", read_s / count * 1e6)
+        line("view in memory", held_bytes, "bytes/action", "bound", 1024.0)
         report = audit.verify(directory)
         line("full verification", report.seconds, "s", "bound", 30.0 * count / ENTRIES)
 

@@ -89,6 +89,8 @@ class Store:
     def hold(self, name: str, digests: Sequence[str]) -> None: ...
     def hold_action(self, name: str, action: str) -> None: ...
     def hold_flat_action(self, name: str, action: str) -> bool: ...
+    def hold_result(self, name: str, result: bytes) -> list[str]: ...
+    def hold_flat_result(self, name: str, result: bytes) -> list[str] | None: ...
     def release(self, name: str) -> None: ...
     def evict(self, size_bytes: int) -> dict[str, int]: ...
     def scrub(self, progress: Callable[[int, int, int], object] | None = None) -> dict[str, Any]: ...
@@ -133,7 +135,7 @@ class Door:
         store: Store,
         methods: Sequence[tuple[str, str]],
         *,
-        threads: int = 1,
+        threads: int = 0,
         message_size_bytes_max: int = ...,
         execution: bool = True,
         access: Mapping[str, Any] | None = None,
@@ -177,7 +179,9 @@ class InputTree:
 
 @final
 class Link:
-    """An outbound connection that moves blobs to and from a REAPI server. All methods *block*."""
+    """An outbound connection that moves blobs to and from a REAPI server. All methods *block*, but `call`: a call of a
+    path on the same connection. Whoever calls first while there is none dials; the others wait for that.
+    """
 
     def __new__(
         cls,
@@ -192,6 +196,7 @@ class Link:
     ) -> Link: ...
     @staticmethod
     def by_session(dialler: Dialler, *, instance: str = "") -> Link: ...
+    def call(self, path: str) -> Call: ...
     def set_token(self, token: str) -> None: ...
     def find_missing(self, digests: Sequence[str]) -> list[str]: ...
     def put_bytes(self, data: bytes) -> str: ...
@@ -208,8 +213,9 @@ class Dialler:
     """Whom to dial by sessions: who must answer, and what is known of them. It dials nothing by itself.
 
     `met`: the controller's session key and term, once there was a session. `failure`: why the last dial failed, as a
-    code of the error tree and a text; None when it did not. `carrier`: `http` or `https` where a call by HTTP/2 carries
-    the sessions, within TLS that is verified and shown as the PEMs say; None where nothing does.
+    code of the error tree and a text; None when it did not. After `rekey_frames` this end changes its key: 2^20.
+    `carrier`: `http` or `https` where a call by HTTP/2 carries the sessions, within TLS that is verified and shown as
+    the PEMs say; None where nothing does.
     """
 
     def __new__(
@@ -223,6 +229,7 @@ class Dialler:
         session_key: str | None = None,
         term: int = 0,
         token: bytes = ...,
+        rekey_frames: int | None = None,
         carrier: str | None = None,
         ca_pem: bytes | None = None,
         certificate_pem: bytes | None = None,
@@ -359,8 +366,8 @@ def log_records(
 
 @final
 class Call:
-    """One bidirectional gRPC call of `path` on a connection of its own, for an event loop: nothing here blocks. It
-    dials when it is first turned. `fd` is readable when a turn is worth it.
+    """One bidirectional gRPC call of `path` for an event loop: nothing here blocks. It is on a connection of its own,
+    which it dials when it is first turned, or on a link's. `fd` is readable when a turn is worth it.
 
     `turn` sends what is queued as far as the peer takes it, and gives what came (256 messages, or 1 MiB and one more),
     how many queued bytes the transport has not taken, and once the call is over its gRPC status code and text. After
@@ -382,8 +389,6 @@ class Call:
         key_pem: bytes | None = None,
         token: str = "",
     ) -> Call: ...
-    @staticmethod
-    def by_session(dialler: Dialler, path: str) -> Call: ...
     @property
     def fd(self) -> int: ...
     def send(self, message: bytes) -> None: ...

@@ -6,7 +6,7 @@ implementation and every fake of buildnet.testing.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
@@ -90,9 +90,40 @@ class BlobStore(Protocol):
         """End what `hold_action` began; nothing happens when it did not."""
         ...
 
+    async def hold_result(self, name: str, result: bytes) -> Sequence[str]:
+        """Keep all that an ActionResult references until `release`, under a name of the caller's.
+
+        Returns digest texts of what is absent; the rest is held all the same.
+
+        Raises:
+            Overloaded: as much is held as may be; nothing is held under this name.
+        """
+        ...
+
+    def release(self, name: str) -> None:
+        """End what `hold_result` began; nothing happens when it did not."""
+        ...
+
 
 class Binder(Protocol):
     """Makes of a spec what the scheduler is asked for."""
+
+    async def hold(self, name: str, specs: Collection[ActionSpec]) -> None:
+        """Keep the inputs that no other action leaves until `release`, under a name of the caller's.
+
+        Raises:
+            InvalidRequest: a tree is none.
+            BlobsMissing: inputs are absent; every one is named. The rest is held all the same.
+        """
+        ...
+
+    async def hold_outputs(self, name: str, result: bytes) -> None:
+        """Keep all that an ActionResult references until `release`; what cannot be held is said in the log."""
+        ...
+
+    def release(self, name: str) -> None:
+        """End what `hold` or `hold_outputs` began; nothing happens when neither did."""
+        ...
 
     async def bind(self, spec: ActionSpec, instance: str, caller: str, results: Mapping[str, bytes]) -> Wanted:
         """Put the action, its command and its input tree into the store.

@@ -1,4 +1,7 @@
-"""Stock Bazel builds remotely, and what was changed between two builds is named: a header, a flag, a variable."""
+"""Stock Bazel builds remotely, and what was changed between two builds is named: a header, a flag, a variable.
+
+So it is where Bazel builds by itself and only caches, as far as it sends what it hashed: its input trees it does not.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from bazel import Bazel, why_not
 
 from buildnet.client import SyncClient, Why, connect
+from buildnet.history.trees import NOT_KEPT
 from tests.conftest import House
 
 pytestmark = [
@@ -68,3 +72,40 @@ def test_each_change_of_a_build_is_named(house: House, bazel: Bazel) -> None:
         build("--copt=-DCHANGED=1", "--action_env=CHANGED=1")
         told = newest(client)
         assert [(change.part, change.name, change.after) for change in told.changes] == [("variable", "CHANGED", "1")]
+
+
+def test_what_bazel_ran_by_itself_has_a_relative_too(house: House, bazel: Bazel) -> None:
+    server = house.up("--no-worker")
+
+    def build(*more: str) -> None:
+        run = bazel.test(f"--remote_cache={server.url}", *more)
+        assert run.exit_code == 0, run.log
+        assert run.local, run.log
+
+    build()
+    with connect(server.url) as client:
+        first = newest(client)
+        assert first.reason in ("never_seen", "changed")
+        assert (first.action.worker, first.action.tool) == ("", "bazel")
+
+        header = bazel.workspace / "lib1.h"
+        header.write_text(header.read_text() + "// changed\n")
+        build()
+        told = newest(client)
+        assert told.relative is not None
+        assert (told.relative.id, told.relation) == (first.action.id, "the same target, mnemonic and outputs")
+        assert [(change.part, change.name, change.note) for change in told.changes] == [("input", ".", NOT_KEPT)]
+
+        build("--copt=-DCHANGED=1")
+        # By the digest of the action: an operation's name is not known to who runs it by himself.
+        flag = client.why(newest(client).action.action.text)
+        assert [(change.part, change.before, change.after) for change in flag.changes] == [
+            ("argument", None, "-DCHANGED=1")
+        ]
+
+        # The cache is asked again, and has it: what was hit is no operation, and its entry is the update's.
+        bazel.clean()
+        hits = bazel.test(f"--remote_cache={server.url}", "--copt=-DCHANGED=1")
+        assert hits.hits, hits.log
+        assert newest(client).action == flag.action
+        assert flag.action.entry_index is not None

@@ -201,6 +201,25 @@ def test_light_dark_and_narrow(browser: Browser, running: Role) -> None:
     assert papers[0] != papers[1]
 
 
+def test_what_ran_is_shown_after_a_restart(browser: Browser, tmp_path: Path) -> None:
+    house = House(tmp_path)
+    try:
+        role = house.up("--slots", "1")
+        assert run(role, "echo", "before the restart").wait(60) == 0
+        assert role.stop() == 0
+        role = house.up("--no-worker")
+        page, seen = visit(browser, f"http://{role.ready['listen']}/#/actions")
+        row = page.get_by_role("region", name="Recent").get_by_role("row").filter(has_text="before the restart")
+        expect(row.get_by_text("done")).to_be_visible(timeout=WAIT_MS)
+        page.get_by_role("navigation").get_by_role("link", name="Nodes").click()
+        gone = page.get_by_role("region", name="Not here").get_by_role("cell", name=re.compile("^left"))
+        expect(gone).to_have_count(1, timeout=WAIT_MS)
+        assert seen.errors == []
+        page.close()
+    finally:
+        house.close()
+
+
 def test_it_comes_back_with_its_server(browser: Browser, tmp_path: Path) -> None:
     house = House(tmp_path)
     try:

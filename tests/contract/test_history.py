@@ -81,7 +81,7 @@ class Bench:
     def end(self, action: Digest, **facts: object) -> EndedOperation:
         self.ended += 1
         now = self.clock.now_unix_ms()
-        known: dict[str, object] = {"operation": f"{self.ended:032x}", "code": "ok"} | facts
+        known: dict[str, object] = {"operation": f"{self.ended:032x}", "code": "ok", "worker": "w"} | facts
         instance = str(known.pop("instance", ""))
         one = EndedOperation(
             key=ActionKey(instance, action),
@@ -171,6 +171,11 @@ async def test_what_never_was_here_is_recorded_without_its_parts(bench: Bench) -
         ({"kept": False}, {}, "not_kept"),
         ({"entry_index": 5}, {"entry_index": 5}, "joined"),
         ({"cached": True}, {}, "never_seen"),
+        # What has no worker was run by its client. Its entry tells of others too, and a miss it need not have been.
+        ({"worker": ""}, {}, "evicted"),
+        ({}, {"worker": ""}, "written_again"),
+        ({"entry_index": 5, "worker": ""}, {"entry_index": 5, "worker": ""}, "written_again"),
+        ({"exit_code": 1}, {"worker": ""}, "failed_before"),
         ({"instance": "other"}, {}, "never_seen"),
         # A namespace's look-ups go on to the instance itself, and not the other way round.
         ({}, {"instance": "\x01fork"}, "evicted"),
@@ -276,16 +281,24 @@ async def test_it_is_bounded_by_bytes_and_by_age(tmp_path: Path) -> None:
     await bench.history.close()
 
 
-async def test_what_there_is_no_room_for_is_dropped_and_counted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("worker", "kept"), [("w", 5), ("", 2)], ids=["ran here", "a client's"])
+async def test_what_there_is_no_room_for_is_dropped_and_counted(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, worker: str, kept: int
+) -> None:
     monkeypatch.setattr(store, "WAITING_MAX", 5)
+    monkeypatch.setattr(store, "WAITING_OF_CLIENTS_MAX", 2)
     bench.blobs.gate = threading.Event()
     action = bench.blobs.action("true")
     for _ in range(20):
-        bench.end(action)
-    assert bench.history.statistics()["history_dropped"] == 15
+        bench.end(action, worker=worker)
+    assert bench.history.statistics()["history_dropped"] == 20 - kept
     bench.blobs.gate.set()
     await bench.history.look(lambda reader: None)
-    assert bench.history.statistics() == {"history_recorded": 5, "history_dropped": 15, "history_waiting": 0}
+    assert bench.history.statistics() == {
+        "history_recorded": kept,
+        "history_dropped": 20 - kept,
+        "history_waiting": 0,
+    }
 
 
 async def test_a_write_that_fails_costs_the_history_only(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

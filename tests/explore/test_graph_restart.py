@@ -199,8 +199,6 @@ def bound(world: World) -> World:
     after = world.copy()
     name, *rest = world.asked
     after.asked = tuple(rest)
-    assert after.core is not None
-    apply(after, after.core.bound(name))
     if name in world.stopping:
         after.stopping -= {name}
         conclude(after, name, OUTCOMES["cancelled"])

@@ -20,6 +20,7 @@ from buildnet._native import Link
 from buildnet.access import keys, tokens
 from buildnet.client import Client, Credentials
 from buildnet.errors import BuildNetError, Cancelled, Forbidden, NodeDown, Unauthenticated
+from buildnet.ledger import audit
 from buildnet.model.digest import Digest
 from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from buildnet.wire._gen.google.bytestream import bytestream_pb2 as bs
@@ -486,3 +487,24 @@ def test_readers_may_be_let_in_without_credentials(house: House) -> None:
     assert server.caller().code(CAS + "FindMissingBlobs") is Code.OK
     assert server.caller().code(CAS + "BatchUpdateBlobs") is Code.PERMISSION_DENIED
     assert server.caller("nonsense").code(CAS + "FindMissingBlobs") is Code.UNAUTHENTICATED
+
+
+def test_each_start_tells_the_ledger_the_rules_that_it_goes_by(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    try:
+        for anonymous in ("read", "read", "none"):
+            role = house.up("--no-worker", "--anonymous", anonymous)
+            keys.revoke(Path(role.ready["state"]), f"token-{len(house.roles)}", 0)
+            assert role.stop() == 0
+        entries = [json.loads(body) for _, body in audit.iterate(tmp_path / "controller")]
+    finally:
+        house.close()
+    kinds = [entry["kind"] for entry in entries]
+    assert kinds.count("access.configured") == kinds.count("controller.started") == 3
+    first, second, third = (entry for entry in entries if entry["kind"] == "access.configured")
+    assert first["anonymous"] == ["read"]
+    assert third["anonymous"] == []
+    assert first["rules_sha256"] == second["rules_sha256"] != third["rules_sha256"]
+    assert [entry["revoked"] for entry in (first, second, third)] == [0, 1, 2]
+    # Its own: by it are signed the tokens that it makes.
+    assert [entry["keys"] for entry in (first, second, third)] == [1] * 3

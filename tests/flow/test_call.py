@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -13,11 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from buildnet._native import Call, NativeError
+from buildnet._native import Call, Link, NativeError
 from buildnet.worker.stream import AHEAD_BYTES, Stream
 from tests.flow.calls import Words, answer_of
 
 PATH = "/test.Echo/Both"
+Opened = Callable[..., Call]
 MIB = 1 << 20
 
 
@@ -63,13 +64,27 @@ async def echo() -> AsyncIterator[tuple[Echo, str]]:
     await server.stop(None)
 
 
-async def test_words_come_back_in_order(echo: tuple[Echo, str]) -> None:
+@pytest.fixture(params=["on its own connection", "on a link's"])
+def opened(request: pytest.FixtureRequest) -> Iterator[Opened]:
+    """What opens a call at a URL, in either way."""
+    links: list[Link] = []
+
+    def by_link(url: str, path: str, *, token: str = "") -> Call:
+        links.append(Link(url, token=token))
+        return links[-1].call(path)
+
+    yield Call if request.param == "on its own connection" else by_link
+    for link in links:
+        link.close()
+
+
+async def test_words_come_back_in_order(echo: tuple[Echo, str], opened: Opened) -> None:
     words = [b"", b"one", bytes(3 * MIB), *(b"%d" % number for number in range(1000))]
-    assert await answer_of(Call(echo[1], PATH, token="secret"), *words) == (0, "", words)
+    assert await answer_of(opened(echo[1], PATH, token="secret"), *words) == (0, "", words)
     assert ("authorization", "Bearer secret") in echo[0].metadata
 
 
-async def test_a_burst_is_given_in_bounded_batches(echo: tuple[Echo, str]) -> None:
+async def test_a_burst_is_given_in_bounded_batches(echo: tuple[Echo, str], opened: Opened) -> None:
     sizes: list[int] = []
     heard: list[bytes] = []
 
@@ -77,25 +92,26 @@ async def test_a_burst_is_given_in_bounded_batches(echo: tuple[Echo, str]) -> No
         sizes.append(len(messages))
         heard.extend(messages)
 
-    with Stream(Call(echo[1], PATH), Words(b"many 5000", closed=True), hear) as stream:
+    with Stream(opened(echo[1], PATH), Words(b"many 5000", closed=True), hear) as stream:
         async with asyncio.timeout(30):
             assert await stream.over == (0, "")
     assert heard == [b"%d" % number for number in range(5000)]
     assert max(sizes) <= 256
 
 
-async def test_a_failure_is_told_by_code_and_text(echo: tuple[Echo, str]) -> None:
-    assert await answer_of(Call(echo[1], PATH), b"one", b"fail") == (9, "no, because – of ümlauts\n100%", [b"one"])
-    code, _, _ = await answer_of(Call(echo[1], "/test.Echo/None"), b"one")
+async def test_a_failure_is_told_by_code_and_text(echo: tuple[Echo, str], opened: Opened) -> None:
+    failed = (9, "no, because – of ümlauts\n100%", [b"one"])
+    assert await answer_of(opened(echo[1], PATH), b"one", b"fail") == failed
+    code, _, _ = await answer_of(opened(echo[1], "/test.Echo/None"), b"one")
     assert code == 12
 
 
-async def test_nobody_answers() -> None:
+async def test_nobody_answers(opened: Opened) -> None:
     server = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     server.close()
     await server.wait_closed()
-    code, text, _ = await answer_of(Call(f"grpc://127.0.0.1:{port}", PATH), b"one")
+    code, text, _ = await answer_of(opened(f"grpc://127.0.0.1:{port}", PATH), b"one")
     assert (code, "refused" in text) == (14, True)
 
 
@@ -114,12 +130,12 @@ def test_other_bad_input_is_refused() -> None:
         Call("grpcs://127.0.0.1:1", PATH, ca_pem=b"no pem")
 
 
-async def test_a_peer_that_takes_nothing_is_not_sent_without_end(echo: tuple[Echo, str]) -> None:
+async def test_a_peer_that_takes_nothing_is_not_sent_without_end(echo: tuple[Echo, str], opened: Opened) -> None:
     """What waits here is asked for piece by piece, as the peer takes it."""
     piece = bytes(64 << 10)
     words = Words(b"hold", *([piece] * 1000), closed=True)
     heard: list[bytes] = []
-    with Stream(Call(echo[1], PATH), words, heard.extend) as stream:
+    with Stream(opened(echo[1], PATH), words, heard.extend) as stream:
         async with asyncio.timeout(30):
             left = len(words.waiting) + 1
             while len(words.waiting) < left or echo[0].heard == 0:
@@ -132,10 +148,10 @@ async def test_a_peer_that_takes_nothing_is_not_sent_without_end(echo: tuple[Ech
     assert sum(map(len, heard)) == 4 + 1000 * len(piece)
 
 
-async def test_whoever_leaves_is_heard_to_leave(echo: tuple[Echo, str]) -> None:
+async def test_whoever_leaves_is_heard_to_leave(echo: tuple[Echo, str], opened: Opened) -> None:
     words = Words(b"one")
     heard = asyncio.Event()
-    call = Call(echo[1], PATH)
+    call = opened(echo[1], PATH)
     async with asyncio.timeout(30):
         with Stream(call, words, lambda _: heard.set()):
             await heard.wait()
@@ -144,16 +160,28 @@ async def test_whoever_leaves_is_heard_to_leave(echo: tuple[Echo, str]) -> None:
     call.close()
 
 
-async def test_what_a_hearer_raises_is_the_end(echo: tuple[Echo, str]) -> None:
+async def test_what_a_hearer_raises_is_the_end(echo: tuple[Echo, str], opened: Opened) -> None:
     def hear(_: Sequence[bytes]) -> None:
         raise ValueError("not like this")
 
     async with asyncio.timeout(30):
         with (
-            Stream(Call(echo[1], PATH), Words(b"one"), hear) as stream,
+            Stream(opened(echo[1], PATH), Words(b"one"), hear) as stream,
             pytest.raises(ValueError, match="not like this"),
         ):
             await stream.over
+
+
+async def test_a_call_ends_with_its_link(echo: tuple[Echo, str]) -> None:
+    link = Link(echo[1])
+    heard = asyncio.Event()
+    with Stream(link.call(PATH), Words(b"one"), lambda _: heard.set()) as stream:
+        async with asyncio.timeout(30):
+            await heard.wait()
+            await asyncio.to_thread(link.close)
+            assert await stream.over == (14, "the link was closed")
+    with pytest.raises(NativeError, match="closed"):
+        link.call(PATH)
 
 
 async def test_a_call_that_is_dropped_while_it_dials_leaves_nothing_behind() -> None:
@@ -170,8 +198,8 @@ PREFACE = bytes.fromhex("000000040000000000")
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
-@given(answer=st.binary(max_size=300), polite=st.booleans())
-def test_any_bytes_for_an_answer_end_the_call_with_a_reason(answer: bytes, polite: bool) -> None:
+@given(answer=st.binary(max_size=300), polite=st.booleans(), by_link=st.booleans())
+def test_any_bytes_for_an_answer_end_the_call_with_a_reason(answer: bytes, polite: bool, by_link: bool) -> None:
     async def history() -> None:
         async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.write((PREFACE if polite else b"") + answer)
@@ -181,7 +209,10 @@ def test_any_bytes_for_an_answer_end_the_call_with_a_reason(answer: bytes, polit
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         async with server:
             port = server.sockets[0].getsockname()[1]
-            code, text, heard = await answer_of(Call(f"grpc://127.0.0.1:{port}", PATH), b"one")
+            url = f"grpc://127.0.0.1:{port}"
+            link = Link(url)
+            code, text, heard = await answer_of(link.call(PATH) if by_link else Call(url, PATH), b"one")
+            await asyncio.to_thread(link.close)
             assert (code > 0, heard) == (True, [])
             assert text
 

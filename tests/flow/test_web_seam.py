@@ -215,7 +215,7 @@ def test_a_stream_goes_on_where_it_broke_off(call: Http) -> None:
         assert b"text/event-stream" in events.head
         _, hello = events.next("hello")
         assert hello["limited"] is False
-        assert events.next("nodes")[1] == {"nodes": []}
+        assert events.next("nodes")[1] == {"nodes": [], "absent": [], "behind": 0}
         assert events.next("actions")[1]["running"] == []
         first_id, first = events.next("ledger")
         assert first["entries"][-1]["index"] + 1 == first["head"]["size"] == int(first_id)

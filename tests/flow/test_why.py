@@ -10,15 +10,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from buildnet.client import Client, Digest, RunResult, connect
 from buildnet.errors import Cancelled, InvalidRequest, NoCapableWorker, NotFound
 from buildnet.model.action_spec import spec_of
+from buildnet.model.history import Change
+from buildnet.wire._gen.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
+from buildnet.wire.actions import digest_message
+from buildnet.wire.request_metadata import REQUEST_METADATA
 from tests.conftest import COMMAND, House, Role
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler here")
 
+UPDATE = "/build.bazel.remote.execution.v2.ActionCache/UpdateActionResult"
 HEADER = "#define ANSWER 42\n"
 SOURCE = '#include "answer.h"\nint answer(void) { return ANSWER; }\n'
 VARIABLES = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
@@ -122,6 +128,54 @@ async def test_every_reason_is_told_for_what_it_is(running: Role) -> None:
             await client.history.why("feedfacefeed")
         with pytest.raises(NotFound, match="nor the Action in the cache"):
             await client.history.why(Digest.of(b"nobody's").text)
+
+
+def written(role: Role, action: Digest, *, exit_code: int = 0, target: str = "//:lib") -> None:
+    """Write a result as a build tool does that ran the action by itself."""
+    asked = re.RequestMetadata(target_id=target, action_mnemonic="CppCompile", tool_invocation_id="i1")
+    request = re.UpdateActionResultRequest(
+        action_digest=digest_message(action), action_result=re.ActionResult(exit_code=exit_code)
+    )
+    with grpc.insecure_channel(role.ready["listen"]) as channel:
+        update = channel.unary_unary(UPDATE, lambda message: message.SerializeToString(), re.ActionResult.FromString)
+        update(request, timeout=10, metadata=[(REQUEST_METADATA, asked.SerializeToString())])
+
+
+async def test_what_a_client_ran_by_itself_is_a_relative_of_what_comes_next(running: Role) -> None:
+    async def prepared(client: Client, header: str, *flags: str) -> Digest:
+        spec = spec_of(["cc", *flags, "-c", "a.c"], outputs=["by-itself.o"], variables=VARIABLES)
+        return await client.prepare(spec, inputs={"src/answer.h": header.encode(), "a.c": b""})
+
+    async with Client(running.url) as client:
+        first = await prepared(client, HEADER)
+        written(running, first)
+        told = await client.history.why(first.text)
+        assert (told.reason, told.action.target, told.action.invocation) == ("never_seen", "//:lib", "i1")
+        assert (told.action.worker, told.action.queued_s, told.action.state) == ("", None, "completed")
+        assert told.action.entry_index is not None
+        assert first.text in json.loads(await client.ledger_entry(told.action.entry_index))["results"][0]
+
+        # The client sent its tree with it, so that the header is named.
+        other = HEADER.replace("42", "44")
+        second = await prepared(client, other)
+        written(running, second)
+        told = await client.history.why(second.text)
+        assert told.relative is not None
+        assert (told.relative.action, told.relation) == (first, "the same target, mnemonic and outputs")
+        old, new = Digest.of(HEADER.encode()).text, Digest.of(other.encode()).text
+        assert told.changes == (Change("input", "src/answer.h", old, new),)
+
+        written(running, second)
+        assert (await client.history.why(second.text)).reason == "written_again"
+        third = await prepared(client, other, "-g")
+        written(running, third, exit_code=1)
+        failed, *_ = await client.history.past(third.text)
+        assert failed.exit_code == 1
+
+        # Who sends a result without its Action leaves nothing that could be told.
+        unsent = Digest.of(b"an Action that its client keeps")
+        written(running, unsent)
+        assert await client.history.past(unsent.text) == []
 
 
 async def test_what_still_runs_is_explained_too(running: Role) -> None:

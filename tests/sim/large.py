@@ -2,31 +2,44 @@
 
 Time is simulated. Workers are killed and return; they are cut off for a while, so that what they say comes late, what
 they are told is lost, and long enough that their session ends; messages are lost; actions fail by their worker. Some
-actions are wanted again meanwhile, mostly by others, and some operations are cancelled.
+actions are wanted again meanwhile, mostly by others, and some operations are cancelled. The controller is killed too,
+in the middle of a step: the next one starts from what the real bookkeeping (scheduler/keeping.py) had kept by then, by
+the real decisions (scheduler/recovery.py), while workers run on and come back soon, late or never.
 
 Every step is checked for what it touched: fences rise, one publication of an action at a time and of a fence in force
 alone, an operation is told its end once, no worker holds more than it has, the counts of leases, of what waits and of
 who follows agree, and whom a decision was for had least of the fleet for its weight. All books are checked in full
-every so many steps and at the end, when every action has ended exactly once.
+every so many steps, after each restart and at the end, when every action has ended exactly once.
+
+Over a restart: what was accepted is known, what was told has not ended in another way, no fence is used or published
+again, and what a worker still runs is leased to nobody else before it is back or its time to come back is over.
 """
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import itertools
 import random
 import sys
 import time
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
-from buildnet.model.action import ActionKey, Outcome, Wanted
+from buildnet.model.action import ActionKey, Lease, Outcome, Wanted
 from buildnet.model.amounts import NOTHING, Amounts
 from buildnet.model.digest import Digest
 from buildnet.model.node import WorkerOffer
+from buildnet.model.operation import Intended, StoredOperation
 from buildnet.scheduler import core
 from buildnet.scheduler import events as ev
+from buildnet.scheduler.keeping import Keeping
 from buildnet.scheduler.limits import ORGANISATION, Quota, Quotas
+from buildnet.scheduler.recovery import Recovered, decide
 from buildnet.scheduler.share import Share
+from tests.sim.kept import TornOperations
 
 ORGANISATIONS = {"flood": 1, "heavy": 3, "bounded": 1, "trickle": 1}
 QUOTAS = Quotas({name: Quota(weight, 300 if name == "bounded" else None) for name, weight in ORGANISATIONS.items()})
@@ -41,6 +54,11 @@ SAME_AS = (0.05, 500)
 """How many want what one of the last so many wanted."""
 CANCELLED = (0.03, 30.0)
 """How many operations are cancelled, and after how many seconds in the mean."""
+KILLED = (1 / 40, 200)
+"""In how many seconds the controller is killed, and within how many steps of such a second."""
+DOWN_S = (0.2, 8.0)
+DIAL_S_MAX = 5.0
+"""How soon a worker is back that knows of no trouble but the controller's."""
 WAIT_OF_TRICKLE_S_MAX = 10 * RUN_S_MAX
 """One that waits has its turn at once; then room is kept free while what runs ends, and a fault may take that away."""
 
@@ -59,6 +77,9 @@ class Summary:
     adopted: int = 0
     entered: int = 0
     faults: int = 0
+    restarts: int = 0
+    awaited: int = 0
+    taken_up: int = 0
     checked: int = 0
     simulated_s: float = 0.0
     waits_s: dict[str, float] = field(default_factory=dict)
@@ -85,38 +106,69 @@ class Healed:
     node: str
 
 
+@dataclass(frozen=True)
+class Ledgered:
+    """The ledger has a result that was to be published."""
+
+    entry: int
+
+
+Happening = ev.Event | Back | Broken | Healed | Ledgered
+
+
+class KilledError(Exception):
+    """The controller is killed, between what it wrote and what it does once that is kept."""
+
+
 class Large:
     """The core, its workers' clocks, and what each action is doing."""
 
     def __init__(self, seed: int, workers: int, actions: int, check_every: int) -> None:
         self.random = random.Random(seed)
-        self.core = core.SchedulerCore(
-            core.Limits(
-                queue_length_max=1 << 30,
-                quotas=QUOTAS,
-                attempts_max=1000,
-                losses_max=1000,
-                faults_max=1000,
-                lease_s=8.0,
-            )
+        self.limits = core.Limits(
+            queue_length_max=1 << 30,
+            quotas=QUOTAS,
+            attempts_max=1000,
+            losses_max=1000,
+            faults_max=1000,
+            lease_s=8.0,
         )
+        self.core = core.SchedulerCore(self.limits)
         self.seen = Summary()
         self.actions, self.check_every = actions, check_every
         self.now_s = 0.0
         self.serial = itertools.count()
-        self.todo: list[tuple[float, int, ev.Event | Back | Broken | Healed]] = []
+        self.beat_at_s = 1.0
+        self.asked = 0
+        self.todo: list[tuple[float, int, Happening]] = []
         self.running: dict[str, dict[int, None]] = {f"w{n}": {} for n in range(workers)}
-        # Workers that live, those of them that are cut off with what they would say, and those that have a session.
+        # What each has run and was not told to be settled: it says so again in its next session.
+        self.results: dict[str, dict[int, ev.Done]] = {node: {} for node in self.running}
+        # Workers that live, those of them that are cut off, and those that have a session.
         self.up: set[str] = set()
-        self.unsaid: dict[str, list[ev.Done]] = {}
+        self.cut: set[str] = set()
         self.session: set[str] = set()
         # How many leases each worker held when it was last touched, and all together.
         self.held: dict[str, int] = {}
         self.held_sum = 0
         self.asked_at_s: dict[str, tuple[str, float]] = {}
+        self.wanted: dict[str, Wanted] = {}
         self.cancelled: set[str] = set()
-        self.publishing: set[int] = set()
+        self.publishing: dict[int, Lease] = {}
         self.fence = 0
+        # What outlives the controller, what it does once all is kept that it wrote, and how many steps it has left.
+        self.store = TornOperations()
+        self.keeping = Keeping(self.store, spawned)
+        self.due: list[Callable[[], None]] = []
+        self.named: set[str] = set()
+        self.ledger: dict[int, int] = {}
+        # The first is killed amid the first flood, while most steps accept something.
+        self.steps_left: int | None = self.random.randrange(actions)
+        self.cancelled_again: set[str] = set()
+        # Leases of the controller before: of these actions, until then, by the worker that may come back with them.
+        self.awaited: dict[ActionKey, Lease] = {}
+        self.awaited_at: dict[str, list[Lease]] = {}
+        self.awaited_until_s = 0.0
         self.nodes = tuple(self.running)
         for node in self.nodes:
             self.join(node)
@@ -127,14 +179,17 @@ class Large:
         capacity = Amounts(1000 * cpus, cpus << 31, 1 << 40, 2 if number % 10 == 0 else 0)
         return WorkerOffer(node, "boot", cpus, frozenset({("os", "linux")}), capacity=capacity)
 
-    def at(self, after_s: float, event: ev.Event | Back | Broken | Healed) -> None:
+    def at(self, after_s: float, event: Happening) -> None:
         heapq.heappush(self.todo, (self.now_s + after_s, next(self.serial), event))
 
     def join(self, node: str) -> None:
         """It has a session, and tells of what it runs and of what it has to say."""
         self.up.add(node)
         self.session.add(node)
-        told = [*self.running[node], *(done.fence for done in self.unsaid.get(node, ()))]
+        told = [*self.running[node], *self.results[node]]
+        for lease in self.awaited_at.pop(node, ()):
+            if lease.fence not in told:
+                self.awaited.pop(lease.key, None)
         self.step(ev.WorkerUp(self.offer(node), tuple(told)))
 
     def want(self, number: int) -> None:
@@ -152,10 +207,22 @@ class Large:
             share=(organisation, f"user{number % 7}", f"run{number % 21}"),
         )
         self.asked_at_s[str(number)] = (organisation, self.now_s)
-        self.step(ev.Want(str(number), wanted))
+        self.wanted[str(number)] = wanted
         share, after_s = CANCELLED
         if self.random.random() < share:
             self.at(self.random.expovariate(1 / after_s), ev.Cancel(str(number)))
+        self.ask(str(number))
+
+    def ask(self, operation: str) -> None:
+        """Who is told no name asks again."""
+        self.keeping.begin(self.stored(operation))
+        self.due.append(partial(self.named.add, operation))
+        self.step(ev.Want(operation, self.wanted[operation]))
+
+    def stored(self, operation: str, outcome: Outcome | None = None) -> StoredOperation:
+        ended_at_unix_ms = None if outcome is None else 0
+        number = int(operation)
+        return StoredOperation(number, operation, self.wanted[operation], 0, "", outcome, ended_at_unix_ms)
 
     def step(self, event: ev.Event) -> None:
         self.core.now_s = max(self.core.now_s, self.now_s)
@@ -168,6 +235,7 @@ class Large:
                 assert ended is not None, "nothing is published of a fence that is stale"
                 assert effect.lease is ended.lease
             self.apply(effect)
+        self.keep()
         if isinstance(event, ev.Done):
             self.seen.late += ended is None
             if len(assigned) == 1:
@@ -175,6 +243,17 @@ class Large:
         self.check_counts(event, effects)
         if self.seen.steps % self.check_every == 0:
             self.check_books()
+
+    def keep(self) -> None:
+        """What was written is kept, and what waited for that is done; or the controller is killed before."""
+        if self.steps_left is not None:
+            self.steps_left -= 1
+            if self.steps_left < 0:
+                raise KilledError
+        self.store.keep()
+        due, self.due = self.due, []
+        for act in due:
+            act()
 
     def check_counts(self, event: ev.Event, effects: list[ev.Effect]) -> None:
         """What the step touched, and the sums over everything that follow from it."""
@@ -201,7 +280,7 @@ class Large:
 
     def apply(self, effect: ev.Effect) -> None:
         match effect:
-            case ev.Assign(lease=lease):
+            case ev.Assign(lease=lease, operation=operation):
                 assert lease.fence > self.fence, "fences rise"
                 self.fence = lease.fence
                 self.seen.assigned += 1
@@ -209,28 +288,60 @@ class Large:
                 assert len(worker.fences) <= worker.offer.attempts_max
                 assert worker.offer.capacity is not None
                 assert worker.used.within(worker.offer.capacity), "no worker holds more than it has"
-                if lease.worker in self.unsaid or self.random.random() < 0.001:
-                    return  # the message is lost: the lease runs out
-                self.running[lease.worker][lease.fence] = None
-                ran_s = self.random.expovariate(1 / 4.0)
-                code = "sandbox_failed" if self.random.random() < 0.002 else "ok"
-                self.at(min(ran_s, RUN_S_MAX), ev.Done(lease.worker, lease.fence, Outcome(code, b"r")))
-            case ev.Publish(entry=entry, outcome=outcome):
+                awaited = self.awaited.pop(lease.key, None)
+                assert awaited is None or self.now_s >= self.awaited_until_s, "its worker may still be back with it"
+                self.keeping.lease(lease, self.stored(operation))
+                self.due.append(partial(self.send, lease))
+            case ev.Publish(entry=entry, lease=lease, outcome=outcome):
                 assert entry not in self.publishing, "one publication at a time"
-                self.publishing.add(entry)
-                self.at(0.01, ev.Published(entry, outcome))
-            case ev.Stop(worker=node, fence=fence) if node not in self.unsaid:
+                self.publishing[entry] = lease
+                self.store.intend(lease.fence, Intended(outcome, cacheable=True, ledger_size=len(self.ledger)))
+                self.due.append(partial(self.at, 0.005, Ledgered(entry)))
+            case ev.Settle(worker=node, fence=fence):
+                if all(lease.fence != fence for lease in self.publishing.values()):
+                    self.due.append(partial(self.settle, node, fence))
+            case ev.Stop(worker=node, fence=fence) if node not in self.cut:
                 self.running[node].pop(fence, None)
-            case ev.Record(kind="action.adopted"):
+                self.results[node].pop(fence, None)
+            case ev.Record(kind="action.adopted", lease=lease):
+                assert lease is not None
+                assert lease.fence in self.running[lease.worker] or lease.fence in self.results[lease.worker]
                 self.seen.adopted += 1
+                self.seen.taken_up += self.awaited.pop(lease.key, None) is not None
             case ev.Record(kind="action.submitted"):
                 self.seen.entered += 1
+            case ev.Record(kind="action.cancelled", key=key):
+                self.awaited.pop(key, None)
             case ev.Tell(operation=operation, stage="completed", outcome=outcome) if outcome is not None:
-                assert operation not in self.seen.told, "told once"
-                self.seen.told[operation] = outcome.code
-                organisation, asked_at_s = self.asked_at_s.pop(operation)
-                waits = self.seen.waits_s
-                waits[organisation] = max(waits.get(organisation, 0.0), self.now_s - asked_at_s)
+                self.keeping.end(self.stored(operation, outcome))
+                if outcome.code == "ok":
+                    # It would end in the same way again (scheduler/operations.py).
+                    self.tell(operation, outcome)
+                else:
+                    self.due.append(partial(self.tell, operation, outcome))
+
+    def send(self, lease: Lease) -> None:
+        """The lease is kept."""
+        if not self.core.holds(lease.fence) or lease.worker in self.cut or self.random.random() < 0.001:
+            return  # the message is lost: the lease runs out
+        self.running[lease.worker][lease.fence] = None
+        ran_s = self.random.expovariate(1 / 4.0)
+        code = "sandbox_failed" if self.random.random() < 0.002 else "ok"
+        self.at(min(ran_s, RUN_S_MAX), ev.Done(lease.worker, lease.fence, Outcome(code, b"r")))
+
+    def settle(self, node: str, fence: int) -> None:
+        if node not in self.cut:
+            self.results[node].pop(fence, None)
+
+    def tell(self, operation: str, outcome: Outcome) -> None:
+        assert operation not in self.seen.told, "told once"
+        if operation in self.cancelled and outcome.code == "ok":
+            assert operation in self.cancelled_again, "what was cancelled has no result"
+            self.cancelled.discard(operation)
+        self.seen.told[operation] = outcome.code
+        organisation, asked_at_s = self.asked_at_s.pop(operation)
+        waits = self.seen.waits_s
+        waits[organisation] = max(waits.get(organisation, 0.0), self.now_s - asked_at_s)
 
     def check_turn(self, fence: int) -> None:
         """The organisation that a single decision was for had no more than any other that waits for the same."""
@@ -263,18 +374,19 @@ class Large:
     def fault(self) -> None:
         """A machine dies, or nobody hears it for a while, which is longer or shorter than its session lasts."""
         node = self.random.choice(self.nodes)
-        if node not in self.up or node in self.unsaid:
+        if node not in self.up or node in self.cut:
             return
         after_s = self.random.uniform(2.0, 40.0)
         if self.random.random() < 0.5:
             self.up.discard(node)
             self.session.discard(node)
             self.running[node].clear()
+            self.results[node].clear()
             self.seen.killed += 1
             self.at(after_s, Back(node))
             self.step(ev.WorkerLost(node))
             return
-        self.unsaid[node] = []
+        self.cut.add(node)
         self.seen.cut += 1
         self.at(after_s, Healed(node))
         broken_s = self.random.uniform(*SESSION_S)
@@ -282,9 +394,12 @@ class Large:
             self.at(broken_s, Broken(node))
 
     def beat(self) -> None:
-        """A second passed: workers renew their leases, some do not; machines fail."""
+        """A second passed: workers renew their leases, some do not; machines fail, the controller's too."""
+        share, steps_max = KILLED
+        if self.random.random() < share and self.steps_left is None:
+            self.steps_left = self.random.randrange(steps_max)
         for node in self.nodes:
-            if node not in self.session or node in self.unsaid or not self.running[node]:
+            if node not in self.session or node in self.cut or not self.running[node]:
                 continue
             if self.random.random() > 0.001:
                 self.step(ev.Heartbeat(node, tuple(self.running[node]), self.now_s))
@@ -292,7 +407,7 @@ class Large:
         for _ in range(max(1, len(self.running) // 200)):
             self.fault()
 
-    def happen(self, event: ev.Event | Back | Broken | Healed) -> None:
+    def happen(self, event: Happening) -> None:
         """What was due."""
         match event:
             case Back(node):
@@ -304,39 +419,119 @@ class Large:
             case Healed(node):
                 if node not in self.session:
                     self.join(node)
-                for done in self.unsaid.pop(node):
+                self.cut.discard(node)
+                for done in list(self.results[node].values()):
                     self.step(done)
             case ev.Done(worker=node, fence=fence):
                 if node not in self.up or fence not in self.running[node]:
                     return  # it died with its worker, or was stopped
                 self.running[node].pop(fence)
                 self.seen.faults += event.outcome.code != "ok"
-                if node in self.unsaid:
-                    self.unsaid[node].append(event)
-                else:
+                self.results[node][fence] = event
+                if node not in self.cut:
                     self.step(event)
             case ev.Cancel(operation=operation):
                 if operation in self.asked_at_s:
                     self.cancelled.add(operation)
                 self.step(event)
+            case Ledgered(entry):
+                fence = self.publishing[entry].fence
+                assert fence not in self.ledger, "published once"
+                self.ledger[fence] = len(self.ledger)
+                self.at(0.005, ev.Published(entry, Outcome("ok", b"r", entry_index=self.ledger[fence])))
             case ev.Published(entry=entry):
-                self.publishing.discard(entry)
+                lease = self.publishing.pop(entry)
+                self.settle(lease.worker, lease.fence)
                 self.step(event)
+
+    def restart(self) -> None:
+        """The controller is gone; the next one starts a while later, and workers come back to it."""
+        self.seen.restarts += 1
+        stored = self.store.torn(self.random)
+        self.steps_left = None
+        self.due.clear()
+        self.publishing.clear()
+        self.session.clear()
+        self.absent(self.now_s + self.random.uniform(*DOWN_S))
+        self.core = core.SchedulerCore(self.limits, fence_first=(self.seen.restarts << 32) + 1)
+        self.core.now_s = self.now_s
+        self.held, self.held_sum = {}, 0
+        since = min((held.intended.ledger_size for held in stored.leases if held.intended), default=0)
+        recovered = decide(stored, {fence: index for fence, index in self.ledger.items() if index >= since}, 0)
+        self.store = TornOperations(stored)
+        self.keeping = Keeping(self.store, spawned)
+        self.keeping.restore(recovered)
+        for ended in recovered.ended:
+            assert ended.outcome is not None
+            if ended.id not in self.seen.told:
+                self.tell(ended.id, ended.outcome)
+            assert self.seen.told[ended.id] == ended.outcome.code, "it ends in one way"
+        self.enter(recovered)
+        known = {waiting.operation.id for waiting in recovered.waiting}
+        for operation in list(self.asked_at_s):
+            if operation not in known:
+                assert operation not in self.named, "what was accepted is not forgotten"
+                self.ask(operation)
+        self.check_books()
+
+    def absent(self, until_s: float) -> None:
+        """Workers run on, and dial; what clients say is said to the next controller."""
+        todo, self.todo = self.todo, []
+        for at_s, serial, event in todo:
+            if not isinstance(event, Ledgered | ev.Published | Broken):
+                later_s = until_s + self.random.uniform(0.0, DIAL_S_MAX)
+                waits = at_s < until_s and not isinstance(event, ev.Done)
+                self.todo.append((later_s if waits else at_s, serial, event))
+        heapq.heapify(self.todo)
+        returning = {event.node for _, _, event in todo if isinstance(event, Back | Healed)}
+        for node in self.nodes:
+            if node not in returning:
+                self.at(until_s - self.now_s + self.random.uniform(0.0, DIAL_S_MAX), Healed(node))
+        self.cut |= self.up
+        self.again(self.cancelled - self.seen.told.keys(), until_s)
+        while self.todo and self.todo[0][0] < until_s:
+            self.now_s, _, event = heapq.heappop(self.todo)
+            self.happen(event)
+        self.now_s, self.beat_at_s = until_s, until_s + 1.0
+
+    def again(self, unanswered: Iterable[str], until_s: float) -> None:
+        """Whose cancel was not answered cancels again; it may have ended meanwhile."""
+        for operation in sorted(unanswered):
+            self.cancelled_again.add(operation)
+            self.at(until_s - self.now_s + self.random.uniform(0.0, DIAL_S_MAX), ev.Cancel(operation))
+
+    def enter(self, recovered: Recovered) -> None:
+        """Give the core what waits, as the service does (scheduler/service.py, `restore`)."""
+        redone = {lease.fence for lease, _ in recovered.redo}
+        self.awaited, self.awaited_at = {}, {}
+        self.awaited_until_s = self.now_s + self.limits.return_s
+        self.core.expect_workers()
+        leased = [waiting for waiting in recovered.waiting if waiting.lease is not None]
+        for waiting in (*leased, *(waiting for waiting in recovered.waiting if waiting.lease is None)):
+            assert waiting.operation.id not in self.seen.told, "what was told waits for nothing"
+            lease = waiting.lease
+            if lease is not None and lease.fence not in redone and lease.key not in self.awaited:
+                self.awaited[lease.key] = lease
+                self.awaited_at.setdefault(lease.worker, []).append(lease)
+            self.apply_all(ev.Restore(waiting.operation.id, waiting.operation.wanted, lease))
+            if waiting is leased[-1] if leased else False:
+                for done, outcome in recovered.redo:
+                    assert done.fence not in self.ledger, "published once"
+                    self.apply_all(ev.Done(done.worker, done.fence, outcome))
+        self.seen.awaited += len(self.awaited)
+
+    def apply_all(self, event: ev.Event) -> None:
+        for effect in self.core.step(event):
+            self.apply(effect)
+        self.keep()
 
     def run(self) -> Summary:
         """Until every action has ended."""
-        asked, beat_at_s = 0, 1.0
-        flood = self.actions // 2
-        while asked < self.actions or self.asked_at_s:
-            while asked < flood or (asked < self.actions and self.random.random() < 0.5):
-                self.want(asked)
-                asked += 1
-            if self.todo and self.todo[0][0] < beat_at_s:
-                self.now_s, _, event = heapq.heappop(self.todo)
-                self.happen(event)
-            else:
-                self.now_s, beat_at_s = beat_at_s, beat_at_s + 1.0
-                self.beat()
+        while self.asked < self.actions or self.asked_at_s:
+            try:
+                self.go_on()
+            except KilledError:
+                self.restart()
         self.check_books()
         assert len(self.seen.told) == self.actions, "every action ends exactly once"
         ended_ok = {operation for operation, code in self.seen.told.items() if code == "ok"}
@@ -347,6 +542,23 @@ class Large:
         assert not self.core.dispatch.shares.root.children, "nobody is remembered for nothing"
         self.seen.simulated_s = self.now_s
         return self.seen
+
+    def go_on(self) -> None:
+        """Until what is due next has happened."""
+        flood = self.actions // 2
+        while self.asked < flood or (self.asked < self.actions and self.random.random() < 0.5):
+            self.asked += 1
+            self.want(self.asked - 1)
+        if self.todo and self.todo[0][0] < self.beat_at_s:
+            self.now_s, _, event = heapq.heappop(self.todo)
+            self.happen(event)
+        else:
+            self.now_s, self.beat_at_s = self.beat_at_s, self.beat_at_s + 1.0
+            self.beat()
+
+
+def spawned(_: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    raise AssertionError("what waits for the store is done by the simulation")
 
 
 def summary(seed: int, workers: int, actions: int, check_every: int) -> str:
@@ -359,7 +571,8 @@ def summary(seed: int, workers: int, actions: int, check_every: int) -> str:
         f"seed {seed}: {workers} workers, {actions} actions, {seen.steps} steps, {seen.assigned} leases, "
         f"{actions - seen.entered} joined another's, {len(large.cancelled)} cancelled, "
         f"{seen.killed} workers killed, {seen.cut} cut off ({seen.broken} until their session ended), "
-        f"{seen.adopted} leases adopted, {seen.late} ends too late, {seen.faults} faults, "
+        f"{seen.restarts} restarts with {seen.awaited} leases, {seen.taken_up} of them adopted, "
+        f"{seen.adopted} leases adopted in all, {seen.late} ends too late, {seen.faults} faults, "
         f"0 twice, 0 lost, 0 over capacity, {seen.checked} turns fair, "
         f"longest waits: {waits}; {seen.simulated_s:.0f} s in {time.process_time() - began_s:.1f} s of processor time"
     )

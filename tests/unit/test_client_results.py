@@ -7,7 +7,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buildnet.edge.results import ClientResults
+from buildnet.edge.results import ClientResult, ClientResults
 from buildnet.ledger.files import BODY_BYTES_MAX
 from buildnet.testing.memory_ledger import MemoryLedger
 
@@ -29,7 +29,10 @@ names = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Zs"]), m
 async def test_each_row_is_in_the_entry_that_is_said(found: list[str]) -> None:
     rows = [f"{name} {number} {'0' * 64}" for number, name in enumerate(found)]
     ledger = MemoryLedger()
-    indices = await ClientResults(ledger, Still()).record(rows)
+    heard: list[tuple[ClientResult, int]] = []
+    actions = [ClientResult(place, "", "", b"", "", b"") for place in range(0, len(rows), 3)]
+    indices = await ClientResults(ledger, Still(), lambda *told: heard.append(told)).record(rows, actions)
+    assert heard == [(action, indices[action.row]) for action in actions]
     told = [json.loads(body)["results"] for body in ledger.bodies]
     assert sorted(row for group in told for row in group) == sorted(rows)
     assert all(len({row.partition(" ")[0] for row in group}) == 1 for group in told)

@@ -106,7 +106,11 @@ def test_a_drain_reaches_the_worker_and_outlives_its_connection_but_not_its_proc
 def test_a_worker_that_drains_by_itself_is_drained_by_nobody() -> None:
     fleet = FleetCore({})
     joined(fleet)
-    assert fleet.step(fe.DrainSaid(1)) == [fe.NoMoreWork("n"), fe.Changed("n")]
+    assert fleet.step(fe.DrainSaid(1)) == [
+        fe.NoMoreWork("n"),
+        fe.Record("node.draining", {"node": "n", "by": ""}),
+        fe.Changed("n"),
+    ]
     ended = fleet.step(fe.Ended(1, clean=True, last_seen_unix_ms=1))
     assert fe.Record("node.drained", {"node": "n", "by": ""}) in ended
 

@@ -36,7 +36,6 @@ class Play:
         self.naive = Naive(needs)
         self.max = in_flight_max
         self.asked: list[str] = []
-        self.bound: set[str] = set()
         self.stopped: set[str] = set()
         self.held: set[str] = set()
         self.cancelled = False
@@ -65,7 +64,7 @@ class Play:
                 case Release(name):
                     assert self.naive.ended[name], "only what is done has a result"
                     takers = [above for above, needs in self.naive.needs.items() if name in needs]
-                    assert all(t in self.bound or t in self.naive.ended for t in takers), "somebody still takes it"
+                    assert all(taker in self.naive.ended for taker in takers), "somebody still takes it"
                     self.held.discard(name)
         self.check()
 
@@ -84,23 +83,19 @@ class Play:
                     assert len(self.going) == self.max, "it could be asked for"
 
     def finish(self, name: str, *, well: bool) -> None:
-        self.bound.add(name)
-        self.take(self.core.bound(name))
         self.end(name, well=well)
         if well:
             self.held.add(name)
         self.take(self.core.ended(name, well=well))
         self.take(self.core.ended(name, well=not well))
 
-    def restart(self, more: Sequence[str]) -> None:
+    def restart(self, bound: Sequence[str]) -> None:
         """The next controller goes on: of what was asked for it knows what was bound, and how what ended did."""
-        bound = [name for name in self.going if name in self.bound or name in more]
         needs, ended = self.naive.needs, self.naive.ended
         self.core = GraphCore(needs, self.max)
-        self.bound |= set(bound)
-        self.asked = [name for name in self.asked if name in ended or name in self.bound]
+        self.asked = [name for name in self.asked if name in ended or name in bound]
         effects = self.core.restore(bound, ended)
-        taken = {below for name, belows in needs.items() if name not in ended and name not in bound for below in belows}
+        taken = {below for name, belows in needs.items() if name not in ended for below in belows}
         assert {name for name in needs if self.core.is_taken(name)} == taken
         self.held = {name for name, well in ended.items() if well and name in taken}
         self.take([*effects, *self.core.start()])
@@ -158,13 +153,13 @@ def test_a_failure_that_was_kept_alone_goes_up_after_a_restart() -> None:
     assert (core.left, core.in_flight) == (1, 1)
 
 
-def test_a_result_is_kept_until_its_last_taker_is_bound() -> None:
+def test_a_result_is_kept_until_its_last_taker_has_ended() -> None:
     core = GraphCore({"a": [], "b": ["a"], "c": ["a"]})
     core.start()
     assert core.ended("a", well=True) == [Ask("b"), Ask("c")]
-    assert core.bound("b") == []
-    assert core.bound("b") == [], "once"
-    assert core.bound("c") == [Release("a")]
+    assert core.ended("b", well=False) == []
+    assert core.ended("b", well=False) == [], "once"
+    assert core.ended("c", well=True) == [Release("a"), Release("c")]
 
 
 def test_a_wide_graph_is_asked_for_in_parts() -> None:

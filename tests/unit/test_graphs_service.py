@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
 
-from buildnet.errors import BlobsMissing, DependencyFailed, NodeDown, NotFound, Overloaded, StorageFull
+from buildnet.errors import BlobsMissing, BuildNetError, DependencyFailed, NodeDown, NotFound, Overloaded, StorageFull
 from buildnet.model.action import ActionKey, Outcome, Wanted
 from buildnet.model.action_spec import ActionSpec, OutputInput, spec_of
 from buildnet.model.digest import UNKNOWN, Digest
@@ -57,6 +57,27 @@ class HeldBinder:
         self.gate = asyncio.Event()
         self.gate.set()
         self.fails: dict[str, Exception] = {}
+        self.refuses: BuildNetError | None = None
+        self.slow = asyncio.Event()
+        self.slow.set()
+        # What is held: the names of a graph's actions, or a result.
+        self.held: dict[str, list[str] | bytes] = {}
+
+    async def hold(self, name: str, specs: Collection[ActionSpec]) -> None:
+        """See ports.Binder."""
+        self.held[name] = [spec.arguments[0] for spec in specs]
+        if self.refuses is not None:
+            raise self.refuses
+        await self.slow.wait()
+
+    async def hold_outputs(self, name: str, result: bytes) -> None:
+        """See ports.Binder."""
+        await self.slow.wait()
+        self.held[name] = result
+
+    def release(self, name: str) -> None:
+        """See ports.Binder."""
+        self.held.pop(name, None)
 
     async def bind(self, spec: ActionSpec, instance: str, caller: str, results: Mapping[str, bytes]) -> Wanted:
         """See ports.Binder."""
@@ -348,3 +369,75 @@ async def test_a_graph_that_cannot_be_kept_is_refused_and_stopped(bench: Bench) 
     with pytest.raises(StorageFull):
         await bench.graphs.kept(graph)
     assert (await bench.ended(graph, "b")).code == "cancelled"
+
+
+async def settled() -> None:
+    """Let what was spawned run."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_inputs_are_held_until_the_graph_ends_and_outputs_until_their_last_taker_does(bench: Bench) -> None:
+    graph = await bench.submit(a=(), b=("a",), c=("b", "a"), alone=())
+    inputs = {f"graph {graph.id}": ["a", "b", "c", "alone"]}
+    assert bench.binder.held == inputs
+    for _ in ("a", "alone"):
+        await bench.finish()
+    await settled()
+    assert bench.binder.held == inputs | {f"graph {graph.id} a": b"r"}, "nobody takes what the other left"
+    await bench.finish()
+    await bench.ended(graph, "b")
+    await settled()
+    assert bench.binder.held == inputs | {f"graph {graph.id} a": b"r", f"graph {graph.id} b": b"r"}
+    await bench.finish()
+    await bench.ended(graph, "c")
+    await settled()
+    assert bench.binder.held == {}
+
+
+async def test_nothing_is_held_for_a_graph_that_was_cancelled_however_late_it_is_looked_up(bench: Bench) -> None:
+    graph = await bench.submit(a=(), b=("a",), c=("b",))
+    bench.binder.slow.clear()
+    await bench.finish()
+    await bench.ended(graph, "a")
+    await settled()
+    bench.graphs.cancel(graph)
+    for name in graph.members:
+        await bench.ended(graph, name)
+    bench.binder.slow.set()
+    await settled()
+    assert bench.binder.held == {}
+
+
+@pytest.mark.parametrize("full", [False, True])
+async def test_nothing_is_held_for_a_graph_that_was_refused(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, full: bool
+) -> None:
+    bench.binder.refuses = BlobsMissing("gone", digests=["x/1"])
+    if full:
+        bench.binder.refuses = None
+        monkeypatch.setattr(graphs_module, "MEMBERS_MAX", 0)
+    with pytest.raises(Overloaded if full else BlobsMissing):
+        await bench.submit(a=())
+    assert bench.binder.held == {}
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_the_next_controller_holds_what_still_waits(lost: bool) -> None:
+    async with Bench().lived() as first:
+        first.join()
+        graph = await first.submit(done=(), runs=(), waits=("runs", "done"))
+        await first.graphs.kept(graph)
+        await first.finish()
+        await first.ended(graph, "done")
+        await first.link.assigned()
+    second = Bench(first)
+    if lost:
+        second.binder.refuses = BlobsMissing("gone", digests=["x/1"])
+    async with second.lived():
+        await settled()
+        # What is begun is held as every action in the scheduler is.
+        assert second.binder.held == {f"graph {graph.id}": ["waits"], f"graph {graph.id} done": b"r"}
+        second.graphs.cancel(second.graphs.find(graph.id))
+        await second.ended(second.graphs.find(graph.id), "runs")
+        assert second.binder.held == {}

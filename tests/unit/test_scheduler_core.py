@@ -218,6 +218,16 @@ def test_every_attempt_and_every_end_without_a_result_is_in_the_ledger() -> None
     ]
 
 
+def test_who_asked_first_and_that_nobody_ran_it_are_in_the_ledger() -> None:
+    bench = Bench(offer("v"))
+    bench.do(ev.Want("a", wanted()))
+    bench.do(ev.Want("b", wanted()))
+    (lookup,) = (e for e in bench.effects if isinstance(e, ev.Lookup))
+    bench.do(ev.Found(lookup.entry, OK))
+    assert bench.recorded() == [("submitted", None, ""), ("cached", None, "")]
+    assert [e.operation for e in bench.effects if isinstance(e, ev.Record)] == ["a", ""]
+
+
 def test_what_no_worker_offers_is_refused_by_name() -> None:
     bench = Bench(offer("v"))
     bench.queue("a", requirements=LINUX | {("gpu", "yes")})

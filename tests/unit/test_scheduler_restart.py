@@ -186,6 +186,25 @@ async def test_a_worker_that_lost_its_attempt_is_not_waited_for() -> None:
         assert (await second.join("v").assigned()).fence > lease.fence
 
 
+@pytest.mark.parametrize("returns", [True, False], ids=["in time", "never"])
+async def test_the_first_worker_back_decides_for_no_other(returns: bool) -> None:
+    needs = frozenset({("gpu", "yes")})
+    asked = Wanted(ActionKey("", Digest("5" * 64, 1)), needs, 10.0)
+    async with Life().lived() as first:
+        await first.scheduler.kept(operation := first.scheduler.submit(asked, Heard()))
+    async with Life(first).lived() as second:
+        heard = second.follow(operation)
+        second.join("v")
+        link = RecordingLink()
+        second.clock.now_s += Limits().absent_worker_s - (1.0 if returns else 0.0)
+        if returns:
+            second.scheduler.worker_joined(WorkerOffer("g", "boot", 1, needs), link, ())
+            assert (await link.assigned()).key == asked.key
+        else:
+            second.scheduler.heartbeat("v", ())
+            assert (await heard.outcome()).code == "no_capable_worker"
+
+
 async def test_a_worker_that_does_not_come_back_is_waited_for_until_a_time() -> None:
     async with Life().lived() as first:
         _, lease = await leased(first)

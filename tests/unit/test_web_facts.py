@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from buildnet.edge.web.facts import Wanted, node_fact, resources_fact
+from buildnet.edge.web.facts import Wanted, node_fact, operation_fact, resources_fact, run_fact
+from buildnet.ledger.action_view import Run
+from buildnet.ledger.node_view import SeenNode
 from buildnet.model.resource import Resource
-from buildnet.wire._gen.buildnet.v1 import fleet_pb2
+from buildnet.wire._gen.buildnet.v1 import action_pb2, fleet_pb2
 
 FOUND = [
     Resource("memory", "memory", attributes=(("bytes", (1 << 63) - 1),)),
@@ -36,9 +38,18 @@ def test_what_is_beyond_the_count_is_counted() -> None:
     assert fact["resources"][0]["attributes"] == [["bytes", "9223372036854775807"]]
 
 
-def test_a_node_tells_how_much_it_offers_and_whether_it_takes_work() -> None:
-    node = fleet_pb2.Node(node_id="n", state=fleet_pb2.NODE_STATE_DRAINING, tier="untrusted")
-    node.capacity.cpu_milli = 1500
-    fact = node_fact(node, 12)
-    assert (fact["resources"], fact["state"], fact["tier"]) == (12, "draining", "untrusted")
-    assert (fact["cpu_milli"], fact["gpus"]) == (1500, 0)
+def test_a_node_is_what_the_ledger_says_and_offers_what_it_says_itself() -> None:
+    live = fleet_pb2.Node(node_id="n", hostname="h", state=fleet_pb2.NODE_STATE_ACTIVE, tier="trusted", slots=9)
+    live.capacity.cpu_milli = 1500
+    seen = SeenNode("n", 7, is_joined=True, slots=2, tier="untrusted", draining=True)
+    fact = node_fact(seen, 3, live, 12)
+    assert (fact["state"], fact["tier"], fact["slots"], fact["sessions"]) == ("draining", "untrusted", 2, 3)
+    assert (fact["hostname"], fact["resources"], fact["cpu_milli"], fact["gpus"]) == ("h", 12, 1500, 0)
+
+
+def test_an_action_and_an_operation_have_one_shape() -> None:
+    run = Run(4, f"{'a' * 64}/7", "i\x01apart", 10, "op", assigned_at_unix_ms=11)
+    fact = run_fact(run, ["x" * 1000])
+    assert (fact["instance"], fact["assigned_at_unix_ms"], len(fact["arguments"][0])) == ("i", None, 200)
+    assert fact.keys() == operation_fact(action_pb2.ActionSummary()).keys()
+    assert run_fact(Run(4, "", "", 10), [])["id"] == "entry-4"

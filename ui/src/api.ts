@@ -13,8 +13,28 @@ export interface Node {
   disk_bytes: number;
   gpus: number;
   joined_at_unix_ms: number;
+  /** Of the newest ledger entry that names it. */
+  last_seen_unix_ms: number;
+  sessions: number;
   properties: [string, string][];
   resources: number;
+}
+
+/** A node without a session, as the ledger has it. */
+export interface Absent {
+  node: string;
+  state: string;
+  drained: boolean;
+  cordoned: boolean;
+  left_at_unix_ms: number | null;
+  last_seen_unix_ms: number;
+}
+
+export interface Nodes {
+  nodes: Node[];
+  absent: Absent[];
+  /** Entries of the ledger that are not read yet. */
+  behind: number;
 }
 
 export interface Resource {
@@ -41,7 +61,9 @@ export interface Action {
   state: ActionState;
   arguments: string[];
   worker: string;
+  attempts: number;
   submitted_at_unix_ms: number;
+  assigned_at_unix_ms: number | null;
   completed_at_unix_ms: number | null;
   exit_code: number | null;
   cached: boolean;
@@ -54,6 +76,7 @@ export interface Actions {
   running: Action[];
   recent: Action[];
   more_running: boolean;
+  behind: number;
 }
 
 export type Value = string | number | boolean | string[];

@@ -1,7 +1,7 @@
 // The one state of the page, fed by the stream of events. Views read it and never write it; what is held is bounded.
 
 import { useEffect, useState } from "preact/hooks";
-import type { Action, Actions, Entry, Head, Hello, LedgerNews, Node } from "./api";
+import type { Absent, Action, Actions, Entry, Head, Hello, LedgerNews, Node, Nodes } from "./api";
 import { shortId, words } from "./format";
 
 export type Connection = "connecting" | "live" | "lost";
@@ -12,6 +12,8 @@ export interface State {
   /** Milliseconds that the server's clock is ahead of this one. */
   skew_ms: number;
   nodes: Node[] | null;
+  /** Nodes that left or were removed, the last seen first. */
+  absent: Absent[];
   actions: Actions | null;
   /** Newest last, without a gap. */
   entries: Entry[];
@@ -28,6 +30,7 @@ let state: State = {
   hello: null,
   skew_ms: 0,
   nodes: null,
+  absent: [],
   actions: null,
   entries: [],
   head: null,
@@ -101,9 +104,9 @@ export function connect(lastId = ""): void {
   on<Hello>("hello", (hello) =>
     change({ connection: "live", hello, skew_ms: hello.now_unix_ms - Date.now() }),
   );
-  on<{ nodes: Node[] }>("nodes", ({ nodes }) => {
+  on<Nodes>("nodes", ({ nodes, absent }) => {
     const said = nodesSaid(state.nodes, nodes);
-    change(said ? { nodes, said } : { nodes });
+    change(said ? { nodes, absent, said } : { nodes, absent });
   });
   on<Actions>("actions", (actions) => {
     const said = failuresSaid(state.actions, actions);

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::RawFd;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Wake, Waker, ready};
 use std::time::Duration;
 
 use buildnet_raw::{Inbound, Message, Outbound, Raw};
@@ -23,12 +23,13 @@ use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::service::Interceptor;
+use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use crate::channel::{Bearer, root_cause};
 use crate::secure::client_config;
 use crate::wire::{Bell, Wire, held};
-use crate::{DialError, Dialler, TlsOptions};
+use crate::{DialError, Link, TlsOptions};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A path that swallows packets is noticed within 15 s.
@@ -38,6 +39,8 @@ const WINDOW_BYTES: u32 = 1 << 20;
 /// A long message in fewer pieces costs less at both ends; one that does not fit what is read at a time, 64 KiB with what stands
 /// before it, is moved once more.
 const FRAME_BYTES_MAX: u32 = 63 << 10;
+/// Whoever stopped at more than this is told once the transport has taken all but this.
+const ROOM_BYTES: usize = 64 << 10;
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
 /// What one turn gives; more stays with the transport, and the next turn comes at once.
 const BATCH_MAX: usize = 256;
@@ -61,6 +64,10 @@ struct Outgoing {
     messages: VecDeque<Message>,
     bytes: usize,
     finished: bool,
+    /// The call has ended, or was given up: the transport is to hold no stream for it.
+    is_over: bool,
+    /// The owner was told of so many bytes that it puts no more until there is room.
+    is_awaited: bool,
     waker: Option<Waker>,
 }
 
@@ -78,12 +85,48 @@ impl Incoming {
 }
 
 /// What the owner and the transport share.
-#[derive(Default)]
 struct Shared {
+    bell: Arc<Bell>,
     outgoing: Mutex<Outgoing>,
     incoming: Mutex<Incoming>,
     end: Mutex<Option<Status>>,
     spawned: Mutex<Vec<BoxFuture<'static, ()>>>,
+}
+
+impl Shared {
+    fn new(url: &str, bell: io::Result<Bell>) -> Result<Arc<Self>, DialError> {
+        let bell = bell.map_err(|e| DialError::Down { url: url.to_owned(), reason: e.to_string() })?;
+        Ok(Arc::new(Self {
+            bell: Arc::new(bell),
+            outgoing: Mutex::default(),
+            incoming: Mutex::default(),
+            end: Mutex::default(),
+            spawned: Mutex::default(),
+        }))
+    }
+
+    /// Have the transport ask for what is queued.
+    fn ask(&self) {
+        let mut outgoing = held(&self.outgoing);
+        if (outgoing.finished || !outgoing.messages.is_empty())
+            && let Some(waker) = outgoing.waker.take()
+        {
+            waker.wake();
+        }
+    }
+
+    /// The first end counts.
+    fn ended(&self, end: Status) {
+        held(&self.end).get_or_insert(end);
+        let mut outgoing = held(&self.outgoing);
+        outgoing.is_over = true;
+        let waker = outgoing.waker.take();
+        drop(outgoing);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        self.bell.wake_by_ref();
+    }
 }
 
 /// Requests as the transport asks for them.
@@ -99,11 +142,19 @@ impl Body for Requests {
     fn poll_frame(self: Pin<&mut Self>, waking: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
         let mut outgoing = held(&this.shared.outgoing);
+        if outgoing.is_over {
+            // Whoever is served hears that it was given up, unless it has ended it.
+            return Poll::Ready(Some(Err(Status::from_error(Box::new(h2::Error::from(h2::Reason::CANCEL))))));
+        }
         while !this.outbound.is_full()
             && let Some(message) = outgoing.messages.pop_front()
         {
             outgoing.bytes -= message.len();
             this.outbound.push(&message);
+        }
+        if outgoing.is_awaited && outgoing.bytes < ROOM_BYTES {
+            outgoing.is_awaited = false;
+            this.shared.bell.wake_by_ref();
         }
         if let Some(chunk) = this.outbound.chunk() {
             return Poll::Ready(Some(Ok(Frame::data(chunk))));
@@ -117,25 +168,32 @@ impl Body for Requests {
 }
 
 /// A response whose messages go to the owner; what is left is how it ended.
-struct Replies {
+struct Replies<B> {
     shared: Arc<Shared>,
     inbound: Inbound,
-    body: hyper::body::Incoming,
+    body: B,
 }
 
-impl Replies {
+impl<B> Replies<B> {
     fn take(&mut self, data: Bytes) -> Result<(), Status> {
         self.inbound.push(data);
         while let Some(message) = self.inbound.next(MESSAGE_BYTES_MAX)? {
             let mut incoming = held(&self.shared.incoming);
             incoming.bytes += message.len();
             incoming.messages.push(message);
+            if incoming.messages.len() == 1 {
+                drop(incoming);
+                self.shared.bell.wake_by_ref();
+            }
         }
         Ok(())
     }
 }
 
-impl Body for Replies {
+impl<B> Body for Replies<B>
+where
+    B: Body<Data = Bytes, Error: std::error::Error> + Unpin,
+{
     type Data = Bytes;
     type Error = Status;
 
@@ -167,13 +225,13 @@ impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Beside 
 }
 
 /// Gives tonic the one connection. It makes the heads and reads how a call ended; the messages pass it by, which it would copy.
-struct Sender {
-    connection: http2::SendRequest<Requests>,
+struct Sender<C> {
+    connection: C,
     shared: Arc<Shared>,
 }
 
-impl tower_service::Service<http::Request<tonic::body::Body>> for Sender {
-    type Response = http::Response<Replies>;
+impl tower_service::Service<http::Request<tonic::body::Body>> for Sender<http2::SendRequest<Requests>> {
+    type Response = http::Response<Replies<hyper::body::Incoming>>;
     type Error = hyper::Error;
     type Future = BoxFuture<'static, Result<Self::Response, hyper::Error>>;
 
@@ -189,11 +247,27 @@ impl tower_service::Service<http::Request<tonic::body::Body>> for Sender {
     }
 }
 
+impl tower_service::Service<http::Request<tonic::body::Body>> for Sender<Channel> {
+    type Response = http::Response<Replies<tonic::body::Body>>;
+    type Error = tonic::transport::Error;
+    type Future = BoxFuture<'static, Result<Self::Response, tonic::transport::Error>>;
+
+    fn poll_ready(&mut self, waking: &mut Context<'_>) -> Poll<Result<(), tonic::transport::Error>> {
+        self.connection.poll_ready(waking)
+    }
+
+    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
+        let shared = Arc::clone(&self.shared);
+        let requests = Requests { shared: Arc::clone(&shared), outbound: Outbound::default() };
+        let sent = self.connection.call(request.map(|_| tonic::body::Body::new(requests)));
+        async move { Ok(sent.await?.map(|body| Replies { shared, inbound: Inbound::default(), body })) }.boxed()
+    }
+}
+
 /// Where a call goes.
 enum Target {
     Plain(String),
     Secure(String, Arc<rustls::ClientConfig>, ServerName<'static>),
-    Session(Arc<Dialler>),
 }
 
 /// All that a call is made of before it begins.
@@ -206,9 +280,9 @@ struct Plan {
 
 /// A call; it dials when it is first turned. Dropping it ends the connection.
 pub struct Call {
-    bell: Arc<Bell>,
     shared: Arc<Shared>,
-    work: Mutex<FuturesUnordered<BoxFuture<'static, ()>>>,
+    /// None where a link's thread goes on with it.
+    work: Option<Mutex<FuturesUnordered<BoxFuture<'static, ()>>>>,
     abort: AbortHandle,
 }
 
@@ -250,55 +324,37 @@ impl Call {
         Self::planned(path, target, origin, bearer)
     }
 
-    /// The same by a session of `dialler`, which needs no token.
-    ///
-    /// # Errors
-    /// The path is none.
-    pub fn by_session(dialler: Arc<Dialler>, path: &str) -> Result<Self, DialError> {
-        // The name is for HTTP's own sake: the dialler knows where it dials.
-        Self::planned(path, Target::Session(dialler), Uri::from_static("http://controller"), Bearer::default())
-    }
-
     fn planned(path: &str, target: Target, origin: Uri, bearer: Bearer) -> Result<Self, DialError> {
-        let path = path.parse().map_err(|_| DialError::Invalid(format!("{path:?} is not the path of a call")))?;
-        let unavailable = |e: io::Error| DialError::Down { url: origin.to_string(), reason: e.to_string() };
-        let bell = Bell::new().map_err(unavailable)?;
-        let shared = Arc::<Shared>::default();
-        let plan = Plan { target, origin: origin.clone(), path, bearer };
-        let (work, abort) = abortable(begin(plan, Arc::clone(&shared), Arc::clone(&bell)));
+        let path = path_of(path)?;
+        let shared = Shared::new(&origin.to_string(), Bell::new())?;
+        let plan = Plan { target, origin, path, bearer };
+        let (work, abort) = abortable(begin(plan, Arc::clone(&shared)));
         let work: BoxFuture<'static, ()> = work.map(|_| ()).boxed();
-        Ok(Self { bell, shared, work: Mutex::new(FuturesUnordered::from_iter([work])), abort })
+        Ok(Self { shared, work: Some(Mutex::new(FuturesUnordered::from_iter([work]))), abort })
     }
 
     /// Readable when a turn is worth it.
     pub fn fd(&self) -> RawFd {
-        self.bell.fd()
+        self.shared.bell.fd()
     }
 
     /// Queue a message; the next turn sends it if the peer takes it.
     pub fn send(&self, message: Message) {
-        let _quiet = self.bell.quiet();
         let mut outgoing = held(&self.shared.outgoing);
         outgoing.bytes += message.len();
         outgoing.messages.push_back(message);
-        if let Some(waker) = outgoing.waker.take() {
-            waker.wake();
-        }
     }
 
     /// No more will be sent after what is queued.
     pub fn finish(&self) {
-        let _quiet = self.bell.quiet();
-        let mut outgoing = held(&self.shared.outgoing);
-        outgoing.finished = true;
-        if let Some(waker) = outgoing.waker.take() {
-            waker.wake();
-        }
+        held(&self.shared.outgoing).finished = true;
     }
 
     /// Send what is queued as far as the peer takes it, and take what has come. Never waits.
     pub fn turn(&self) -> Turn {
         self.look();
+        // Before the messages, all of which came before it.
+        let end = held(&self.shared.end).as_ref().map(|end| (end.code() as i32, end.message().to_owned()));
         let (messages, reader) = {
             let mut incoming = held(&self.shared.incoming);
             incoming.bytes = 0;
@@ -308,34 +364,42 @@ impl Call {
             // Outside of a turn, so that it rings for another one.
             reader.wake();
         }
-        let end = held(&self.shared.end).as_ref().map(|end| (end.code() as i32, end.message().to_owned()));
-        Turn { messages, waiting_bytes: held(&self.shared.outgoing).bytes, end }
+        let mut outgoing = held(&self.shared.outgoing);
+        outgoing.is_awaited = outgoing.bytes >= ROOM_BYTES;
+        Turn { messages, waiting_bytes: outgoing.bytes, end }
     }
 
     /// Go on with what is on its way as far as it goes without waiting; what came stays with the transport.
     pub fn look(&self) {
+        let bell = &self.shared.bell;
+        let Some(work) = &self.work else {
+            bell.listen();
+            self.shared.ask();
+            return;
+        };
         let Ok(runtime) = runtime() else {
             *held(&self.shared.end) = Some(Status::unavailable("no thread can be started for connections"));
             return;
         };
         let _inside = runtime.enter();
-        let quiet = self.bell.quiet();
-        self.bell.listen();
-        let mut work = held(&self.work);
-        let waker = Waker::from(Arc::clone(&self.bell));
+        let quiet = bell.quiet();
+        bell.listen();
+        self.shared.ask();
+        let mut work = held(work);
+        let waker = Waker::from(Arc::clone(bell));
         let mut waking = Context::from_waker(&waker);
         for _ in 0..LOOKS_MAX {
-            self.bell.take_rung();
+            bell.take_rung();
             while let Poll::Ready(Some(())) = work.poll_next_unpin(&mut waking) {}
             let spawned = std::mem::take(&mut *held(&self.shared.spawned));
             let quiet_now = spawned.is_empty();
             work.extend(spawned);
-            if quiet_now && !self.bell.take_rung() {
+            if quiet_now && !bell.take_rung() {
                 return;
             }
         }
         drop(quiet);
-        self.bell.ring();
+        bell.ring();
     }
 
     /// What the peer says of its failure beside the text, encoded; empty before the end.
@@ -346,31 +410,78 @@ impl Call {
     /// End it now: the peer is told as far as it can be told at once.
     pub fn close(&self) {
         {
-            let _quiet = self.bell.quiet();
+            let _quiet = self.shared.bell.quiet();
+            self.shared.ended(Status::cancelled("the call was closed"));
             self.abort.abort();
         }
         self.look();
-        held(&self.work).clear();
-        held(&self.shared.end).get_or_insert_with(|| Status::cancelled("the call was closed"));
+        if let Some(work) = &self.work {
+            held(work).clear();
+        }
     }
 }
 
-async fn begin(plan: Plan, shared: Arc<Shared>, bell: Arc<Bell>) {
-    let end = match through(plan, &shared, &bell).await {
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Link {
+    /// A call of `path` on this link's connection, beside what else goes there. Another thread goes on with it than its owner's.
+    ///
+    /// # Errors
+    /// The path is none, or no descriptor can be made.
+    pub fn call(&self, path: &str) -> Result<Call, DialError> {
+        let path = path_of(path)?;
+        let shared = Shared::new(&self.url, Bell::alone())?;
+        let begun =
+            Begun { origin: self.origin.clone(), path, bearer: self.bearer.clone(), shared: Arc::clone(&shared) };
+        let sender = Sender { connection: self.channel.clone(), shared: Arc::clone(&shared) };
+        let closed = Closed(Arc::clone(&shared));
+        let (work, abort) = abortable(async move {
+            let end = end_of(begun.call(sender).await);
+            closed.0.ended(end);
+        });
+        self.runtime.spawn(work);
+        Ok(Call { shared, work: None, abort })
+    }
+}
+
+/// Ends a call whose link is closed: no thread goes on with it.
+struct Closed(Arc<Shared>);
+
+impl Drop for Closed {
+    fn drop(&mut self) {
+        self.0.ended(Status::unavailable("the link was closed"));
+    }
+}
+
+fn path_of(path: &str) -> Result<PathAndQuery, DialError> {
+    path.parse().map_err(|_| DialError::Invalid(format!("{path:?} is not the path of a call")))
+}
+
+fn end_of(result: Result<(), Status>) -> Status {
+    match result {
         Ok(()) => Status::ok(""),
         // What has a source is the transport's word, and the deepest of them says most.
         Err(status) => match std::error::Error::source(&status) {
             Some(source) if status.code() != Code::Ok => Status::unavailable(root_cause(source)),
             _ => status,
         },
-    };
-    *held(&shared.end) = Some(end);
+    }
 }
 
-async fn through(plan: Plan, shared: &Arc<Shared>, bell: &Arc<Bell>) -> Result<(), Status> {
+async fn begin(plan: Plan, shared: Arc<Shared>) {
+    let end = end_of(through(plan, &shared).await);
+    shared.ended(end);
+}
+
+async fn through(plan: Plan, shared: &Arc<Shared>) -> Result<(), Status> {
     let Plan { target, origin, path, bearer } = plan;
+    let bell = &shared.bell;
     let down = |error: &dyn std::error::Error| Status::unavailable(root_cause(error));
-    let call = Begun { origin, path, bearer, shared };
+    let call = Begun { origin, path, bearer, shared: Arc::clone(shared) };
     match target {
         Target::Plain(address) => {
             let wire = connect(address, bell).await.map_err(|e| down(&e))?;
@@ -382,14 +493,6 @@ async fn through(plan: Plan, shared: &Arc<Shared>, bell: &Arc<Bell>) -> Result<(
             let within = tokio::time::timeout(CONNECT_TIMEOUT, handshake).await;
             let stream = within.map_err(|_| Status::unavailable("no TLS handshake in time"))?.map_err(|e| down(&e))?;
             call.converse(stream).await
-        }
-        // The runtime's thread moves what carries it, and a turn takes it from there.
-        Target::Session(dialler) if dialler.is_carried() => {
-            call.converse(dialler.dial().await.map_err(|e| Status::unavailable(e.to_string()))?).await
-        }
-        Target::Session(dialler) => {
-            let dialled = dialler.dial_by(|address| connect(address, bell)).await;
-            call.converse(dialled.map_err(|e| Status::unavailable(e.to_string()))?).await
         }
     }
 }
@@ -406,20 +509,19 @@ async fn connect(address: String, bell: &Arc<Bell>) -> io::Result<Wire> {
     Wire::new(dialled.await.map_err(io::Error::other)??, bell)
 }
 
-struct Begun<'a> {
+struct Begun {
     origin: Uri,
     path: PathAndQuery,
     bearer: Bearer,
-    shared: &'a Arc<Shared>,
+    shared: Arc<Shared>,
 }
 
-impl Begun<'_> {
-    async fn converse<S>(mut self, stream: S) -> Result<(), Status>
+impl Begun {
+    async fn converse<S>(self, stream: S) -> Result<(), Status>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let beside = Beside(Arc::clone(self.shared));
-        let failed = |error: hyper::Error| Status::unavailable(root_cause(&error));
+        let beside = Beside(Arc::clone(&self.shared));
         let (sender, connection) = http2::Builder::new(beside.clone())
             .timer(TokioTimer::new())
             .max_frame_size(FRAME_BYTES_MAX)
@@ -430,12 +532,26 @@ impl Begun<'_> {
             .keep_alive_while_idle(true)
             .handshake(TokioIo::new(stream))
             .await
-            .map_err(failed)?;
+            .map_err(|error| Status::unavailable(root_cause(&error)))?;
         // How it ended is told by the call on it.
         hyper::rt::Executor::execute(&beside, connection.map(drop));
-        let sender = Sender { connection: sender, shared: Arc::clone(self.shared) };
+        let sender = Sender { connection: sender, shared: Arc::clone(&self.shared) };
+        self.call(sender).await
+    }
+
+    async fn call<C, B, E>(mut self, sender: Sender<C>) -> Result<(), Status>
+    where
+        Sender<C>: tower_service::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<Replies<B>>,
+                Error = E,
+                Future: Send,
+            >,
+        Replies<B>: Body<Data = Bytes, Error = Status> + Send + 'static,
+        E: std::error::Error + Send + Sync + 'static,
+    {
         let mut client = tonic::client::Grpc::with_origin(sender, self.origin);
-        client.ready().await.map_err(failed)?;
+        client.ready().await.map_err(|error| Status::unavailable(root_cause(&error)))?;
         let request = self.bearer.call(Request::new(()))?.map(|()| stream::empty());
         let mut ends = client.streaming(request, self.path, Raw).await?.into_inner();
         // Of messages there are none.

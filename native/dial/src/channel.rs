@@ -1,12 +1,16 @@
 //! One HTTP/2 connection with its own small runtime, so that callers block in plain threads. A token leaves in the header
-//! of each call and nowhere else.
+//! of each call and nowhere else. While it is down, whoever calls first dials, and the others wait for that.
 
+use std::convert::Infallible;
+use std::ops::Deref;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
 use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+use tonic::codegen::http::Uri;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -20,7 +24,12 @@ use crate::{DialError, Dialler};
 
 const WINDOW_BYTES: u32 = 4 << 20;
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
-const KEEP_ALIVE_S: u64 = 10;
+/// Of a session: what is not taken of sixteen downloads leaves room for the messages of a call beside them.
+const SESSION_WINDOW_BYTES: u32 = 16 * WINDOW_BYTES;
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// A path that swallows packets is noticed within 15 s.
+const SESSION_KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 const ATTEMPTS: u32 = 4;
 const BACKOFF_MS: u64 = 100;
 
@@ -110,19 +119,57 @@ fn endpoint_of(url: &str, options: &LinkOptions) -> Option<Endpoint> {
             .connect_timeout(options.connect_timeout)
             .initial_stream_window_size(WINDOW_BYTES)
             .initial_connection_window_size(2 * WINDOW_BYTES)
-            .http2_keep_alive_interval(Duration::from_secs(KEEP_ALIVE_S))
-            .keep_alive_timeout(Duration::from_secs(KEEP_ALIVE_S))
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
             .tcp_nodelay(true),
     )
 }
 
-/// An outbound connection. Dropping it closes it.
+/// A runtime that lets connections say farewell before it ends.
+pub(crate) struct Running {
+    runtime: Runtime,
+    ended: mpsc::Receiver<Infallible>,
+}
+
+impl Deref for Running {
+    type Target = Runtime;
+
+    fn deref(&self) -> &Runtime {
+        &self.runtime
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let ended = &mut self.ended;
+        // A peer that takes nothing hears nothing.
+        let _ = self.runtime.block_on(async { tokio::time::timeout(CLOSE_TIMEOUT, ended.recv()).await });
+    }
+}
+
+/// Runs what a connection is made of; when all of it has ended, nobody holds the sender.
+#[derive(Clone)]
+pub(crate) struct Counted(mpsc::Sender<Infallible>);
+
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Counted {
+    fn execute(&self, work: F) {
+        let held = self.0.clone();
+        tokio::spawn(async move {
+            work.await;
+            drop(held);
+        });
+    }
+}
+
+/// An outbound connection. Dropping it closes it, which takes a second at most.
 pub struct Link {
     pub(crate) url: String,
     pub(crate) options: LinkOptions,
     pub(crate) channel: Channel,
-    bearer: Bearer,
-    pub(crate) runtime: Runtime,
+    pub(crate) origin: Uri,
+    pub(crate) bearer: Bearer,
+    /// The last to be dropped: the connection ends once nobody holds the channel.
+    pub(crate) runtime: Running,
 }
 
 impl Link {
@@ -144,7 +191,7 @@ impl Link {
             let refused = |e: tonic::transport::Error| DialError::Invalid(format!("TLS to {url}: {}", root_cause(&e)));
             endpoint = endpoint.tls_config(tls_config(&options.tls)).map_err(refused)?;
         }
-        Self::opened(url.to_owned(), options, || endpoint.connect_lazy())
+        Self::opened(url.to_owned(), options, endpoint, |endpoint, _| endpoint.connect_lazy())
     }
 
     /// The same by sessions of `dialler`, which need no token.
@@ -155,10 +202,21 @@ impl Link {
         // The name is for HTTP's own sake: the dialler knows where it dials.
         let endpoint =
             endpoint_of("http://controller", &options).ok_or_else(|| DialError::Url("http://controller".to_owned()))?;
-        Self::opened(dialler.url(), options, || endpoint.connect_with_connector_lazy(Connector(dialler)))
+        let endpoint = endpoint
+            .initial_connection_window_size(SESSION_WINDOW_BYTES)
+            .keep_alive_timeout(SESSION_KEEP_ALIVE_TIMEOUT);
+        let url = dialler.url();
+        Self::opened(url, options, endpoint, |endpoint, executor| {
+            endpoint.connect_with_connector_lazy(Connector(dialler, executor))
+        })
     }
 
-    fn opened(url: String, options: LinkOptions, connect: impl FnOnce() -> Channel) -> Result<Self, DialError> {
+    fn opened(
+        url: String,
+        options: LinkOptions,
+        endpoint: Endpoint,
+        connect: impl FnOnce(&Endpoint, Counted) -> Channel,
+    ) -> Result<Self, DialError> {
         let bearer = Bearer::default();
         bearer.set(&options.token)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -167,11 +225,14 @@ impl Link {
             .enable_all()
             .build()
             .map_err(|e| DialError::Down { url: url.clone(), reason: e.to_string() })?;
+        let (held, ended) = mpsc::channel(1);
+        let origin = endpoint.uri().clone();
         let channel = {
             let _inside = runtime.enter();
-            connect()
+            let executor = Counted(held);
+            connect(&endpoint.executor(executor.clone()), executor)
         };
-        Ok(Self { url, options, channel, bearer, runtime })
+        Ok(Self { url, options, channel, origin, bearer, runtime: Running { runtime, ended } })
     }
 
     /// Bring another token from the next call on.

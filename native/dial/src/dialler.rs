@@ -7,7 +7,8 @@ use std::task::{Context as Waking, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use buildnet_session::{
-    Context, Handshake, Identity, Limits, NodeKey, Refusal, Remote, SessionError, SessionKey, SessionStream, establish,
+    Context, Handshake, Identity, Limits, NodeKey, Refusal, Remote, SessionError, SessionKey, SessionStream,
+    bound_unsent, establish,
 };
 use futures_util::future::BoxFuture;
 use hyper_util::rt::TokioIo;
@@ -16,6 +17,7 @@ use tokio::net::TcpStream;
 use tonic::Code;
 use tonic::codegen::http::Uri;
 
+use crate::channel::Counted;
 use crate::{Carrier, DialError};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -39,6 +41,8 @@ pub struct DiallerOptions {
     pub carrier: Option<Carrier>,
     /// A join token, raw; empty for none. It is shown only where this node is not known without.
     pub token: Vec<u8>,
+    /// After so many frames this end changes its key; none for the default, 2^20.
+    pub rekey_frames: Option<u64>,
 }
 
 /// How the next handshake is made.
@@ -58,12 +62,12 @@ struct Learnt {
 }
 
 /// A stream of bytes below a session.
-pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// What a session runs on: a socket, or a call that carries it.
-pub type Ground = Box<dyn Stream>;
+pub(crate) type Ground = Box<dyn Stream>;
 
 /// Makes connections that are sessions with one controller.
 pub struct Dialler {
@@ -103,36 +107,12 @@ impl Dialler {
         self.learnt.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Dial, shake hands, and be let in.
+    /// Dial, shake hands, and be let in; what carries the session runs on `executor`.
     ///
     /// # Errors
     /// Nobody answers, somebody else does, or the controller does not let this node in.
-    pub async fn dial(&self) -> Result<SessionStream<Ground>, DialError> {
-        self.dial_by(|address| async {
-            Ok(match &self.options.carrier {
-                None => Box::new(connected(address).await?) as Ground,
-                Some(carrier) => Box::new(carrier.open(address).await?),
-            })
-        })
-        .await
-    }
-
-    /// Whether sessions are carried by something else than a connection of their own.
-    pub(crate) fn is_carried(&self) -> bool {
-        self.options.carrier.is_some()
-    }
-
-    /// The same over connections that `connect` makes to an address.
-    ///
-    /// # Errors
-    /// As [`Dialler::dial`].
-    pub(crate) async fn dial_by<S, C, F>(&self, connect: C) -> Result<SessionStream<S>, DialError>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-        C: Fn(String) -> F,
-        F: Future<Output = io::Result<S>>,
-    {
-        let done = self.attempts(connect).await;
+    pub(crate) async fn dial(&self, executor: &Counted) -> Result<SessionStream<Ground>, DialError> {
+        let done = self.attempts(executor).await;
         let mut learnt = self.learnt();
         match done {
             Ok((stream, term)) => {
@@ -148,12 +128,15 @@ impl Dialler {
         }
     }
 
-    async fn attempts<S, C, F>(&self, connect: C) -> Result<(SessionStream<S>, u64), SessionError>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-        C: Fn(String) -> F,
-        F: Future<Output = io::Result<S>>,
-    {
+    async fn ground(&self, executor: &Counted) -> io::Result<Ground> {
+        let address = self.options.address.clone();
+        Ok(match &self.options.carrier {
+            None => Box::new(connected(address).await?),
+            Some(carrier) => Box::new(carrier.open(address, executor).await?),
+        })
+    }
+
+    async fn attempts(&self, executor: &Counted) -> Result<(SessionStream<Ground>, u64), SessionError> {
         let known = self.learnt().met;
         let session_key = known.map(|(key, _)| key).or(self.options.session_key);
         let term = known.map_or(0, |(_, term)| term).max(self.options.term);
@@ -161,7 +144,7 @@ impl Dialler {
         let mut left = ATTEMPTS_MAX;
         loop {
             left -= 1;
-            let stream = connect(self.options.address.clone()).await?;
+            let stream = self.ground(executor).await?;
             match self.attempt(plan, stream).await {
                 Ok(stream) => return Ok((stream, plan.term)),
                 Err(error) => match self.next(plan, &error).filter(|_| left > 0) {
@@ -189,16 +172,15 @@ impl Dialler {
         }
     }
 
-    async fn attempt<S>(&self, plan: Plan, stream: S) -> Result<SessionStream<S>, SessionError>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    async fn attempt(&self, plan: Plan, stream: Ground) -> Result<SessionStream<Ground>, SessionError> {
         let now_unix_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let remote = Remote { node_key: self.options.node_key, session_key: plan.session_key };
         let context = Context { organisation: self.options.organisation.clone(), term: plan.term };
         let token: &[u8] = if plan.shows_token { &self.options.token } else { b"" };
         let handshake = Handshake::initiator(&self.identity, &remote, &context, token, now_unix_s)?;
-        establish(stream, handshake, Limits::default(), HANDSHAKE_TIMEOUT).await
+        let mut limits = Limits::default();
+        limits.rekey_frames = self.options.rekey_frames.unwrap_or(limits.rekey_frames);
+        establish(stream, handshake, limits, HANDSHAKE_TIMEOUT).await
     }
 
     fn told(&self, error: SessionError) -> DialError {
@@ -230,8 +212,9 @@ impl Dialler {
 pub(crate) async fn connected(address: String) -> io::Result<TcpStream> {
     let dialled = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&address));
     let stream = dialled.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    // Without it small frames wait; a socket that refuses the option still works.
+    // Without them small frames wait; a socket that refuses an option still works.
     let _ = stream.set_nodelay(true);
+    let _ = bound_unsent(&stream);
     Ok(stream)
 }
 
@@ -241,7 +224,7 @@ fn is(farewell: u8, code: Code) -> bool {
 
 /// Gives `tonic` sessions for connections.
 #[derive(Clone)]
-pub(crate) struct Connector(pub(crate) Arc<Dialler>);
+pub(crate) struct Connector(pub(crate) Arc<Dialler>, pub(crate) Counted);
 
 impl tower_service::Service<Uri> for Connector {
     type Response = TokioIo<SessionStream<Ground>>;
@@ -253,7 +236,7 @@ impl tower_service::Service<Uri> for Connector {
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        let dialler = Arc::clone(&self.0);
-        Box::pin(async move { dialler.dial().await.map(TokioIo::new) })
+        let Self(dialler, executor) = self.clone();
+        Box::pin(async move { dialler.dial(&executor).await.map(TokioIo::new) })
     }
 }

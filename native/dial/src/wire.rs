@@ -32,27 +32,31 @@ fn checked(result: libc::c_int) -> io::Result<libc::c_int> {
 
 /// Readable when a turn is worth it: the socket can move bytes, or another thread has news.
 pub(crate) struct Bell {
-    epoll: OwnedFd,
+    /// Where there is no socket to watch, `news` is all.
+    epoll: Option<OwnedFd>,
     news: OwnedFd,
     rung: AtomicBool,
     socket: Mutex<Option<Arc<Ready>>>,
 }
 
 impl Bell {
-    pub(crate) fn new() -> io::Result<Arc<Self>> {
-        // SAFETY: neither call takes a pointer, and what they return is ours alone.
-        let (epoll, news) = unsafe {
-            let epoll = OwnedFd::from_raw_fd(checked(libc::epoll_create1(libc::EPOLL_CLOEXEC))?);
-            let news = checked(libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC))?;
-            (epoll, OwnedFd::from_raw_fd(news))
-        };
-        let bell = Self { epoll, news, rung: AtomicBool::new(false), socket: Mutex::default() };
+    pub(crate) fn new() -> io::Result<Self> {
+        // SAFETY: it takes no pointer, and what it returns is ours alone.
+        let epoll = unsafe { OwnedFd::from_raw_fd(checked(libc::epoll_create1(libc::EPOLL_CLOEXEC))?) };
+        let bell = Self { epoll: Some(epoll), ..Self::alone()? };
         bell.watch(bell.news.as_raw_fd(), libc::EPOLLIN, NEWS)?;
-        Ok(Arc::new(bell))
+        Ok(bell)
+    }
+
+    /// One for news of other threads only.
+    pub(crate) fn alone() -> io::Result<Self> {
+        // SAFETY: it takes no pointer, and what it returns is ours alone.
+        let news = unsafe { OwnedFd::from_raw_fd(checked(libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC))?) };
+        Ok(Self { epoll: None, news, rung: AtomicBool::new(false), socket: Mutex::default() })
     }
 
     pub(crate) fn fd(&self) -> RawFd {
-        self.epoll.as_raw_fd()
+        self.epoll.as_ref().unwrap_or(&self.news).as_raw_fd()
     }
 
     fn watch(&self, fd: RawFd, events: libc::c_int, name: u64) -> io::Result<()> {
@@ -81,6 +85,10 @@ impl Bell {
 
     /// Take in what the descriptor told.
     pub(crate) fn listen(&self) {
+        if self.epoll.is_none() {
+            self.hear_news();
+            return;
+        }
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; 2];
         // SAFETY: the array has room for the two events that are asked for; nothing is waited for.
         let count = unsafe { libc::epoll_wait(self.fd(), events.as_mut_ptr(), 2, 0) };
@@ -88,13 +96,19 @@ impl Bell {
             // Copied out: the struct is packed.
             let (name, told) = (event.u64, event.events.cast_signed());
             if name == NEWS {
-                let mut count = 0u64;
-                // SAFETY: eight bytes into a live integer.
-                unsafe { libc::read(self.news.as_raw_fd(), (&raw mut count).cast(), 8) };
+                self.hear_news();
             } else if let Some(socket) = &*held(&self.socket) {
                 socket.told(told);
             }
         }
+    }
+}
+
+impl Bell {
+    fn hear_news(&self) {
+        let mut count = 0u64;
+        // SAFETY: eight bytes into a live integer.
+        unsafe { libc::read(self.news.as_raw_fd(), (&raw mut count).cast(), 8) };
     }
 }
 

@@ -16,6 +16,7 @@ use crate::bytestream::on_disk;
 use crate::codec::{decode, frame};
 use crate::results::{Inline, inlined};
 use crate::services::{Method, Services};
+use crate::spare;
 use crate::status::{inner_status, status_of};
 use crate::wire::{FindMissing, framed};
 
@@ -24,16 +25,22 @@ fn refuse(error: NativeError) -> Status {
 }
 
 impl Services {
-    /// The store's own answer to a call; what may wait for the disk does not hold up the network.
+    /// The store's own answer to a call; what may wait for the disk does not hold up the network, nor long work where `many`
+    /// calls wait for its thread.
     pub(crate) async fn answer_here(
         self: &Arc<Self>,
         caller: &Caller,
         method: Method,
         body: Bytes,
+        many: bool,
     ) -> Result<Bytes, Status> {
         if method.is_slow(self.store.waits_for_disk()) {
             let (services, caller) = (Arc::clone(self), caller.clone());
             return on_disk(usize::MAX, move || Ok(services.answer(&caller, method, body))).await?;
+        }
+        if many && method.is_long(body.len()) {
+            let (services, caller) = (Arc::clone(self), caller.clone());
+            return Box::pin(spare::beside(move || services.answer(&caller, method, body))).await?;
         }
         self.answer(caller, method, body)
     }
@@ -56,7 +63,7 @@ impl Services {
                 if absent.is_empty() || tiers.pull(absent.clone()).await.map_err(refuse)?.len() == absent.len() {
                     return Ok(answer);
                 }
-                self.answer_here(caller, method, body).await
+                self.answer_here(caller, method, body, false).await
             }
             Method::BatchUpdateBlobs => batch_updated(tiers, &body, first?).await,
             Method::GetActionResult => match first {
@@ -105,7 +112,7 @@ impl Services {
         if absent.is_empty() || tiers.pull(absent.clone()).await.map_err(refuse)?.len() == absent.len() {
             return Err(refusal);
         }
-        self.answer_here(caller, method, body).await
+        self.answer_here(caller, method, body, false).await
     }
 
     /// Well-formed digests that are not here; the store's answer has refused the others.

@@ -16,7 +16,7 @@ use crate::sorts::Sort;
 
 /// Longer text of a caller's is cut.
 pub(crate) const TEXT_CHARS_MAX: usize = 256;
-const METADATA: &str = "build.bazel.remote.execution.v2.requestmetadata-bin";
+pub(crate) const METADATA: &str = "build.bazel.remote.execution.v2.requestmetadata-bin";
 
 /// Which instance, and which blob or action.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -96,9 +96,13 @@ fn only<T>(mut all: Vec<T>) -> Option<T> {
 
 /// RequestMetadata out of its header.
 pub(crate) fn metadata(header: &HeaderValue) -> Option<re::RequestMetadata> {
+    re::RequestMetadata::decode(request_metadata(header)?).ok()
+}
+
+/// The bytes of a RequestMetadata, whatever they say; none where they are no base64.
+pub(crate) fn request_metadata(header: &HeaderValue) -> Option<Bytes> {
     let headers: HeaderMap = [(HeaderName::from_static(METADATA), header.clone())].into_iter().collect();
-    let bytes = MetadataMap::from_headers(headers).get_bin(METADATA)?.to_bytes().ok()?;
-    re::RequestMetadata::decode(bytes).ok()
+    MetadataMap::from_headers(headers).get_bin(METADATA)?.to_bytes().ok()
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use buildnet_tiers::via;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use http::{Request, Response, header};
+use http::{HeaderValue, Request, Response, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use tonic::Status;
@@ -14,10 +14,11 @@ use tonic::body::Body;
 
 use crate::access::Caller;
 use crate::bridge::{self, Bridged, Peer};
-use crate::budget::Metered;
+use crate::budget::{Line, Metered};
 use crate::bytestream;
 use crate::codec::{decode, frame};
 use crate::credentials::refuse;
+use crate::describe;
 use crate::execution::{EXECUTE, execute};
 use crate::grpc::{Answer, Messages, respond};
 use crate::hub::Kind;
@@ -102,8 +103,12 @@ impl Inner {
         let line = &origin.line;
         if let Some(method) = Method::of(request.uri().path()) {
             let record = self.observe.begin(Sort::of(method), &caller, origin.peer, &request);
+            let requested = match method {
+                Method::UpdateActionResult => request.headers().get(describe::METADATA).cloned(),
+                _ => None,
+            };
             let messages = Messages::new(request, self.message_size_bytes_max, line, &record);
-            let done = self.unary(&caller, method, messages).await;
+            let done = self.unary(&caller, method, requested, messages, line).await;
             return respond(watched::answer(record, done), line);
         }
         let sort = match request.uri().path() {
@@ -119,16 +124,23 @@ impl Inner {
         respond(watched::answer(record, done), line)
     }
 
-    async fn unary(&self, caller: &Caller, method: Method, messages: Messages<'_>) -> Result<Answer, Status> {
+    async fn unary(
+        &self,
+        caller: &Caller,
+        method: Method,
+        requested: Option<HeaderValue>,
+        messages: Messages<'_>,
+        line: &Line,
+    ) -> Result<Answer, Status> {
         let body = messages.only().await?;
         if method == Method::UpdateActionResult {
-            return Box::pin(self.services.update_action_result(caller, body)).await;
+            return Box::pin(self.services.update_action_result(caller, requested, body)).await;
         }
-        let services = &self.services;
+        let (services, many) = (&self.services, line.answers_many());
         let answer = match &services.tiers {
-            None => services.answer_here(caller, method, body).await?,
+            None => services.answer_here(caller, method, body, many).await?,
             Some(tiers) => {
-                let here = services.answer_here(caller, method, body.clone()).await;
+                let here = services.answer_here(caller, method, body.clone(), many).await;
                 Box::pin(services.answer_behind(tiers, caller, method, body, here)).await?
             }
         };

@@ -1,21 +1,22 @@
 //! What the allocator of this process is told and asked. When memory is given back is not decided here.
 
-/// As many as network threads on a small machine: more were no quicker, and took 17 MiB more (`bench.peers`). The allocator
-/// heeds it while fewer than eight heaps are in use.
+/// More than network threads were no quicker, and took 17 MiB more on two processors (`bench.peers`). The allocator heeds it
+/// while fewer than eight heaps are in use.
 #[cfg(target_env = "gnu")]
-const HEAPS_MAX: i32 = 2;
+const HEAPS_MIN: usize = 2;
 
 /// Have threads share a few heaps: each keeps what its busiest moment took, and disk work comes and goes on many threads.
 #[cfg(target_env = "gnu")]
-pub(crate) fn few_heaps() {
+pub(crate) fn few_heaps(threads: usize) {
+    let heaps = i32::try_from(threads.max(HEAPS_MIN)).unwrap_or(i32::MAX);
     // SAFETY: mallopt takes no pointer; where it refuses, the allocator's own limit stays (mallopt(3)).
     unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, HEAPS_MAX);
+        libc::mallopt(libc::M_ARENA_MAX, heaps);
     }
 }
 
 #[cfg(not(target_env = "gnu"))]
-pub(crate) fn few_heaps() {}
+pub(crate) fn few_heaps(_threads: usize) {}
 
 /// What the allocator holds and nobody uses.
 #[cfg(target_env = "gnu")]

@@ -6,6 +6,7 @@ use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use buildnet_formats::Digest;
 use buildnet_raw::Message;
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -39,6 +40,21 @@ pub enum MetadataValue {
     Text(String),
     /// Of a `-bin` key.
     Binary(Bytes),
+}
+
+/// A result that a client wrote of an action whose Action message is here too.
+#[derive(Debug)]
+pub struct ClientResult {
+    /// As its caller wrote it, in front of a trust namespace where it has one.
+    pub namespace: String,
+    /// The action.
+    pub action: Digest,
+    /// The exact bytes of its ActionResult.
+    pub result: Bytes,
+    /// Who wrote it; empty when nobody said.
+    pub caller: String,
+    /// The caller's RequestMetadata as it came, which may be no message at all.
+    pub requested: Bytes,
 }
 
 /// What happened to a call.
@@ -97,6 +113,8 @@ pub enum Event {
         id: u64,
         /// Namespace, name and SHA-256 of each.
         rows: Vec<String>,
+        /// Those of them that are results of actions which the store can tell more of.
+        actions: Vec<(usize, ClientResult)>,
     },
     /// Something that a person who runs this server should read.
     Said(String),
@@ -323,10 +341,14 @@ impl Hub {
     }
 
     /// Have the ledger say what clients wrote; returns the index of the entry that says it, for each row.
-    pub(crate) async fn tell_results(self: &Arc<Self>, rows: Vec<String>) -> Result<Vec<u64>, Status> {
+    pub(crate) async fn tell_results(
+        self: &Arc<Self>,
+        rows: Vec<String>,
+        actions: Vec<(usize, ClientResult)>,
+    ) -> Result<Vec<u64>, Status> {
         let (reply, answer) = oneshot::channel();
         let guard = self.open(Waiting::Unary(reply))?;
-        self.push(Event::Results { id: guard.id, rows });
+        self.push(Event::Results { id: guard.id, rows, actions });
         let body = answer.await.unwrap_or_else(|_| Err(Status::unavailable("the server is stopping")))?;
         let index = |bytes: &[u8]| bytes.iter().rev().fold(0, |index, byte| index << 8 | u64::from(*byte));
         Ok(body.chunks_exact(8).map(index).collect())

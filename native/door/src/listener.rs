@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use buildnet_session::bound_unsent;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -24,6 +25,7 @@ use tonic::Status;
 use crate::access::Caller;
 use crate::budget::{Budget, During, Line};
 use crate::hub::Event;
+use crate::lanes::Lanes;
 use crate::server::Inner;
 use crate::sessions::Sessions;
 use crate::tls::{Tls, names_of};
@@ -36,6 +38,8 @@ const FRAME_BYTES_MAX: u32 = 63 << 10;
 /// What a client may send before it is taken: an upload keeps so much in memory while the one before it is hashed.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+/// Of a session: what is not taken of many uploads leaves room for the messages of a worker's control stream.
+const SESSION_WINDOW_BYTES: u32 = 32 << 20;
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// When the kernel asks whether a client that says nothing is still there.
 const PROBE_AFTER: Duration = Duration::from_secs(60);
@@ -63,14 +67,15 @@ impl Origin {
 }
 
 struct Accepted {
-    stream: TcpStream,
+    /// It is polled on the thread that serves it.
+    stream: std::net::TcpStream,
     peer: SocketAddr,
     strict: bool,
     permit: Option<OwnedSemaphorePermit>,
 }
 
 /// Take connections until the stop, then let them end, and say so.
-pub(crate) async fn accept(inner: Arc<Inner>, listener: TcpListener, local: Option<TcpListener>) {
+pub(crate) async fn accept(inner: Arc<Inner>, lanes: Lanes, listener: TcpListener, local: Option<TcpListener>) {
     let mut stop = inner.stop.clone();
     let graceful = GracefulShutdown::new();
     let budget = Arc::new(Budget::default());
@@ -94,8 +99,10 @@ pub(crate) async fn accept(inner: Arc<Inner>, listener: TcpListener, local: Opti
         let line = Line::new(&budget);
         let origin = Origin { peer, line: Arc::clone(&line), certified: None, strict, secure: false };
         let (inner, watcher, stopping) = (Arc::clone(&inner), graceful.watcher(), stopping.clone());
-        tokio::spawn(async move {
-            let _permit = permit;
+        let place = lanes.place();
+        let lane = place.handle().clone();
+        lane.spawn(async move {
+            let _held = (permit, place);
             tokio::select! {
                 () = serve(&inner, stream, origin, watcher, stopping) => {}
                 () = line.outstayed() => {
@@ -117,7 +124,8 @@ async fn next(budget: &Budget, listener: &TcpListener, local: Option<&TcpListene
         accepted = listener.accept() => (accepted, false),
         accepted = accept_of(local) => (accepted, true),
     };
-    accepted.map(|(stream, peer)| Accepted { stream, peer, strict, permit })
+    let (stream, peer) = accepted?;
+    Ok(Accepted { stream: stream.into_std()?, peer, strict, permit })
 }
 
 async fn accept_of(listener: Option<&TcpListener>) -> io::Result<(TcpStream, SocketAddr)> {
@@ -129,11 +137,13 @@ async fn accept_of(listener: Option<&TcpListener>) -> io::Result<(TcpStream, Soc
 
 async fn serve(
     inner: &Arc<Inner>,
-    stream: TcpStream,
+    stream: std::net::TcpStream,
     origin: Origin,
     watcher: Watcher,
     stopping: watch::Receiver<bool>,
 ) {
+    // Out of memory for its descriptor, and nobody is there to be told.
+    let Ok(stream) = TcpStream::from_std(stream) else { return };
     // Without it small replies wait; a socket that refuses the option, or cannot be probed, still works.
     let _ = stream.set_nodelay(true);
     let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true)
@@ -142,6 +152,8 @@ async fn serve(
         match first_byte(&stream, stopping.clone()).await {
             None => return,
             Some(first) if Sessions::begins(first) => {
+                // A socket that refuses it still works.
+                let _ = bound_unsent(&stream);
                 let stream = Heard::new(stream, &origin.line);
                 // How it went is told within, and counted.
                 let _ = session(inner, sessions, stream, origin, watcher, stopping).await;
@@ -154,11 +166,11 @@ async fn serve(
     // How a connection ended is its peer's affair.
     match inner.tls.as_ref().filter(|_| !origin.strict) {
         None => {
-            converse(inner, stream, origin, watcher).await;
+            converse(inner, stream, origin, watcher, CONNECTION_WINDOW_BYTES).await;
         }
         Some(tls) => {
             let Some((stream, origin)) = shake_hands(inner, tls, stream, origin, stopping).await else { return };
-            converse(inner, stream, origin, watcher).await;
+            converse(inner, stream, origin, watcher, CONNECTION_WINDOW_BYTES).await;
         }
     }
 }
@@ -190,7 +202,7 @@ pub(crate) async fn session<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let (stream, mut open) = shaken.ok_or_else(|| Status::aborted("no session was opened"))?;
     origin.secure = true;
     origin.certified = Some(inner.access.by_node(&open.node_key.to_string()));
-    open.is_orderly = converse(inner, stream, origin, watcher).await;
+    open.is_orderly = converse(inner, stream, origin, watcher, SESSION_WINDOW_BYTES).await;
     if open.is_orderly { Ok(()) } else { Err(Status::aborted("the session was ended")) }
 }
 
@@ -221,15 +233,17 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
     origin: Origin,
     watcher: Watcher,
+    window_bytes: u32,
 ) -> bool {
     let stream = Gathering::new(stream, &origin.line);
-    stream.turns(watcher.watch(connection(inner, stream.end(), origin))).await
+    stream.turns(watcher.watch(connection(inner, stream.end(), origin, window_bytes))).await
 }
 
 fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     inner: &Arc<Inner>,
     stream: S,
     origin: Origin,
+    window_bytes: u32,
 ) -> impl GracefulConnection<Error: Send> + Send + 'static {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HTTP1_BUFFER_BYTES);
@@ -239,7 +253,7 @@ fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         .max_frame_size(FRAME_BYTES_MAX)
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .initial_connection_window_size(window_bytes)
         .keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE);
     let (inner, origin) = (Arc::clone(inner), Arc::new(origin));

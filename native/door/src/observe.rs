@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 
 use crate::access::Caller;
 use crate::access_log::{AccessLog, LogOptions, Reason};
+use crate::describe;
 use crate::recent::Recent;
 use crate::services::Method;
 use crate::sorts::{CANCELLED, CODES, GRPC_CODES, HTTP_CODES, Sort, UNKNOWN, code_name, http_code, is_done, is_error};
@@ -298,7 +299,7 @@ impl Facts {
             peer: peer.to_string(),
             subject: subject.map(str::to_owned),
             path: (!grpc).then(|| request.uri().path().to_owned()),
-            metadata: header(headers, "build.bazel.remote.execution.v2.requestmetadata-bin"),
+            metadata: header(headers, describe::METADATA),
             traceparent: header(headers, "traceparent"),
             tracestate: header(headers, "tracestate"),
             message: OnceLock::new(),

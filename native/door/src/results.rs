@@ -6,12 +6,15 @@ use buildnet_formats::wire::build::bazel::remote::execution::v2 as re;
 use buildnet_formats::{Digest, Function, NativeError};
 use buildnet_store::{Hit, Origin, Store};
 use bytes::Bytes;
+use http::HeaderValue;
 use prost::Message;
 use tonic::Status;
 
 use crate::access::{Caller, Right};
 use crate::codec::{decode, encode, frame};
+use crate::describe::request_metadata;
 use crate::grpc::Answer;
+use crate::hub::ClientResult;
 use crate::services::{REPLY_BYTES_MAX, Services};
 use crate::status::status_of;
 use crate::updates::Update;
@@ -55,7 +58,12 @@ impl Services {
     }
 
     /// The ledger says that a client wrote this, and then it is there.
-    pub(crate) async fn update_action_result(&self, caller: &Caller, body: Bytes) -> Result<Answer, Status> {
+    pub(crate) async fn update_action_result(
+        &self,
+        caller: &Caller,
+        requested: Option<HeaderValue>,
+        body: Bytes,
+    ) -> Result<Answer, Status> {
         let request = UpdateResult::decode(&body)?;
         caller.check(Right::WriteActionCache, &request.instance)?;
         let namespace = caller.written(&request.instance);
@@ -72,7 +80,18 @@ impl Services {
                 Some(result) => result,
             };
             store.check_result(&action, &result, Origin::Client(None))?;
-            Ok((Update::of_action(&namespace, &action, result.clone())?, result))
+            let mut update = Update::of_action(&namespace, &action, result.clone())?;
+            // Where the Action is not here there is nothing to say of it but its digest: many clients never send it.
+            if action.function() == Function::Sha256 && store.contains(&action) {
+                update.client = Some(ClientResult {
+                    namespace: namespace.into_owned(),
+                    action,
+                    result: result.clone(),
+                    caller: caller.subject().unwrap_or_default().to_owned(),
+                    requested: requested.as_ref().and_then(request_metadata).unwrap_or_default(),
+                });
+            }
+            Ok((update, result))
         };
         let (update, result) = update().map_err(|e| status_of(&e))?;
         self.updates.keep(update).await?;

@@ -16,6 +16,7 @@ use crate::credentials::{Access, AccessOptions};
 use crate::heap;
 use crate::http::HttpCache;
 use crate::hub::{Event, Hub};
+use crate::lanes::{self, Lanes};
 use crate::listener::accept;
 use crate::observe::{Observe, ObserveOptions, Statistics};
 use crate::recent;
@@ -34,7 +35,7 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// How to listen.
 #[derive(Clone, Debug)]
 pub struct DoorOptions {
-    /// Network threads.
+    /// Network threads; 0 for as many as there are processors, within bounds.
     pub threads: usize,
     /// Larger requests are refused.
     pub message_size_bytes_max: usize,
@@ -60,7 +61,7 @@ pub struct DoorOptions {
 impl Default for DoorOptions {
     fn default() -> Self {
         Self {
-            threads: 1,
+            threads: 0,
             message_size_bytes_max: 16 << 20,
             execution: true,
             observe: ObserveOptions::default(),
@@ -78,7 +79,7 @@ impl Default for DoorOptions {
 pub struct Door {
     inner: Arc<Inner>,
     threads: usize,
-    runtime: Mutex<Option<Runtime>>,
+    runtimes: Mutex<Vec<Runtime>>,
     stop: watch::Sender<bool>,
     local: bool,
     local_address: OnceLock<SocketAddr>,
@@ -138,8 +139,8 @@ impl Door {
         };
         Ok(Self {
             inner: Arc::new(inner),
-            threads: options.threads.max(1),
-            runtime: Mutex::new(None),
+            threads: if options.threads == 0 { lanes::count() } else { options.threads },
+            runtimes: Mutex::default(),
             stop,
             local: options.local,
             local_address: OnceLock::new(),
@@ -190,13 +191,9 @@ impl Door {
             .map_err(|e| refuse(&e))?
             .next()
             .ok_or_else(|| NativeError::invalid("listen", format!("{listen} names no address")))?;
-        heap::few_heaps();
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(self.threads)
-            .thread_name("buildnet-door")
-            .enable_all()
-            .build()
-            .map_err(|e| refuse(&e))?;
+        heap::few_heaps(self.threads);
+        let runtimes = lanes::start(self.threads).map_err(|e| refuse(&e))?;
+        let runtime = &runtimes[0];
         let listener = runtime.block_on(TcpListener::bind(address)).map_err(|e| refuse(&e))?;
         let address = listener.local_addr().map_err(|e| refuse(&e))?;
         let mut local = None;
@@ -212,9 +209,9 @@ impl Door {
         observe.listen.get_or_init(|| address.to_string());
         runtime.spawn(count(Arc::clone(observe)));
         runtime.spawn(services.updates.writer(hub, &services.store));
-        runtime.spawn(accept(Arc::clone(&self.inner), listener, local));
+        runtime.spawn(accept(Arc::clone(&self.inner), Lanes::of(&runtimes), listener, local));
         runtime.spawn(watch_files(Arc::clone(&self.inner)));
-        *self.runtime.lock().unwrap_or_else(PoisonError::into_inner) = Some(runtime);
+        *self.runtimes.lock().unwrap_or_else(PoisonError::into_inner) = runtimes;
         Ok(address)
     }
 
@@ -247,10 +244,8 @@ impl Door {
     /// End whatever is left, and write out what is told of it.
     pub fn close(&self) {
         self.inner.observe.close();
-        let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(runtime) = runtime {
-            runtime.shutdown_timeout(CLOSE_TIMEOUT);
-        }
+        let runtimes = std::mem::take(&mut *self.runtimes.lock().unwrap_or_else(PoisonError::into_inner));
+        lanes::close(runtimes, CLOSE_TIMEOUT);
     }
 }
 

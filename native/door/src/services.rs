@@ -31,6 +31,8 @@ use crate::writes::Writes;
 pub(crate) const BATCH_BYTES_MAX: usize = 3 << 20;
 /// What clients accept by default.
 pub(crate) const REPLY_BYTES_MAX: usize = 4 << 20;
+/// Of a request: to hand one over and hear of its end costs about as much as to look up half so many bytes of digests.
+const LONG_BYTES: usize = 16 << 10;
 /// Smaller blobs are not worth packing for a batch.
 const PACKED_BYTES_MIN: u64 = 512;
 
@@ -94,6 +96,11 @@ impl Method {
             Self::BatchUpdateBlobs => waits_for_disk,
             _ => false,
         }
+    }
+
+    /// Whether to answer a request of so many bytes takes much longer than to hand it to another thread.
+    pub(crate) fn is_long(self, request_bytes: usize) -> bool {
+        self == Self::FindMissingBlobs && request_bytes >= LONG_BYTES
     }
 }
 

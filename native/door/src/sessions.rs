@@ -20,8 +20,8 @@ use tonic::{Code, Status};
 use crate::hub::{Event, Hub, Waiting};
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Of one node at once: a worker has a few.
-const SESSIONS_OF_A_NODE_MAX: usize = 64;
+/// Of one node at once: a worker has one, and those that were lost and not yet found to be.
+const SESSIONS_OF_A_NODE_MAX: usize = 16;
 /// Its own end changes keys every 15 minutes, or after 2^20 frames.
 const REKEYS_TOLD_EVERY: Duration = Duration::from_secs(10);
 

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
 use crate::bytestream::on_disk;
-use crate::hub::Hub;
+use crate::hub::{ClientResult, Hub};
 use crate::status::status_of;
 
 /// Values that wait for the ledger; their writers wait beyond that.
@@ -28,6 +28,8 @@ pub(crate) struct Update {
     draft: Draft,
     /// What the ledger says of it: what it is under, and the SHA-256 of its bytes.
     row: String,
+    /// For the history, where there is more to say of it.
+    pub(crate) client: Option<ClientResult>,
 }
 
 impl Update {
@@ -35,19 +37,19 @@ impl Update {
     pub(crate) fn of_action(namespace: &str, action: &Digest, value: Bytes) -> Result<Self, NativeError> {
         let row = format!("{} {action} {}", told(namespace), Digest::of(&value).hex());
         let key = EntryKey::Action { namespace: namespace.to_owned(), action: *action, size_known: true };
-        Ok(Self { key, draft: Draft::action(namespace, action, value)?, row })
+        Ok(Self { key, draft: Draft::action(namespace, action, value)?, row, client: None })
     }
 
     /// A value under a name.
     pub(crate) fn of_value(key: EntryKey, value: Bytes) -> Result<Self, NativeError> {
         let name = key.local()?;
-        Ok(Self { row: row_of(&name, &Digest::of(&value)), key, draft: Draft::path(name, value) })
+        Ok(Self { row: row_of(&name, &Digest::of(&value)), key, draft: Draft::path(name, value), client: None })
     }
 
     /// A blob that is here, by its SHA-256, as the value under a name.
     pub(crate) fn of_blob(key: EntryKey, digest: &Digest) -> Result<Self, NativeError> {
         let name = key.local()?;
-        Ok(Self { row: row_of(&name, digest), key, draft: Draft::path_blob(name, digest) })
+        Ok(Self { row: row_of(&name, digest), key, draft: Draft::path_blob(name, digest), client: None })
     }
 
     /// What a tier holds under a name.
@@ -174,12 +176,14 @@ impl Entered {
 /// Tell the ledger of a batch; none when it refused, and the writers know.
 async fn enter(hub: &Arc<Hub>, batch: Vec<Waiting>) -> Option<Entered> {
     let (mut drafts, mut rows, mut writers) = (Vec::new(), Vec::new(), Vec::with_capacity(batch.len()));
-    for Waiting { update: Update { draft, row, .. }, done } in batch {
+    let mut actions = Vec::new();
+    for Waiting { update: Update { draft, row, client, .. }, done } in batch {
+        actions.extend(client.map(|client| (rows.len(), client)));
         drafts.push(draft);
         rows.push(row);
         writers.push(done);
     }
-    let refusal = match hub.tell_results(rows).await {
+    let refusal = match hub.tell_results(rows, actions).await {
         Ok(indices) if indices.len() == drafts.len() => {
             let drafts = drafts.into_iter().zip(indices).map(|(draft, index)| (draft, Origin::Client(Some(index))));
             return Some(Entered { drafts: drafts.collect(), writers });

@@ -55,7 +55,7 @@ async fn ledger(hub: Arc<Hub>) {
         let mut ready = wake.readable().await.unwrap();
         ready.clear_ready();
         for event in hub.drain() {
-            if let Event::Results { id, rows } = event {
+            if let Event::Results { id, rows, .. } = event {
                 hub.submit(vec![(id, Op::Reply(vec![0; 8 * rows.len()].into()))]);
             }
         }

@@ -135,6 +135,10 @@ impl PyLink {
         Ok(Self(Mutex::new(Some(Arc::new(link)))))
     }
 
+    fn call(&self, path: &str) -> PyResult<PyCall> {
+        PyCall::of(self.open().map_err(raise)?.call(path))
+    }
+
     fn set_token(&self, py: Python<'_>, token: &str) -> PyResult<()> {
         self.with(py, |link| link.set_token(token))
     }
@@ -203,7 +207,7 @@ impl PyDialler {
     #[new]
     #[pyo3(signature = (
         address, *, organisation, node_key, node_seed, session_secret, session_key = None, term = 0, token = Vec::new(),
-        carrier = None, ca_pem = None, certificate_pem = None, key_pem = None
+        rekey_frames = None, carrier = None, ca_pem = None, certificate_pem = None, key_pem = None
     ))]
     #[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)]
     fn new(
@@ -215,6 +219,7 @@ impl PyDialler {
         session_key: Option<&str>,
         term: u64,
         token: Vec<u8>,
+        rekey_frames: Option<u64>,
         carrier: Option<&str>,
         ca_pem: Option<Vec<u8>>,
         certificate_pem: Option<Vec<u8>>,
@@ -234,6 +239,7 @@ impl PyDialler {
             term,
             carrier: carrier.map_err(|e| raise(native(e)))?,
             token,
+            rekey_frames,
         };
         let dialler = Dialler::new(&node_seed, &session_secret, options).map_err(|e| raise(native(e)))?;
         Ok(Self(Arc::new(dialler)))
@@ -284,11 +290,6 @@ impl PyCall {
     ) -> PyResult<Self> {
         let tls = TlsOptions { ca: ca_pem, identity: certificate_pem.zip(key_pem) };
         Self::of(Call::new(url, path, &tls, token))
-    }
-
-    #[staticmethod]
-    fn by_session(dialler: &Bound<'_, PyDialler>, path: &str) -> PyResult<Self> {
-        Self::of(Call::by_session(Arc::clone(&dialler.get().0), path))
     }
 
     #[getter]

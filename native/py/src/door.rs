@@ -107,7 +107,7 @@ impl PyDoor {
     #[new]
     #[pyo3(signature = (
         store, methods, *,
-        threads = 1, message_size_bytes_max = 16 << 20, execution = true, access = None, tls = None, local = false,
+        threads = 0, message_size_bytes_max = 16 << 20, execution = true, access = None, tls = None, local = false,
         sessions = None, application = false, tiers = None,
         durability = "process", access_log = None, slow_ms = 500, access_log_sample = 0.01, traces = false
     ))]
@@ -281,7 +281,15 @@ fn tuple_of(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyTuple>> {
             let line = (request.method, request.path, request.query, request.version, request.scheme);
             (8u8, id, line, headers, PyBytes::new(py, &request.body), caller, request.peer).into_pyobject(py)
         }
-        Event::Results { id, rows } => (6u8, id, rows).into_pyobject(py),
+        Event::Results { id, rows, actions } => {
+            let told = PyList::empty(py);
+            for (place, ran) in actions {
+                let requested = PyBytes::new(py, &ran.requested);
+                let result = PyBytes::new(py, &ran.result);
+                told.append((place, ran.namespace, ran.action.to_string(), result, ran.caller, requested))?;
+            }
+            (6u8, id, rows, told).into_pyobject(py)
+        }
         Event::Said(text) => (7u8, text).into_pyobject(py),
         Event::Greeted { id, node_key, token, pattern, peer } => {
             let token = token.map(|token| PyBytes::new(py, &token));

@@ -207,6 +207,17 @@ impl PyStore {
         self.open().map_err(raise)?.hold_flat_action(name, &action).map_err(raise)
     }
 
+    fn hold_result(&self, py: Python<'_>, name: &str, result: &[u8]) -> PyResult<Vec<String>> {
+        let store = self.open().map_err(raise)?;
+        let missing = py.detach(|| store.hold_result(name, result)).map_err(raise)?;
+        Ok(texts(&missing))
+    }
+
+    fn hold_flat_result(&self, name: &str, result: &[u8]) -> PyResult<Option<Vec<String>>> {
+        let missing = self.open().map_err(raise)?.hold_flat_result(name, result).map_err(raise)?;
+        Ok(missing.map(|missing| texts(&missing)))
+    }
+
     fn release(&self, py: Python<'_>, name: &str) -> PyResult<()> {
         let store = self.open().map_err(raise)?;
         py.detach(|| store.release(name));

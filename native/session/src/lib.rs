@@ -18,6 +18,7 @@ mod handshake;
 mod identity;
 mod inbox;
 mod preamble;
+mod socket;
 mod stream;
 mod suite;
 
@@ -29,4 +30,5 @@ pub use frames::{CLOSE_TEXT_BYTES_MAX, DATA_BYTES_MAX, Due, Event, Frames, Limit
 pub use handshake::{Context, Handshake, Peer, Remote, TOKEN_BYTES_MAX};
 pub use identity::{Identity, NodeKey, SessionKey};
 pub use preamble::{MAGIC, ORGANISATION_BYTES_MAX, PREAMBLE_BYTES, Pattern};
+pub use socket::bound_unsent;
 pub use stream::SessionStream;

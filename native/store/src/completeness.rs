@@ -48,6 +48,11 @@ impl Hit {
     }
 }
 
+fn decoded(result: &[u8]) -> Result<re::ActionResult, NativeError> {
+    re::ActionResult::decode(result)
+        .map_err(|e| NativeError::invalid("action_result", format!("the bytes are not an ActionResult: {e}")))
+}
+
 fn holds_contents(result: &re::ActionResult) -> bool {
     (!result.stdout_raw.is_empty() && result.stdout_digest.is_some())
         || (!result.stderr_raw.is_empty() && result.stderr_digest.is_some())
@@ -181,9 +186,7 @@ impl Store {
     /// # Errors
     /// `invalid_request` when the bytes, or a Tree or Directory that they refer to, are malformed.
     pub fn missing_of_result(&self, function: Option<Function>, result: &[u8]) -> Result<Vec<Digest>, NativeError> {
-        let result = re::ActionResult::decode(result)
-            .map_err(|e| NativeError::invalid("action_result", format!("the bytes are not an ActionResult: {e}")))?;
-        self.missing_of(function, &result)
+        self.missing_of(function, &decoded(result)?)
     }
 
     /// As [`Store::missing_of_result`], of a result that refers to no directory: a look into the index for each output,
@@ -192,12 +195,53 @@ impl Store {
     /// # Errors
     /// As [`Store::missing_of_result`].
     pub fn missing_of_flat_result(&self, result: &[u8]) -> Result<Option<Vec<Digest>>, NativeError> {
-        let result = re::ActionResult::decode(result)
-            .map_err(|e| NativeError::invalid("action_result", format!("the bytes are not an ActionResult: {e}")))?;
+        let result = decoded(result)?;
         if result.output_directories.is_empty() { self.missing_of(None, &result).map(Some) } else { Ok(None) }
     }
 
+    /// Keep all that a result refers to from being evicted until [`Store::release`], and name what of it is absent; the
+    /// rest is held all the same.
+    ///
+    /// # Errors
+    /// As [`Store::missing_of_result`] and [`Store::hold`].
+    pub fn hold_result(&self, name: &str, result: &[u8]) -> Result<Vec<Digest>, NativeError> {
+        self.hold_references(name, &decoded(result)?)
+    }
+
+    /// As [`Store::hold_result`], of a result that refers to no directory: nothing is read. None, with nothing held, when
+    /// it refers to some.
+    ///
+    /// # Errors
+    /// As [`Store::hold_result`].
+    pub fn hold_flat_result(&self, name: &str, result: &[u8]) -> Result<Option<Vec<Digest>>, NativeError> {
+        let result = decoded(result)?;
+        if result.output_directories.is_empty() { self.hold_references(name, &result).map(Some) } else { Ok(None) }
+    }
+
+    fn hold_references(&self, name: &str, result: &re::ActionResult) -> Result<Vec<Digest>, NativeError> {
+        let mut needed = Wanted::by(None);
+        let mut missing = self.references_of(None, result, |digests| {
+            digests.iter().for_each(|digest| needed.add(*digest));
+            Ok(Vec::new())
+        })?;
+        self.hold(name, &needed.order)?;
+        // Looked for once it is held: what is found now stays.
+        missing.extend(self.find_missing(&needed.order)?);
+        Ok(missing)
+    }
+
     fn missing_of(&self, function: Option<Function>, result: &re::ActionResult) -> Result<Vec<Digest>, NativeError> {
+        self.references_of(function, result, |digests| self.find_missing(digests))
+    }
+
+    /// All that a result refers to goes to `look`, which may name what is absent; returns that, and Trees and Directories
+    /// that could not be read for being absent.
+    fn references_of(
+        &self,
+        function: Option<Function>,
+        result: &re::ActionResult,
+        mut look: impl FnMut(&[Digest]) -> Result<Vec<Digest>, NativeError>,
+    ) -> Result<Vec<Digest>, NativeError> {
         let mut plain = Vec::with_capacity(result.output_files.len() + 2);
         for file in &result.output_files {
             plain.push(Digest::required_by(function, file.digest.as_ref(), "output_files.digest")?);
@@ -205,7 +249,7 @@ impl Store {
         for log in [&result.stdout_digest, &result.stderr_digest].into_iter().flatten() {
             plain.push(Digest::from_message_by(function, log)?);
         }
-        let mut missing = self.find_missing(&plain)?;
+        let mut missing = look(&plain)?;
         for directory in &result.output_directories {
             // A client that is told of a directory without contents could only fail, or make an empty one.
             if directory.tree_digest.is_none() && directory.root_directory_digest.is_none() {
@@ -216,14 +260,18 @@ impl Store {
             if let Some(tree) = &directory.tree_digest {
                 let tree = Digest::from_message_by(function, tree)?;
                 match self.files_of_tree(&tree)? {
-                    Some(files) => missing.extend(self.find_missing(&files)?),
+                    Some(files) => {
+                        missing.extend(look(&[tree])?);
+                        missing.extend(look(&files)?);
+                    }
                     None => missing.push(tree),
                 }
             }
             if let Some(root) = &directory.root_directory_digest {
                 let mut wanted = Wanted::by(function);
-                self.walk(Digest::from_message_by(function, root)?, &mut wanted, &mut missing)?;
-                missing.extend(self.find_missing(&wanted.order)?);
+                let walked = self.walk(Digest::from_message_by(function, root)?, &mut wanted, &mut missing)?;
+                missing.extend(look(&walked)?);
+                missing.extend(look(&wanted.order)?);
             }
         }
         Ok(missing)

@@ -43,7 +43,7 @@ impl Wanted {
         Self { function, ..Self::default() }
     }
 
-    fn add(&mut self, digest: Digest) {
+    pub(crate) fn add(&mut self, digest: Digest) {
         if self.known.insert(digest) {
             self.order.push(digest);
         }

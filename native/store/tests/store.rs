@@ -222,6 +222,41 @@ fn a_large_blob_finds_room_where_all_was_used_again_and_none_lately() {
 }
 
 #[test]
+fn what_a_result_refers_to_at_any_depth_is_held_and_what_is_absent_named() {
+    let root = tempfile::tempdir().unwrap();
+    let options = Options { free_bytes_min: 0, keep_s: 0, segment_bytes: 4096, ..Options::default() };
+    let store = Arc::new(Store::open(root.path(), options).unwrap());
+    let put = |bytes: &[u8]| store.put_bytes(bytes).unwrap();
+    let (file, leaf, in_tree, absent) = (put(b"file"), put(b"leaf"), put(b"in tree"), Digest::of(b"absent"));
+    let of =
+        |digest: &Digest| re::FileNode { digest: Some(digest.to_message()), name: "f".into(), ..Default::default() };
+    let below = put(&re::Directory { files: vec![of(&leaf)], ..Default::default() }.encode_to_vec());
+    let node = re::DirectoryNode { name: "d".into(), digest: Some(below.to_message()) };
+    let top = put(&re::Directory { directories: vec![node], ..Default::default() }.encode_to_vec());
+    let folder = re::Directory { files: vec![of(&in_tree)], ..Default::default() };
+    let tree = put(&re::Tree { root: Some(folder), children: vec![] }.encode_to_vec());
+    let output = |digest: &Digest| re::OutputFile { digest: Some(digest.to_message()), ..Default::default() };
+    let flat = re::ActionResult { output_files: vec![output(&file), output(&absent)], ..Default::default() };
+    let directories = vec![
+        re::OutputDirectory { root_directory_digest: Some(top.to_message()), ..Default::default() },
+        re::OutputDirectory { tree_digest: Some(tree.to_message()), ..Default::default() },
+    ];
+    let deep = re::ActionResult { output_directories: directories, ..flat.clone() };
+    assert_eq!(store.hold_flat_result("flat", &flat.encode_to_vec()).unwrap(), Some(vec![absent]));
+    assert_eq!(store.holders(&file), ["flat"], "what is there is held all the same");
+    assert_eq!(store.hold_flat_result("deep", &deep.encode_to_vec()).unwrap(), None);
+    assert_eq!(store.hold_result("deep", &deep.encode_to_vec()).unwrap(), vec![absent]);
+    let needed = [&file, &leaf, &in_tree, &below, &top, &tree];
+    for digest in needed {
+        assert!(store.holders(digest).contains(&"deep".to_owned()), "{digest}");
+    }
+    store.release("flat");
+    store.release("deep");
+    assert!(needed.iter().all(|digest| store.holders(digest).is_empty()));
+    assert_eq!(store.hold_result("bad", b"\xff").unwrap_err().code, "invalid_request");
+}
+
+#[test]
 fn what_is_held_is_not_evicted_blob_or_entry_until_it_is_released() {
     let root = tempfile::tempdir().unwrap();
     let options = Options { free_bytes_min: 0, keep_s: 0, segment_bytes: 4096, ..Options::default() };

@@ -24,11 +24,13 @@ from buildnet.app.engine import engine_services, opened_engine
 from buildnet.app.grounds import Grounds, opened_grounds, running
 from buildnet.app.local_worker import supervise
 from buildnet.app.report import hang_up_reopens, observed, report
+from buildnet.app.unended import end_unended
 from buildnet.edge.action import ActionService
 from buildnet.edge.bridge import Bridge, Method
 from buildnet.edge.cache import CacheService
 from buildnet.edge.contracts import BYTE_CALLS, DECLARED, POOL, SERVICES
 from buildnet.edge.fleet import FleetService
+from buildnet.edge.history import result_teller
 from buildnet.edge.join_tokens import JoinTokens, Self
 from buildnet.edge.ledger import LedgerService
 from buildnet.edge.node_tiers import NodeTiers
@@ -40,6 +42,7 @@ from buildnet.edge.status import to_status
 from buildnet.edge.unbuilt import unbuilt_methods
 from buildnet.edge.web.asgi import Application, Asgi, Deferred
 from buildnet.edge.web.view import View
+from buildnet.ledger.follower import Follower
 from buildnet.ledger.statements import Statements
 from buildnet.model.caller import LOCAL_WORKER
 from buildnet.scheduler.service import Scheduler
@@ -149,6 +152,7 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
         members = Members(directory / "members.sqlite")
         held.callback(members.close)
         node_tiers = NodeTiers(members, grounds.append, config.strict_tiers)
+        began_unix_ms = clock.now_unix_ms()
         engine = await opened_engine(config, grounds, held, node_tiers.publishes)
         own = keys.node_keys(directory)
         sessions = Sessions(
@@ -191,7 +195,13 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
         ):
             methods |= service.methods()
         methods |= unbuilt_methods(DECLARED, [*methods, *BYTE_CALLS])
-        view = View(ledger, actions, fleet, engine.announcements.catalog)
+        follower = Follower(ledger, directory / "views", clock.monotonic_s)
+        held.push_async_callback(follower.close)
+        await held.enter_async_context(running(follower.run()))
+        record = grounds.recorder.record
+        ends = end_unended(follower, ledger.size, engine.scheduler, record, began_unix_ms, clock.now_unix_ms)
+        await held.enter_async_context(running(ends))
+        view = View(ledger, follower, actions, fleet, engine.announcements.catalog)
         await held.enter_async_context(running(view.run()))
         access = config.access.for_door(config.listen, config.tls, directory)
         revocations = RevocationWatch(directory, grounds.record)
@@ -202,7 +212,7 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
             grounds.store,
             methods,
             to_status,
-            ClientResults(ledger, clock).record,
+            ClientResults(ledger, clock, result_teller(engine.history, clock, random_id)).record,
             access=access,
             tls=admission.for_door(config.tls),
             # The local worker has nothing to verify the certificate by: it is made out for other names.
@@ -226,7 +236,7 @@ async def build_controller(config: ControllerConfig, *, clock: SystemClock) -> A
 
         def counts() -> dict[str, int]:
             refused = {"join_tokens_refused": sessions.tokens_refused}
-            return {**grounds.witnesses.counts(), **engine.history.statistics(), **refused}
+            return {**grounds.witnesses.counts(), **engine.history.statistics(), **refused, **follower.views.counts()}
 
         await held.enter_async_context(running(report(bridge, ledger, counts)))
         yield Built(bridge, engine.scheduler, join_tokens)

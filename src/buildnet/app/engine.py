@@ -120,9 +120,7 @@ async def opened_engine(
     announcements.follow(scheduler.resources_changed)
     await held.enter_async_context(running(scheduler.run()))
     await scheduler.serving.wait()
-    binder = StoreBinder(
-        stores.read, stores.write, stores.missing_of_result, config.ignored_properties, config.timeout_max_s
-    )
+    binder = StoreBinder(stores.read, stores.write, stores, config.ignored_properties, config.timeout_max_s)
     graphs = Graphs(scheduler, binder, clock, random_id, operations)
     await held.enter_async_context(running(graphs.run()))
     await graphs.serving.wait()

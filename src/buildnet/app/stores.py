@@ -71,6 +71,22 @@ class NativeStores:
         with translated():
             self._store.release(_held_name(key))
 
+    async def hold_result(self, name: str, result: bytes) -> Sequence[str]:
+        """See BlobStore. As of a result, what a tier has is brought from there."""
+        with translated():
+            missing = self._store.hold_flat_result(name, result)
+            if missing is None:
+                missing = await asyncio.to_thread(self._store.hold_result, name, result)
+            if missing and self.tiers is not None:
+                await asyncio.to_thread(self.tiers.pull_result, result)
+                missing = await asyncio.to_thread(self._store.hold_result, name, result)
+        return missing
+
+    def release(self, name: str) -> None:
+        """See BlobStore."""
+        with translated():
+            self._store.release(name)
+
     async def get(self, key: ActionKey) -> bytes | None:
         """See ActionCache."""
         return (await self.get_each([key]))[0]

@@ -38,7 +38,8 @@ def unsaid(recovered: Recovered, last: LastWords, now_unix_ms: int) -> Sequence[
         if left[named] > 0:
             left[named] -= 1
         elif waiting.operation.submitted_at_unix_ms >= since_unix_ms:
-            found.append(Entry("action.submitted", now_unix_ms, _facts(wanted.key)))
+            facts = {**_facts(wanted.key), "operation": waiting.operation.id}
+            found.append(Entry("action.submitted", now_unix_ms, facts))
     # Fences only rise, and entries are written in order: what is missing are the newest.
     leases = {waiting.lease.fence: waiting.lease for waiting in recovered.waiting if waiting.lease is not None}
     for fence, lease in sorted(leases.items()):

@@ -15,7 +15,7 @@ from buildnet.edge.fleet_watch import Watchers
 from buildnet.edge.paging import page_size_of
 from buildnet.errors import BuildNetError, InvalidRequest, NotFound
 from buildnet.model.caller import Caller, public_instance
-from buildnet.model.digest import UNKNOWN
+from buildnet.model.digest import UNKNOWN, Digest
 from buildnet.scheduler.graphs import Graphs
 from buildnet.scheduler.operation import Operation
 from buildnet.scheduler.service import Scheduler
@@ -205,17 +205,33 @@ class ActionService:
             name=operation_id,
         )
 
+    def arguments(self, operation_id: str, action: str) -> tuple[str, ...]:
+        """The first arguments of an action that the ledger names, as far as its blobs are here: `action` is its digest
+        as text; `operation_id` asked for it, "" for nobody known.
+        """
+        described = self._descriptions.get(operation_id or action)
+        if described is None:
+            try:
+                digest = Digest.parse(action)
+            except InvalidRequest:
+                return ()
+            described = self._read_description(operation_id or action, digest)
+        return described.arguments
+
     def _described(self, operation: Operation) -> Described | None:
         described = self._descriptions.get(operation.id)
         if described is None and operation.wanted.key.digest != UNKNOWN:
-            # It was asked for before this controller started. Without its blobs it is shown without its command, and
-            # they are not looked for in each list again.
-            described = Described((), self._graphs.requested_of(operation.id))
-            with suppress(BuildNetError):
-                arguments = described_of(operation.wanted.key.digest, self._read).arguments
-                described = replace(described, arguments=arguments)
-            self._descriptions.add(operation.id, described)
+            described = self._read_description(operation.id, operation.wanted.key.digest)
         return described
+
+    def _read_description(self, name: str, digest: Digest) -> Described:
+        # It was asked for before this controller started. Without its blobs it is shown without its command, and they
+        # are not looked for in each list again.
+        described = Described((), self._graphs.requested_of(name))
+        with suppress(BuildNetError):
+            described = replace(described, arguments=described_of(digest, self._read).arguments)
+        self._descriptions.add(name, described)
+        return self._descriptions.get(name) or described
 
     def _summary(self, operation: Operation) -> action_pb2.ActionSummary:
         outcome = operation.progress.outcome

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 
 from buildnet._native import Body, Door, Store, Tiers
 from buildnet.edge.flow import END, FAIL, REPLY, Duplex, Exchange, Requests
+from buildnet.edge.results import ClientResult
 from buildnet.errors import BuildNetError
 from buildnet.model.caller import ANYBODY, Caller
 from buildnet.wire.native import translated
@@ -145,9 +146,8 @@ class Bridge:
         store: Store,
         methods: Mapping[str, Method],
         to_status: Callable[[BuildNetError], Failure],
-        record_results: Callable[[list[str]], Awaitable[Sequence[int]]],
+        record_results: Callable[[list[str], list[ClientResult]], Awaitable[Sequence[int]]],
         *,
-        threads: int = 1,
         execution: bool = True,
         access: Mapping[str, Any] | None = None,
         tls: Mapping[str, Any] | None = None,
@@ -168,7 +168,6 @@ class Bridge:
             self._door = Door(
                 store,
                 [(path, method.kind) for path, method in methods.items()],
-                threads=threads,
                 execution=execution,
                 access=access,
                 tls=tls,
@@ -304,7 +303,7 @@ class Bridge:
     def _on_door(self, event: tuple[Any, ...]) -> None:
         """What the door itself asks or tells, in nobody's call."""
         if event[0] == _RESULTS:
-            self._spawn(event[1], self._results(event[1], event[2]))
+            self._spawn(event[1], self._results(event[1], event[2], [ClientResult(*told) for told in event[3]]))
             return
         assert self._gate is not None, "only a door with a gate has sessions"
         if event[0] == _GREETED:
@@ -410,9 +409,9 @@ class Bridge:
         finally:
             self._tasks.pop(greeted.session, None)
 
-    async def _results(self, batch_id: int, rows: list[str]) -> None:
+    async def _results(self, batch_id: int, rows: list[str], actions: list[ClientResult]) -> None:
         try:
-            indices = await self._record_results(rows)
+            indices = await self._record_results(rows, actions)
             self.emit((batch_id, REPLY, b"".join(index.to_bytes(8, "little") for index in indices)))
         except asyncio.CancelledError:
             self.emit((batch_id, FAIL, _STOPPING))

@@ -64,6 +64,7 @@ _REASONS: Final[dict[Reason, pb.MissReason]] = {
     "failed_before": pb.MISS_REASON_FAILED_BEFORE,
     "not_kept": pb.MISS_REASON_NOT_KEPT,
     "evicted": pb.MISS_REASON_EVICTED,
+    "written_again": pb.MISS_REASON_WRITTEN_AGAIN,
     "changed": pb.MISS_REASON_CHANGED,
     "never_seen": pb.MISS_REASON_NEVER_SEEN,
 }
@@ -330,6 +331,11 @@ def _sentence(explanation: Explanation) -> str:
             return (
                 f"its result was cached at {then} and was no longer whole in the cache when it was asked for: "
                 "it, or an output of it, was evicted"
+            )
+        case "written_again":
+            return (
+                f"its client ran it by itself and wrote its result, as at {then}; "
+                "whether it asked the cache first is not known"
             )
         case "changed":
             assert relative is not None

@@ -264,6 +264,10 @@ class FleetService:
         message.tier = self._tiers.tier_of(name) or (session.greeting.offer.tier if session is not None else "")
         return message
 
+    def find(self, name: str) -> fleet_pb2.Node:
+        """A node as it is now; an empty message for one that is not known."""
+        return fleet_pb2.Node() if self._core.view(name) is None else self._node(name)
+
     def _last_seen_unix_ms(self, session: Session) -> int:
         silent_s = self._clock.monotonic_s() - session.last_heard_s
         return self._clock.now_unix_ms() - round(silent_s * 1000)

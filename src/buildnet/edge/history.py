@@ -1,13 +1,20 @@
-"""What the scheduler ended, told to the history in the history's words. It decides nothing and waits for nothing."""
+"""What the scheduler ended and what clients ran themselves, told to the history in its words.
+
+It decides nothing and waits for nothing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from buildnet.edge.results import ClientResult
+from buildnet.model.action import ActionKey
+from buildnet.model.digest import Digest
 from buildnet.model.history import EndedOperation, Requested
-from buildnet.ports import History
+from buildnet.ports import Clock, History
 from buildnet.scheduler.operation import Operation
 from buildnet.wire.actions import Described
+from buildnet.wire.request_metadata import requested_by
 
 
 def teller(history: History, described: Callable[[str], Described | None]) -> Callable[[Operation], None]:
@@ -40,3 +47,28 @@ def teller(history: History, described: Callable[[str], Described | None]) -> Ca
         )
 
     return ended
+
+
+def result_teller(history: History, clock: Clock, new_id: Callable[[], str]) -> Callable[[ClientResult, int], None]:
+    """What is to hear of every result that a client wrote, and of the entry that says so.
+
+    When the client began is not known: it counts as asked for when its result came.
+    """
+
+    def written(result: ClientResult, entry_index: int) -> None:
+        now = clock.now_unix_ms()
+        history.record(
+            EndedOperation(
+                operation=new_id(),
+                key=ActionKey(result.namespace, Digest.parse(result.action)),
+                submitted_at_unix_ms=now,
+                ended_at_unix_ms=now,
+                code="ok",
+                entry_index=entry_index,
+                caller=result.caller,
+                result=result.result,
+                requested=requested_by(result.requested),
+            )
+        )
+
+    return written

@@ -1,8 +1,12 @@
-"""Results that clients write are in the ledger before they are in the cache. It decides nothing about them."""
+"""Results that clients write are in the ledger before they are in the cache, and the history hears of them after.
+
+It decides nothing about them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from buildnet.model.entry import Entry
@@ -14,15 +18,34 @@ _ROWS_BYTES_MAX: Final = 7 << 10
 _ROW_COST_BYTES: Final = 3
 
 
-class ClientResults:
-    """Tells the ledger what clients wrote, many rows with one entry."""
+@dataclass(frozen=True, slots=True)
+class ClientResult:
+    """A result that a client wrote of an action whose Action message is stored (native/door/src/hub.rs).
 
-    def __init__(self, ledger: Ledger, clock: Clock) -> None:
+    `row` is the place of its row in the batch; `action` a digest HASH/SIZE; `result` the exact bytes of the
+    ActionResult; `caller` "" when nobody said; `requested` the RequestMetadata as it came, whatever it holds.
+    """
+
+    row: int
+    namespace: str
+    action: str
+    result: bytes
+    caller: str
+    requested: bytes
+
+
+class ClientResults:
+    """Tells the ledger what clients wrote, many rows with one entry; then `tell` hears of each action and its entry."""
+
+    def __init__(self, ledger: Ledger, clock: Clock, tell: Callable[[ClientResult, int], None]) -> None:
         self._ledger = ledger
         self._clock = clock
+        self._tell = tell
 
-    async def record(self, rows: Sequence[str]) -> Sequence[int]:
+    async def record(self, rows: Sequence[str], actions: Sequence[ClientResult] = ()) -> Sequence[int]:
         """Commit `rows`, each `NAMESPACE NAME SHA256` of a value; returns the index of the entry that holds each.
+
+        `actions` are those of them of which more is known.
 
         Raises:
             BuildNetError: the ledger refused; none of them is committed.
@@ -36,6 +59,8 @@ class ClientResults:
         entries = (first + number for number, group in enumerate(groups) for _ in group)
         for place, index in zip(order, entries, strict=True):
             indices[place] = index
+        for written in actions:
+            self._tell(written, indices[written.row])
         return indices
 
 

@@ -99,7 +99,7 @@ class SubmissionService:
         said = _said_text(request.client_id, call.caller, fingerprint)
 
         async def submit() -> str:
-            await self._binder.require([spec])
+            await self._binder.require(spec)
             wanted = await self._binder.bind(spec, instance, call.caller.subject, {})
             wanted = replace(for_caller(wanted, call), skip_cache_lookup=request.skip_cache_lookup)
             operation_id = self._scheduler.submit(wanted, _nobody, client_id=said)
@@ -156,7 +156,7 @@ class SubmissionService:
         )
 
         async def submit() -> str:
-            await self._binder.require(specs.values())
+            await self._binder.check(specs.values())
             graph = await self._graphs.submit(specs, terms, bytes(pieces))
             await self._describe(graph, specs)
             await self._graphs.kept(graph)

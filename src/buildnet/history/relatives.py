@@ -89,7 +89,8 @@ def reason_of(
         return "cached"
     if parts is not None and parts.do_not_cache:
         return "not_cacheable"
-    if shared:
+    # What clients write shares an entry with whatever else came in that moment.
+    if shared and not subject.by_client:
         return "joined"
     if subject.lookup_skipped:
         return "lookup_skipped"
@@ -97,4 +98,6 @@ def reason_of(
         return "changed" if related() else "never_seen"
     if not again.succeeded:
         return "failed_before"
-    return "evicted" if again.kept else "not_kept"
+    if not again.kept:
+        return "not_kept"
+    return "written_again" if subject.by_client else "evicted"

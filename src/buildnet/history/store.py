@@ -36,6 +36,9 @@ WAITING_BYTES_MAX: Final = 64 << 20
 DIRECTORIES_MAX: Final = 5_000
 MESSAGE_BYTES_MAX: Final = 1 << 20
 _BATCH_MAX: Final = 256
+# What clients ran by themselves is recorded only while fewer wait: less than a batch, which is written after it has
+# lingered, so that some 1,000 of them a second are, however many come. What ran here waits for itself already.
+WAITING_OF_CLIENTS_MAX: Final = 250
 # How long operations gather before they share a transaction, unless somebody waits to read.
 _LINGER_S: Final = 0.25
 _CLOSE_S: Final = 5.0
@@ -115,7 +118,8 @@ class SqliteHistory:
     def record(self, ended: EndedOperation) -> None:
         """See ports.History."""
         size_bytes = len(ended.result or b"")
-        if len(self._waiting) >= WAITING_MAX or self._waiting_bytes + size_bytes > WAITING_BYTES_MAX:
+        count_max = WAITING_OF_CLIENTS_MAX if ended.by_client else WAITING_MAX
+        if len(self._waiting) >= count_max or self._waiting_bytes + size_bytes > WAITING_BYTES_MAX:
             self._dropped += 1
             return
         self._waiting.append(ended)
@@ -162,12 +166,15 @@ class SqliteHistory:
             (
                 None,
                 *(ended.operation, ended.key.instance, pack_digest(ended.key.digest)),
-                *(ended.submitted_at_unix_ms, ended.ended_at_unix_ms, ended.code, ended.exit_code),
+                *(ended.submitted_at_unix_ms, ended.ended_at_unix_ms, ended.code),
+                ended.exit_code if ended.result is None else ran.exit_code,
                 *(ended.cached, ended.kept, ended.lookup_skipped, ended.entry_index, ended.worker, ended.caller),
                 *(ended.requested.tool, ended.requested.invocation, ended.requested.target, ended.requested.mnemonic),
                 *(command and pack_digest(command), root and pack_digest(root)),
-                # What a cached result says of its run is of another run.
-                None if ended.cached or ended.result is None else max(0, started - ended.submitted_at_unix_ms),
+                # What a cached result says of its run is of another run, and what no worker ran waited for none.
+                None
+                if ended.cached or ended.by_client or ended.result is None
+                else max(0, started - ended.submitted_at_unix_ms),
                 *((None, None, None) if ended.cached else (ran.staged_ms, ran.ran_ms, ran.uploaded_ms)),
                 *(files.pack_outputs(ran.outputs), ran.output_count, action and action[0]),
                 *files.relations(ended.key, ended.requested, parts),

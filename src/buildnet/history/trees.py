@@ -13,7 +13,7 @@ from buildnet.model.digest import EMPTY, Digest
 from buildnet.model.history import Change, TreeDirectory, TreeNode
 
 DIRECTORIES_MAX: Final = 20_000
-NOT_KEPT: Final = "what is below is no longer kept"
+NOT_KEPT: Final = "what is below is not kept: it was evicted, or its client never sent it"
 TOO_MANY: Final = "what is below was not compared: too much differs"
 
 Load = Callable[[Digest], TreeDirectory | None]

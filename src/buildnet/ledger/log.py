@@ -371,6 +371,11 @@ class LedgerLog:
 
     # Reading.
 
+    @property
+    def committed(self) -> int:
+        """How many entries can be read without waiting for a transaction."""
+        return self._frontier.size
+
     async def signed_size(self) -> int:
         """How many entries the newest checkpoint is of; all that are acknowledged by now are among them."""
         await self._settle()

@@ -21,7 +21,7 @@ class Entry:
     """A significant event: `kind` is dotted (`action.published`), `at_unix_ms` is the controller's clock.
 
     Kinds so far: controller.started, access.configured, token.revoked, join_token.*, session.*, node.*,
-    action.submitted, action.assigned, action.adopted, action.attempted, action.published, action.failed,
+    action.submitted, action.assigned, action.adopted, action.attempted, action.cached, action.published, action.failed,
     action.cancelled, results.updated, resource.announced, resource.withdrawn, resource.refused, cache.*, quota.*.
     Values are strings, integers, booleans and lists of strings: no floats, so that one event has one encoding.
     """

@@ -37,6 +37,7 @@ class Ran:
     `outputs` are the first of `output_count`. `worker_started_at_unix_ms` is by the worker's clock.
     """
 
+    exit_code: int = 0
     worker_started_at_unix_ms: int | None = None
     staged_ms: int | None = None
     ran_ms: int | None = None
@@ -48,7 +49,9 @@ class Ran:
 @quick
 @dataclass(frozen=True, slots=True)
 class EndedOperation:
-    """One operation that has ended, as the scheduler knows it. `result` holds the exact bytes of its ActionResult.
+    """One operation that has ended, as the scheduler knows it. One that a client ran by itself has no `worker`.
+
+    `result` holds the exact bytes of its ActionResult, whose exit code counts where there is one.
 
     `kept`: whether its result might go to the cache, which neither a `do_not_cache` nor a run apart may.
     """
@@ -67,6 +70,11 @@ class EndedOperation:
     caller: str = ""
     result: bytes | None = None
     requested: Requested = Requested()
+
+    @property
+    def by_client(self) -> bool:
+        """Whether its client ran it by itself and wrote its result: nothing else ends well without a worker."""
+        return self.code == "ok" and not self.worker and not self.cached
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +108,11 @@ class PastOperation:
     def succeeded(self) -> bool:
         """Whether its result is one that is cached."""
         return self.code == "ok" and self.exit_code == 0
+
+    @property
+    def by_client(self) -> bool:
+        """See EndedOperation."""
+        return self.code == "ok" and not self.worker and not self.cached
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +215,7 @@ Reason = Literal[
     "failed_before",
     "not_kept",
     "evicted",
+    "written_again",
     "changed",
     "never_seen",
 ]

@@ -98,6 +98,10 @@ class SchedulerCore:
         )
         return min((at_s for at_s in times if at_s is not None), default=None)
 
+    def expect_workers(self) -> None:
+        """An earlier controller accepted something: whoever could run it may return, though it is not known yet."""
+        self.dispatch.expect_workers(self.now_s)
+
     def holds(self, fence: int) -> bool:
         """Whether a lease goes on: not ended, not taken back, not cancelled."""
         return self.leases.of(fence) is not None or self._returning.awaited(fence)
@@ -122,7 +126,7 @@ class SchedulerCore:
             effects.append(ev.Tell(operation, "completed", refusal))
             return
         entry = self._admission.enter(operation, wanted, share, self.now_s)
-        effects.append(ev.Record("action.submitted", None, wanted.key))
+        effects.append(ev.Record("action.submitted", None, wanted.key, operation=operation))
         effects.append(ev.Tell(operation, "queued"))
         self._look(entry, effects)
 
@@ -164,6 +168,7 @@ class SchedulerCore:
         if entry is None or entry.state != "looking":
             return
         if event.outcome is not None and not entry.demanded:
+            effects.append(ev.Record("action.cached", None, entry.wanted.key))
             self._finish(entry, replace(event.outcome, cached=True), effects)
             return
         self._enqueue(entry, effects)
@@ -308,7 +313,7 @@ class SchedulerCore:
         self._place(effects)
 
     def _finish(self, entry: Entry, outcome: Outcome, effects: list[ev.Effect], lease: Lease | None = None) -> None:
-        """Tell who waits; a published result has its entry in the ledger already, any other end has it from here."""
+        """Tell who waits; a result has its entry in the ledger already, any other end has it from here."""
         if outcome.code != "ok":
             effects.append(ev.Record("action.failed", lease, entry.wanted.key, outcome))
         self._admission.tell_end(entry, outcome, effects)

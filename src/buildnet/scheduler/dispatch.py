@@ -45,6 +45,8 @@ class Dispatch:
         self.shares = Shares(limits.quotas if on.quota else Quotas())
         self.room = Placement(resources, fits=on.fits)
         self._absent: dict[str, tuple[WorkerOffer, float]] = {}
+        # Until then workers of an earlier controller may return, of which nothing is known.
+        self._unknown_until_s: float | None = None
         self._demands: dict[object, Demand] = {}
         self._active: dict[Demand, None] = {}
         self.waiting = 0
@@ -262,16 +264,27 @@ class Dispatch:
             self._absent.pop(worker.node, None)
             self._absent[worker.node] = (worker.offer, now_s + self.limits.absent_worker_s)
 
+    def expect_workers(self, now_s: float) -> None:
+        """Who could run what an earlier controller accepted may not be back yet: nothing is hopeless for a while."""
+        self._unknown_until_s = now_s + self.limits.absent_worker_s
+
     def first_gone_s(self) -> float | None:
         """When the next absent worker is given up."""
-        return next((until_s for _, until_s in self._absent.values()), None)
+        first_s = next((until_s for _, until_s in self._absent.values()), None)
+        unknown_s = self._unknown_until_s
+        if first_s is None or unknown_s is None:
+            return unknown_s if first_s is None else first_s
+        return min(first_s, unknown_s)
 
     def give_up(self, now_s: float) -> bool:
         """Forget absent workers that did not return in time; whether there were any."""
         gone = [node for node, (_, until_s) in self._absent.items() if until_s <= now_s]
         for node in gone:
             del self._absent[node]
-        return bool(gone)
+        over = self._unknown_until_s is not None and self._unknown_until_s <= now_s
+        if over:
+            self._unknown_until_s = None
+        return bool(gone) or over
 
     def closed_or_opened(self, worker: Worker) -> None:
         """A worker is given work, or none, from now on."""
@@ -297,7 +310,7 @@ class Dispatch:
                     yield number, outcome
 
     def _is_hopeless(self, demand: Demand) -> bool:
-        if demand.able or demand.unknown or not self.room.workers:
+        if demand.able or demand.unknown or not self.room.workers or self._unknown_until_s is not None:
             return False
         # What cannot be told yet may turn out to be met.
         absent = [offer for offer, _ in self._absent.values()]

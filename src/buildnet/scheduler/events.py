@@ -234,12 +234,13 @@ class Tell:
 @quick
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Write an entry to the ledger; nobody waits for it."""
+    """Write an entry to the ledger; nobody waits for it. `operation` is who asked first, where the action begins."""
 
     kind: str
     lease: Lease | None
     key: ActionKey
     outcome: Outcome | None = None
+    operation: str = ""
 
 
 Effect = Lookup | Assign | Prefetch | Stop | Settle | Publish | Tell | Record

@@ -245,6 +245,7 @@ class FleetCore:
         yield NoMoreWork(name)
         if not known.draining:
             known.draining, known.drain_by = True, ""
+            yield Record("node.draining", {"node": name, "by": ""})
             yield Changed(name)
 
     def _ended(self, event: Ended) -> Iterator[Effect]:

@@ -55,7 +55,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Nobody will take this action's outputs any more."""
+    """All that take this action's outputs have ended, or none does: nobody needs them any more."""
 
     name: str
 
@@ -68,7 +68,7 @@ class _Node:
     needs: tuple[str, ...]
     state: State = "waiting"
     unmet: int = 0
-    # How many that take its outputs have not been asked for yet, nor ended.
+    # How many that take its outputs have not ended.
     takers: int = 0
 
 
@@ -113,11 +113,9 @@ class GraphCore:
             node = self._nodes[name]
             node.state = "asked"
             self.in_flight += 1
-            self._untake(node, [])
         for name, well in ended.items():
-            node = self._nodes[name]
-            self._end(name, node, well=well)
-            self._untake(node, [])
+            # Nothing is held yet that could be released.
+            self._end(self._nodes[name], [], well=well)
             for above in self._above.get(name, ()) if well else ():
                 self._nodes[above].unmet -= 1
         effects: list[Effect] = []
@@ -132,7 +130,7 @@ class GraphCore:
         return effects
 
     def is_taken(self, name: str) -> bool:
-        """Whether somebody waits to take this action's outputs."""
+        """Whether somebody who takes this action's outputs has not ended."""
         return self._nodes[name].takers > 0
 
     def ended(self, name: str, *, well: bool) -> list[Effect]:
@@ -142,7 +140,7 @@ class GraphCore:
         if node.state != "asked":
             return effects
         self.in_flight -= 1
-        self._end(name, node, well=well)
+        self._end(node, effects, well=well)
         if well:
             for above in self._above.get(name, ()):
                 taker = self._nodes[above]
@@ -164,9 +162,8 @@ class GraphCore:
         if node.state in ("waiting", "ready"):
             if node.state == "ready":
                 self._ready.remove(name)
-            self._end(name, node, well=False)
             effects.append(Withdraw(name))
-            self._untake(node, effects)
+            self._end(node, effects, well=False)
             self._fail_above(name, effects)
         return effects
 
@@ -177,9 +174,8 @@ class GraphCore:
             if node.state == "asked":
                 effects.append(Stop(name))
             elif node.state in ("waiting", "ready"):
-                self._end(name, node, well=False)
                 effects.append(Withdraw(name))
-                self._untake(node, effects)
+                self._end(node, effects, well=False)
         self._ready.clear()
         return effects
 
@@ -191,20 +187,6 @@ class GraphCore:
             self.in_flight += 1
             effects.append(Ask(name))
 
-    def bound(self, name: str) -> list[Effect]:
-        """The inputs of an action that was asked for are known: it needs no other's result any more."""
-        effects: list[Effect] = []
-        self._untake(self._nodes[name], effects)
-        return effects
-
-    def _untake(self, node: _Node, effects: list[Effect]) -> None:
-        needs, node.needs = node.needs, ()
-        for below in needs:
-            other = self._nodes[below]
-            other.takers -= 1
-            if not other.takers and other.state == "done":
-                effects.append(Release(below))
-
     def _fail_above(self, name: str, effects: list[Effect]) -> None:
         """Everything that takes its outputs, by however many steps, fails because of it, the nearest first."""
         waiting = deque([name])
@@ -212,14 +194,18 @@ class GraphCore:
             for above in self._above.get(waiting.popleft(), ()):
                 node = self._nodes[above]
                 if node.state == "waiting":
-                    self._end(above, node, well=False)
                     effects.append(Fail(above, name))
-                    self._untake(node, effects)
+                    self._end(node, effects, well=False)
                     waiting.append(above)
 
-    def _end(self, name: str, node: _Node, *, well: bool) -> None:
+    def _end(self, node: _Node, effects: list[Effect], *, well: bool) -> None:
         node.state = "done" if well else "failed"
         self.left -= 1
+        for below in node.needs:
+            other = self._nodes[below]
+            other.takers -= 1
+            if not other.takers and other.state == "done":
+                effects.append(Release(below))
 
 
 def check(needs: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from buildnet.errors import BuildNetError, DependencyFailed, NotFound, Overloaded
 from buildnet.model.action import ActionKey, Outcome, Wanted
@@ -57,7 +57,7 @@ class Graph:
     members: dict[str, _Member]
     core: core.GraphCore
     size_bytes: int
-    # Of actions that are done and whose outputs somebody still takes.
+    # Of actions that are done, while somebody who takes their outputs has not ended.
     results: dict[str, bytes] = field(default_factory=dict)
     asked: deque[str] = field(default_factory=deque)
     is_binding: bool = False
@@ -107,18 +107,25 @@ class Graphs:
             actions: what `restore` is to make the specs of.
 
         Raises:
-            InvalidRequest: it is no graph (see `graph.check`, `graph.check_taken`).
+            InvalidRequest: it is no graph (see `graph.check`, `graph.check_taken`), or what `Binder.hold` refuses.
+            BlobsMissing: inputs are absent; every one is named.
             TooLarge: it has too many actions or references.
             Overloaded: as many actions of graphs are known as may, or as many bytes, or the store cannot keep up.
             NodeDown: this controller is stopping.
         """
-        # The loop goes on meanwhile: it touches nothing that anybody else has.
-        graph_core, members = await asyncio.to_thread(self._made, specs)
-        self._scheduler.check_accepting()
-        self._forget_old(len(specs), len(actions))
+        graph_id = self._new_id()
+        try:
+            await self._binder.hold(_held_name(graph_id), specs.values())
+            # The loop goes on meanwhile: it touches nothing that anybody else has.
+            graph_core, members = await asyncio.to_thread(self._made, specs)
+            self._scheduler.check_accepting()
+            self._forget_old(len(specs), len(actions))
+        except BuildNetError:
+            self._binder.release(_held_name(graph_id))
+            raise
         numbers = self._scheduler.known.numbered(len(members))
         now_unix_ms = self._clock.now_unix_ms()
-        graph = Graph(self._new_id(), terms, now_unix_ms, numbers, members, graph_core, len(actions))
+        graph = Graph(graph_id, terms, now_unix_ms, numbers, members, graph_core, len(actions))
         if self._store is not None:
             called = tuple((member.id, name) for name, member in members.items())
             self._store.begin_graph(StoredGraph(graph.id, numbers[0], terms, now_unix_ms, called, actions))
@@ -235,7 +242,32 @@ class Graphs:
             graph.ended_at_s = max(operation.completed_at_s for operation in known if operation is not None)
         for name in outcomes.keys() - ended.keys():
             self._scheduler.follow(members[name].id, partial(self._heard, graph, name))
+        if is_live:
+            waiting = [spec for name, spec in specs.items() if name not in outcomes]
+            self._spawn(self._hold_again(graph, waiting, dict(graph.results)))
         self._apply(graph, [*effects, *graph_core.start()])
+
+    async def _hold_again(self, graph: Graph, waiting: Sequence[ActionSpec], results: Mapping[str, bytes]) -> None:
+        try:
+            await self._binder.hold(_held_name(graph.id), waiting)
+        except BuildNetError as error:
+            # Each is asked for all the same, and says what it lacks.
+            log.warning("what waits in the graph %s is not held: %s", graph.id, error)
+        if graph.ended_at_s is not None:
+            self._binder.release(_held_name(graph.id))
+        for name, result in results.items():
+            await self._hold_outputs(graph, name, result)
+
+    async def _hold_outputs(self, graph: Graph, name: str, result: bytes) -> None:
+        if name in graph.results:
+            await self._binder.hold_outputs(_held_name(graph.id, name), result)
+            if name not in graph.results:
+                # The last who took them ended while they were looked up.
+                self._binder.release(_held_name(graph.id, name))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        assert self._tasks is not None, "run() serves"
+        self._tasks.create_task(work)
 
     def _announced(self, graph: Graph, begun: Container[str]) -> Iterator[None]:
         """Make its operations known, those that were begun apart, some at a time."""
@@ -280,13 +312,14 @@ class Graphs:
                     member.stopping = True
                     self._scheduler.cancel(member.id)
                 case core.Release(name=name):
-                    graph.results.pop(name, None)
+                    if graph.results.pop(name, None) is not None:
+                        self._binder.release(_held_name(graph.id, name))
         if graph.asked and not graph.is_binding:
-            assert self._tasks is not None, "run() serves"
             graph.is_binding = True
-            self._tasks.create_task(self._bind_all(graph))
+            self._spawn(self._bind_all(graph))
         if not graph.core.left and graph.ended_at_s is None:
             graph.ended_at_s = self._clock.monotonic_s()
+            self._binder.release(_held_name(graph.id))
 
     def _conclude(self, member: _Member, outcome: Outcome) -> None:
         member.spec = None
@@ -327,7 +360,6 @@ class Graphs:
         if not self._scheduler.accepting:
             return
         member.spec = None
-        self._apply(graph, graph.core.bound(name))
         wanted = replace(wanted, skip_cache_lookup=terms.skip_cache_lookup, share=_share_of(terms))
         try:
             self._scheduler.submit(wanted, partial(self._heard, graph, name), operation_id=member.id)
@@ -337,15 +369,16 @@ class Graphs:
 
     def _unasked(self, graph: Graph, name: str, outcome: Outcome) -> None:
         self._conclude(graph.members[name], outcome)
-        self._apply(graph, [*graph.core.bound(name), *graph.core.ended(name, well=False)])
+        self._apply(graph, graph.core.ended(name, well=False))
 
     def _heard(self, graph: Graph, name: str, progress: Progress) -> None:
         outcome = progress.outcome
         if progress.stage != "completed" or outcome is None:
             return
         well = _well(outcome)
-        if well and outcome.result is not None:
+        if well and outcome.result is not None and graph.core.is_taken(name):
             graph.results[name] = outcome.result
+            self._spawn(self._hold_outputs(graph, name, outcome.result))
         self._apply(graph, graph.core.ended(name, well=well))
 
     def _forget_old(self, more: int, more_bytes: int) -> None:
@@ -392,6 +425,11 @@ def _result_of(graph: Graph, name: str) -> bytes:
             action=name,
         )
     return result
+
+
+def _held_name(graph_id: str, action: str | None = None) -> str:
+    """What the inputs of a graph are held under, or the outputs of an action of it."""
+    return f"graph {graph_id}" if action is None else f"graph {graph_id} {action}"
 
 
 def _share_of(terms: GraphTerms) -> tuple[str, str, str]:

@@ -113,6 +113,8 @@ class Scheduler:
         self._core.now_s = self._clock.monotonic_s()
         self._backlog = dict.fromkeys(self.known.restore(recovered))
         self._core.to_come = len(self._backlog)
+        if recovered.waiting or recovered.graphs:
+            self._core.expect_workers()
         # First what a worker may come back with.
         for waiting in recovered.waiting:
             if waiting.lease is not None:
@@ -436,6 +438,8 @@ def _entry_of(effect: ev.Record, now_unix_ms: int) -> Entry:
         "action": effect.key.digest.text,
         "instance": effect.key.instance,
     }
+    if effect.operation:
+        fields["operation"] = effect.operation
     lease: Lease | None = effect.lease
     if lease is not None:
         fields |= {"worker": lease.worker, "fence": lease.fence, "attempt": lease.attempt}

@@ -38,6 +38,7 @@ class MemoryBlobs:
         self.asked = [] if asked is None else asked
         self.absent: set[str] = set()
         self.held: set[ActionKey] = set()
+        self.held_results: dict[str, bytes] = {}
         self.hold_fails: Exception | None = None
 
     async def missing_of_result(self, result: bytes) -> Sequence[str]:
@@ -61,6 +62,17 @@ class MemoryBlobs:
     def release_action(self, key: ActionKey) -> None:
         """See ports.BlobStore."""
         self.held.discard(key)
+
+    async def hold_result(self, name: str, result: bytes) -> Sequence[str]:
+        """See ports.BlobStore."""
+        if self.hold_fails is not None:
+            raise self.hold_fails
+        self.held_results[name] = result
+        return sorted(self.absent)
+
+    def release(self, name: str) -> None:
+        """See ports.BlobStore."""
+        self.held_results.pop(name, None)
 
 
 class MemoryCache:

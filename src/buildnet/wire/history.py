@@ -143,6 +143,7 @@ def ran_of(result: re.ActionResult) -> Ran:
 
     outputs = tuple(_outputs(result))
     return Ran(
+        exit_code=result.exit_code,
         worker_started_at_unix_ms=(
             times.unix_ms(metadata.worker_start_timestamp) if metadata.HasField("worker_start_timestamp") else None
         ),

@@ -44,18 +44,23 @@ def requested_of(metadata: Metadata) -> Requested:
     """For whom a call is made, each text cut at 1,024 characters."""
     for key, value in metadata:
         if key == REQUEST_METADATA and isinstance(value, bytes):
-            try:
-                message = re.RequestMetadata.FromString(value)
-            except DecodeError:
-                # A courtesy of the client's: the call is as good without it.
-                return Requested()
-            return Requested(
-                tool=message.tool_details.tool_name[:_TEXT_MAX],
-                invocation=message.tool_invocation_id[:_TEXT_MAX],
-                target=message.target_id[:_TEXT_MAX],
-                mnemonic=message.action_mnemonic[:_TEXT_MAX],
-            )
+            return requested_by(value)
     return Requested()
+
+
+def requested_by(header: bytes) -> Requested:
+    """The same, of the header's bytes."""
+    try:
+        message = re.RequestMetadata.FromString(header)
+    except DecodeError:
+        # A courtesy of the client's: the call is as good without it.
+        return Requested()
+    return Requested(
+        tool=message.tool_details.tool_name[:_TEXT_MAX],
+        invocation=message.tool_invocation_id[:_TEXT_MAX],
+        target=message.target_id[:_TEXT_MAX],
+        mnemonic=message.action_mnemonic[:_TEXT_MAX],
+    )
 
 
 def manner_of(metadata: Metadata) -> Manner:

@@ -84,7 +84,7 @@ def uplink_of(config: WorkerConfig) -> Uplink:
 
     def call(path: str) -> Call:
         with translated():
-            return Call.by_session(dialler, path)
+            return link.call(path)
 
     def failure() -> BuildNetError | None:
         failed = dialler.failure

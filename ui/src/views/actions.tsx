@@ -3,7 +3,7 @@
 import { useEffect, useState } from "preact/hooks";
 import { readAction, Refusal } from "../api";
 import type { Action, Actions } from "../api";
-import { duration, number, words } from "../format";
+import { count, duration, number, words } from "../format";
 import { ActionStatus, At, Empty, Id, Section, Since, Text } from "../parts";
 import { linkTo } from "../router";
 import { useStore } from "../store";
@@ -100,7 +100,9 @@ export function RecentActions({ actions, most }: { actions: Actions | null; most
   return (
     <Section id="recent" title="Recent">
       {recent.length === 0 ? (
-        <Empty>Nothing has ended in the last ten minutes; the ledger has all that ever did.</Empty>
+        <Empty>
+          {actions?.behind ? `The ledger is being read: ${count(actions.behind, "entry", "entries")} to go.` : "Nothing has ended yet."}
+        </Empty>
       ) : (
         <Rows actions={recent.slice(0, most)} caption="Actions that have ended, newest first" />
       )}
@@ -170,6 +172,15 @@ function Facts({ action }: { action: Action }) {
       <dd>
         <At unix_ms={action.submitted_at_unix_ms} />, took {took(action)}
       </dd>
+      {action.assigned_at_unix_ms !== null && (
+        <>
+          <dt>Given to its node</dt>
+          <dd>
+            <At unix_ms={action.assigned_at_unix_ms} />
+            {action.attempts > 1 && `, ${count(action.attempts, "attempt")}`}
+          </dd>
+        </>
+      )}
       <dt>Ledger entry</dt>
       <dd>
         {action.entry === null ? "none yet" : <a href={linkTo("ledger", String(action.entry))}>{action.entry}</a>}

@@ -1,6 +1,6 @@
 // The nodes that have joined, how busy they are, and what they offer.
 
-import type { Actions, Node } from "../api";
+import type { Absent, Actions, Node } from "../api";
 import { count, number, size } from "../format";
 import { At, Empty, Id, Section, Text } from "../parts";
 import { linkTo } from "../router";
@@ -18,7 +18,48 @@ export function NodesView({ rest }: { rest: string }) {
       {rest && <a href={linkTo("nodes")}>All nodes</a>}
       <Nodes nodes={nodes} actions={state.actions} whole />
       {rest && nodes?.[0] && <NodeResources key={rest} node={nodes[0]} />}
+      <AbsentNodes absent={rest ? state.absent.filter((node) => node.node === rest) : state.absent} />
     </>
+  );
+}
+
+/** Nodes that left, and how: what the ledger said of them last. */
+function AbsentNodes({ absent }: { absent: Absent[] }) {
+  if (absent.length === 0) return null;
+  return (
+    <Section id="absent" title="Not here">
+      <div class="scroll">
+        <table>
+          <caption class="voice">Nodes without a session, the last seen first</caption>
+          <thead>
+            <tr>
+              <th scope="col">Node</th>
+              <th scope="col">State</th>
+              <th scope="col">Left</th>
+              <th scope="col">In the ledger last</th>
+            </tr>
+          </thead>
+          <tbody>
+            {absent.map((node) => (
+              <tr key={node.node}>
+                <th scope="row">
+                  <Id href={linkTo("nodes", node.node)}>{node.node}</Id>
+                </th>
+                <td>
+                  {node.state}
+                  {node.drained && ", drained"}
+                  {node.cordoned && ", cordoned"}
+                </td>
+                <td>{node.left_at_unix_ms !== null && <At unix_ms={node.left_at_unix_ms} />}</td>
+                <td>
+                  <At unix_ms={node.last_seen_unix_ms} />
+                </td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </div>
+    </Section>
   );
 }
 
@@ -72,6 +113,7 @@ function NodeCard({ node, actions, whole }: { node: Node; actions: Actions | nul
         <p class="facts">
           joined <At unix_ms={node.joined_at_unix_ms} />, version <Text>{node.version}</Text>
           {node.tier && `, ${node.tier}`}
+          {node.sessions > 0 && `, ${count(node.sessions, "session")} by its key`}
         </p>
       )}
       {whole && <Properties node={node} />}

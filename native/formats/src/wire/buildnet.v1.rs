@@ -1161,6 +1161,7 @@ pub enum MissReason {
     Evicted = 7,
     Changed = 8,
     NeverSeen = 9,
+    WrittenAgain = 10,
 }
 impl MissReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1179,6 +1180,7 @@ impl MissReason {
             Self::Evicted => "MISS_REASON_EVICTED",
             Self::Changed => "MISS_REASON_CHANGED",
             Self::NeverSeen => "MISS_REASON_NEVER_SEEN",
+            Self::WrittenAgain => "MISS_REASON_WRITTEN_AGAIN",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1194,6 +1196,7 @@ impl MissReason {
             "MISS_REASON_EVICTED" => Some(Self::Evicted),
             "MISS_REASON_CHANGED" => Some(Self::Changed),
             "MISS_REASON_NEVER_SEEN" => Some(Self::NeverSeen),
+            "MISS_REASON_WRITTEN_AGAIN" => Some(Self::WrittenAgain),
             _ => None,
         }
     }

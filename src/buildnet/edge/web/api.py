@@ -29,7 +29,7 @@ def routes(view: View, ledger: LedgerLog, clock: Clock, version: str) -> list[Ba
     """Everything below `/api/v1/`."""
 
     async def nodes(request: Request) -> Response:
-        return JSONResponse(view.nodes(_caller(request)))
+        return JSONResponse((await view.current()).nodes())
 
     async def resources(request: Request) -> Response:
         return JSONResponse(view.resources(request.path_params["id"], _wanted(request.query_params)))
@@ -39,10 +39,10 @@ def routes(view: View, ledger: LedgerLog, clock: Clock, version: str) -> list[Ba
         recent = number(request.query_params, "recent", RECENT_SHOWN, _LISTED_MAX)
         if not running or not recent:
             raise InvalidRequest("running and recent are at least 1", field="running")
-        return JSONResponse(view.actions(_caller(request), running, recent))
+        return JSONResponse((await view.current()).actions(_caller(request), running, recent))
 
     async def action(request: Request) -> Response:
-        return JSONResponse(view.action(request.path_params["id"], _caller(request)))
+        return JSONResponse((await view.current()).action(request.path_params["id"], _caller(request)))
 
     async def head(request: Request) -> Response:
         return JSONResponse(await view.head())
@@ -72,7 +72,7 @@ def routes(view: View, ledger: LedgerLog, clock: Clock, version: str) -> list[Ba
         last_id = int(said) if said.isascii() and said.isdigit() and len(said) <= _INDEX_DIGITS else None
         caller = _caller(request)
         hello = {"version": version, "now_unix_ms": clock.now_unix_ms(), "limited": caller.instances is not None}
-        return EventStream(view, caller, hello, last_id)
+        return EventStream(await view.current(), caller, hello, last_id)
 
     at = "/api/v1"
     return [

@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from buildnet.ledger import tree
+from buildnet.ledger.action_view import Run
 from buildnet.ledger.checkpoint import Checkpoint
+from buildnet.ledger.node_view import SeenNode
+from buildnet.model.caller import public_instance
 from buildnet.model.resource import Resource
 from buildnet.wire._gen.buildnet.v1 import action_pb2, fleet_pb2
 from buildnet.wire.actions import ACTION_STATES
-from buildnet.wire.nodes import NODE_STATES
 
 Fact = dict[str, Any]
 
@@ -32,23 +34,39 @@ class Wanted(NamedTuple):
 _ARGUMENT_CHARACTERS: Final = 200
 
 
-def node_fact(node: fleet_pb2.Node, resources: int) -> Fact:
-    """One node whose session is open, and how many resources it has announced. What it did not tell is 0."""
-    capacity = node.capacity
+def node_fact(seen: SeenNode, sessions: int, live: fleet_pb2.Node, resources: int) -> Fact:
+    """One node as the ledger has it, and what it says of itself in its open session, which no entry holds: its name,
+    properties, what it can bear, how many resources it announced. What it did not tell is empty, or 0.
+    """
+    capacity = live.capacity
     return {
-        "node": node.node_id,
-        "hostname": node.hostname,
-        "version": node.version,
-        "state": NODE_STATES.get(node.state, "unknown"),
-        "tier": node.tier,
-        "slots": node.slots,
+        "node": seen.node,
+        "hostname": live.hostname,
+        "version": seen.version,
+        "state": seen.state,
+        "tier": seen.tier,
+        "slots": seen.slots,
         "cpu_milli": capacity.cpu_milli,
         "memory_bytes": capacity.memory_bytes,
         "disk_bytes": capacity.disk_bytes,
         "gpus": capacity.gpus,
-        "joined_at_unix_ms": node.joined_at.ToMilliseconds(),
-        "properties": [[pair.name, pair.value] for pair in node.properties],
+        "joined_at_unix_ms": seen.joined_at_unix_ms,
+        "last_seen_unix_ms": seen.last_seen_unix_ms,
+        "sessions": sessions,
+        "properties": [[pair.name, pair.value] for pair in live.properties],
         "resources": resources,
+    }
+
+
+def absent_fact(seen: SeenNode) -> Fact:
+    """One node that has no session."""
+    return {
+        "node": seen.node,
+        "state": seen.state,
+        "drained": seen.drained,
+        "cordoned": seen.cordoned,
+        "left_at_unix_ms": seen.left_at_unix_ms or None,
+        "last_seen_unix_ms": seen.last_seen_unix_ms,
     }
 
 
@@ -76,8 +94,29 @@ def _resource(resource: Resource) -> Fact:
     return {**named, "attributes": [[name, str(value)] for name, value in resource.attributes]}
 
 
-def action_fact(action: action_pb2.ActionSummary) -> Fact:
-    """One operation; `completed_at_unix_ms`, `exit_code` and `entry` are null until there is one."""
+def run_fact(run: Run, arguments: Sequence[str]) -> Fact:
+    """One action as the ledger has it, with the arguments that its digest is of; what is not yet is null."""
+    return {
+        "id": run.id,
+        "action": run.action,
+        "instance": public_instance(run.instance),
+        "state": run.state,
+        "arguments": [argument[:_ARGUMENT_CHARACTERS] for argument in arguments],
+        "worker": run.worker,
+        "attempts": run.attempts,
+        "submitted_at_unix_ms": run.submitted_at_unix_ms,
+        "assigned_at_unix_ms": None if run.state == "queued" else run.assigned_at_unix_ms,
+        "completed_at_unix_ms": run.ended_at_unix_ms,
+        "exit_code": run.exit_code,
+        "cached": run.cached,
+        "error": run.error,
+        "message": run.message,
+        "entry": run.entry,
+    }
+
+
+def operation_fact(action: action_pb2.ActionSummary) -> Fact:
+    """One operation that no entry names: it joined an action, or was turned away. Its shape is an action's."""
     ended = action.HasField("completed_at")
     return {
         "id": action.id,
@@ -86,7 +125,9 @@ def action_fact(action: action_pb2.ActionSummary) -> Fact:
         "state": ACTION_STATES.get(action.state, "unknown"),
         "arguments": [argument[:_ARGUMENT_CHARACTERS] for argument in action.command_arguments],
         "worker": action.worker,
+        "attempts": 0,
         "submitted_at_unix_ms": action.submitted_at.ToMilliseconds(),
+        "assigned_at_unix_ms": None,
         "completed_at_unix_ms": action.completed_at.ToMilliseconds() if ended else None,
         "exit_code": action.exit_code if ended else None,
         "cached": action.cached,

@@ -35,6 +35,7 @@ class MissReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     MISS_REASON_EVICTED: _ClassVar[MissReason]
     MISS_REASON_CHANGED: _ClassVar[MissReason]
     MISS_REASON_NEVER_SEEN: _ClassVar[MissReason]
+    MISS_REASON_WRITTEN_AGAIN: _ClassVar[MissReason]
 
 class ActionPart(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -69,6 +70,7 @@ MISS_REASON_NOT_KEPT: MissReason
 MISS_REASON_EVICTED: MissReason
 MISS_REASON_CHANGED: MissReason
 MISS_REASON_NEVER_SEEN: MissReason
+MISS_REASON_WRITTEN_AGAIN: MissReason
 ACTION_PART_UNSPECIFIED: ActionPart
 ACTION_PART_INPUT: ActionPart
 ACTION_PART_ARGUMENT: ActionPart
