@@ -116,10 +116,13 @@ class House:
         self.roles.append(role)
         return role
 
-    def up(self, *arguments: str, name: str = "controller", listen: str = "127.0.0.1:0") -> Role:
-        """Start a controller and wait for its ready line."""
+    def up(
+        self, *arguments: str, name: str = "controller", listen: str = "127.0.0.1:0", within: Sequence[str] = ()
+    ) -> Role:
+        """Start a controller and wait for its ready line. `within` runs the command."""
         state = self.directory / name
-        return self._start("up", "--state", str(state), "--listen", listen, *arguments, worker_state=state / "worker")
+        told = ("--state", str(state), "--listen", listen, *arguments)
+        return self._start("up", *told, worker_state=state / "worker", within=within)
 
     def join(self, url: str, *arguments: str, name: str = "worker", within: Sequence[str] = ()) -> Role:
         """Start a worker and wait until it has joined. `url` "" is where it was before; `within` runs the command."""

@@ -21,6 +21,7 @@ from buildnet.scheduler import core
 from buildnet.scheduler import events as ev
 from buildnet.scheduler.core import Mechanisms
 from buildnet.scheduler.limits import Quota, Quotas
+from buildnet.scheduler.placement import Worker
 from tests.explore.cloning import SharedCore
 
 OK = Outcome("ok", b"")
@@ -40,6 +41,7 @@ class Scene:
     faults: int = 0
     losses: int = 0
     cancels: tuple[str, ...] = ()
+    sends: bool = False
     limits: core.Limits = field(default_factory=lambda: core.Limits(lease_s=1e9, hold_after_s=2.0, age_s=1.0))
 
 
@@ -50,6 +52,8 @@ class World:
     shared: SharedCore
     scene: Scene
     running: tuple[tuple[int, str, str], ...] = ()
+    # Fences of those that run no more, and whose outputs are on their way.
+    ended: frozenset[int] = frozenset()
     told: frozenset[str] = frozenset()
     later: int = 0
     faults: int = 0
@@ -72,7 +76,7 @@ class World:
         )
         held = tuple((d.held, d.since_s) for d in c.dispatch._active)
         counts = (self.later, self.faults, self.losses, self.cancelled)
-        facts = (tuple((w, o) for _, w, o in self.running), self.told, counts)
+        facts = (tuple((w, o, fence in self.ended) for fence, w, o in self.running), self.told, counts)
         return (waits, shares, users, held, c.now_s, facts, self.overtaken, tuple(c.workers))
 
 
@@ -114,6 +118,10 @@ def successors(world: World) -> Iterator[tuple[object, World]]:
             feed(after, after.scene.later[after.later])
             after.later += 1
         yield ("end", name), after
+        if world.scene.sends and fence not in world.ended:
+            after = replace(world, ended=world.ended | {fence})
+            feed(after, ev.CommandEnded(worker, fence))
+            yield ("command ended", name), after
         if world.faults < world.scene.faults:
             after = replace(world, running=rest, faults=world.faults + 1, failed=world.failed | {(name, worker)})
             feed(after, ev.Done(worker, fence, FAULT))
@@ -150,6 +158,8 @@ def broken(world: World) -> str:
             return f"{node} holds more than it has"
         if worker.fences != {fence for fence, where, _ in world.running if where == node}:
             return f"{node} holds slots for nobody"
+        if why := lent_twice(world, worker):
+            return why
     for share in c.dispatch.shares.root.children.values():
         for user in share.children.values():
             most = world.scene.limits.quotas.users.get(user.name, Quota()).actions_max
@@ -161,6 +171,19 @@ def broken(world: World) -> str:
         return f"{world.scene.watched} was passed by {world.overtaken} times"
     if not world.running and entries(world) and len(c.workers) == len(world.scene.offers):
         return "what waits has room, and does not begin"
+    return ""
+
+
+def lent_twice(world: World, worker: Worker) -> str:
+    """Whether commands run beside each other for which there is no room, or more send than may."""
+    leases = [at.lease for fence in worker.fences if (at := world.shared.core.leases.of(fence)) is not None]
+    cpu_milli = sum(lease.reserved.cpu_milli for lease in leases if lease.fence not in world.ended)
+    if worker.offer.capacity is not None and cpu_milli > worker.offer.capacity.cpu_milli:
+        return f"commands on {worker.node} use {cpu_milli} thousandths of a processor"
+    if worker.sending > min(worker.slots, len(worker.fences & world.ended)):
+        return f"{worker.sending} send on {worker.node}"
+    if worker.sending < min(worker.slots, len(worker.fences & world.ended)):
+        return f"what is free on {worker.node} is lent to nobody"
     return ""
 
 
@@ -177,7 +200,7 @@ def kept_or_miscounted(world: World) -> str:
     for entry in entries(world):
         paths = {c.dispatch.path_of(asked[operation]) for operation in entry.followers}
         counted = paths if c._on.inherit else {entry.share.path}
-        if entry.state == "leased":
+        if entry.state == "leased" and entry.attempt is not None and not entry.attempt.sending:
             runs[entry.share.path] += 1
         if entry.state != "queued":
             continue
@@ -286,3 +309,29 @@ def test_nothing_goes_wrong_and_each_mechanism_closes_a_hole(mechanism: str) -> 
     hole, without = explore(SCENES[mechanism], replace(Mechanisms(), **{mechanism: False}))
     assert hole, f"without {mechanism} nothing goes wrong in {without} worlds"
     print(f"{mechanism}: {states} worlds; without it: {hole}")
+
+
+SENDING = {
+    "one slot": Scene(ONE_SLOT, tuple(want(name) for name in "abcd"), sends=True, cancels=("a", "c"), losses=1),
+    "amounts": Scene(
+        (offer("v", 2, 3000),), (want("a"), want("b", asked=TWO), want("c", asked=TWO), want("d")), sends=True, faults=1
+    ),
+    "quota": Scene(
+        TWO_SLOTS,
+        (want("a", "u"), want("b", "u"), want("b", "w", operation="y"), want("c", "w")),
+        (want("c", "u", operation="x"),),
+        sends=True,
+        cancels=("b", "y"),
+        limits=core.Limits(lease_s=1e9, quotas=Quotas(users={"u": Quota(actions_max=1), "w": Quota(actions_max=1)})),
+    ),
+}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("scene", SENDING)
+def test_what_ended_commands_leave_free_is_lent_once(scene: str) -> None:
+    why, states = explore(SENDING[scene], Mechanisms())
+    assert not why, why
+    alone, without = explore(replace(SENDING[scene], sends=False), Mechanisms())
+    assert not alone, alone
+    assert states > without

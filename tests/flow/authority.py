@@ -53,15 +53,21 @@ class Authority:
         self.file.write_bytes(certificate.public_bytes(Encoding.PEM))
 
     def issue(
-        self, name: str, *, dns: tuple[str, ...] = (), uris: tuple[str, ...] = (), loopback: bool = False
+        self,
+        name: str,
+        *,
+        dns: tuple[str, ...] = (),
+        uris: tuple[str, ...] = (),
+        loopback: bool = False,
+        address: str = "",
     ) -> Files:
-        """A certificate for `name`, and for 127.0.0.1 if it is a local server's."""
+        """A certificate for `name`: for 127.0.0.1 if it is a local server's, or for another address."""
         key = ec.generate_private_key(ec.SECP256R1())
         now = datetime.datetime.now(datetime.UTC)
         names: list[x509.GeneralName] = [x509.DNSName(n) for n in dns]
         names += [x509.UniformResourceIdentifier(uri) for uri in uris]
-        if loopback:
-            names.append(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
+        if loopback or address:
+            names.append(x509.IPAddress(ipaddress.ip_address(address or "127.0.0.1")))
         builder = (
             x509.CertificateBuilder()
             .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))

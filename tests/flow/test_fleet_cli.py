@@ -18,7 +18,7 @@ from buildnet._native import probe_isolation
 from buildnet.cli import fleet, options
 from buildnet.cli.main import cli
 from buildnet.client import NodeInfo, connect
-from buildnet.errors import TooLarge
+from buildnet.errors import NoCapableWorker, TooLarge
 from buildnet.model.amounts import Amounts
 from buildnet.model.resource import Resource
 from tests.conftest import COMMAND, House, Role
@@ -150,6 +150,20 @@ def test_the_local_worker_has_the_limits_of_up(house: House) -> None:
     told = next(line for line in shown.splitlines() if line.startswith("each action"))
     for words in ("256.0 MiB of memory", "77 processes", "1.0 GiB of log", "no cpus beyond those that it asked for"):
         assert words in told
+
+
+def test_a_worker_offers_the_processors_and_gives_the_memory_that_it_is_told_to(house: House) -> None:
+    server = house.up("--slots", "3", "--cpus", "0.5", "--memory-max", "1 GiB")
+    with connect(server.url) as client:
+        while not (nodes := client.fleet_nodes()):
+            pass
+        assert nodes[0].capacity is not None
+        assert (nodes[0].slots, nodes[0].capacity.cpu_milli) == (3, 500)
+        assert "0.5 cpus, " in command("show", "--url", server.url, nodes[0].node)
+        with pytest.raises(NoCapableWorker, match=r"has 1 cpu: .* has 0.5 cpus, "):
+            client.run(["/bin/true"], resources=Amounts(1000))
+        with pytest.raises(NoCapableWorker, match=r"has 2 GiB of memory: .* gives one action 1 GiB of memory; "):
+            client.run(["/bin/true"], resources=Amounts(memory_bytes=2 << 30))
 
 
 def test_the_local_worker_that_was_drained_stays_away(house: House) -> None:

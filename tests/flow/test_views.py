@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from buildnet.client import Client, Credentials
+from buildnet.client import Client, Credentials, connect
 from buildnet.ledger.follower import FILE
+from buildnet.model.action_spec import spec_of
 from tests.conftest import COMMAND, House, Role
 from tests.engines import until
 from tests.flow.guarded import Guarded
@@ -166,6 +167,24 @@ def test_what_nobody_waits_for_after_a_kill_is_not_open_for_ever(house: House) -
     until(lambda: asked(role, "actions")["running"] == [], "it is ended", WAIT_S)
     (ended,) = recent(role)
     assert (ended["state"], entry(role, ended["entry"])["kind"]) == ("cancelled", "action.cancelled")
+
+
+def test_what_was_found_is_told_from_what_ran(house: House) -> None:
+    role = house.up("--slots", "1")
+    with connect(role.url) as net:
+        spec = spec_of(["echo", "once"], variables={"PATH": "/usr/bin:/bin"})
+        ids = [net.submit(spec).id]
+        assert not net.result(ids[0]).cached
+        ids.append(net.submit(spec).id)
+        assert net.result(ids[1]).cached
+    found, ran = recent(role)
+    assert [one["id"] for one in (ran, found)] == ids
+    assert [(one["cached"], one["state"], bool(one["worker"])) for one in (ran, found)] == [
+        (False, "completed", True),
+        (True, "completed", False),
+    ]
+    assert entry(role, found["entry"])["kind"] == "action.cached"
+    assert found["action"] == ran["action"]
 
 
 async def test_who_may_see_some_instances_sees_their_actions_over_a_restart(house: House) -> None:

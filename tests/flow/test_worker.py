@@ -55,6 +55,9 @@ class Bench:
     own: Store
     logs: list[tuple[int, int, bytes]] = field(default_factory=list)
     fence: int = 0
+    command_ended: bool = False
+    """Of the last attempt: whether it was told before its outputs were sent."""
+    on_ended: Callable[[Handle], object] = lambda handle: None
 
     def push(self, command: re.Command, files: dict[str, bytes], **action: object) -> Digest:
         tree = InputTree(list(files.items()))
@@ -92,6 +95,11 @@ class Bench:
     ) -> Outcome:
         """One attempt whose lease counts `amounts`, and that may bring its Action and its Command."""
         self.fence += 1
+        self.command_ended = False
+
+        def ended() -> None:
+            self.command_ended = True
+            self.on_ended(handle)
 
         def news() -> None:
             while (message := log.next_message()) is not None:
@@ -102,6 +110,7 @@ class Bench:
 
         log = AttemptLog(self.fence, Clock(), news)
         handle = Handle(log)
+        handle.on_command_ended(ended)
         key = ActionKey("", digest)
         assignment = Assignment(self.fence, key, timeout_s, **amounts, action=action, command=command)
         try:
@@ -385,6 +394,36 @@ async def test_only_what_the_controller_lacks_travels(bench: Bench) -> None:
     assert outcome.code == "ok", outcome
     assert bench.blob(result_of(outcome).output_files[0].digest) == b"same bytes"
     assert bench.cas.statistics()["blobs_written"] == before
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        ("echo small > out/a", False),
+        ("head -c 300000 /dev/zero > out/a", True),
+        ("head -c 300000 /dev/zero", True),
+        ("for n in $(seq 100); do : > out/$n; done", True),
+        ("ln -s /proc out/a", False),
+        ("rmdir out; ln -s /usr out", False),
+        ("mkfifo out/a", False),
+        ("head -c 300000 /dev/zero > beside", False),
+    ],
+)
+async def test_the_end_of_a_command_is_told_where_much_is_still_to_be_sent(
+    bench: Bench, script: str, told: bool
+) -> None:
+    await bench.run(sh(script, "out/a", "out"))
+    assert bench.command_ended == told
+
+
+async def test_what_is_stopped_while_it_is_collected_is_not_sent(bench: Bench) -> None:
+    bench.on_ended = lambda handle: handle.stop("nobody wants it")
+    for _ in range(5):
+        outcome = await bench.run(sh("head -c 20000000 /dev/urandom > out", "out"))
+        if outcome.code == "cancelled":
+            return
+        # It was collected sooner than its end was heard of.
+    raise AssertionError("what nobody wants is sent")
 
 
 async def test_attempts_run_side_by_side(bench: Bench) -> None:

@@ -150,6 +150,68 @@ async def test_only_as_many_attempts_run_as_there_are_slots(controller: FakeCont
         assert await accepted(session) == 2
 
 
+async def test_while_one_sends_another_runs_and_every_session_hears_of_it(
+    controller: FakeController, tmp_path: Path
+) -> None:
+    controller.takes_command_ended = True
+    async with started(controller.url, tmp_path, slots=1) as worker:
+        session = await controller.session()
+        session.assign(1)
+        assert await accepted(session) == 1
+        worker.runner.handles[1].command_ended()
+        message = await session.receive()
+        assert (message.WhichOneof("message"), message.command_ended.fence) == ("command_ended", 1)
+        session.assign(2)
+        assert await accepted(session) == 2
+        assert set(await session.heartbeat()) == {1, 2}, "its lease lasts until its outputs are there"
+        session.end()
+        session = await controller.session()
+        assert {await accepted(session), await accepted(session)} == {1, 2}
+        assert (await session.receive()).command_ended.fence == 1
+        worker.runner.finish(1, OK)
+        assert (await done(session)).fence == 1
+        # Its slot was given back once.
+        session.assign(3)
+        assert set(await session.heartbeat()) == {2, 3}
+        assert worker.runner.begun == [1, 2]
+        worker.runner.finish(2, OK)
+        assert (await done(session)).fence == 2
+        assert await accepted(session) == 3
+
+
+async def test_a_controller_that_does_not_take_it_is_not_told_that_a_command_has_ended(
+    controller: FakeController, tmp_path: Path
+) -> None:
+    async with started(controller.url, tmp_path) as worker:
+        session = await controller.session()
+        session.assign(1)
+        assert await accepted(session) == 1
+        worker.runner.handles[1].command_ended()
+        worker.runner.finish(1, OK)
+        assert (await done(session)).fence == 1
+
+
+async def test_what_sends_is_cancelled_and_waited_for_when_draining(controller: FakeController, tmp_path: Path) -> None:
+    controller.takes_command_ended = True
+    async with started(controller.url, tmp_path, slots=2) as worker:
+        session = await controller.session()
+        for fence in (1, 2):
+            session.assign(fence)
+            assert await accepted(session) == fence
+            worker.runner.handles[fence].command_ended()
+            assert (await session.receive()).command_ended.fence == fence
+        session.cancel(1)
+        worker.stop.set()
+        assert (await session.receive()).WhichOneof("message") == "draining"
+        assert await session.heartbeat() == (2,)
+        assert not worker.task.done()
+        worker.runner.finish(2, OK)
+        assert (await done(session)).fence == 2
+        session.settle(2)
+        await worker.task
+        assert worker.runner.stopped == [(1, "asked")]
+
+
 async def test_a_broken_session_ends_no_attempt_and_is_told_what_it_missed(
     controller: FakeController, tmp_path: Path
 ) -> None:

@@ -35,6 +35,8 @@ class World:
         self.now_s = 0.0
         self.events: list[ev.Event] = []
         self.running: dict[str, set[int]] = {f"w{i}": set() for i in range(WORKERS)}
+        # Of these the commands that have ended, and whose outputs are on their way.
+        self.sending: set[int] = set()
         self.up: set[str] = set()
         self.unsettled: dict[str, set[int]] = {node: set() for node in self.running}
         self.cache: set[ActionKey] = set()
@@ -97,8 +99,12 @@ class World:
         held = [fence for worker in c.workers.values() for fence in worker.fences]
         assert len(held) == len(set(held))
         assert set(held) == set(leased), "every slot that is held is held for a lease, and every lease holds one"
-        for worker in c.workers.values():
-            assert 0 <= len(worker.fences) <= worker.offer.slots
+        for node, worker in c.workers.items():
+            sending = [fence for fence in worker.fences if (at := c.leases.of(fence)) is not None and at.sending]
+            assert worker.sending == len(sending) <= worker.offer.slots
+            assert set(sending) <= self.sending, "no command that runs lends what it uses to another"
+            assert len(worker.fences - self.sending) <= worker.offer.slots
+            assert len(worker.fences & self.running[node] - self.sending) <= worker.offer.slots
         assert c.queue_length == sum(e.state == "queued" for e in c.entries.values())
         following = {o for e in c.entries.values() for o in e.followers}
         waiting = {o for o in self.asked if o not in self.told}
@@ -133,6 +139,11 @@ class World:
         self.now_s += 0.5
         for node in sorted(self.running):
             for fence in sorted(self.running[node]):
+                if fence not in self.sending and self.random.random() < 0.2:
+                    self.sending.add(fence)
+                if node in self.up and fence in self.sending and not (self.faults and self.random.random() < 0.3):
+                    # Told again at times: an attempt's session may be another.
+                    self.send(ev.CommandEnded(node, fence))
                 if self.random.random() < 0.3:
                     self.running[node].discard(fence)
                     self.unsettled[node].add(fence)

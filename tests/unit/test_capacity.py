@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from buildnet.app.config import default_slots, offered_cpu_milli
 from buildnet.app.scheduling import quotas_of
 from buildnet.edge.fleet_session import Session, greeting_of
 from buildnet.edge.flow import Duplex
@@ -18,9 +21,14 @@ from buildnet.model.action import ActionKey, Lease
 from buildnet.model.amounts import Amounts
 from buildnet.model.caller import share_of
 from buildnet.model.digest import EMPTY
+from buildnet.model.node import SLOTS_MAX
+from buildnet.sandbox.policy import Limits
 from buildnet.scheduler.limits import ORGANISATION, USER, Quota
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
-from buildnet.worker.capacity import capacity_of, given_in
+from buildnet.worker.capacity import capacity_of, given_in, processors_milli, quota_milli_of
+from buildnet.worker.config import WorkerConfig
+from buildnet.worker.identity import Identity
+from buildnet.worker.messages import hello_of
 
 
 def hello(**capacity: int) -> fleet_pb2.Hello:
@@ -43,6 +51,51 @@ def test_a_machine_is_looked_at(tmp_path: Path) -> None:
     assert given_in("namespaces", found) == replace(found, gpus=0)
 
 
+CORES_MILLI = 1000 * len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "milli"),
+    [
+        ("0::/a/b", {"a/b/cpu.max": "max 100000", "a/cpu.max": "50000 100000"}, 500),
+        ("0::/a/b", {"a/b/cpu.max": "max 100000"}, CORES_MILLI),
+        ("0::/elsewhere/x", {"cpu.max": "25000 100000"}, 250),
+        ("0::/../../x", {"cpu.max": "25000 100000"}, 250),
+        ("0::/", {"cpu.max": "99900000 100000"}, CORES_MILLI),
+        (
+            "4:memory:/m\n3:cpu,cpuacct:/a\n0::/",
+            {"cpu/a/cpu.cfs_quota_us": "150000", "cpu/a/cpu.cfs_period_us": "200000"},
+            750,
+        ),
+        ("1:cpu:/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, CORES_MILLI),
+        ("\n:\nnothing", {}, CORES_MILLI),
+    ],
+)
+def test_processors_are_those_that_control_groups_leave(
+    tmp_path: Path, own: str, files: dict[str, str], milli: int
+) -> None:
+    (tmp_path / "own").write_text(own)
+    for name, text in files.items():
+        (file := tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text + "\n")
+    assert processors_milli(tmp_path / "own", tmp_path / "groups") == milli
+
+
+@given(st.text(max_size=40) | st.from_regex(r"-?[0-9]{1,20} [0-9]{1,20}"))
+def test_any_quota_is_none_or_more_than_nothing(text: str) -> None:
+    milli = quota_milli_of(text)
+    assert milli is None or milli >= 1
+
+
+def test_what_a_worker_offers_is_asked_or_all_and_never_more(tmp_path: Path) -> None:
+    assert offered_cpu_milli(None) == processors_milli()
+    assert offered_cpu_milli(1) == 1
+    assert capacity_of(tmp_path, cpu_milli=500).cpu_milli == 500
+    assert (default_slots(500), default_slots(2999), default_slots(10**9)) == (1, 2, SLOTS_MAX)
+    with pytest.raises(InvalidRequest, match=r"a worker cannot offer 100000 cpus: this machine, .* gives it "):
+        offered_cpu_milli(100_000_000)
+
+
 def test_something_is_left_for_the_machine(tmp_path: Path) -> None:
     found = capacity_of(tmp_path / "state", tmp_path)
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -56,6 +109,18 @@ def test_a_capacity_is_taken_as_it_was_said_and_bounded() -> None:
     with pytest.raises(InvalidRequest) as refused:
         greeting_of(hello(memory_bytes=1 << 60), "0.1.0")
     assert refused.value.fields["field"] == "hello.capacity"
+
+
+def test_what_one_action_may_ask_for_is_told_and_bounded(tmp_path: Path) -> None:
+    config = WorkerConfig("grpc://127.0.0.1:1", tmp_path, version="0.1.0", limits=Limits(memory_bytes=2 << 30))
+    said = hello_of(config, Identity("n", "b"), frozenset(), (), sent_unix_ms=0).hello
+    assert greeting_of(said, "0.1.0").offer.action_max == Amounts(memory_bytes=2 << 30)
+    said.action_max.disk_bytes = 1 << 60
+    with pytest.raises(InvalidRequest) as refused:
+        greeting_of(said, "0.1.0")
+    assert refused.value.fields["field"] == "hello.action_max"
+    plain = hello_of(replace(config, limits=Limits()), Identity("n", "b"), frozenset(), (), sent_unix_ms=0).hello
+    assert greeting_of(plain, "0.1.0").offer.action_max == Amounts()
 
 
 async def test_what_is_reserved_is_told_to_the_worker() -> None:

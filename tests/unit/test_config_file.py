@@ -89,6 +89,16 @@ def test_an_option_outweighs_the_file_and_the_file_the_default(tmp_path: Path) -
     assert (config.cache_size_bytes, config.durability) == (64 << 20, "process")
 
 
+def test_the_slots_follow_the_processors_that_are_offered(tmp_path: Path) -> None:
+    config = configured(None, up.overrides({"cpus": "1"}))
+    assert (config.cpu_milli, config.slots) == (1000, 1)
+    config = configured(written(tmp_path, "[worker]\ncpus = 0.5\n"), up.overrides({"slots": 3}))
+    assert (config.cpu_milli, config.slots) == (500, 3)
+    for cpus in ("0", "-1", "many", "0.0001"):
+        with pytest.raises(InvalidRequest, match="is not a number over 0"):
+            up.overrides({"cpus": cpus})
+
+
 def test_an_action_may_ask_for_two_hours_unless_more_or_less_is_configured(tmp_path: Path) -> None:
     assert configured(None, {}).timeout_max_s == 7200
     assert configured(written(tmp_path, "[scheduler]\ntimeout_max = '20m'\n"), {}).timeout_max_s == 1200
@@ -143,6 +153,8 @@ def test_every_option_of_up_has_a_key() -> None:
         ("[log]\nsample = nan", "from 0 to 1"),
         ("[log]\nslow_ms = -1", "from 0 to 86400000 ms"),
         ("[log]\naccess = '-'\nslow_ms = 99999999999999999999", "from 0 to 86400000 ms"),
+        ("[worker]\ncpus = 0", r"\[worker\] cpus must be a number from 0.001"),
+        ("[worker]\ncpus = 99999", r"a worker cannot offer 99999 cpus"),
         ("[controller]\nslots = true", r"\[controller\] slots must be a number, not True"),
         ("[controller]\nworker = 1", r"\[controller\] worker must be true or false"),
         ("[controller]\nlisten = '0.0.0.0:1'", "in plaintext"),

@@ -140,7 +140,7 @@ def naive_runs(history: Sequence[bytes]) -> list[Run]:
             is_start = kind == "controller.started"
             if said.get("action") != f"a{which}" and not (is_start and segment):
                 continue
-            if not segment and kind == "action.attempted":
+            if not segment and kind in ("action.attempted", "action.cached"):
                 continue
             segment.append((index, kind, said))
             if kind in ENDS:
@@ -274,6 +274,13 @@ def test_equal_actions_that_run_apart_are_told_apart_by_their_fences() -> None:
     ).actions
     assert [(run.operation, run.worker) for run in made.open()] == [("o1", "n1")]
     assert [(run.operation, run.worker, run.entry) for run in made.ended()] == [("o2", "n2", 4)]
+
+
+def test_what_is_found_again_after_a_kill_is_one_action() -> None:
+    named = {"action": "a", "instance": ""}
+    found = body("action.cached", **named)
+    made = views([body("action.submitted", **named, operation="o"), found, body("controller.started"), found]).actions
+    assert [(run.operation, run.entry) for run in made.ended()] == [("o", 1)]
 
 
 def test_a_second_attempt_is_of_the_same_action() -> None:

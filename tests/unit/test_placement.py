@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -84,6 +85,100 @@ def test_what_is_reserved_is_never_more_than_there_is_and_is_told_in_the_lease()
     assert bench.core.workers["v"].used == Amounts(2000, 6 << 30)
     bench.end_oldest()
     assert bench.order() == [1, 2, 3]
+
+
+def command_ended(bench: Bench, fence: int) -> None:
+    bench.do(ev.CommandEnded(bench.running[fence][0], fence))
+
+
+def test_what_a_command_took_is_free_once_it_has_ended_but_for_the_disk_of_its_outputs() -> None:
+    asked = Amounts(2000, 1 << 30, 10, 1)
+    bench = Bench(offer("w", 1, Amounts(2000, 1 << 30, 25, 1)))
+    for _ in range(3):
+        bench.want(asked=asked)
+    assert bench.order() == [1]
+    command_ended(bench, 1)
+    assert bench.order() == [1, 2]
+    worker = bench.core.workers["w"]
+    assert worker.used == Amounts(2000, 1 << 30, 20, 1)
+    assert worker.fences == {1, 2}, "its lease lasts"
+    # Where one sends already, as there are slots, the next keeps what it has until that has ended.
+    command_ended(bench, 2)
+    assert (bench.order(), worker.sending) == ([1, 2], 1)
+    bench.end(1)
+    assert (bench.order(), worker.sending, worker.used.disk_bytes) == ([1, 2, 3], 1, 20)
+    bench.end(2)
+    bench.end(3)
+    assert (worker.used, worker.sending, worker.fences) == (NOTHING, 0, set())
+
+
+def test_a_slot_is_free_once_the_command_has_ended_and_a_quota_too() -> None:
+    bench = Bench(offer("w"), quotas=Quotas(users={"u": Quota(actions_max=1)}))
+    for _ in range(2):
+        bench.want(("", "u", "i"))
+    command_ended(bench, 1)
+    assert bench.order() == [1, 2]
+    assert {share.running for share in bench.core.dispatch.shares.root.children.values()} == {1}
+    bench.end(2)
+    bench.end(1)
+    assert not bench.core.entries
+
+
+def test_the_end_of_a_command_counts_once_and_of_nobody_elses_lease() -> None:
+    bench = Bench(offer("v"), offer("w"))
+    for _ in range(4):
+        bench.want()
+    bench.do(ev.CommandEnded("v" if bench.running[1][0] == "w" else "w", 1))
+    bench.do(ev.CommandEnded("w", 99))
+    assert bench.order() == [1, 2]
+    for _ in range(3):
+        command_ended(bench, 1)
+    assert bench.order() == [1, 2, 3]
+    bench.end(1)
+    bench.do(ev.CommandEnded("w", 1))
+    assert bench.order() == [1, 2, 3], "what one that sends gives back at its end is its disk"
+
+
+def test_what_sends_is_queued_again_with_what_runs_when_the_worker_is_lost() -> None:
+    bench = Bench(offer("w"))
+    for _ in range(2):
+        bench.want()
+    command_ended(bench, 1)
+    bench.do(ev.WorkerLost("w"))
+    assert bench.core.queue_length == 2
+    # It comes back with both, and says again that one command has ended.
+    bench.do(ev.WorkerUp(offer("w"), (1, 2)))
+    command_ended(bench, 1)
+    bench.want()
+    assert bench.order() == [1, 2], "the other runs"
+    bench.end(2)
+    assert bench.order() == [1, 2, 3]
+
+
+def test_one_that_sends_is_cancelled_and_no_straggler() -> None:
+    bench = Bench(offer("v"), offer("w"), speculate=True, straggler_min_s=1.0)
+    for _ in range(6):
+        bench.want()
+        bench.end_oldest()
+    number = bench.want()
+    (fence,) = bench.running
+    command_ended(bench, fence)
+    bench.do(ev.Tick(3.0))
+    assert len(bench.running) == 1
+    effects = bench.do(ev.Cancel(str(number)))
+    assert [effect.fence for effect in effects if isinstance(effect, ev.Stop)] == [fence]
+    assert not any(worker.sending or worker.fences for worker in bench.core.workers.values())
+
+
+def test_who_leaves_what_sends_gives_back_nothing_twice() -> None:
+    bench = Bench(offer("w"))
+    first = bench.want(("", "u", "i"))
+    bench.want(("", "v", "i"), same_as=first)
+    command_ended(bench, 1)
+    bench.do(ev.Cancel(str(first)))
+    check(bench.core)
+    bench.end(1)
+    check(bench.core)
 
 
 def test_a_small_one_goes_where_a_large_one_does_not_fit() -> None:
@@ -192,6 +287,27 @@ def test_what_can_fit_nowhere_is_refused_with_what_there_is() -> None:
     outcome = bench.told(bench.want(asked=Amounts(8000)))
     assert outcome is not None
     assert outcome.message.endswith("ask for less, or join a larger worker")
+
+
+def test_nobody_gives_one_action_more_than_it_is_told_to() -> None:
+    small = replace(offer("v", 4, Amounts(4000, 8 << 30, 8 << 30)), action_max=Amounts(0, 1 << 30, 2 << 30))
+    bench = Bench(small, offer("w", 1, Amounts(4000, 4 << 30)))
+    for asked in (Amounts(0, 2 << 30), Amounts(0, 0, 3 << 30)):
+        bench.want(asked=asked)
+        ((fence, (worker, _)),) = bench.running.items()
+        assert worker == "w"
+        bench.end(fence)
+    bench = Bench(small)
+    for asked in (Amounts(0, 1 << 30), Amounts(0, 0, 2 << 30), Amounts(4000)):
+        assert bench.told(bench.want(asked=asked)) is None
+    outcome = bench.told(bench.want(asked=Amounts(0, 2 << 30)))
+    assert outcome is not None
+    assert outcome.code == "no_capable_worker"
+    for words in (
+        "has 2 GiB of memory: v has 4 cpus, 8 GiB of memory, 8 GiB of disk and gives one action 1 GiB of memory, 2 GiB",
+        "ask for less, or join a larger worker, or raise its --memory-max or --disk-max",
+    ):
+        assert words in outcome.message
 
 
 def test_a_decision_matches_nobody_anew_for_what_failed_somewhere() -> None:
@@ -566,7 +682,7 @@ def test_nothing_is_tried_twice_unless_it_is_asked_for() -> None:
 
 
 @settings(max_examples=150)
-@given(st.lists(st.tuples(st.integers(0, 10), st.integers(0, 5), st.integers(0, 3)), max_size=60))
+@given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 5), st.integers(0, 3)), max_size=60))
 def test_books_balance_whatever_happens(history: list[tuple[int, int, int]]) -> None:
     quotas = Quotas(users={"u1": Quota(actions_max=1), "u2": Quota(weight=4, cpu_milli_max=3000)})
     bench = Bench(quotas=quotas, speculate=True, straggler_min_s=0.5, hold_after_s=1.0, lease_s=3.0)
@@ -574,7 +690,7 @@ def test_books_balance_whatever_happens(history: list[tuple[int, int, int]]) -> 
     for what, which, more in history:
         match what:
             case 0 | 1 | 2 | 3:
-                asked = (NOTHING, Amounts(400, 1 << 30), TWO, Amounts(2000, gpus=1))[more]
+                asked = (NOTHING, Amounts(400, 1 << 30, 1), TWO, Amounts(2000, gpus=1))[more]
                 bench.want((f"o{which % 2}", f"u{which}", "i"), asked, priority=which - 2, near=(more,))
             case 4:
                 bench.do(ev.WorkerUp(offer(f"w{which}", 3, Amounts(3000, 4 << 30, gpus=which % 2))))
@@ -591,6 +707,9 @@ def test_books_balance_whatever_happens(history: list[tuple[int, int, int]]) -> 
                 # Another, or the same user in another invocation, wants something again.
                 number = 1 + (which * 4 + more) % bench.number
                 bench.want((f"o{which % 2}", f"u{more}", f"i{which % 3}"), same_as=number, priority=which - 3)
+            case 10 | 11 if bench.running:
+                # Of some it is told again, or too late.
+                command_ended(bench, sorted(bench.running)[(which + more) % len(bench.running)])
             case _ if bench.running:
                 fence = sorted(bench.running)[which % len(bench.running)]
                 bench.end(fence, OK if more else Outcome("sandbox_failed", None))
@@ -605,23 +724,29 @@ def check(scheduler: core.SchedulerCore) -> None:
         if attempt is not None
     ]
     for node, worker in scheduler.workers.items():
-        here = [attempt.lease for _, attempt in attempts if attempt.lease.worker == node]
-        assert worker.fences == {lease.fence for lease in here}
-        assert worker.cpu_milli == sum(lease.reserved.cpu_milli for lease in here)
+        here = [(entry, attempt) for entry, attempt in attempts if attempt.lease.worker == node]
+        assert worker.fences == {attempt.lease.fence for _, attempt in here}
+        runs = [(entry, attempt) for entry, attempt in here if not attempt.sending]
+        assert worker.sending == len(here) - len(runs)
+        assert worker.sending <= worker.offer.slots
+        assert worker.sending == worker.offer.slots or not any(attempt.ended for _, attempt in runs)
+        assert worker.cpu_milli == sum(attempt.lease.reserved.cpu_milli for _, attempt in runs)
+        assert worker.disk_bytes == sum(attempt.lease.reserved.disk_bytes for _, attempt in here)
         capacity = worker.offer.capacity
         assert capacity is None or worker.used.within(capacity)
-        assert worker.plain == sum(entry.wanted.asked.cpu_milli == 0 for entry, a in attempts if a.lease.worker == node)
+        assert worker.plain == sum(entry.wanted.asked.cpu_milli == 0 for entry, _ in runs)
         assert worker.plain <= worker.offer.slots
-        assert len(worker.fences) <= worker.offer.attempts_max
+        assert len(runs) <= worker.offer.attempts_max
     root = scheduler.dispatch.shares.root
     todo = list(root.children.values())
     while todo:
         share = todo.pop()
         todo += share.children.values()
-        mine = [attempt for entry, attempt in attempts if _is_below(entry.share, share)]
+        mine = [a for entry, a in attempts if not a.sending and _is_below(entry.share, share)]
         assert share.running == len(mine)
         assert share.queued == sum(_is_below(at, share) for entry in scheduler.entries.values() for at in waits(entry))
-        assert share.running or share.queued or share.children, "nobody is remembered for nothing"
+        sends = any(_is_below(entry.share, share) for entry, _ in attempts)
+        assert share.running or share.queued or share.children or sends, "nobody is remembered for nothing"
         if share.quota.actions_max is not None:
             assert share.running <= share.quota.actions_max
         if share.quota.cpu_milli_max is not None:

@@ -168,8 +168,38 @@ def test_a_lease_lasts_as_long_as_it_is_renewed() -> None:
     bench.queue("a")
     bench.do(ev.Heartbeat("v", (100,), 3.0))
     assert bench.do(ev.Tick(6.9)) == []
-    assert ev.Stop("v", 100, "the lease ran out") in bench.do(ev.Tick(7.0))
-    assert bench.leases()[-1] == (101, "v")
+    assert ev.Unheard(100) in bench.do(ev.Tick(7.0))
+
+
+def test_a_silent_worker_is_given_nothing_and_goes_on_with_what_it_runs_once_it_is_heard() -> None:
+    bench = Bench(offer("v"), lease_s=4.0)
+    bench.queue("a")
+    bench.do(ev.Tick(4.0))
+    bench.do(ev.Tick(9.0))
+    assert bench.leases() == [(100, "v")]
+    # In the same session, or in its next.
+    assert any(
+        isinstance(e, ev.Record) and e.kind == "action.adopted" for e in bench.do(ev.Heartbeat("v", (100,), 9.5))
+    )
+    bench.do(ev.Tick(14.0))
+    bench.do(ev.WorkerLost("v"))
+    bench.do(ev.WorkerUp(offer("v"), (100,)))
+    assert not any(isinstance(e, ev.Publish) for e in bench.effects)
+    bench.do(ev.Done("v", 100, OK))
+    assert any(isinstance(e, ev.Publish) for e in bench.effects)
+    assert bench.leases() == [(100, "v")]
+
+
+def test_a_silent_workers_action_is_run_elsewhere_and_stopped_there_once_it_is_heard() -> None:
+    bench = Bench(offer("v"), lease_s=4.0)
+    bench.queue("a")
+    bench.do(ev.Tick(4.0))
+    bench.do(ev.WorkerUp(offer("w"), ()))
+    assert bench.leases() == [(100, "v"), (101, "w")]
+    assert bench.do(ev.Heartbeat("v", (100,), 5.0)) == [ev.Stop("v", 100, "the lease was lost")]
+    # It is given work again.
+    bench.queue("b", 1)
+    assert bench.leases()[-1] == (102, "v")
 
 
 def test_a_heartbeat_for_a_lost_lease_is_answered_with_stop() -> None:

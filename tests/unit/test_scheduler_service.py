@@ -172,7 +172,9 @@ async def test_a_lease_that_nobody_renews_runs_out(bench: Bench) -> None:
     bench.clock.now_s += 5.0
     bench.scheduler.heartbeat("w", ())
     assert (await other.assigned()).fence > lease.fence
-    assert silent.stopped == [(lease.fence, "the lease ran out")]
+    assert (silent.stopped, bench.ended) == ([], [lease.fence])
+    bench.scheduler.heartbeat("v", (lease.fence,))
+    assert silent.stopped == [(lease.fence, "the lease was lost")]
 
 
 async def test_an_absent_worker_is_given_up_when_its_deadline_comes(bench: Bench) -> None:

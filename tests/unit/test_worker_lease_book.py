@@ -20,6 +20,7 @@ from buildnet.worker.lease_book import (
     Begun,
     Book,
     CancelAsked,
+    CommandEnded,
     DrainAsked,
     Effect,
     Event,
@@ -31,6 +32,7 @@ from buildnet.worker.lease_book import (
     Start,
     StopAsked,
     TellAccepted,
+    TellCommandEnded,
     TellDone,
     TellDraining,
     step,
@@ -57,6 +59,17 @@ def test_a_lease_walks_from_assign_to_settled() -> None:
     assert not book.held
 
 
+def test_the_end_of_a_command_is_told_once_a_session_and_not_of_what_nobody_wants() -> None:
+    running = (Joined("c"), Assigned(assignment(1)), Begun(1))
+    book, effects = after(*running, CommandEnded(1), CommandEnded(1))
+    assert effects == [Start(assignment(1)), TellAccepted(1), TellCommandEnded(1)]
+    assert {held.fence for held in book.wanted} == {1}, "its lease lasts until its outputs are there"
+    book, _ = step(book, Lost())
+    assert step(book, Joined("c"))[1] == (TellAccepted(1), TellCommandEnded(1))
+    _, effects = after(*running, CancelAsked(1), CommandEnded(1), Finished(1, OK))
+    assert effects == [Start(assignment(1)), TellAccepted(1), Kill(1, "")]
+
+
 def test_a_repeated_assign_runs_nothing_twice() -> None:
     assigned = Assigned(assignment(1))
     book, effects = after(Joined(), assigned, assigned)
@@ -80,7 +93,7 @@ def test_a_cancel_for_a_result_that_waits_drops_it() -> None:
     assert not book.held
 
 
-@pytest.mark.parametrize("event", [CancelAsked(9), Settled(9), Begun(9), Finished(9, OK), Lost()])
+@pytest.mark.parametrize("event", [CancelAsked(9), Settled(9), Begun(9), CommandEnded(9), Finished(9, OK), Lost()])
 def test_what_is_said_of_an_unknown_fence_changes_nothing(event: Event) -> None:
     book, effects = step(Book(), event)
     assert book == Book()
@@ -180,6 +193,8 @@ def _possible(book: Book) -> Iterator[Event]:
     for fence, attempt in book.running.items():
         if not attempt.begun:
             yield Begun(fence)
+        if attempt.begun and not attempt.command_ended:
+            yield CommandEnded(fence)
         if attempt.begun or attempt.unwanted:
             yield Finished(fence, OK)
 
@@ -214,6 +229,9 @@ def _check(told: Told, before: Book, event: Event, book: Book, effects: tuple[Ef
                 started.add(fence)
             case Kill():
                 _demand(effect.fence in before.running, "only what runs is killed")
+            case TellCommandEnded():
+                _demand(effect.fence in book.running, "its outputs are still on their way")
+                _demand(effect.fence not in unwanted, "what was cancelled is told to nobody")
             case TellDone():
                 _demand(effect.fence in book.unsettled, "what is told is kept until settled")
                 _demand(effect.fence not in unwanted, "what was cancelled is told to nobody")
@@ -237,7 +255,7 @@ def _check(told: Told, before: Book, event: Event, book: Book, effects: tuple[Ef
 
 def _key(book: Book, told: Told) -> object:
     return (
-        tuple(sorted((f, a.begun, a.unwanted) for f, a in book.running.items())),
+        tuple(sorted((f, a.begun, a.command_ended, a.unwanted) for f, a in book.running.items())),
         tuple(sorted(book.unsettled)),
         tuple(sorted(set(book.ended))),
         book.joined,

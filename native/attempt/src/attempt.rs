@@ -19,6 +19,9 @@ use crate::program;
 use crate::record;
 use crate::report::{self, Times};
 
+/// What is collected and sent sooner than another attempt could be begun is not worth telling of.
+const UNSENT_BYTES_MIN: u64 = 256 << 10;
+
 /// What the steps work with.
 pub(crate) struct Tools {
     pub(crate) room: Room,
@@ -109,6 +112,9 @@ fn seen(error: NativeError, order: &Order) -> NativeError {
 /// Collect and push.
 pub(crate) fn end(begun: Begun, ending: &Ending, logs: Option<&Control>, tools: &Tools, state: &State) -> Done {
     let (room, order) = (&tools.room, &begun.order);
+    if leaves_much(order, &begun.root, ending) {
+        tools.events.put(Event::CommandEnded(order.fence));
+    }
     let mut times = begun.times;
     times.execution_completed = report::now();
     times.output_upload_start = report::now();
@@ -132,13 +138,23 @@ pub(crate) fn end(begun: Begun, ending: &Ending, logs: Option<&Control>, tools: 
         [collected.result.stdout_digest, collected.result.stderr_digest] = digests;
     }
     if !collected.digests.is_empty() {
-        let push = || room.link.push_blobs(&room.store, &collected.digests).map_err(NativeError::from);
+        let push = || {
+            // Cancelled meanwhile, nobody wants them.
+            state.unless_stopped_after()?;
+            room.link.push_blobs(&room.store, &collected.digests).map_err(NativeError::from)
+        };
         tools.patience.tried(push)?;
     }
     times.output_upload_completed = report::now();
     times.worker_completed = report::now();
     let result = report::encode(collected.result, order, ending, times, &written, &room.node);
     Ok(Report { result, exit_code: ending.exit_code, reason: ending.reason.clone(), failure, written })
+}
+
+fn leaves_much(order: &Order, root: &Path, ending: &Ending) -> bool {
+    let collected = order.has_outputs && ending.reason.is_empty();
+    ending.printed_bytes > UNSENT_BYTES_MIN
+        || (collected && stage::outputs_exceed(root, &order.command, UNSENT_BYTES_MIN))
 }
 
 fn outputs(

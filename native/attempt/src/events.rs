@@ -15,6 +15,8 @@ pub enum Event {
     /// All is ready for a sandbox elsewhere. The mount that the command is to see in the place of its root, or -1, is the
     /// attempt's until it is finished.
     Staged(u64, RawFd),
+    /// The command has ended, and enough is left to be collected and sent that something else may run meanwhile.
+    CommandEnded(u64),
     /// Nothing of it is left.
     Ended(u64, Box<Done>),
 }

@@ -186,6 +186,7 @@ fn told<'py>(py: Python<'py>, event: native::Event) -> PyResult<Bound<'py, PyTup
     match event {
         native::Event::Printed(fence) => (fence, "printed", py.None()).into_pyobject(py),
         native::Event::Staged(fence, mount) => (fence, "staged", mount).into_pyobject(py),
+        native::Event::CommandEnded(fence) => (fence, "command_ended", py.None()).into_pyobject(py),
         native::Event::Ended(fence, done) => match *done {
             Ok(report) => (fence, "reported", report_dict(py, &report)?).into_pyobject(py),
             Err(error) => (fence, "failed", error_of(py, &error).into_value(py)).into_pyobject(py),

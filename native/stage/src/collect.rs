@@ -25,6 +25,8 @@ use crate::stage::join;
 pub const FILE_COUNT_MAX: u64 = 100_000;
 /// As [`FILE_COUNT_MAX`].
 pub const SIZE_BYTES_MAX: u64 = 64 << 30;
+/// What collecting an entry takes, in bytes that could be hashed meanwhile.
+const ENTRY_BYTES: u64 = 4 << 10;
 const PATH_BYTES_MAX: usize = libc::PATH_MAX as usize;
 
 /// How much one action may leave.
@@ -76,6 +78,48 @@ pub fn collect(store: &Arc<Store>, work: &Path, command: &[u8], limits: CollectL
     }
     collector.pending.flush()?;
     Ok(Collected { result: collector.result, digests: collector.digests.list })
+}
+
+/// Whether the outputs of `command` come to more than `size_bytes`, an entry counting as 4 KiB at least. Looks at no more
+/// of them than it takes to know, and into none; what is amiss is left to [`collect`] to say.
+pub fn outputs_exceed(work: &Path, command: &[u8], size_bytes: u64) -> bool {
+    let Ok(command) = decode_command(command) else { return false };
+    let mut left = size_bytes;
+    let mut spent = |path| weighed(work, &join(&command.working_directory, path), &mut left).unwrap_or(false);
+    asked_of(&command).into_iter().any(|(path, _)| spent(path))
+}
+
+/// Take what is at a path off `left`; whether it is more.
+fn weighed(work: &Path, whole: &str, left: &mut u64) -> io::Result<bool> {
+    let mut cursor = Cursor::open(work)?;
+    let (parents, name) = whole.rsplit_once('/').unwrap_or(("", whole));
+    for part in parents.split('/').filter(|part| !part.is_empty()) {
+        cursor.enter(OsStr::new(part))?;
+    }
+    if name.is_empty() { all_weighed(&mut cursor, left) } else { one_weighed(&mut cursor, OsStr::new(name), left) }
+}
+
+fn one_weighed(cursor: &mut Cursor, name: &OsStr, left: &mut u64) -> io::Result<bool> {
+    let facts = cursor.facts(name)?;
+    let bytes = if facts.kind() == Kind::File { facts.size_bytes() } else { 0 };
+    let Some(rest) = left.checked_sub(bytes.max(ENTRY_BYTES)) else { return Ok(true) };
+    *left = rest;
+    if facts.kind() != Kind::Directory {
+        return Ok(false);
+    }
+    cursor.enter(name)?;
+    let is_more = all_weighed(cursor, left)?;
+    cursor.leave()?;
+    Ok(is_more)
+}
+
+fn all_weighed(cursor: &mut Cursor, left: &mut u64) -> io::Result<bool> {
+    for (name, _) in cursor.list()? {
+        if one_weighed(cursor, &name, left)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Which field of the Command named an output, so what it may be.

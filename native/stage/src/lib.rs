@@ -23,7 +23,7 @@ mod view;
 mod write;
 mod written;
 
-pub use collect::{CollectLimits, Collected, FILE_COUNT_MAX, SIZE_BYTES_MAX, collect};
+pub use collect::{CollectLimits, Collected, FILE_COUNT_MAX, SIZE_BYTES_MAX, collect, outputs_exceed};
 pub use error::Result;
 pub use launch::{
     Control, Isolation, LogPiece, MASKED_BYTES_MIN, Outcome, Plan, Process, Run, launcher_main, launcher_pid,

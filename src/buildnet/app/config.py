@@ -113,7 +113,8 @@ class ControllerConfig:
 
     `durability` is what an acknowledged write survives: `process` the kill of any process, `power` also the loss of
     power (every acknowledgement waits for an fsync). `cache_size_bytes` and `cache_keep_s` are the store's own when
-    None: what it holds at most, and for how long nothing is evicted that was used. `tiers` are `[[cache.tier]]` of the
+    None: what it holds at most, and for how long nothing is evicted that was used. `cpu_milli` is what the local worker
+    offers, all that the machine gives when None. `tiers` are `[[cache.tier]]` of the
     configuration file as they are written there. `organisation` is whose it is, to nodes that dial by sessions.
     `toolchain` are paths that the local worker's actions may read besides the usual ones, `secrets` the files of those
     that they may name, `limits` what one of them may use; `strict`: they write nothing but what they declare, and so
@@ -127,6 +128,7 @@ class ControllerConfig:
     listen: str = DEFAULT_LISTEN
     organisation: str = "local"
     slots: int = 1
+    cpu_milli: int | None = None
     worker: bool = True
     durability: str = "process"
     cache_size_bytes: int | None = None
@@ -186,7 +188,8 @@ class ControllerConfig:
 class WorkerRunConfig:
     """One worker that dials the controller at `url`, by sessions when there is a `line`. Its actions find the
     directories `hidden` empty, and may read `toolchain` besides the usual paths. `secrets` are files by secrets' names.
-    `strict`: its actions write nothing but what they declare. `limits`: what one of them may use.
+    `strict`: its actions write nothing but what they declare. `limits`: what one of them may use. `cpu_milli`: what
+    all of them may ask for together; None for all that the machine gives.
 
     `cache_size_bytes`: blobs and input trees that it keeps, together; None for blobs as the disk allows.
     `cache_keep_s`: for how long no blob is evicted that was used; None for as long as the store does.
@@ -195,6 +198,7 @@ class WorkerRunConfig:
     url: str
     state: Path
     slots: int = 1
+    cpu_milli: int | None = None
     hidden: tuple[Path, ...] = ()
     toolchain: tuple[Path, ...] = ()
     strict: bool = False
@@ -244,9 +248,28 @@ def _check_slots(slots: int) -> None:
         raise InvalidRequest(f"slots must be from 1 to {SLOTS_MAX}, not {slots}", field="slots")
 
 
-def default_slots() -> int:
-    """One slot for each processor this process may use."""
-    return max(1, len(os.sched_getaffinity(0)))
+def offered_cpu_milli(asked_milli: int | None) -> int:
+    """What a worker on this machine offers, in thousandths of processors: all that it may use, unless less is asked.
+
+    Raises:
+        InvalidRequest: more is asked.
+    """
+    from buildnet.model.amounts import decimal_of_milli
+    from buildnet.worker.capacity import processors_milli
+
+    granted_milli = processors_milli()
+    if asked_milli is not None and asked_milli > granted_milli:
+        raise InvalidRequest(
+            f"a worker cannot offer {decimal_of_milli(asked_milli)} cpus: this machine, or the control group that the "
+            f"worker is in, gives it {decimal_of_milli(granted_milli)}",
+            field="cpus",
+        )
+    return granted_milli if asked_milli is None else asked_milli
+
+
+def default_slots(cpu_milli: int) -> int:
+    """One slot for each processor that is offered."""
+    return max(1, min(SLOTS_MAX, cpu_milli // 1000))
 
 
 def search_path() -> tuple[str, ...]:

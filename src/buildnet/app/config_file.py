@@ -22,6 +22,7 @@ from buildnet.app.config import (
     action_limits,
     default_slots,
     default_state_dir,
+    offered_cpu_milli,
 )
 from buildnet.app.scheduling import cpu_milli_of, limits_of, quotas_of
 from buildnet.errors import InvalidRequest
@@ -141,6 +142,7 @@ KEYS: Final[Mapping[str, Mapping[str, Parse]]] = {
         "tier": _tables,
     },
     "worker": {
+        "cpus": lambda value, where, base: cpu_milli_of(value, where),
         "toolchain_paths": _paths,
         "secrets": _files,
         "strict": _flag,
@@ -280,7 +282,10 @@ def _assembled(settings: Settings) -> ControllerConfig:
         "scheduler.share": "quotas",
     }
     given = {field: settings[key] for key, field in named.items() if key in settings}
-    given.setdefault("slots", default_slots())
+    asked_milli = settings.get("worker.cpus")
+    offered_milli = offered_cpu_milli(asked_milli)
+    given["cpu_milli"] = asked_milli
+    given.setdefault("slots", default_slots(offered_milli))
     given["limits"] = action_limits({name: settings.get(f"worker.{name}") for name in ACTION_LIMITS})
     given["scheduler"] = limits_of({field: settings[key] for key, field in scheduling.items() if key in settings})
     state = settings.get("controller.state") or default_state_dir()

@@ -115,6 +115,7 @@ async def run_controller(
                     renew_s=_WORKER_TOKEN_RENEWED_S,
                     monotonic_s=clock.monotonic_s,
                     descriptors=descriptors,
+                    cpu_milli=config.cpu_milli,
                     cache_size_bytes=config.cache_size_bytes,
                     secrets=config.secrets,
                     strict=config.strict,

@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 from buildnet.app.config import child_environment
 from buildnet.app.descriptors import give_back
+from buildnet.model.amounts import decimal_of_milli
 from buildnet.sandbox.policy import Limits
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ async def supervise(
     renew_s: float,
     monotonic_s: Callable[[], float],
     descriptors: tuple[int, int],
+    cpu_milli: int | None = None,
     cache_size_bytes: int | None = None,
     secrets: Mapping[str, Path] = MappingProxyType({}),
     strict: bool = False,
@@ -47,7 +49,7 @@ async def supervise(
     Args:
         url: where the child dials.
         state: of the controller; the child keeps its own below it.
-        slots: attempts that may run at once.
+        slots: attempts that may run at once of those that ask for no cpus.
         toolchain: paths that actions may read besides the usual ones.
         stop: ends both.
         token: makes the child's next token. It travels by the child's standard input: other users can read arguments,
@@ -55,6 +57,7 @@ async def supervise(
         renew_s: how often, which is well before a token ends.
         monotonic_s: a clock.
         descriptors: the child's limits of open files, soft and hard.
+        cpu_milli: what actions may ask for together; None: all that the machine gives.
         secrets: files with the values of secrets, by name. The values are in no argument and no variable of the child.
         strict: actions write nothing but what they declare.
         limits: what one action may use.
@@ -78,6 +81,7 @@ async def supervise(
             str(state),
             *(argument for path in toolchain for argument in ("--toolchain-path", str(path))),
             *(argument for name, path in secrets.items() for argument in ("--secret", f"{name}={path.absolute()}")),
+            *(() if cpu_milli is None else ("--cpus", decimal_of_milli(cpu_milli))),
             *(() if cache_size_bytes is None else ("--cache-size", str(cache_size_bytes))),
             *(("--strict",) if strict else ()),
             *_arguments_of(limits),

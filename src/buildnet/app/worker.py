@@ -71,7 +71,7 @@ async def run(
             secrets=config.secrets,
             credentials=config.credentials,
             line=config.line,
-            capacity=capacity_of(config.state),
+            capacity=capacity_of(config.state, cpu_milli=config.cpu_milli),
             limits=config.limits,
             cache_size_bytes=config.cache_size_bytes,
             cache_keep_s=config.cache_keep_s,

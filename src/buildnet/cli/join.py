@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @options.state
 @options.credentials
 @click.option("--slots", type=int, help="Actions to run at once that ask for no cpus.  [default: one a processor]")
+@options.cpus
 @click.option("--cache-size", help="What the worker keeps of blobs and input trees, as in '20 GiB'.")
 @click.option("--cache-keep", help="For how long none of these blobs is evicted that was used.  [default: 15m]")
 @click.option("--hide", multiple=True, type=click.Path(path_type=Path), help="A directory that no action may see.")
@@ -47,6 +48,7 @@ def command(
     line: str | None,
     state: Path | None,
     slots: int | None,
+    cpus: str | None,
     cache_size: str | None,
     cache_keep: str | None,
     hide: tuple[Path, ...],
@@ -66,14 +68,16 @@ def command(
     second one leaves at once.
     """
     from buildnet.app import worker
-    from buildnet.app.config import action_limits, default_slots, default_state_dir
+    from buildnet.app.config import action_limits, default_slots, default_state_dir, offered_cpu_milli
     from buildnet.cli.serving import StdinTokens, on_stdin_closed, serve
-    from buildnet.model.quantity import duration_s_of, size_bytes_of
+    from buildnet.model.quantity import duration_s_of, milli_of, size_bytes_of
 
+    cpu_milli = offered_cpu_milli(None if cpus is None else milli_of(cpus, "--cpus"))
     directory = (state or default_state_dir() / "worker").absolute()
     config = replace(
         _config(line, directory),
-        slots=slots or default_slots(),
+        slots=default_slots(cpu_milli) if slots is None else slots,
+        cpu_milli=cpu_milli,
         hidden=tuple(path.absolute() for path in hide),
         toolchain=tuple(path.absolute() for path in toolchain_path),
         secrets=options.secret_files(secret),

@@ -78,6 +78,12 @@ def secret_files(given: Iterable[str]) -> dict[str, Path]:
     return files
 
 
+def cpus(command: F) -> F:
+    """Add --cpus: how many processors a worker offers."""
+    words = "Processors that actions may ask for together, as in 2 or 0.5.  [default: all that this machine gives]"
+    return click.option("--cpus", metavar="NUMBER", help=words)(command)
+
+
 def limits(command: F) -> F:
     """Add --memory-max and its like, which `given_limits` reads: what one action may use of a worker."""
     strict = "Whether an action may use processors beyond those that it asked for while nobody else wants them (share)."

@@ -16,6 +16,7 @@ KEYS: Final = {
     "listen": "controller.listen",
     "organisation": "controller.organisation",
     "slots": "controller.slots",
+    "cpus": "worker.cpus",
     "no_worker": "controller.worker",
     "ignored_properties": "controller.ignored_properties",
     "durability": "cache.durability",
@@ -55,6 +56,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--listen", help="Address; port 0 takes a free one.  [default: 127.0.0.1:8980]")
 @click.option("--organisation", help="Whose controller it is, as join lines say.  [default: local]")
 @click.option("--slots", type=int, help="Actions to run here at once that ask for no cpus.  [default: one a processor]")
+@options.cpus
 @click.option("--no-worker", is_flag=True, default=None, help="Run no actions here; others may join.")
 @click.option(
     "--ignored-properties",
@@ -129,7 +131,7 @@ def command(config: Path | None, as_json: bool, **given: Any) -> None:
 def overrides(given: dict[str, Any]) -> dict[str, Any]:
     """Options that were given, by their keys in the configuration file and as it would give them."""
     from buildnet.app.config import WitnessConfig
-    from buildnet.model.quantity import duration_s_of, size_bytes_of
+    from buildnet.model.quantity import duration_s_of, milli_of, size_bytes_of
 
     settings = {KEYS[name]: value for name, value in given.items() if value is not None and value != ()}
     if given.get("no_worker"):
@@ -139,6 +141,8 @@ def overrides(given: dict[str, Any]) -> dict[str, Any]:
     if secrets := given.get("secret"):
         settings["worker.secrets"] = options.secret_files(secrets)
     settings |= {f"worker.{name}": value for name, value in options.given_limits(given).items()}
+    if (cpus := given.get("cpus")) is not None:
+        settings["worker.cpus"] = milli_of(cpus, "--cpus")
     if size := given.get("cache_size"):
         settings["cache.size"] = size_bytes_of(size, "--cache-size")
     if keep := given.get("cache_keep"):

@@ -180,6 +180,8 @@ class FleetService:
                     self._apply(fleet.TimeSaid(session.number, sent_unix_ms, self._clock.now_unix_ms()))
             case "accepted":
                 self._scheduler.accepted(node, request.accepted.fence)
+            case "command_ended":
+                self._scheduler.command_ended(node, request.command_ended.fence)
             case "log":
                 return self._hear_log(session, request.log.fence, lambda: log_piece_of(request.log))
             case "done":
@@ -208,6 +210,7 @@ class FleetService:
         message.welcome.lease_duration.seconds = LEASE_DURATION_S
         message.welcome.idle_heartbeat_interval.seconds = IDLE_HEARTBEAT_INTERVAL_S
         message.welcome.strict = strict
+        message.welcome.takes_command_ended = True
         return message
 
     # What the core decided.

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from google.protobuf.message import DecodeError
 
@@ -206,7 +206,8 @@ def greeting_of(hello: fleet_pb2.Hello, version: str) -> Greeting:
         boot_id=hello.boot_id,
         slots=hello.slots,
         properties=frozenset((p.name, p.value) for p in hello.properties),
-        capacity=_capacity_of(hello),
+        capacity=_amounts_of(hello, "capacity"),
+        action_max=_amounts_of(hello, "action_max") or NOTHING,
     )
     return Greeting(
         offer,
@@ -216,12 +217,12 @@ def greeting_of(hello: fleet_pb2.Hello, version: str) -> Greeting:
     )
 
 
-def _capacity_of(hello: fleet_pb2.Hello) -> Amounts | None:
-    if not hello.HasField("capacity"):
+def _amounts_of(hello: fleet_pb2.Hello, name: Literal["capacity", "action_max"]) -> Amounts | None:
+    if not hello.HasField(name):
         return None
-    said = hello.capacity
+    said = getattr(hello, name)
     if max(said.cpu_milli, said.memory_bytes, said.disk_bytes, said.gpus) > AMOUNT_MAX:
-        raise InvalidRequest(f"an amount of the capacity is over {AMOUNT_MAX}", field="hello.capacity")
+        raise InvalidRequest(f"an amount of the {name} is over {AMOUNT_MAX}", field=f"hello.{name}")
     return amounts_of(said)
 
 

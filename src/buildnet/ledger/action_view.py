@@ -147,6 +147,9 @@ class ActionView:
             run.state, run.worker = "queued", ""
 
     def _end(self, index: int, kind: str, at_unix_ms: int, said: Fields) -> None:
+        if kind == "action.cached" and (_text(said, "instance"), _text(said, "action")) not in self._by_key:
+            # It had ended, and was looked up again: a kill came before the queue kept its end.
+            return
         fence = _number(said, "fence")
         run = self._meant(index, at_unix_ms, said, fence, leased=fence is not None)
         for held, _ in run.leases:

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from buildnet.errors import InvalidRequest
 from buildnet.model.action import Properties
-from buildnet.model.amounts import Amounts
+from buildnet.model.amounts import NOTHING, Amounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,8 @@ class WorkerOffer:
 
     `properties` are name and value pairs that requirements are matched against; a name may have several values.
     `tier` is the controller's trust in it, not its own claim. `capacity` is what its actions may use together; None
-    bounds them by `slots` alone, which else bounds those that ask for no cpus.
+    bounds them by `slots` alone, which else bounds those that ask for no cpus. `action_max` is the most memory and disk
+    that one of them may ask for; zero is what all may use together.
     """
 
     node: str
@@ -25,6 +26,16 @@ class WorkerOffer:
     properties: Properties
     tier: str = "local"
     capacity: Amounts | None = None
+    action_max: Amounts = NOTHING
+
+    def gives(self, asked: Amounts) -> bool:
+        """Whether one action may ask so much of it while it runs nothing."""
+        most = self.action_max
+        return (
+            (self.capacity is None or asked.within(self.capacity))
+            and not 0 < most.memory_bytes < asked.memory_bytes
+            and not 0 < most.disk_bytes < asked.disk_bytes
+        )
 
     @property
     def attempts_max(self) -> int:

@@ -5,9 +5,9 @@ an action that may be cached is published at most once at a time (join, fence); 
 result before it is published; a worker's death strands nobody (requeue, lease deadlines); a worker is told until it
 hears (settle); what still runs after a break, or under a new controller, is not run again (adopt).
 
-An action's way: `_want`, `_found`, `_place`, `_accepted`, `_done`, `_published`. Who follows it keeps `admission.py`;
-whose turn it is decides `queue.py`, which worker `placement.py`, both asked by `dispatch.py`; what runs until when
-keeps `leases.py`; what may come back, `returning.py`.
+An action's way: `_want`, `_found`, `_place`, `_accepted`, `_command_ended`, `_done`, `_published`. Who follows it keeps
+`admission.py`; whose turn it is decides `queue.py`, which worker `placement.py`, both asked by `dispatch.py`; what
+runs until when keeps `leases.py`; what may come back, `returning.py`.
 """
 
 from __future__ import annotations
@@ -212,6 +212,12 @@ class SchedulerCore:
             effects.append(ev.Tell(operation, "executing", worker=event.worker, fence=event.fence))
 
     # It ends.
+
+    def _command_ended(self, event: ev.CommandEnded, effects: list[ev.Effect]) -> None:
+        attempt = self.leases.of(event.fence)
+        if attempt is not None and attempt.lease.worker == event.worker:
+            self.dispatch.command_ended(attempt)
+            self._place(effects)
 
     def _done(self, event: ev.Done, effects: list[ev.Effect]) -> None:
         worker, fence, outcome = event.worker, event.fence, event.outcome
@@ -434,14 +440,18 @@ class SchedulerCore:
     def _heartbeat(self, event: ev.Heartbeat, effects: list[ev.Effect]) -> None:
         self.now_s = max(self.now_s, event.now_s)
         deadline_s = self.now_s + self.limits.lease_s
+        worker = self.workers.get(event.worker)
         for fence in event.fences:
             attempt = self.leases.of(fence)
             if attempt is not None and attempt.lease.worker == event.worker:
                 attempt.deadline_s = deadline_s
-            else:
+            elif worker is None or not self._adopt(worker, fence, effects):
                 effects.append(ev.Stop(event.worker, fence, "the lease was lost"))
+        if worker is not None and worker.silent:
+            worker.silent = False
+            self.dispatch.closed_or_opened(worker)
+            self._place(effects)
         # With each beat and not with each lease: what ends sooner than the next beat has nothing to wait for.
-        worker = self.workers.get(event.worker)
         if worker is not None and (entry := self.dispatch.ahead(worker)) is not None:
             effects.append(ev.Prefetch(event.worker, entry.wanted.key))
 
@@ -458,8 +468,12 @@ class SchedulerCore:
             self._wait_no_more(entry, effects, may_return=True)
             late = True
         while (attempt := self.leases.expired(self.now_s)) is not None:
-            effects.append(ev.Stop(attempt.lease.worker, attempt.lease.fence, "the lease ran out"))
-            self._take_back(attempt, effects)
+            # Nobody hears it, so it is given nothing that would be lost too; what it runs may go on once it is heard.
+            if (worker := attempt.worker) is not None and not worker.silent:
+                worker.silent = True
+                self.dispatch.closed_or_opened(worker)
+            effects.append(ev.Unheard(attempt.lease.fence))
+            self._take_back(attempt, effects, may_return=True)
             late = True
         if late:
             self._place(effects)
@@ -469,7 +483,7 @@ class SchedulerCore:
         """A second attempt for what runs much longer than its like, where a worker has room that nobody waits for."""
         while (attempt := self.leases.straggling(self.now_s)) is not None:
             entry, demand = attempt.entry, attempt.entry.demand
-            if entry.second is not None or not entry.followers:
+            if entry.second is not None or attempt.ended or not entry.followers:
                 continue
             if demand is None or demand.queue.waiting or entry.attempts >= self.limits.attempts_max:
                 continue
@@ -491,6 +505,7 @@ _HANDLERS: Final[dict[type, Callable[..., None]]] = {
     ev.ResourcesChanged: SchedulerCore._resources_changed,
     ev.Heartbeat: SchedulerCore._heartbeat,
     ev.Accepted: SchedulerCore._accepted,
+    ev.CommandEnded: SchedulerCore._command_ended,
     ev.Done: SchedulerCore._done,
     ev.Published: SchedulerCore._published,
     ev.Cancel: SchedulerCore._cancel,

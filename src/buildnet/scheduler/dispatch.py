@@ -155,6 +155,9 @@ class Dispatch:
         elif entry.share.path != path or entry.state == "publishing":
             return
         elif entry.attempt is not None:
+            if entry.attempt.sending:
+                # It is counted nowhere any more.
+                return
             for other in others:
                 if self._moved(entry, entry.attempt, other):
                     return
@@ -430,6 +433,33 @@ class Dispatch:
         entry, worker = attempt.entry, attempt.worker
         demand = entry.demand
         assert demand is not None
-        self.shares.give_back(entry.share, demand.cost, attempt.charge, demand.cpu_milli)
-        if worker is not None and not worker.gone:
+        if not attempt.sending:
+            self.shares.give_back(entry.share, demand.cost, attempt.charge, demand.cpu_milli)
+        if worker is None or worker.gone:
+            return
+        if attempt.sending:
+            self.room.sent(worker, attempt.fence, attempt.lease.reserved)
+        else:
             self.room.give_back(worker, attempt.fence, attempt.lease.reserved, demand)
+        while worker.to_send and worker.sending < worker.slots:
+            after = worker.to_send.popleft()
+            if after.fence in worker.fences:
+                self._send(after, worker)
+
+    def command_ended(self, attempt: Attempt) -> None:
+        """Its command runs no more: what that took is free, once fewer of its worker send than that has slots."""
+        worker = attempt.worker
+        if worker is None or worker.gone or attempt.ended:
+            return
+        attempt.ended = True
+        if worker.sending < worker.slots:
+            self._send(attempt, worker)
+        else:
+            worker.to_send.append(attempt)
+
+    def _send(self, attempt: Attempt, worker: Worker) -> None:
+        entry, attempt.sending = attempt.entry, True
+        demand = entry.demand
+        assert demand is not None
+        self.shares.give_back(entry.share, demand.cost, attempt.charge, demand.cpu_milli)
+        self.room.command_ended(worker, attempt.fence, attempt.lease.reserved, demand)

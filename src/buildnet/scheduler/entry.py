@@ -22,10 +22,11 @@ EntryState = Literal["looking", "queued", "returning", "leased", "publishing"]
 
 class Attempt:
     """A lease in force. `charge` is what its share is given back; `worker` None for one that an earlier controller gave
-    and whose worker has not joined this one.
+    and whose worker has not joined this one. `ended` once its command has; `sending` once what that took, but for disk,
+    was given back.
     """
 
-    __slots__ = ("began_s", "charge", "deadline_s", "entry", "fence", "lease", "worker")
+    __slots__ = ("began_s", "charge", "deadline_s", "ended", "entry", "fence", "lease", "sending", "worker")
 
     def __init__(
         self, entry: Entry, lease: Lease, worker: Worker | None, charge: int, began_s: float, deadline_s: float
@@ -37,6 +38,7 @@ class Attempt:
         self.charge = charge
         self.began_s = began_s
         self.deadline_s = deadline_s
+        self.ended = self.sending = False
 
 
 class Entry:

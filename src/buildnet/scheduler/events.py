@@ -102,6 +102,15 @@ class Accepted:
 
 @quick
 @dataclass(frozen=True, slots=True)
+class CommandEnded:
+    """The command of an attempt has ended; its outputs are still on their way."""
+
+    worker: str
+    fence: int
+
+
+@quick
+@dataclass(frozen=True, slots=True)
 class Done:
     """An attempt ended."""
 
@@ -152,6 +161,7 @@ Event = (
     | ResourcesChanged
     | Heartbeat
     | Accepted
+    | CommandEnded
     | Done
     | Published
     | Cancel
@@ -201,6 +211,14 @@ class Stop:
 
 @quick
 @dataclass(frozen=True, slots=True)
+class Unheard:
+    """An attempt's lease ran out: no more of its log is known to come, though its worker may be heard again."""
+
+    fence: int
+
+
+@quick
+@dataclass(frozen=True, slots=True)
 class Settle:
     """Tell a worker that its Done need not be repeated."""
 
@@ -243,4 +261,4 @@ class Record:
     operation: str = ""
 
 
-Effect = Lookup | Assign | Prefetch | Stop | Settle | Publish | Tell | Record
+Effect = Lookup | Assign | Prefetch | Stop | Unheard | Settle | Publish | Tell | Record

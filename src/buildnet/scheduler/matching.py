@@ -40,7 +40,7 @@ def matches(wanted: Wanted, offer: WorkerOffer, resources: ResourceMatcher = NO_
     """
     if wanted.pinned and wanted.pinned != offer.node:
         return False
-    if offer.capacity is not None and not wanted.asked.within(offer.capacity):
+    if not offer.gives(wanted.asked):
         return False
     if not may_take(offer.tier, requires(wanted.requirements)):
         return False
@@ -67,6 +67,8 @@ def _words_of(wanted: Wanted, offers: list[WorkerOffer], resources: ResourceMatc
     plain = Wanted(wanted.key, wanted.requirements, wanted.timeout_s)
     if wanted.asked != NOTHING and any(matches(plain, offer, resources) is not False for offer in offers):
         less = _NO_GPUS if wanted.asked.gpus and not any(o.capacity and o.capacity.gpus for o in offers) else _LESS
+        if any(offer.action_max != NOTHING for offer in offers):
+            less += ", or raise its --memory-max or --disk-max"
         return f"{none} has {wanted.asked.text}: {'; '.join(_capacities(offers))}; {less}"
     tier = requires(wanted.requirements)
     trusted = [offer for offer in offers if may_take(offer.tier, tier)]
@@ -93,6 +95,7 @@ def _words_of(wanted: Wanted, offers: list[WorkerOffer], resources: ResourceMatc
 def _capacities(offers: list[WorkerOffer]) -> Iterator[str]:
     for offer in sorted(offers, key=lambda offer: offer.node)[:_TOLD_MAX]:
         capacity = offer.capacity
-        yield f"{offer.node[:12]} has {capacity.text if capacity is not None else 'not told'}"
+        each = f" and gives one action {offer.action_max.text}" if offer.action_max != NOTHING else ""
+        yield f"{offer.node[:12]} has {capacity.text if capacity is not None else 'not told'}{each}"
     if len(offers) > _TOLD_MAX:
         yield f"and {len(offers) - _TOLD_MAX} more"

@@ -6,9 +6,9 @@ demand, who has a free slot, how busy each is are integers, and a choice is a fe
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from buildnet.model.action import Properties, Wanted
 from buildnet.model.amounts import NOTHING, Amounts
@@ -16,6 +16,9 @@ from buildnet.model.node import WorkerOffer
 from buildnet.ports import ResourceMatcher
 from buildnet.scheduler.matching import matches
 from buildnet.scheduler.queue import FairQueue
+
+if TYPE_CHECKING:
+    from buildnet.scheduler.entry import Attempt
 
 LEVELS: Final = 16
 """How finely workers are told apart by how busy they are."""
@@ -95,7 +98,9 @@ class Worker:
 
     `level` is how busy it is, -1 while it is given no work or is full. `plain` of what runs asked for no cpus: `slots`
     bounds these, its amounts the others, and `attempts_max` all. `ahead` is the entry whose inputs it
-    was told to fetch, -1 for none. `gone` once its session ended: what it ran counts nowhere.
+    was told to fetch, -1 for none. `silent` from when a lease of its own ran out until it is heard again. `gone` once
+    its session ended: what it ran counts nowhere. Of `sending` of its attempts the commands have ended, and only their
+    disk is counted; as many as slots may, and `to_send` wait.
     """
 
     __slots__ = (
@@ -120,9 +125,12 @@ class Worker:
         "offer",
         "plain",
         "refused",
+        "sending",
+        "silent",
         "slot",
         "slot_cpu_milli",
         "slots",
+        "to_send",
     )
 
     def __init__(self, offer: WorkerOffer, bit: int, *, cordoned: bool) -> None:
@@ -133,8 +141,10 @@ class Worker:
         self.plain = 0
         self.bit = bit
         self.cordoned = cordoned
-        self.draining = self.gone = False
+        self.draining = self.silent = self.gone = False
         self.fences: set[int] = set()
+        self.sending = 0
+        self.to_send: deque[Attempt] = deque()
         self.cpu_milli = self.memory_bytes = self.disk_bytes = self.gpus = 0
         self.level = -1
         self.ahead = -1
@@ -153,7 +163,7 @@ class Worker:
     @property
     def is_open(self) -> bool:
         """Whether it is given work at all."""
-        return not (self.draining or self.cordoned)
+        return not (self.draining or self.cordoned or self.silent)
 
     @property
     def used(self) -> Amounts:
@@ -239,10 +249,10 @@ class Placement:
 
     def changed(self, worker: Worker) -> None:
         """How busy it is, or whether it is given work, is other than before."""
-        count, was, cpu_milli_max = len(worker.fences), worker.level, worker.cpu_milli_max
+        count, was, cpu_milli_max = len(worker.fences) - worker.sending, worker.level, worker.cpu_milli_max
         # Nothing takes no cpus: where all are taken nothing has room, whatever it asks.
         is_full = count >= worker.attempts_max or 0 < cpu_milli_max <= worker.cpu_milli
-        if is_full or worker.draining or worker.cordoned:
+        if is_full or worker.draining or worker.cordoned or worker.silent:
             level = -1
         elif not count:
             level = 0
@@ -303,10 +313,27 @@ class Placement:
             worker.disk_bytes -= reserved.disk_bytes
             worker.gpus -= reserved.gpus
         if worker.refused:
-            for refused in worker.refused:
-                refused.roomy |= refused.able & worker.bit
-            worker.refused.clear()
+            self._ask_again(worker)
         self.changed(worker)
+
+    def command_ended(self, worker: Worker, fence: int, reserved: Amounts, demand: Demand) -> None:
+        """The command of an attempt at one of these ended there: its outputs keep the disk that they are on."""
+        self.give_back(worker, fence, reserved, demand)
+        worker.fences.add(fence)
+        worker.sending += 1
+        worker.disk_bytes += reserved.disk_bytes
+
+    def sent(self, worker: Worker, fence: int, reserved: Amounts) -> None:
+        """An attempt whose command ended before has ended there."""
+        worker.fences.discard(fence)
+        worker.sending -= 1
+        worker.disk_bytes -= reserved.disk_bytes
+        self._ask_again(worker)
+
+    def _ask_again(self, worker: Worker) -> None:
+        for refused in worker.refused:
+            refused.roomy |= refused.able & worker.bit
+        worker.refused.clear()
 
     # Demands.
 

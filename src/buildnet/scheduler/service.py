@@ -297,7 +297,8 @@ class Scheduler:
 
     def heartbeat(self, node: str, fences: tuple[int, ...]) -> None:
         """A worker lives."""
-        if not fences:
+        worker = self._core.workers.get(node)
+        if not fences and (worker is None or not worker.silent):
             # Nothing is renewed. A step for each beat of an idle fleet would look for the next deadline each time.
             return
         self._step(ev.Heartbeat(node, fences, self._clock.monotonic_s()))
@@ -305,6 +306,10 @@ class Scheduler:
     def accepted(self, node: str, fence: int) -> None:
         """A worker has begun an attempt."""
         self._step(ev.Accepted(node, fence))
+
+    def command_ended(self, node: str, fence: int) -> None:
+        """The command of an attempt has ended, and its outputs are on their way."""
+        self._step(ev.CommandEnded(node, fence))
 
     def done(self, node: str, fence: int, outcome: Outcome) -> None:
         """A worker has ended an attempt."""
@@ -366,6 +371,8 @@ class Scheduler:
                 self._attempt_ended(effect.fence)
                 if (link := self._links.get(effect.worker)) is not None:
                     link.cancel(effect.fence, effect.reason)
+            case ev.Unheard():
+                self._attempt_ended(effect.fence)
             case ev.Settle():
                 if self._keeping is None:
                     self._settle(effect.worker, effect.fence)

@@ -97,6 +97,7 @@ class FakeController:
     """Serves sessions; each new one is a FakeSession that has been welcomed."""
 
     def __init__(self, heartbeat_interval_ms: int = 20, controller_id: str = "controller-1") -> None:
+        self.takes_command_ended = False
         self._heartbeat_interval_ms = heartbeat_interval_ms
         self._controller_id = controller_id
         self._sessions: asyncio.Queue[FakeSession] = asyncio.Queue()
@@ -145,6 +146,7 @@ class FakeController:
         welcome.welcome.controller_id = self._controller_id
         welcome.welcome.heartbeat_interval.FromMilliseconds(self._heartbeat_interval_ms)
         welcome.welcome.lease_duration.seconds = 4
+        welcome.welcome.takes_command_ended = self.takes_command_ended
         session.send(welcome)
         self._sessions.put_nowait(session)
         async for message in session._serve(requests):

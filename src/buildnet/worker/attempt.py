@@ -138,12 +138,23 @@ class Handle:
         self.log = log
         self.stop_reason: str | None = None
         self._stopping: list[Callable[[str], object]] = []
+        self._ended: Callable[[], object] = lambda: None
+        self.has_ended = False
 
     def on_stop(self, call: Callable[[str], object]) -> None:
         """Have this called with the reason once somebody wants it to stop, or now if somebody does."""
         self._stopping.append(call)
         if self.stop_reason is not None:
             call(self.stop_reason)
+
+    def on_command_ended(self, call: Callable[[], object]) -> None:
+        """Have this called once the command has ended, if its outputs are still to be sent then."""
+        self._ended = call
+
+    def command_ended(self) -> None:
+        """The command has ended, and its outputs are still to be sent; told once, or never."""
+        self.has_ended = True
+        self._ended()
 
     def stop(self, reason: str) -> None:
         """Ask the attempt to stop; safe to repeat."""

@@ -199,6 +199,8 @@ class Executor:
                 self._look(fence)
             elif what == "staged":
                 _settle(running.staged, about)
+            elif what == "command_ended":
+                running.handle.command_ended()
             else:
                 _settle(running.staged, -1)
                 if running.has_printed:

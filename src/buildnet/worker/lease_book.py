@@ -82,6 +82,13 @@ class Begun:
 
 
 @dataclass(frozen=True, slots=True)
+class CommandEnded:
+    """The command has ended here; its outputs are still to be sent."""
+
+    fence: int
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The attempt has ended here and its scratch is gone."""
 
@@ -104,7 +111,19 @@ class Abandoned:
     """The controller has been away for so long that it will not want what runs."""
 
 
-Event = Joined | Lost | Assigned | CancelAsked | Settled | Begun | Finished | DrainAsked | StopAsked | Abandoned
+Event = (
+    Joined
+    | Lost
+    | Assigned
+    | CancelAsked
+    | Settled
+    | Begun
+    | CommandEnded
+    | Finished
+    | DrainAsked
+    | StopAsked
+    | Abandoned
+)
 
 
 # What is to be done about it.
@@ -133,6 +152,13 @@ class TellAccepted:
 
 
 @dataclass(frozen=True, slots=True)
+class TellCommandEnded:
+    """Send CommandEnded, to a controller that takes it."""
+
+    fence: int
+
+
+@dataclass(frozen=True, slots=True)
 class TellDone:
     """Send Done."""
 
@@ -145,7 +171,7 @@ class TellDraining:
     """Send Draining."""
 
 
-Effect = Start | Kill | TellAccepted | TellDone | TellDraining
+Effect = Start | Kill | TellAccepted | TellCommandEnded | TellDone | TellDraining
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +180,7 @@ class Attempt:
 
     assignment: Assignment
     begun: bool = False
+    command_ended: bool = False
     unwanted: bool = False
 
 
@@ -213,6 +240,8 @@ def step(book: Book, event: Event) -> Step:
             return _settled(book, event.fence)
         case Begun():
             return _begun(book, event.fence)
+        case CommandEnded():
+            return _command_ended(book, event.fence)
         case Finished():
             return _finished(book, event)
         case DrainAsked():
@@ -230,6 +259,7 @@ def _joined(book: Book, event: Joined) -> Step:
     book = replace(book, joined=True, controller_id=event.controller_id, ended=ended)
     told: list[Effect] = [TellDraining()] if book.draining else []
     told += [TellAccepted(fence) for fence, a in book.running.items() if a.begun and not a.unwanted]
+    told += [TellCommandEnded(fence) for fence, a in book.running.items() if a.command_ended and not a.unwanted]
     told += [TellDone(fence, u.outcome) for fence, u in book.unsettled.items()]
     return book, tuple(told)
 
@@ -277,6 +307,15 @@ def _begun(book: Book, fence: int) -> Step:
         return book, ()
     running = {**book.running, fence: replace(attempt, begun=True)}
     told = () if attempt.unwanted else _if_joined(book, TellAccepted(fence))
+    return replace(book, running=MappingProxyType(running)), told
+
+
+def _command_ended(book: Book, fence: int) -> Step:
+    attempt = book.running.get(fence)
+    if attempt is None or attempt.command_ended:
+        return book, ()
+    running = {**book.running, fence: replace(attempt, command_ended=True)}
+    told = () if attempt.unwanted else _if_joined(book, TellCommandEnded(fence))
     return replace(book, running=MappingProxyType(running)), told
 
 

@@ -9,6 +9,7 @@ from typing import Final, cast
 
 from buildnet.errors import InvalidRequest
 from buildnet.model.action import ActionKey, Outcome, Properties
+from buildnet.model.amounts import Amounts
 from buildnet.model.digest import Digest
 from buildnet.wire._gen.buildnet.v1 import fleet_pb2
 from buildnet.wire.actions import digest_message, digest_of
@@ -24,6 +25,7 @@ from buildnet.worker.lease_book import (
     Event,
     Settled,
     TellAccepted,
+    TellCommandEnded,
     TellDone,
     TellDraining,
 )
@@ -49,6 +51,10 @@ def hello_of(
     hello.sent_at.FromMilliseconds(sent_unix_ms)
     if (capacity := config.capacity) is not None:
         hello.capacity.CopyFrom(amounts_message(capacity))
+    limits = config.limits
+    if limits.memory_bytes or limits.disk_bytes:
+        most = Amounts(memory_bytes=limits.memory_bytes or 0, disk_bytes=limits.disk_bytes or 0)
+        hello.action_max.CopyFrom(amounts_message(most))
     for name, value in sorted(properties):
         hello.properties.add(name=name, value=value)
     for assignment in held:
@@ -65,12 +71,16 @@ def heartbeat_of(running: Iterable[Assignment], *, sent_unix_ms: int) -> fleet_p
     return message
 
 
-def told(effect: TellAccepted | TellDone | TellDraining) -> fleet_pb2.JoinRequest:
+def told(effect: TellAccepted | TellCommandEnded | TellDone | TellDraining) -> fleet_pb2.JoinRequest:
     """The message that an effect asks to send."""
     match effect:
         case TellAccepted():
             message = fleet_pb2.JoinRequest()
             message.accepted.fence = effect.fence
+            return message
+        case TellCommandEnded():
+            message = fleet_pb2.JoinRequest()
+            message.command_ended.fence = effect.fence
             return message
         case TellDraining():
             message = fleet_pb2.JoinRequest()

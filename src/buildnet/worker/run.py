@@ -207,8 +207,9 @@ def crew_of(config: WorkerConfig, store: Store, link: Link, means: Means, node: 
                 "cleared": config.state / "cleared",
                 "node": node,
                 "away_timeout_s": config.away_timeout_s,
-                # One more than run at once, so that a cancelled attempt's end never waits for another's upload.
-                "threads_max": config.attempts_max + 1,
+                # Of those that run at once, and of those that send beside them; one more, so that a cancelled attempt's
+                # end never waits for another's upload.
+                "threads_max": config.attempts_max + config.slots + 1,
                 "hidden": _hidden(config),
                 "files": own_files(),
             }

@@ -90,6 +90,7 @@ class Session:
         self._open = partial(call_of, config.address, config.credentials) if uplink is None else uplink.call
         self._announcer = announcer
         self._controller_id = ""
+        self._takes_command_ended = False
         self._identity = identity
         self._properties = properties
         self._runner = runner
@@ -186,6 +187,9 @@ class Session:
                     self._forget_accepted(effect.fence)
                     later = asyncio.get_running_loop().call_later
                     self._accepted[effect.fence] = later(_ACCEPTED_LINGER_S, self._tell_accepted, effect)
+                case lease_book.TellCommandEnded():
+                    if self._takes_command_ended:
+                        self._outbox.put(messages.told(effect))
                 case lease_book.TellDone():
                     self._forget_accepted(effect.fence)
                     self._outbox.put(messages.told(effect))
@@ -221,12 +225,17 @@ class Session:
 
     async def _attempt(self, assignment: Assignment, handle: Handle) -> None:
         fence = assignment.fence
-        async with self._slots:
+        await self._slots.acquire()
+        handle.on_command_ended(partial(self._command_ended, fence))
+        try:
             if handle.stop_reason is None:
                 self._apply(lease_book.Begun(fence))
                 outcome = await self._runner.run(assignment, handle)
             else:
                 outcome = Outcome("cancelled", None, handle.stop_reason)
+        finally:
+            if not handle.has_ended:
+                self._slots.release()
         if self._book.joined and handle.stop_reason is None:
             # The controller takes no more of a log once it has the result.
             with suppress(TimeoutError):
@@ -236,6 +245,11 @@ class Session:
         self._printing.pop(fence, None)
         del self._handles[fence]
         self._apply(lease_book.Finished(fence, outcome))
+
+    def _command_ended(self, fence: int) -> None:
+        # What it sends takes a thread, and no place of one that runs.
+        self._slots.release()
+        self._apply(lease_book.CommandEnded(fence))
 
     # Logs.
 
@@ -372,6 +386,7 @@ class Session:
             self._ever_joined = True
             self._controller_id = message.welcome.controller_id
             self._be_strict(message.welcome.strict)
+            self._takes_command_ended = message.welcome.takes_command_ended
             welcome.set_result(message.welcome)
             self._apply(lease_book.Joined(message.welcome.controller_id))
 

@@ -177,7 +177,7 @@ pub struct Property {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct JoinRequest {
-    #[prost(oneof = "join_request::Message", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "join_request::Message", tags = "1, 2, 3, 4, 5, 6, 7, 20")]
     pub message: ::core::option::Option<join_request::Message>,
 }
 /// Nested message and enum types in `JoinRequest`.
@@ -198,6 +198,8 @@ pub mod join_request {
         Draining(super::Draining),
         #[prost(message, tag = "7")]
         Announcement(super::Announcement),
+        #[prost(message, tag = "20")]
+        CommandEnded(super::CommandEnded),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -218,6 +220,8 @@ pub struct Hello {
     pub hostname: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "8")]
     pub capacity: ::core::option::Option<Amounts>,
+    #[prost(message, optional, tag = "9")]
+    pub action_max: ::core::option::Option<Amounts>,
     #[prost(message, optional, tag = "20")]
     pub sent_at: ::core::option::Option<::prost_types::Timestamp>,
 }
@@ -250,6 +254,11 @@ pub struct Heartbeat {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Accepted {
+    #[prost(uint64, tag = "1")]
+    pub fence: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CommandEnded {
     #[prost(uint64, tag = "1")]
     pub fence: u64,
 }
@@ -353,6 +362,8 @@ pub struct Welcome {
     pub idle_heartbeat_interval: ::core::option::Option<::prost_types::Duration>,
     #[prost(bool, tag = "21")]
     pub strict: bool,
+    #[prost(bool, tag = "22")]
+    pub takes_command_ended: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Assign {

@@ -62,7 +62,7 @@ class Property(_message.Message):
     def __init__(self, name: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
 
 class JoinRequest(_message.Message):
-    __slots__ = ("hello", "heartbeat", "accepted", "log", "done", "draining", "announcement")
+    __slots__ = ("hello", "heartbeat", "accepted", "log", "done", "draining", "announcement", "command_ended")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
@@ -70,6 +70,7 @@ class JoinRequest(_message.Message):
     DONE_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
     ANNOUNCEMENT_FIELD_NUMBER: _ClassVar[int]
+    COMMAND_ENDED_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     heartbeat: Heartbeat
     accepted: Accepted
@@ -77,10 +78,11 @@ class JoinRequest(_message.Message):
     done: Done
     draining: Draining
     announcement: _resource_pb2.Announcement
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., accepted: _Optional[_Union[Accepted, _Mapping]] = ..., log: _Optional[_Union[LogChunk, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., draining: _Optional[_Union[Draining, _Mapping]] = ..., announcement: _Optional[_Union[_resource_pb2.Announcement, _Mapping]] = ...) -> None: ...
+    command_ended: CommandEnded
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., accepted: _Optional[_Union[Accepted, _Mapping]] = ..., log: _Optional[_Union[LogChunk, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., draining: _Optional[_Union[Draining, _Mapping]] = ..., announcement: _Optional[_Union[_resource_pb2.Announcement, _Mapping]] = ..., command_ended: _Optional[_Union[CommandEnded, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("node_id", "boot_id", "version", "slots", "properties", "running", "hostname", "capacity", "sent_at")
+    __slots__ = ("node_id", "boot_id", "version", "slots", "properties", "running", "hostname", "capacity", "action_max", "sent_at")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     BOOT_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -89,6 +91,7 @@ class Hello(_message.Message):
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     HOSTNAME_FIELD_NUMBER: _ClassVar[int]
     CAPACITY_FIELD_NUMBER: _ClassVar[int]
+    ACTION_MAX_FIELD_NUMBER: _ClassVar[int]
     SENT_AT_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     boot_id: str
@@ -98,8 +101,9 @@ class Hello(_message.Message):
     running: _containers.RepeatedCompositeFieldContainer[RunningAttempt]
     hostname: str
     capacity: Amounts
+    action_max: Amounts
     sent_at: _timestamp_pb2.Timestamp
-    def __init__(self, node_id: _Optional[str] = ..., boot_id: _Optional[str] = ..., version: _Optional[str] = ..., slots: _Optional[int] = ..., properties: _Optional[_Iterable[_Union[Property, _Mapping]]] = ..., running: _Optional[_Iterable[_Union[RunningAttempt, _Mapping]]] = ..., hostname: _Optional[str] = ..., capacity: _Optional[_Union[Amounts, _Mapping]] = ..., sent_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    def __init__(self, node_id: _Optional[str] = ..., boot_id: _Optional[str] = ..., version: _Optional[str] = ..., slots: _Optional[int] = ..., properties: _Optional[_Iterable[_Union[Property, _Mapping]]] = ..., running: _Optional[_Iterable[_Union[RunningAttempt, _Mapping]]] = ..., hostname: _Optional[str] = ..., capacity: _Optional[_Union[Amounts, _Mapping]] = ..., action_max: _Optional[_Union[Amounts, _Mapping]] = ..., sent_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class Amounts(_message.Message):
     __slots__ = ("cpu_milli", "memory_bytes", "disk_bytes", "gpus")
@@ -130,6 +134,12 @@ class Heartbeat(_message.Message):
     def __init__(self, fences: _Optional[_Iterable[int]] = ..., sent_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class Accepted(_message.Message):
+    __slots__ = ("fence",)
+    FENCE_FIELD_NUMBER: _ClassVar[int]
+    fence: int
+    def __init__(self, fence: _Optional[int] = ...) -> None: ...
+
+class CommandEnded(_message.Message):
     __slots__ = ("fence",)
     FENCE_FIELD_NUMBER: _ClassVar[int]
     fence: int
@@ -218,20 +228,22 @@ class JoinResponse(_message.Message):
     def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., assign: _Optional[_Union[Assign, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., settled: _Optional[_Union[Settled, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., announced: _Optional[_Union[_resource_pb2.Announced, _Mapping]] = ..., prefetch: _Optional[_Union[Prefetch, _Mapping]] = ..., log_taken: _Optional[_Union[LogTaken, _Mapping]] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("controller_id", "version", "heartbeat_interval", "lease_duration", "idle_heartbeat_interval", "strict")
+    __slots__ = ("controller_id", "version", "heartbeat_interval", "lease_duration", "idle_heartbeat_interval", "strict", "takes_command_ended")
     CONTROLLER_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_INTERVAL_FIELD_NUMBER: _ClassVar[int]
     LEASE_DURATION_FIELD_NUMBER: _ClassVar[int]
     IDLE_HEARTBEAT_INTERVAL_FIELD_NUMBER: _ClassVar[int]
     STRICT_FIELD_NUMBER: _ClassVar[int]
+    TAKES_COMMAND_ENDED_FIELD_NUMBER: _ClassVar[int]
     controller_id: str
     version: str
     heartbeat_interval: _duration_pb2.Duration
     lease_duration: _duration_pb2.Duration
     idle_heartbeat_interval: _duration_pb2.Duration
     strict: bool
-    def __init__(self, controller_id: _Optional[str] = ..., version: _Optional[str] = ..., heartbeat_interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., lease_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., idle_heartbeat_interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., strict: _Optional[bool] = ...) -> None: ...
+    takes_command_ended: bool
+    def __init__(self, controller_id: _Optional[str] = ..., version: _Optional[str] = ..., heartbeat_interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., lease_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., idle_heartbeat_interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., strict: _Optional[bool] = ..., takes_command_ended: _Optional[bool] = ...) -> None: ...
 
 class Assign(_message.Message):
     __slots__ = ("fence", "instance_name", "action_digest", "timeout", "attempt", "reserved", "action", "command")
