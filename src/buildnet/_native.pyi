@@ -431,11 +431,10 @@ class Crew:
     (whether another sandbox runs it).
 
     `fd` is readable while `take` has something: (fence, what, about). `printed`: nothing more is said of it before
-    `Attempt.quiet`. `staged`: the mount to show, or -1; `Attempt.finish` is due. `command_ended`, only where
-    much is left to be collected and sent. At the end, once its scratch is gone, `failed`: a NativeError; or `reported`:
-    a dict of result (an encoded ActionResult whose blobs are all at the controller), exit_code, reason (as
-    `Process.poll`), failure (a NativeError, why there are no outputs, or None), and of undeclared writes paths, count
-    and whole.
+    `Attempt.quiet`. `staged`: the mount to show, or -1; `Attempt.finish` is due. At the end, once its scratch is gone,
+    `failed`: a NativeError; or `reported`: a dict of result (an encoded ActionResult whose blobs are all at the
+    controller), exit_code, reason (as `Process.poll`), failure (a NativeError, why there are no outputs, or None), and
+    of undeclared writes paths, count and whole.
 
     `fetch` *blocks*. `close` *blocks* until nothing of any attempt is left, for at most some seconds.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -52,8 +53,10 @@ class Proxy(grpc.GenericRpcHandler):
 
 
 @asynccontextmanager
-async def passing(listen: str, files: Files | None = None) -> AsyncIterator[Proxy]:
-    """A proxy before `listen`, within TLS by these files or in plaintext."""
+async def passing(listen: str, files: Files | None = None, *, clients: Path | None = None) -> AsyncIterator[Proxy]:
+    """A proxy before `listen`, within TLS by these files or in plaintext; with an authority of `clients`, for who has
+    a certificate of it.
+    """
     server = grpc.aio.server()
     async with grpc.aio.insecure_channel(listen) as upstream:
         proxy = Proxy(upstream)
@@ -62,7 +65,9 @@ async def passing(listen: str, files: Files | None = None) -> AsyncIterator[Prox
             port = server.add_insecure_port("127.0.0.1:0")
         else:
             pair = (files.key.read_bytes(), files.certificate.read_bytes())
-            port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
+            roots = None if clients is None else clients.read_bytes()
+            credentials = grpc.ssl_server_credentials([pair], roots, require_client_auth=roots is not None)
+            port = server.add_secure_port("127.0.0.1:0", credentials)
         proxy.listen = f"127.0.0.1:{port}"
         await server.start()
         try:

@@ -241,17 +241,19 @@ async def test_the_commands_join_a_worker_through_a_proxy(house: House, tmp_path
         assert done.returncode == 0, done.stderr
         return str(done.stdout)
 
-    async with passing(controller.ready["listen"], authority.issue("proxy", loopback=True)) as proxy:
+    files, own = authority.issue("proxy", loopback=True), authority.issue("node")
+    async with passing(controller.ready["listen"], files, clients=authority.file) as proxy:
         address = f"https://{proxy.listen}"
         line = await buildnet("fleet", "tokens", "new", "--address", address, "--state", state)
         assert line.startswith(f"bnet+https://{proxy.listen}/local?key=")
-        ca_file = ("--ca-file", str(authority.file))
-        worker = await asyncio.to_thread(house.join, line.strip(), "--slots", "1", *ca_file, name="w")
+        shown = ("--ca-file", authority.file, "--cert-file", own.certificate, "--key-file", own.key)
+        credentials = [str(word) for word in shown]
+        worker = await asyncio.to_thread(house.join, line.strip(), "--slots", "1", *credentials, name="w")
         words = ("run", "--state", state, "--", "sh", "-c", "echo from behind")
         assert await buildnet(*words) == "from behind\n"
         assert await asyncio.to_thread(worker.stop) == 0
         # It is known by its key now, and knows its way.
-        arguments = ("join", "--state", str(tmp_path / "w"), "--slots", "1", *ca_file)
+        arguments = ("join", "--state", str(tmp_path / "w"), "--slots", "1", *credentials)
         again = await asyncio.to_thread(lambda: house._start(*arguments, worker_state=tmp_path / "w"))
         assert again.ready["url"] == line.partition("?")[0]
         assert await asyncio.to_thread(again.stop) == 0

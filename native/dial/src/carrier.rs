@@ -17,13 +17,14 @@ use http_body_util::StreamBody;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body, Frame, Incoming};
 use hyper::client::conn::http2::{self, SendRequest};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper::rt::Executor;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::{Code, Status};
 
-use crate::channel::root_cause;
+use crate::channel::{Counted, root_cause};
 use crate::dialler::connected;
 use crate::secure::client_config;
 use crate::{DialError, TlsOptions};
@@ -74,23 +75,23 @@ impl Carrier {
     ///
     /// # Errors
     /// Nobody answers, or by no TLS or HTTP/2 of this end's.
-    pub(crate) async fn open(&self, address: String) -> io::Result<Carried<Answered>> {
+    pub(crate) async fn open(&self, address: String, executor: &Counted) -> io::Result<Carried<Answered>> {
         let stream = connected(address).await?;
         match &self.tls {
-            None => self.begin(stream).await,
+            None => self.begin(stream, executor).await,
             Some((config, name)) => {
                 let handshake = tokio_rustls::TlsConnector::from(Arc::clone(config)).connect(name.clone(), stream);
                 let within = tokio::time::timeout(TLS_TIMEOUT, handshake).await;
-                self.begin(within.map_err(|_| io::Error::other("no TLS handshake in time"))??).await
+                self.begin(within.map_err(|_| io::Error::other("no TLS handshake in time"))??, executor).await
             }
         }
     }
 
-    async fn begin<S>(&self, stream: S) -> io::Result<Carried<Answered>>
+    async fn begin<S>(&self, stream: S, executor: &Counted) -> io::Result<Carried<Answered>>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
+        let (mut sender, connection) = http2::Builder::new(executor.clone())
             .timer(TokioTimer::new())
             .initial_stream_window_size(WINDOW_BYTES)
             .initial_connection_window_size(WINDOW_BYTES)
@@ -98,7 +99,7 @@ impl Carrier {
             .await
             .map_err(failed)?;
         // How it ended is told by the call on it.
-        tokio::spawn(connection.map(drop));
+        executor.execute(connection.map(drop));
         sender.ready().await.map_err(failed)?;
         let written = Written::default();
         let sent = written.carrying().map(|bytes| Ok(Frame::data(bytes)));

@@ -7,7 +7,6 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use prost::Message;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
@@ -150,10 +149,10 @@ impl Drop for Running {
 
 /// Runs what a connection is made of; when all of it has ended, nobody holds the sender.
 #[derive(Clone)]
-struct Counted(mpsc::Sender<Infallible>);
+pub(crate) struct Counted(mpsc::Sender<Infallible>);
 
-impl hyper::rt::Executor<BoxFuture<'static, ()>> for Counted {
-    fn execute(&self, work: BoxFuture<'static, ()>) {
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Counted {
+    fn execute(&self, work: F) {
         let held = self.0.clone();
         tokio::spawn(async move {
             work.await;
@@ -192,7 +191,7 @@ impl Link {
             let refused = |e: tonic::transport::Error| DialError::Invalid(format!("TLS to {url}: {}", root_cause(&e)));
             endpoint = endpoint.tls_config(tls_config(&options.tls)).map_err(refused)?;
         }
-        Self::opened(url.to_owned(), options, endpoint, Endpoint::connect_lazy)
+        Self::opened(url.to_owned(), options, endpoint, |endpoint, _| endpoint.connect_lazy())
     }
 
     /// The same by sessions of `dialler`, which need no token.
@@ -207,14 +206,16 @@ impl Link {
             .initial_connection_window_size(SESSION_WINDOW_BYTES)
             .keep_alive_timeout(SESSION_KEEP_ALIVE_TIMEOUT);
         let url = dialler.url();
-        Self::opened(url, options, endpoint, |endpoint| endpoint.connect_with_connector_lazy(Connector(dialler)))
+        Self::opened(url, options, endpoint, |endpoint, executor| {
+            endpoint.connect_with_connector_lazy(Connector(dialler, executor))
+        })
     }
 
     fn opened(
         url: String,
         options: LinkOptions,
         endpoint: Endpoint,
-        connect: impl FnOnce(&Endpoint) -> Channel,
+        connect: impl FnOnce(&Endpoint, Counted) -> Channel,
     ) -> Result<Self, DialError> {
         let bearer = Bearer::default();
         bearer.set(&options.token)?;
@@ -228,7 +229,8 @@ impl Link {
         let origin = endpoint.uri().clone();
         let channel = {
             let _inside = runtime.enter();
-            connect(&endpoint.executor(Counted(held)))
+            let executor = Counted(held);
+            connect(&endpoint.executor(executor.clone()), executor)
         };
         Ok(Self { url, options, channel, origin, bearer, runtime: Running { runtime, ended } })
     }

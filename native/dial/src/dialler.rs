@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use tonic::Code;
 use tonic::codegen::http::Uri;
 
+use crate::channel::Counted;
 use crate::{Carrier, DialError};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -61,12 +62,12 @@ struct Learnt {
 }
 
 /// A stream of bytes below a session.
-pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// What a session runs on: a socket, or a call that carries it.
-pub type Ground = Box<dyn Stream>;
+pub(crate) type Ground = Box<dyn Stream>;
 
 /// Makes connections that are sessions with one controller.
 pub struct Dialler {
@@ -106,12 +107,12 @@ impl Dialler {
         self.learnt.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Dial, shake hands, and be let in.
+    /// Dial, shake hands, and be let in; what carries the session runs on `executor`.
     ///
     /// # Errors
     /// Nobody answers, somebody else does, or the controller does not let this node in.
-    pub async fn dial(&self) -> Result<SessionStream<Ground>, DialError> {
-        let done = self.attempts().await;
+    pub(crate) async fn dial(&self, executor: &Counted) -> Result<SessionStream<Ground>, DialError> {
+        let done = self.attempts(executor).await;
         let mut learnt = self.learnt();
         match done {
             Ok((stream, term)) => {
@@ -127,16 +128,15 @@ impl Dialler {
         }
     }
 
-    /// What a session stands on.
-    async fn ground(&self) -> io::Result<Ground> {
+    async fn ground(&self, executor: &Counted) -> io::Result<Ground> {
         let address = self.options.address.clone();
         Ok(match &self.options.carrier {
             None => Box::new(connected(address).await?),
-            Some(carrier) => Box::new(carrier.open(address).await?),
+            Some(carrier) => Box::new(carrier.open(address, executor).await?),
         })
     }
 
-    async fn attempts(&self) -> Result<(SessionStream<Ground>, u64), SessionError> {
+    async fn attempts(&self, executor: &Counted) -> Result<(SessionStream<Ground>, u64), SessionError> {
         let known = self.learnt().met;
         let session_key = known.map(|(key, _)| key).or(self.options.session_key);
         let term = known.map_or(0, |(_, term)| term).max(self.options.term);
@@ -144,7 +144,7 @@ impl Dialler {
         let mut left = ATTEMPTS_MAX;
         loop {
             left -= 1;
-            let stream = self.ground().await?;
+            let stream = self.ground(executor).await?;
             match self.attempt(plan, stream).await {
                 Ok(stream) => return Ok((stream, plan.term)),
                 Err(error) => match self.next(plan, &error).filter(|_| left > 0) {
@@ -224,7 +224,7 @@ fn is(farewell: u8, code: Code) -> bool {
 
 /// Gives `tonic` sessions for connections.
 #[derive(Clone)]
-pub(crate) struct Connector(pub(crate) Arc<Dialler>);
+pub(crate) struct Connector(pub(crate) Arc<Dialler>, pub(crate) Counted);
 
 impl tower_service::Service<Uri> for Connector {
     type Response = TokioIo<SessionStream<Ground>>;
@@ -236,7 +236,7 @@ impl tower_service::Service<Uri> for Connector {
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        let dialler = Arc::clone(&self.0);
-        Box::pin(async move { dialler.dial().await.map(TokioIo::new) })
+        let Self(dialler, executor) = self.clone();
+        Box::pin(async move { dialler.dial(&executor).await.map(TokioIo::new) })
     }
 }

@@ -21,7 +21,7 @@ mod wire;
 pub use call::{Call, Turn};
 pub use carrier::Carrier;
 pub use channel::{Link, LinkOptions, TlsOptions};
-pub use dialler::{Dialler, DiallerOptions, Ground, Stream};
+pub use dialler::{Dialler, DiallerOptions};
 pub use error::DialError;
 pub use input_tree::{InputTree, Source};
 pub use transfer::Moved;
