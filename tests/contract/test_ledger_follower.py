@@ -129,6 +129,31 @@ async def test_many_who_ask_at_once_have_each_entry_taken_once(log: LedgerLog, t
     assert (view.views.size, view.views.kinds["action.published"]) == (3000, 1500)
 
 
+@pytest.mark.parametrize(("most", "reads_any"), [(3000, False), (600, True), (0, True)])
+async def test_what_was_just_committed_is_not_read_again_unless_it_was_much(
+    log: LedgerLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, reads_any: bool
+) -> None:
+    monkeypatch.setattr(follower, "_HANDED_MAX", most)
+    reads: list[int] = []
+    read = log.read
+
+    async def seen(start: int, count: int) -> list[bytes]:
+        reads.append(start)
+        return await read(start, count)
+
+    monkeypatch.setattr(log, "read", seen)
+    view = following(log, tmp_path)
+    for number in range(0, 1500, 100):
+        await log.append([entry for one in range(number, number + 100) for entry in ran(one)])
+        await log.signed_size()
+        if number == 700:
+            # Where it is in the midst of what it was handed.
+            await view.catch_up()
+    await view.catch_up()
+    assert (view.views.size, view.views.kinds["action.published"], bool(reads)) == (3000, 1500, reads_any)
+    assert len(operations(view)) == len(set(operations(view))) == 1000
+
+
 async def test_a_full_disk_leaves_what_is_known(
     log: LedgerLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,8 @@
 """Follows the ledger's tail and keeps what it makes of it beside the ledger: a view, and no authority over entries.
 
-It reads what is committed, and has nothing committed for its own sake, unless somebody waits for what it knows. What is
-kept is kept by one file, replaced whole; where that is damaged, or of another ledger, all is read anew, and said.
+It takes what was committed a moment ago as it is handed on, reads what went before, and has nothing committed for its
+own sake, unless somebody waits for what it knows. What is kept is kept by one file, replaced whole; where that is
+damaged, or of another ledger, all is read anew, and said.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import asyncio
 import hashlib
 import logging
 import sqlite3
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +28,8 @@ FILE: Final = "entries.view"
 AT_ONCE_MAX: Final = 5_000
 # Of one look: the loop has its turn in between.
 _PIECE: Final = 500
+# Entries in memory that it has not come to; those beyond are read from the database.
+_HANDED_MAX: Final = 8_192
 # Of a long way; what it has made of it is kept meanwhile.
 _MUCH: Final = 100_000
 _EVERY_S: Final = 1.0
@@ -43,11 +47,14 @@ class Follower:
         self._ledger = ledger
         self._path = directory / FILE
         self._monotonic_s = monotonic_s
+        self._handed: deque[tuple[int, Sequence[bytes]]] = deque()
+        self._handed_count = 0
         self._reading = asyncio.Lock()
         self._grown = asyncio.Event()
         self._is_loaded = False
         self._kept_size = 0
         self._keep_next_s = 0.0
+        ledger.hand_on(self._take)
 
     @property
     def behind(self) -> int:
@@ -86,11 +93,28 @@ class Follower:
                 log.error("the view %s does not follow: %s", self._path, error)
             await asyncio.sleep(_EVERY_S)
 
+    def _take(self, first: int, bodies: Sequence[bytes]) -> None:
+        if self._handed_count + len(bodies) <= _HANDED_MAX:
+            self._handed.append((first, bodies))
+            self._handed_count += len(bodies)
+
+    async def _bodies(self, start: int, count: int) -> Sequence[bytes]:
+        while self._handed:
+            first, bodies = self._handed[0]
+            if start < first:
+                count = min(count, first - start)
+                break
+            if start < first + len(bodies):
+                return bodies[start - first : start - first + count]
+            self._handed.popleft()
+            self._handed_count -= len(bodies)
+        return await self._ledger.read(start, count)
+
     async def _read_to(self, size: int) -> None:
         while self.views.size < size:
             async with self._reading:
                 start = self.views.size
-                bodies = await self._ledger.read(start, min(_PIECE, size - start))
+                bodies = await self._bodies(start, min(_PIECE, size - start))
                 try:
                     self.views.apply(bodies)
                 except (ValueError, LookupError, TypeError) as error:

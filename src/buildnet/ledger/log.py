@@ -94,6 +94,7 @@ class LedgerLog:
         self._hurry = asyncio.Event()
         self._failure: BuildNetError | None = None
         self._gathered: Callable[[], Awaitable[None]] | None = None
+        self._handed_on: Callable[[int, Sequence[bytes]], None] | None = None
         self._grown = asyncio.Event()
         self._book = Book()
         self._frontier = self._load()
@@ -301,7 +302,7 @@ class LedgerLog:
             kept = self._committing = self._accepted[0]
             self._tail.turn()
             try:
-                await loop.run_in_executor(self._thread, self._commit, kept)
+                first = await loop.run_in_executor(self._thread, self._commit, kept)
             except BuildNetError as error:
                 log.error("%d ledger entries wait in the tail: %s", self._accepted_count, error)
                 self._failure = error
@@ -311,6 +312,8 @@ class LedgerLog:
                 self._accepted_count -= len(kept.bodies)
                 self._accepted_bytes -= kept.size_bytes
                 self._tail.clear(self._frontier.size)
+                if self._handed_on is not None:
+                    self._handed_on(first, kept.bodies)
             self._grown.set()
             self._grown = asyncio.Event()
             if self._failure is not None and self._closing:
@@ -324,6 +327,10 @@ class LedgerLog:
     def gather(self, gathered: Callable[[], Awaitable[None]]) -> None:
         """Have `gathered` append what waits elsewhere to be appended, before anybody reads."""
         self._gathered = gathered
+
+    def hand_on(self, taken: Callable[[int, Sequence[bytes]], None]) -> None:
+        """Have `taken` given the entries of each transaction that is done, after the index of the first."""
+        self._handed_on = taken
 
     async def _settle(self) -> None:
         """Have the database hold all that is acknowledged by now, or gathered.
