@@ -38,6 +38,8 @@ DEFAULT_ENVIRONMENT: Final = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
 
 _EXECUTION: Final = "/build.bazel.remote.execution.v2.Execution/"
 _ACTION: Final = "/buildnet.v1.ActionService/"
+# How long the end of a stream that has told its last may take.
+_END_TIMEOUT_S: Final = 1.0
 # How long one who gives up waits to hear what it has asked for.
 _NAMED_TIMEOUT_S: Final = 20.0
 _STAGES: Final = {2: "queued", 3: "executing", 4: "completed"}
@@ -189,7 +191,8 @@ class RunCalls(BlobCalls):
             while True:
                 try:
                     operations = self._operations(request, name, manner)
-                    async for operation in operations if name else self._heard(operations):
+                    operations = operations if name else self._heard(operations)
+                    async for operation in operations:
                         absence.over()
                         name = operation.name
                         if operation.done:
@@ -200,6 +203,9 @@ class RunCalls(BlobCalls):
                                 await printing
                             if on_stage is not None:
                                 on_stage("completed")
+                            # A call whose end is not awaited is one more that was cancelled to the server.
+                            with suppress(TimeoutError, BuildNetError):
+                                await asyncio.wait_for(anext(operations, None), _END_TIMEOUT_S)
                             return name, response
                         if on_log is not None and printing is None:
                             printing = asyncio.ensure_future(self._forward(_id_of(name), on_log))
