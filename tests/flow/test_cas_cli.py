@@ -42,9 +42,9 @@ def as_json(url: str, *arguments: str, code: int = 0) -> Any:
     return [json.loads(line) for line in cas(url, *arguments, "--json", code=code).splitlines()]
 
 
-def told_to_memory() -> Callable[[Sequence[str]], Awaitable[Sequence[int]]]:
+def told_to_memory() -> Callable[..., Awaitable[Sequence[int]]]:
     """Where a door without a controller tells what clients wrote."""
-    return ClientResults(MemoryLedger(), SystemClock()).record
+    return ClientResults(MemoryLedger(), SystemClock(), lambda written, entry: None).record
 
 
 @pytest.fixture

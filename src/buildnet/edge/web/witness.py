@@ -18,6 +18,7 @@ from buildnet.ledger.witness_state import Witness
 log = logging.getLogger(__name__)
 
 BODY_S: Final = 20.0
+DRAINED_BYTES_MAX: Final = 4 * REQUEST_BYTES_MAX
 _TOLD_BYTES: Final = 4096
 _HTTP: Final = {"invalid_request": 400, "too_large": 413, "storage_full": 507}
 
@@ -77,13 +78,19 @@ async def _body(request: Request) -> bytes:
     length = request.headers.get("content-length", "0")
     if not length.isdecimal():
         raise InvalidRequest("the content's length is not a number", field="content-length")
-    if int(length) > REQUEST_BYTES_MAX:
-        raise TooLarge(f"the request is over {REQUEST_BYTES_MAX} bytes", limit_bytes=REQUEST_BYTES_MAX)
-    body = bytearray()
+    too_large = TooLarge(f"the request is over {REQUEST_BYTES_MAX} bytes", limit_bytes=REQUEST_BYTES_MAX)
+    if int(length) > DRAINED_BYTES_MAX:
+        raise too_large
+    body, count = bytearray(), 0
+    # A connection that is closed on what it brought is reset, and its answer lost: a little more is let come.
     async for chunk in request.stream():
-        body += chunk
-        if len(body) > REQUEST_BYTES_MAX:
-            raise TooLarge(f"the request is over {REQUEST_BYTES_MAX} bytes", limit_bytes=REQUEST_BYTES_MAX)
+        count += len(chunk)
+        if count <= REQUEST_BYTES_MAX:
+            body += chunk
+        elif count > DRAINED_BYTES_MAX:
+            break
+    if count > REQUEST_BYTES_MAX:
+        raise too_large
     return bytes(body)
 
 
