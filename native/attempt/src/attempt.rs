@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use buildnet_formats::NativeError;
+use buildnet_formats::{Digest, NativeError};
 use buildnet_stage::{self as stage, CollectLimits, Collected, Control, Root, View, Written};
 
 use crate::crew::State;
@@ -137,24 +137,21 @@ pub(crate) fn end(begun: Begun, ending: &Ending, logs: Option<&Control>, tools: 
         let digests = record::digests_of(room, state, logs, &begun.scratch, &mut collected.digests)?;
         [collected.result.stdout_digest, collected.result.stderr_digest] = digests;
     }
-    if !collected.digests.is_empty() {
-        let push = || {
+    let push = |digests: &[Digest]| {
+        tools.patience.tried(|| {
             // Cancelled meanwhile, nobody wants them.
             state.unless_stopped_after()?;
-            room.link.push_blobs(&room.store, &collected.digests).map_err(NativeError::from)
-        };
-        tools.patience.tried(push)?;
+            room.link.push_blobs(&room.store, digests).map_err(NativeError::from)
+        })
+    };
+    if !collected.digests.is_empty() {
+        push(&collected.digests)?;
     }
     times.output_upload_completed = report::now();
     times.worker_completed = report::now();
     let result = report::encode(collected.result, order, ending, times, &written, &room.node);
     if result.len() > RESULT_BYTES_SAID_MAX {
-        let named = [room.store.put_bytes(&result)?];
-        let push = || {
-            state.unless_stopped_after()?;
-            room.link.push_blobs(&room.store, &named).map_err(NativeError::from)
-        };
-        tools.patience.tried(push)?;
+        push(&[room.store.put_bytes(&result)?])?;
     }
     Ok(Report { result, exit_code: ending.exit_code, reason: ending.reason.clone(), failure, written })
 }

@@ -17,7 +17,6 @@ use http::Uri;
 use hyper::body::{Body, Frame};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
@@ -27,7 +26,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use crate::channel::{Bearer, root_cause};
-use crate::secure::client_config;
+use crate::secure::{Secure, host_of};
 use crate::wire::{Bell, Wire, held};
 use crate::{DialError, Link, TlsOptions};
 
@@ -267,7 +266,7 @@ impl tower_service::Service<http::Request<tonic::body::Body>> for Sender<Channel
 /// Where a call goes.
 enum Target {
     Plain(String),
-    Secure(String, Arc<rustls::ClientConfig>, ServerName<'static>),
+    Secure(String, Secure),
 }
 
 /// All that a call is made of before it begins.
@@ -309,13 +308,9 @@ impl Call {
         };
         let scheme = if secure { "https" } else { "http" };
         let origin: Uri = format!("{scheme}://{address}").parse().map_err(|_| DialError::Url(url.to_owned()))?;
-        let host = origin.host().filter(|host| !host.is_empty() && origin.port().is_some());
-        let host = host.ok_or_else(|| DialError::Url(url.to_owned()))?;
+        let host = host_of(&origin).ok_or_else(|| DialError::Url(url.to_owned()))?;
         let target = if secure {
-            let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())
-                .map_err(|_| DialError::Url(url.to_owned()))?;
-            let refused = |reason| DialError::Invalid(format!("TLS to {url}: {reason}"));
-            Target::Secure(address.to_owned(), client_config(tls).map_err(refused)?, name)
+            Target::Secure(address.to_owned(), Secure::new(url, host, tls)?)
         } else {
             Target::Plain(address.to_owned())
         };
@@ -487,12 +482,9 @@ async fn through(plan: Plan, shared: &Arc<Shared>) -> Result<(), Status> {
             let wire = connect(address, bell).await.map_err(|e| down(&e))?;
             call.converse(wire).await
         }
-        Target::Secure(address, config, name) => {
+        Target::Secure(address, secure) => {
             let wire = connect(address, bell).await.map_err(|e| down(&e))?;
-            let handshake = tokio_rustls::TlsConnector::from(config).connect(name, wire);
-            let within = tokio::time::timeout(CONNECT_TIMEOUT, handshake).await;
-            let stream = within.map_err(|_| Status::unavailable("no TLS handshake in time"))?.map_err(|e| down(&e))?;
-            call.converse(stream).await
+            call.converse(secure.shake_hands(wire).await.map_err(|e| down(&e))?).await
         }
     }
 }

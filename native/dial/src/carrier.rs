@@ -4,9 +4,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use buildnet_session::{Carried, SessionError, Written};
 use bytes::Bytes;
@@ -19,26 +17,23 @@ use hyper::body::{Body, Frame, Incoming};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper::rt::Executor;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::{Code, Status};
 
 use crate::channel::{Counted, root_cause};
 use crate::dialler::connected;
-use crate::secure::client_config;
+use crate::secure::{Secure, host_of};
 use crate::{DialError, TlsOptions};
 
 const OPEN: &str = "/buildnet.v1.TransportService/Open";
 const GRPC: &str = "application/grpc";
-const TLS_TIMEOUT: Duration = Duration::from_secs(5);
 /// The windows of what is within bound what comes; these let it come over long ways.
 const WINDOW_BYTES: u32 = 4 << 20;
 
 /// How a session is carried by HTTP/2: in plaintext, or within TLS to whoever ends it.
 pub struct Carrier {
     origin: Uri,
-    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    tls: Option<Secure>,
 }
 
 type Sending = UnsyncBoxBody<Bytes, Infallible>;
@@ -52,14 +47,10 @@ impl Carrier {
         let url = format!("{scheme}://{address}");
         let none = || DialError::Url(url.clone());
         let base: Uri = url.parse().map_err(|_| none())?;
-        let host = base.host().filter(|host| !host.is_empty() && base.port().is_some()).ok_or_else(none)?;
+        let host = host_of(&base).ok_or_else(none)?;
         let tls = match scheme {
             "http" => None,
-            "https" => {
-                let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(|_| none())?;
-                let refused = |reason| DialError::Invalid(format!("TLS to {url}: {reason}"));
-                Some((client_config(tls).map_err(refused)?, name))
-            }
+            "https" => Some(Secure::new(&url, host, tls)?),
             _ => return Err(none()),
         };
         let origin = format!("{url}{OPEN}").parse().map_err(|_| none())?;
@@ -79,11 +70,7 @@ impl Carrier {
         let stream = connected(address).await?;
         match &self.tls {
             None => self.begin(stream, executor).await,
-            Some((config, name)) => {
-                let handshake = tokio_rustls::TlsConnector::from(Arc::clone(config)).connect(name.clone(), stream);
-                let within = tokio::time::timeout(TLS_TIMEOUT, handshake).await;
-                self.begin(within.map_err(|_| io::Error::other("no TLS handshake in time"))??, executor).await
-            }
+            Some(secure) => self.begin(secure.clone().shake_hands(stream).await?, executor).await,
         }
     }
 

@@ -166,11 +166,11 @@ async fn serve(
     // How a connection ended is its peer's affair.
     match inner.tls.as_ref().filter(|_| !origin.strict) {
         None => {
-            converse(inner, stream, origin, watcher, CONNECTION_WINDOW_BYTES).await;
+            converse(inner, stream, origin, watcher).await;
         }
         Some(tls) => {
             let Some((stream, origin)) = shake_hands(inner, tls, stream, origin, stopping).await else { return };
-            converse(inner, stream, origin, watcher, CONNECTION_WINDOW_BYTES).await;
+            converse(inner, stream, origin, watcher).await;
         }
     }
 }
@@ -202,7 +202,7 @@ pub(crate) async fn session<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let (stream, mut open) = shaken.ok_or_else(|| Status::aborted("no session was opened"))?;
     origin.secure = true;
     origin.certified = Some(inner.access.by_node(&open.node_key.to_string()));
-    open.is_orderly = converse(inner, stream, origin, watcher, SESSION_WINDOW_BYTES).await;
+    open.is_orderly = converse(inner, stream, origin, watcher).await;
     if open.is_orderly { Ok(()) } else { Err(Status::aborted("the session was ended")) }
 }
 
@@ -233,18 +233,17 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
     origin: Origin,
     watcher: Watcher,
-    window_bytes: u32,
 ) -> bool {
     let stream = Gathering::new(stream, &origin.line);
-    stream.turns(watcher.watch(connection(inner, stream.end(), origin, window_bytes))).await
+    stream.turns(watcher.watch(connection(inner, stream.end(), origin))).await
 }
 
 fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     inner: &Arc<Inner>,
     stream: S,
     origin: Origin,
-    window_bytes: u32,
 ) -> impl GracefulConnection<Error: Send> + Send + 'static {
+    let window_bytes = if origin.is_session() { SESSION_WINDOW_BYTES } else { CONNECTION_WINDOW_BYTES };
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HTTP1_BUFFER_BYTES);
     builder

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context as Waking, Poll, Waker, ready};
 
 use buildnet_formats::wire::buildnet::v1::OpenRequest;
+use buildnet_raw::{FRAME_BYTES, frame_of, length_of};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures_util::Stream;
 use http_body::Body;
@@ -22,8 +23,6 @@ pub const CARRIED_BYTES_MAX: usize = 2 + MESSAGE_BYTES_MAX;
 const FIELD_BYTES_MAX: usize = 4;
 /// `bytes frame = 1`, of `OpenRequest` and of `OpenResponse` (Protocol Buffers, section Encoding).
 const FRAME_KEY: u8 = 1 << 3 | 2;
-/// What stands before a message (gRPC over HTTP/2, Length-Prefixed-Message).
-const PREFIX_BYTES: usize = 5;
 /// While so many bytes wait for the call to take them, the writer waits too.
 const WAITING_BYTES: usize = 64 << 10;
 
@@ -33,18 +32,15 @@ const WAITING_BYTES: usize = 64 << 10;
 /// [`SessionError::Oversize`] for a message of more than [`CARRIED_BYTES_MAX`] bytes; [`SessionError::Protocol`] for one
 /// that is compressed, empty or none. Nothing can follow.
 pub fn next_frame(came: &mut BytesMut) -> Result<Option<Bytes>, SessionError> {
-    let Some(&[compressed, a, b, c, d]) = came.first_chunk::<PREFIX_BYTES>() else { return Ok(None) };
-    let length = u32::from_be_bytes([a, b, c, d]) as usize;
-    if compressed != 0 {
-        return Err(SessionError::Protocol("a compressed message"));
-    }
+    let Some(prefix) = came.first_chunk::<FRAME_BYTES>() else { return Ok(None) };
+    let length = length_of(*prefix, usize::MAX).map_err(|_| SessionError::Protocol("a compressed message"))?;
     if length > CARRIED_BYTES_MAX + FIELD_BYTES_MAX {
         return Err(SessionError::Oversize(length));
     }
-    if came.len() < PREFIX_BYTES + length {
+    if came.len() < FRAME_BYTES + length {
         return Ok(None);
     }
-    came.advance(PREFIX_BYTES);
+    came.advance(FRAME_BYTES);
     let message = OpenRequest::decode(came.split_to(length).freeze());
     let frame = message.map_err(|_| SessionError::Protocol("a message that is none of TransportService"))?.frame;
     if frame.is_empty() {
@@ -56,9 +52,8 @@ pub fn next_frame(came: &mut BytesMut) -> Result<Option<Bytes>, SessionError> {
 /// Add one message that holds `frame`, of [`CARRIED_BYTES_MAX`] bytes at most.
 fn put_frame(frame: &[u8], out: &mut BytesMut) {
     let length = 1 + prost::length_delimiter_len(frame.len()) + frame.len();
-    out.reserve(PREFIX_BYTES + length);
-    out.put_u8(0);
-    out.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+    out.reserve(FRAME_BYTES + length);
+    out.put_slice(&frame_of(length));
     out.put_u8(FRAME_KEY);
     // It grows, so there is room.
     let _ = prost::encode_length_delimiter(frame.len(), out);

@@ -2,27 +2,26 @@
 //! it and is told apart, and a call that takes nothing holds little. Time is the test's own.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context as Waking, Poll};
 use std::time::Duration;
 
 use buildnet_formats::wire::buildnet::v1::{OpenRequest, OpenResponse};
 use buildnet_session::{
-    CARRIED_BYTES_MAX, Carried, Carrying, Context, FailureKind, Handshake, Identity, Limits, Remote, SessionError,
-    SessionStream, Written, establish, next_frame,
+    CARRIED_BYTES_MAX, Carried, Carrying, FailureKind, Limits, SessionError, SessionStream, Written, establish,
+    next_frame,
 };
 use bytes::{BufMut, Bytes, BytesMut};
+use common::{TIMEOUT, both_ways, ends, over, paused, reason};
 use futures_util::StreamExt;
 use http_body::{Body, Frame};
 use proptest::prelude::*;
 use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
-
-const TIMEOUT: Duration = Duration::from_secs(5);
-const NOW_UNIX_S: u64 = 1_800_000_000;
 
 /// What a call brings, as it is sent or as a test says.
 struct Bringing(mpsc::Receiver<Bytes>);
@@ -67,30 +66,12 @@ fn call(cut: usize) -> (Carried<Bringing>, Carried<Bringing>, mpsc::WeakSender<B
     (one, two, more)
 }
 
-fn ends() -> (Handshake, Handshake) {
-    let node = |n: u8| Arc::new(Identity::new(&[n; 32], &[n + 2; 32]).unwrap());
-    let (one, two) = (node(1), node(2));
-    let remote = Remote { node_key: two.node_key(), session_key: Some(two.session_key()) };
-    let context = Context { organisation: "team".to_owned(), term: 1 };
-    let one = Handshake::initiator(&one, &remote, &context, b"", NOW_UNIX_S).unwrap();
-    (one, Handshake::responder(&two, &context, NOW_UNIX_S).unwrap())
-}
-
 type Session = SessionStream<Carried<Bringing>>;
 
 async fn sessions(cut: usize, limits: Limits) -> (Session, Session, mpsc::WeakSender<Bytes>) {
-    let ((one, two, more), (a, b)) = (call(cut), ends());
-    let both = tokio::join!(establish(one, a, limits, TIMEOUT), establish(two, b, limits, TIMEOUT));
-    (both.0.unwrap(), both.1.unwrap(), more)
-}
-
-fn paused<F: Future<Output = ()>>(test: F) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-    runtime.block_on(test);
-}
-
-fn reason(error: &io::Error) -> &SessionError {
-    error.get_ref().unwrap().downcast_ref().unwrap()
+    let (one, two, more) = call(cut);
+    let (a, b) = over(one, two, true, limits).await;
+    (a, b, more)
 }
 
 fn message(frame: &[u8]) -> Vec<u8> {
@@ -108,18 +89,7 @@ proptest! {
     ) {
         paused(async {
             let (a, b, _) = sessions(cut, Limits::default()).await;
-            let ((mut a_read, mut a_write), (mut b_read, mut b_write)) = (tokio::io::split(a), tokio::io::split(b));
-            let (mut at_a, mut at_b) = (Vec::new(), Vec::new());
-            let done = tokio::join!(
-                async { a_write.write_all(&here).await?; a_write.shutdown().await },
-                async { b_write.write_all(&there).await?; b_write.shutdown().await },
-                async { a_read.read_to_end(&mut at_a).await.map(drop) },
-                async { b_read.read_to_end(&mut at_b).await.map(drop) },
-            );
-            for done in [done.0, done.1, done.2, done.3] {
-                done.unwrap();
-            }
-            assert!(at_a == there && at_b == here, "other bytes arrived");
+            both_ways(a, b, &here, &there).await;
         });
     }
 
@@ -191,7 +161,7 @@ fn a_message_that_is_none_refuses_a_handshake_and_breaks_a_session() {
             let (words, said) = mpsc::channel(1);
             words.send(Bytes::copy_from_slice(sent)).await.unwrap();
             let (end, _carrying) = carried(Bringing(said));
-            let error = establish(end, ends().1, Limits::default(), TIMEOUT).await.unwrap_err();
+            let error = establish(end, ends(true).1, Limits::default(), TIMEOUT).await.unwrap_err();
             assert!(is_it(&error), "{error:?}");
         });
         paused(async move {

@@ -2,6 +2,8 @@
 //! noticed. Time is the test's own.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,42 +12,15 @@ use std::task::{Context as Waking, Poll};
 use std::time::Duration;
 
 use buildnet_session::{
-    Context, FailureKind, Handshake, Identity, Limits, Pattern, Peer, Remote, SessionError, SessionStream, TurnedAway,
-    establish, establish_if,
+    FailureKind, Identity, Limits, Pattern, Peer, SessionError, SessionStream, TurnedAway, establish, establish_if,
 };
+use common::{TIMEOUT, both_ways, ends, over, paused, reason};
 use proptest::prelude::*;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
-
-const TIMEOUT: Duration = Duration::from_secs(5);
-const NOW_UNIX_S: u64 = 1_800_000_000;
-
-fn ends(is_known: bool) -> (Handshake, Handshake) {
-    let node = |n: u8| Arc::new(Identity::new(&[n; 32], &[n + 2; 32]).unwrap());
-    let (one, two) = (node(1), node(2));
-    let remote = Remote { node_key: two.node_key(), session_key: is_known.then(|| two.session_key()) };
-    let context = Context { organisation: "team".to_owned(), term: 1 };
-    let one = Handshake::initiator(&one, &remote, &context, b"", NOW_UNIX_S).unwrap();
-    (one, Handshake::responder(&two, &context, NOW_UNIX_S).unwrap())
-}
-
-async fn over<S: AsyncRead + AsyncWrite + Unpin>(
-    one: S,
-    two: S,
-    is_known: bool,
-    limits: Limits,
-) -> (SessionStream<S>, SessionStream<S>) {
-    let (a, b) = ends(is_known);
-    let both = tokio::join!(establish(one, a, limits, TIMEOUT), establish(two, b, limits, TIMEOUT));
-    (both.0.unwrap(), both.1.unwrap())
-}
 
 async fn pair(room: usize, limits: Limits) -> (SessionStream<DuplexStream>, SessionStream<DuplexStream>) {
     let (one, two) = tokio::io::duplex(room);
     over(one, two, true, limits).await
-}
-
-fn reason(error: &io::Error) -> &SessionError {
-    error.get_ref().unwrap().downcast_ref().unwrap()
 }
 
 /// Gives and takes as many bytes at a time as it is told.
@@ -87,11 +62,6 @@ impl AsyncWrite for Choppy {
     }
 }
 
-fn paused<F: Future<Output = ()>>(test: F) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-    runtime.block_on(test);
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
     #[test]
@@ -108,18 +78,7 @@ proptest! {
             let choppy = |inner| Choppy { inner, sizes: sizes.clone(), turn: 0 };
             let limits = Limits { rekey_frames, ..Limits::default() };
             let (a, b) = over(choppy(one), choppy(two), is_known, limits).await;
-            let ((mut a_read, mut a_write), (mut b_read, mut b_write)) = (tokio::io::split(a), tokio::io::split(b));
-            let (mut at_a, mut at_b) = (Vec::new(), Vec::new());
-            let done = tokio::join!(
-                async { a_write.write_all(&here).await?; a_write.shutdown().await },
-                async { b_write.write_all(&there).await?; b_write.shutdown().await },
-                async { a_read.read_to_end(&mut at_a).await.map(drop) },
-                async { b_read.read_to_end(&mut at_b).await.map(drop) },
-            );
-            for done in [done.0, done.1, done.2, done.3] {
-                done.unwrap();
-            }
-            assert!(at_a == there && at_b == here, "other bytes arrived");
+            both_ways(a, b, &here, &there).await;
         });
     }
 }

@@ -67,7 +67,7 @@ impl Queue {
         let unusable = |e: io::Error| unusable(&path, &e);
         fs::create_dir_all(directory).map_err(unusable)?;
         if let Some(parent) = directory.parent() {
-            File::open(parent).and_then(|d| d.sync_all()).map_err(unusable)?;
+            sync_directory(parent).map_err(unusable)?;
         }
         let mut bytes = Vec::new();
         match File::open(&path) {
@@ -253,6 +253,11 @@ fn cost(item: &Item) -> u64 {
     }
 }
 
+/// Have the names in it on the disk.
+fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
 /// A new file of what waits, in place of the old one.
 fn rewrite(path: &Path, waiting: &BTreeMap<u64, Item>) -> io::Result<(File, u64)> {
     let mut bytes = HEADER.to_vec();
@@ -268,7 +273,7 @@ fn rewrite(path: &Path, waiting: &BTreeMap<u64, Item>) -> io::Result<(File, u64)
     fs::rename(&temporary, path)?;
     // And what is appended must not be to a file that only had the name until the power went.
     if let Some(directory) = path.parent() {
-        File::open(directory)?.sync_all()?;
+        sync_directory(directory)?;
     }
     Ok((File::options().append(true).open(path)?, bytes.len() as u64))
 }

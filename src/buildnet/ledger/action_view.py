@@ -5,10 +5,12 @@ It believes entries and guesses nothing: what they do not tell of an action is e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from operator import attrgetter
-from typing import Any, Final
+from typing import Final
+
+from buildnet.ledger.said import Fields, Row, number_of, text_of
 
 ENDED_MAX: Final = 1000
 ENDS: Final = {
@@ -18,9 +20,6 @@ ENDS: Final = {
     "action.cancelled": "cancelled",
 }
 _BEGINS: Final = frozenset(("action.assigned", "action.adopted"))
-
-Fields = Mapping[str, Any]
-Row = Sequence[Any]
 
 
 # One is another's equal when it is that one: of equal actions that run apart there are many.
@@ -85,7 +84,7 @@ class ActionView:
     def apply(self, index: int, kind: str, at_unix_ms: int, said: Fields) -> None:
         """Take one entry of any kind; those that tell of no action mean nothing to it."""
         if kind == "action.submitted":
-            run = Run(index, _text(said, "action"), _text(said, "instance"), at_unix_ms, _text(said, "operation"))
+            run = Run(index, text_of(said, "action"), text_of(said, "instance"), at_unix_ms, text_of(said, "operation"))
             known = self._by_id.get(run.id)
             if known is None or known.number not in self._open:
                 # One that is open was told twice, by a start after a kill (app/unsaid.py).
@@ -98,7 +97,7 @@ class ActionView:
         elif kind in _BEGINS:
             self._begin(index, kind, at_unix_ms, said)
         elif kind == "action.attempted":
-            fence = _number(said, "fence")
+            fence = number_of(said, "fence")
             if fence is not None and (attempted := self._by_fence.get(fence)) is not None:
                 self._release(attempted, fence)
         elif kind in ENDS:
@@ -116,7 +115,7 @@ class ActionView:
         """
         if fence is not None and (known := self._by_fence.get(fence)) is not None:
             return known
-        action, instance = _text(said, "action"), _text(said, "instance")
+        action, instance = text_of(said, "action"), text_of(said, "instance")
         like = self._by_key.get((instance, action), ())
         for run in like:
             if bool(run.leases) is leased:
@@ -128,13 +127,13 @@ class ActionView:
         return fresh
 
     def _begin(self, index: int, kind: str, at_unix_ms: int, said: Fields) -> None:
-        fence, node = _number(said, "fence"), _text(said, "worker")
+        fence, node = number_of(said, "fence"), text_of(said, "worker")
         run = self._meant(index, at_unix_ms, said, fence, leased=False)
         if fence is not None and self._by_fence.get(fence) is not run:
             run.leases = (*run.leases, (fence, node))
             self._by_fence[fence] = run
         run.state, run.worker = "executing", node
-        run.attempts = max(run.attempts, _number(said, "attempt") or 0)
+        run.attempts = max(run.attempts, number_of(said, "attempt") or 0)
         if kind == "action.assigned" or run.assigned_at_unix_ms is None:
             run.assigned_at_unix_ms = at_unix_ms
 
@@ -147,10 +146,10 @@ class ActionView:
             run.state, run.worker = "queued", ""
 
     def _end(self, index: int, kind: str, at_unix_ms: int, said: Fields) -> None:
-        if kind == "action.cached" and (_text(said, "instance"), _text(said, "action")) not in self._by_key:
+        if kind == "action.cached" and (text_of(said, "instance"), text_of(said, "action")) not in self._by_key:
             # It had ended, and was looked up again: a kill came before the queue kept its end.
             return
-        fence = _number(said, "fence")
+        fence = number_of(said, "fence")
         run = self._meant(index, at_unix_ms, said, fence, leased=fence is not None)
         for held, _ in run.leases:
             del self._by_fence[held]
@@ -160,11 +159,11 @@ class ActionView:
             del self._by_key[run.instance, run.action]
         del self._open[run.number]
         run.leases, run.state = (), ENDS[kind]
-        run.worker = _text(said, "worker")
-        run.attempts = max(run.attempts, _number(said, "attempt") or 0)
+        run.worker = text_of(said, "worker")
+        run.attempts = max(run.attempts, number_of(said, "attempt") or 0)
         run.ended_at_unix_ms, run.entry = at_unix_ms, index
-        run.exit_code, run.cached = _number(said, "exit_code"), kind == "action.cached"
-        run.error, run.message = _text(said, "error"), _text(said, "message")
+        run.exit_code, run.cached = number_of(said, "exit_code"), kind == "action.cached"
+        run.error, run.message = text_of(said, "error"), text_of(said, "message")
         self._keep(run)
 
     def _keep(self, run: Run) -> None:
@@ -193,13 +192,3 @@ class ActionView:
             self._add(run)
         else:
             self._keep(run)
-
-
-def _text(said: Fields, name: str) -> str:
-    value = said.get(name)
-    return value if isinstance(value, str) else ""
-
-
-def _number(said: Fields, name: str) -> int | None:
-    value = said.get(name)
-    return value if isinstance(value, int) else None

@@ -7,15 +7,14 @@ No session outlives its controller: at each start nobody has joined. No entry ma
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from operator import attrgetter
-from typing import Any, Final
+from typing import Final
+
+from buildnet.ledger.said import Fields, Row, number_of, text_of
 
 ABSENT_MAX: Final = 1000
-
-Fields = Mapping[str, Any]
-Row = Sequence[Any]
 
 
 @dataclass(slots=True)
@@ -79,7 +78,7 @@ class NodeView:
         """Take one entry of any kind; those that name no node mean nothing to it."""
         room, _, what = kind.partition(".")
         if room == "action":
-            if (seen := self._nodes.get(_text(said, "worker"))) is not None:
+            if (seen := self._nodes.get(text_of(said, "worker"))) is not None:
                 seen.last_seen_unix_ms = at_unix_ms
         elif room == "node":
             self._node(what, at_unix_ms, said)
@@ -92,16 +91,16 @@ class NodeView:
             self._forget()
 
     def _session(self, what: str, said: Fields) -> None:
-        number = said.get("session")
-        if not isinstance(number, int):
+        number = number_of(said, "session")
+        if number is None:
             return
         if what == "opened":
-            self._sessions[number] = _text(said, "key")
+            self._sessions[number] = text_of(said, "key")
         elif what == "closed":
             self._sessions.pop(number, None)
 
     def _node(self, what: str, at_unix_ms: int, said: Fields) -> None:
-        name = _text(said, "node")
+        name = text_of(said, "node")
         if not name or what == "refused":
             # It was not let in: whoever dials by any name would be held here.
             return
@@ -128,9 +127,9 @@ class NodeView:
             case "allowed":
                 node.removed = False
             case "tier_set":
-                node.tier = _text(said, "tier")
+                node.tier = text_of(said, "tier")
             case "key_bound":
-                node.key = _text(said, "key")
+                node.key = text_of(said, "key")
         if node.is_joined or node.cordoned or node.removed:
             self._absent.pop(name, None)
         else:
@@ -138,12 +137,12 @@ class NodeView:
             self._forget()
 
     def _join(self, node: SeenNode, at_unix_ms: int, said: Fields) -> None:
-        boot, slots = _text(said, "boot"), said.get("slots")
+        boot = text_of(said, "boot")
         # A drain outlives a broken connection, and no start of its process (scheduler/fleet.py).
         node.draining = node.draining and boot == node.boot
         node.is_joined, node.drained, node.boot = True, False, boot
-        node.version, node.tier = _text(said, "version"), _text(said, "tier")
-        node.slots = slots if isinstance(slots, int) else 0
+        node.version, node.tier = text_of(said, "version"), text_of(said, "tier")
+        node.slots = number_of(said, "slots") or 0
         node.joined_at_unix_ms = at_unix_ms
 
     def _leave(self, node: SeenNode, at_unix_ms: int, *, draining: bool = False) -> None:
@@ -180,8 +179,3 @@ class NodeView:
         self._nodes[node.node] = node
         if not (node.is_joined or node.cordoned or node.removed):
             self._absent[node.node] = None
-
-
-def _text(said: Fields, name: str) -> str:
-    value = said.get(name)
-    return value if isinstance(value, str) else ""
